@@ -1,0 +1,1 @@
+"""Training: optimizer, objectives, state, step, checkpoint, recorder, and the loop that joins them."""

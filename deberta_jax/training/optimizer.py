@@ -1,0 +1,165 @@
+"""AdamW with the original's decay exclusions, and the original's own optimizers by name."""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from deberta_jax.errors import InputError
+from deberta_jax.training.schedules import SCHEDULES, ScheduleName, warmup_steps
+
+OptimizerName = Literal["adamw", "microsoft_adam", "radam", "admax"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters follow their gradients; the defaults are the correct forms.
+
+    `name`: "adamw" corrects the bias of both moments. "microsoft_adam", "radam" and "admax" are the original's, to
+    reproduce its runs (spec 7.1). `warmup` below 1 is a part of the run, from 1 on a number of steps. `schedule`:
+    the names that begin with "warmup_" are the original's (spec 7.3). `lookahead`, if not 0, pulls the parameters
+    half way back to slow ones after that many updates (spec 7.1).
+    """
+
+    name: OptimizerName = "adamw"
+    learning_rate: float = 5e-4
+    schedule: ScheduleName = "linear"
+    warmup: float = 0.1
+    final_scale: float = 0.0
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    clip_norm: float = 1.0
+    lookahead: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "warmup", "weight_decay", "epsilon", "clip_norm", "lookahead"):
+            if getattr(self, name) < 0:
+                raise InputError(f"optimizer.{name} is {getattr(self, name)}; it cannot be negative")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
+
+
+def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """The learning rate of an update, as a function of the number of updates made before it."""
+    warmup = warmup_steps(config.warmup, total_steps)
+    if warmup > total_steps:
+        raise InputError(f"optimizer.warmup is {config.warmup:g} steps, the run has {total_steps}")
+    scale = SCHEDULES[config.schedule]
+    return lambda step: config.learning_rate * scale(step, total_steps, warmup, config.final_scale)
+
+
+def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """Clipping by the global norm, moments, decoupled weight decay, learning rate; lookahead around them."""
+    moments = {
+        "adamw": optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        "microsoft_adam": scale_by_microsoft_adam(config.beta1, config.beta2, config.epsilon),
+        "radam": scale_by_microsoft_adam(config.beta1, config.beta2, config.epsilon),
+        "admax": scale_by_admax(config.beta1, config.beta2, config.epsilon),
+    }[config.name]
+    radam = config.name == "radam"
+    chain = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        moments,
+        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        scale_by_radam_correction(config.beta1, config.beta2, total_steps) if radam else optax.identity(),
+        optax.scale_by_learning_rate(learning_rate(config, total_steps)),
+    )
+    return lookahead(chain, config.lookahead) if config.lookahead else chain
+
+
+def is_decayed(model: Any) -> Any:
+    """True for each leaf whose weight decays: all but biases and the scales of layer norms.
+
+    Follows Microsoft's regexes `bias` and `LayerNorm.weight` (spec 7.1): embeddings do decay, relative ones too.
+    """
+
+    def decays(path: tuple[Any, ...], _: Any) -> bool:
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").rsplit(".")[-1]
+        return not (name.endswith("bias") or name == "scale")
+
+    return jax.tree_util.tree_map_with_path(decays, model)
+
+
+class Moments(NamedTuple):
+    """Decayed sums of a gradient: of itself, and of its square or its size."""
+
+    first: Any
+    second: Any
+
+
+def scale_by_microsoft_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """m / (sqrt(v) + epsilon) without bias correction (spec 7.1; optims/xadam.py)."""
+
+    def update(gradients: Any, moments: Moments, params: Any = None) -> tuple[Any, Moments]:
+        first = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, moments.first, gradients)
+        second = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, moments.second, gradients)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), first, second), Moments(first, second)
+
+    return optax.GradientTransformation(_zero_moments, update)
+
+
+def scale_by_admax(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """m / (v + epsilon) with v the decayed maximum of |g|, without bias correction (spec 7.1; optims/xadam.py)."""
+
+    def update(gradients: Any, moments: Moments, params: Any = None) -> tuple[Any, Moments]:
+        first = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, moments.first, gradients)
+        second = jax.tree.map(lambda v, g: jnp.maximum(beta2 * v, jnp.abs(g)), moments.second, gradients)
+        return jax.tree.map(lambda m, v: m / (v + epsilon), first, second), Moments(first, second)
+
+    return optax.GradientTransformation(_zero_moments, update)
+
+
+def scale_by_radam_correction(beta1: float, beta2: float, total_steps: int) -> optax.GradientTransformation:
+    """The original's RAdam factor on step and decay: 0 while the variance is intractable (spec 7.1; optims/xadam.py).
+
+    The factor is a difference of large numbers, so it is tabulated in float64; after `total_steps` its last value stays.
+    """
+    t = np.arange(1, total_steps + 1, dtype=np.float64)
+    limit = 2 / (1 - beta2) - 1
+    degrees = limit - 2 * t / np.expm1(-t * np.log(beta2))
+    tractable = degrees > 4
+    safe = np.where(tractable, degrees, 5)
+    variance = (safe - 4) * (safe - 2) * limit / ((limit - 4) * (limit - 2) * safe)
+    factor = np.sqrt((1 - beta2**t) * variance) / (1 - beta1**t)
+    table = np.where(tractable, factor, 0).astype(np.float32)
+    return optax.scale_by_schedule(lambda count: jnp.asarray(table)[jnp.minimum(count, total_steps - 1)])
+
+
+class LookaheadState(NamedTuple):
+    """The slow parameters, the number of updates made, and the state of the optimizer inside."""
+
+    slow: Any
+    count: jax.Array
+    inner: Any
+
+
+def lookahead(
+    inner: optax.GradientTransformation, period: int, pull: float = 0.5
+) -> optax.GradientTransformation:
+    """After every `period` updates slow = (1 - pull) slow + pull fast, and fast = slow (spec 7.1; Zhang et al. 2019)."""
+
+    def init(params: Any) -> LookaheadState:
+        return LookaheadState(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(gradients: Any, state: LookaheadState, params: Any) -> tuple[Any, LookaheadState]:
+        updates, inner_state = inner.update(gradients, state.inner, params)
+        count = state.count + 1
+        meet = count % period == 0
+        fast = optax.apply_updates(params, updates)
+        slow = jax.tree.map(lambda s, f: jnp.where(meet, s + pull * (f - s), s), state.slow, fast)
+        updates = jax.tree.map(lambda u, s, p: jnp.where(meet, s - p, u), updates, slow, params)
+        return updates, LookaheadState(slow, count, inner_state)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _zero_moments(params: Any) -> Moments:
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    return Moments(zeros(params), zeros(params))

@@ -1,0 +1,56 @@
+"""All that changes while training, born where it will live."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from deberta_jax.sharding import shardings
+
+Build = Callable[[PRNGKeyArray], nnx.Module]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a run needs to go on: `step` batches were taken, `skipped` of them without an update.
+
+    `skipped_in_row` counts the skipped ones since the last update. `key` never changes: step k uses fold_in(key, k).
+    """
+
+    step: Int[Array, ""]
+    model: nnx.Module
+    optimizer_state: optax.OptState
+    key: PRNGKeyArray
+    skipped: Int[Array, ""]
+    skipped_in_row: Int[Array, ""]
+
+
+def initial_state(build: Build, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+    """Step 0; no device ever holds more than its part."""
+    born = abstract_state(build, optimizer, seed, mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, born)
+    return jax.jit(_initialiser(build, optimizer), out_shardings=places)(jax.random.key(seed))
+
+
+def abstract_state(build: Build, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state; takes no memory."""
+    shapes = jax.eval_shape(_initialiser(build, optimizer), jax.eval_shape(lambda: jax.random.key(seed)))
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings(shapes, mesh)
+    )
+
+
+def _initialiser(build: Build, optimizer: optax.GradientTransformation) -> Callable[[PRNGKeyArray], TrainState]:
+    def initialise(key: PRNGKeyArray) -> TrainState:
+        model_key, run_key = jax.random.split(key)
+        model = build(model_key)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, model, optimizer.init(model), run_key, zero, zero)
+
+    return initialise

@@ -1,0 +1,128 @@
+"""One training step over a mesh, and the evaluation of a batch."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from deberta_jax.errors import InputError
+from deberta_jax.sharding import BATCH_AXES, batch_sharding
+from deberta_jax.training.objectives import Batch, Objective, Sums
+from deberta_jax.training.state import TrainState
+
+Metrics = dict[str, Float[Array, ""]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    places: TrainState,
+    accumulate: int = 1,
+) -> Step:
+    """A jitted `(state, batch) -> (state, metrics)` that donates the state, whose shardings are `places`.
+
+    The gradient is that of sum of losses / sum of weights over the whole batch, however it is split over devices and
+    over `accumulate` micro-batches. Where the loss or the gradient's norm is not finite, nothing but the counts changes.
+    """
+
+    mesh = places.step.mesh
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            key = jax.random.fold_in(state.key, state.step)
+            sums, gradients = _accumulated(objective, state.model, batch, key, places.model, accumulate)
+            gradients = jax.tree.map(lambda g: g / sums.weight, gradients)
+            loss, norm = sums.loss / sums.weight, optax.tree.norm(gradients)
+            finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.model)
+            updated = (optax.apply_updates(state.model, updates), optimizer_state)
+            former = (state.model, state.optimizer_state)
+            model, optimizer_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, former)
+
+        metrics = {
+            "loss": loss,
+            **{name: total / sums.weight for name, total in sums.metrics.items()},
+            "grad_norm": norm,
+            "learning_rate": jnp.asarray(learning_rate(state.step - state.skipped), jnp.float32),
+            "skipped_in_row": jnp.where(finite, 0, state.skipped_in_row + 1),
+        }
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            model=model,
+            optimizer_state=optimizer_state,
+            skipped=state.skipped + jnp.where(finite, 0, 1),
+            skipped_in_row=metrics["skipped_in_row"],
+        )
+        return state, metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(mesh, PartitionSpec())))
+
+
+def make_evaluation(objective: Objective, mesh: Mesh) -> Callable[[nnx.Module, Batch], Sums]:
+    """A jitted `(model, batch) -> Sums`, without dropout."""
+
+    def evaluate(model: nnx.Module, batch: Batch) -> Sums:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return objective(model, batch, None)
+
+    return jax.jit(evaluate)
+
+
+def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of a batch as arrays split over the mesh."""
+    rows = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(rows, values) for name, values in batch.items()}
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int) -> None:
+    """Refuse a batch that the mesh and the accumulation do not divide."""
+    ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    if accumulate < 1 or batch_size < 1 or batch_size % (ways * accumulate):
+        shape = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in BATCH_AXES)
+        raise InputError(
+            f"batch of {batch_size} rows does not divide by {ways * accumulate} (mesh {shape}, accumulate {accumulate})"
+        )
+
+
+def _accumulated(
+    objective: Objective, model: nnx.Module, batch: Batch, key: PRNGKeyArray, places: Any, accumulate: int
+) -> tuple[Sums, Any]:
+    """Sums and the gradient of the summed loss, micro-batch after micro-batch; accumulators in float32."""
+
+    def summed(model: nnx.Module, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], Sums]:
+        sums = objective(model, batch, key)
+        return sums.loss, sums
+
+    def gradient(batch: Batch, key: PRNGKeyArray) -> tuple[Sums, Any]:
+        (_, sums), gradients = jax.value_and_grad(summed, has_aux=True)(model, batch, key)
+        gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
+        return sums, jax.lax.with_sharding_constraint(gradients, places)
+
+    if accumulate == 1:
+        return gradient(batch, key)
+
+    def split(x: Array) -> Array:
+        # Every accumulate-th row, so that each device's rows stay its own.
+        x = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(None, BATCH_AXES))
+
+    def add(total: tuple[Sums, Any], turn: tuple[Batch, Array]) -> tuple[tuple[Sums, Any], None]:
+        micro_batch, index = turn
+        return jax.tree.map(jnp.add, total, gradient(micro_batch, jax.random.fold_in(key, index))), None
+
+    turns = (jax.tree.map(split, dict(batch)), jnp.arange(accumulate))
+    shapes = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], turns[0]), key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = (zeros[0], jax.lax.with_sharding_constraint(zeros[1], places))
+    return jax.lax.scan(add, zeros, turns)[0]

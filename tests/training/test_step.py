@@ -1,0 +1,172 @@
+"""The step: the same on every mesh, sharded throughout, exact under accumulation, unmoved by what is not finite."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from stub import LAYERS, StubLM, build, make_batch
+
+from deberta_jax.errors import InputError
+from deberta_jax.sharding import make_mesh, shardings
+from deberta_jax.training.objectives import Sums, cross_entropy, masked_lm
+from deberta_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from deberta_jax.training.state import abstract_state, initial_state
+from deberta_jax.training.step import check_batch_size, make_evaluation, make_step, place
+
+STEPS = 4
+CONFIG = OptimizerConfig(learning_rate=0.01, warmup=0, clip_norm=1.0)
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 2), (1, 4, 2), (4, 1, 2), (2, 4, 1), (1, 2, 4)]
+
+
+def mesh_of(shape):
+    return make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
+
+
+def trainer(mesh, build=build, accumulate=1, objective=masked_lm):
+    optimizer = make_optimizer(CONFIG, STEPS)
+    state = initial_state(build, optimizer, 0, mesh)
+    return make_step(objective, optimizer, learning_rate(CONFIG, STEPS), shardings(state, mesh), accumulate), state
+
+
+def trained(mesh, **settings):
+    step, state = trainer(mesh, **settings)
+    history = []
+    for number in range(STEPS):
+        state, metrics = step(state, place(make_batch(number), mesh))
+        history.append({name: float(value) for name, value in metrics.items()})
+    return state, history
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Trained on one device."""
+    return trained(mesh_of((1, 1, 1)))
+
+
+def assert_same_training(ours, theirs):
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        assert mine == pytest.approx(other, rel=1e-5, abs=1e-6)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *map(jax.device_get, (ours[0].model, theirs[0].model))
+    )
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_every_mesh_trains_as_one_device_does(shape, alone):
+    assert_same_training(trained(mesh_of(shape)), alone)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_micro_batches_are_one_batch(accumulate, alone):
+    assert_same_training(trained(mesh_of((2, 2, 1)), accumulate=accumulate), alone)
+
+
+def test_the_loss_falls_and_the_accuracy_rises(alone):
+    _, history = alone
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["accuracy"] > history[0]["accuracy"]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
+def test_every_leaf_of_the_state_lives_where_its_parameter_does(shape):
+    mesh = mesh_of(shape)
+    step, state = trainer(mesh)
+    for _ in range(3):
+        assert [leaf.sharding for leaf in jax.tree.leaves(state)] == jax.tree.leaves(shardings(state, mesh))
+        moments = state.optimizer_state[1]
+        for name in ("embedding", "up", "down", "scale", "bias"):
+            expected = getattr(state.model, name).get_value().sharding
+            assert getattr(moments.mu, name).get_value().sharding == expected
+            assert getattr(moments.nu, name).get_value().sharding == expected
+        assert not state.model.up.get_value().sharding.is_fully_replicated
+        state, _ = step(state, place(make_batch(0), mesh))
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_an_fsdp_step_gathers_parameters_only(accumulate):
+    mesh = mesh_of((1, 8, 1))
+    step, _ = trainer(mesh, accumulate=accumulate)
+    optimizer = make_optimizer(CONFIG, STEPS)
+    state = abstract_state(build, optimizer, 0, mesh)
+    text = step.lower(state, place(make_batch(0), mesh)).compile().as_text()
+    gathered = gathered_shapes(text)
+    parameters = {leaf.shape for leaf in jax.tree.leaves(state.model)}
+    one_layer = {(1, *shape[1:]) for shape in parameters if shape[0] == LAYERS}
+    assert gathered, "nothing is gathered: the parameters were not split"
+    assert {tuple(sorted(shape)) for shape in gathered} <= {tuple(sorted(shape)) for shape in parameters | one_layer | {s[1:] for s in one_layer}}
+
+
+def gathered_shapes(text):
+    """Shapes of all results of all-gathers in a compiled program."""
+    results = re.findall(r"= (\(?[^=]*?\)?) all-gather(?:-start)?\(", text)
+    return {tuple(int(size) for size in dims.split(",")) for result in results for dims in re.findall(r"\w+\[([\d,]+)\]", result)}
+
+
+def test_dropout_is_the_same_on_every_mesh_and_differs_between_steps():
+    def dropping(key):
+        return StubLM(key=key, dropout=0.3)
+
+    alone, history = trained(mesh_of((1, 1, 1)), build=dropping)
+    assert_same_training(trained(mesh_of((2, 2, 2)), build=dropping), (alone, history))
+
+    step, state = trainer(mesh_of((1, 1, 1)), build=dropping)
+    evaluate = make_evaluation(masked_lm, mesh_of((1, 1, 1)))
+    batch = place(make_batch(0), mesh_of((1, 1, 1)))
+    assert evaluate(state.model, batch).loss == evaluate(state.model, batch).loss
+    first = masked_lm(state.model, batch, jax.random.fold_in(state.key, 0)).loss
+    second = masked_lm(state.model, batch, jax.random.fold_in(state.key, 1)).loss
+    assert first != second
+
+
+def test_evaluation_sums_without_means():
+    mesh = mesh_of((2, 2, 2))
+    _, state = trainer(mesh)
+    evaluate = make_evaluation(masked_lm, mesh)
+    batch = make_batch(0)
+    whole = evaluate(state.model, place(batch, mesh))
+    parts = [evaluate(state.model, place({k: v[rows] for k, v in batch.items()}, mesh)) for rows in (slice(0, 8), slice(8, 24))]
+    total = jax.tree.map(lambda *x: sum(x), *parts)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), whole, total)
+    assert isinstance(whole, Sums)
+    assert whole.weight == batch["label_weights"].sum()
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(poison):
+    def poisoned(model, batch, key):
+        sums = masked_lm(model, batch, key)
+        bad = jnp.max(batch["segment_ids"]) > 6
+        # The square root of nothing: a finite value whose gradient is not.
+        extra = jnp.sqrt(jnp.where(bad, 0 * jnp.sum(model.embedding.get_value() ** 2), 1.0))
+        loss = sums.loss + (extra if poison == "gradient" else jnp.where(bad, jnp.inf, 0.0))
+        return sums._replace(loss=loss)
+
+    mesh = mesh_of((2, 2, 2))
+    step, state = trainer(mesh, objective=poisoned)
+    state, _ = step(state, place(make_batch(0), mesh))
+    before = jax.device_get((state.model, state.optimizer_state))
+    bad = make_batch(1) | {"segment_ids": np.full((24, 10), 7, np.int32)}
+    for row in (1, 2):
+        state, metrics = step(state, place(bad, mesh))
+        assert int(metrics["skipped_in_row"]) == row
+        assert np.isfinite(metrics["loss"]) == (poison == "gradient")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get((state.model, state.optimizer_state)), before)
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (3, 2, 2)
+    state, metrics = step(state, place(make_batch(1), mesh))
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (4, 2, 0)
+    assert np.isfinite(metrics["loss"])
+
+
+def test_cross_entropy_is_minus_the_log_of_the_labels_probability():
+    logits = jnp.float32([[1.0, 2.0, -1.0], [0.0, 0.0, 40.0]])
+    expected = -np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[[0, 1], [1, 2]]
+    np.testing.assert_allclose(cross_entropy(logits, jnp.array([1, 2])), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(InputError, match=r"batch of 30 rows does not divide by 8 \(mesh data 2 x fsdp 2, accumulate 2\)"):
+        check_batch_size(30, mesh_of((2, 2, 2)), 2)
+    check_batch_size(32, mesh_of((2, 2, 2)), 2)
