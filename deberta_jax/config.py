@@ -1,0 +1,268 @@
+"""What a model is: its configuration with Hugging Face's field names, and the released presets."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from deberta_jax.errors import InputError
+
+TermName = Literal["c2p", "p2c"]
+
+# Written into every exported file by transformers, or Microsoft's names for a field that has one of ours.
+_MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
+# Microsoft's configuration class fills these in where a `model_config.json` is silent.
+_MICROSOFT_DEFAULTS = {"pos_att_type": "c2p", "type_vocab_size": 0, "position_biased_input": True}
+_HUGGING_FACE_DEFAULTS = {
+    "deberta": {"vocab_size": 50265},
+    "deberta-v2": {
+        "vocab_size": 128100,
+        "hidden_size": 1536,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 24,
+        "intermediate_size": 6144,
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DebertaConfig:
+    """Architecture of one encoder; field names are those of Hugging Face's `config.json`.
+
+    `model_type` "deberta" is v1 (no key bias, no position-key bias, fused projection in files); "deberta-v2" is v2, v3
+    and Microsoft's current code. `clamp_distances` True is Microsoft's rule for tokens further apart than the maximum
+    distance M (clamp to M - 1, then bucket), False is Hugging Face's (bucket without bound; spec 1.9).
+    `extra` keeps the keys of a `config.json` that say nothing about the architecture, for export.
+    """
+
+    model_type: Literal["deberta", "deberta-v2"] = "deberta-v2"
+    vocab_size: int = 128100
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-7
+    relative_attention: bool = True
+    max_relative_positions: int = -1
+    position_buckets: int = -1
+    pos_att_type: tuple[TermName, ...] = ("c2p", "p2c")
+    norm_rel_ebd: str = "none"
+    share_att_key: bool = False
+    position_biased_input: bool = False
+    conv_kernel_size: int = 0
+    conv_groups: int = 1
+    conv_act: str = "tanh"
+    embedding_size: int | None = None
+    attention_head_size: int | None = None
+    pad_token_id: int = 0
+    pooler_hidden_size: int | None = None
+    pooler_dropout: float = 0.0
+    pooler_hidden_act: str = "gelu"
+    cls_dropout: float | None = None
+    clamp_distances: bool = True
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible combinations, naming the reason."""
+        problems = list(_problems(self))
+        if problems:
+            raise InputError("config: " + "; ".join(problems))
+
+    @property
+    def head_size(self) -> int:
+        return self.attention_head_size or self.hidden_size // self.num_attention_heads
+
+    @property
+    def word_size(self) -> int:
+        """Width of the word and position tables (E)."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def max_distance(self) -> int:
+        """M: distances from -(M - 1) to M - 1 have a row of their own, or a bucket."""
+        return self.max_relative_positions if self.max_relative_positions >= 1 else self.max_position_embeddings
+
+    @property
+    def relative_span(self) -> int:
+        """k: the relative table has 2k rows, row k is distance 0 (spec 1.3)."""
+        return self.position_buckets if self.position_buckets > 0 else self.max_distance
+
+    @property
+    def active_terms(self) -> tuple[TermName, ...]:
+        """The relative terms that are computed; the scale counts `pos_att_type` even where none is (spec 1.4)."""
+        return self.pos_att_type if self.relative_attention else ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DebertaConfig":
+        """Read a Hugging Face `config.json` or, without `model_type`, a Microsoft `model_config.json`.
+
+        A Microsoft file without `pooling` takes the pooler's activation from `hidden_act`. The pair of a replaced-token
+        detection file is read by `read_rtd_pair`.
+        """
+        if "generator" in values and "discriminator" in values:
+            raise InputError(
+                "config: a replaced-token detection pair holds two configs: read it with read_rtd_pair, or give the "
+                "'discriminator' or the 'generator' section alone"
+            )
+        values = dict(values)
+        model_type = values.setdefault("model_type", "microsoft")
+        if model_type == "microsoft":
+            values = _from_microsoft(values)
+        elif model_type in _HUGGING_FACE_DEFAULTS:
+            silent = {"relative_attention": False, "position_biased_input": True, "pos_att_type": None}
+            values = {**silent, **_HUGGING_FACE_DEFAULTS[model_type], **values}
+            values.setdefault("clamp_distances", False)
+        else:
+            raise InputError(f"config: model_type {model_type!r} is not a DeBERTa ('deberta' or 'deberta-v2')")
+        if values.pop("talking_head", False):
+            raise InputError("config: talking_head is not supported (no released model uses it)")
+        values["pos_att_type"] = _terms(values["pos_att_type"])
+        if model_type == "deberta":
+            # Version 1 of Hugging Face's class does not read these keys.
+            for key in ("position_buckets", "share_att_key", "norm_rel_ebd", "conv_kernel_size"):
+                values.pop(key, None)
+        fields = {field.name for field in dataclasses.fields(cls)} - {"extra"}
+        known = {key: value for key, value in values.items() if key in fields and value is not None}
+        unknown = {key: value for key, value in values.items() if key not in fields}
+        return cls(**{**known, "extra": unknown})
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "DebertaConfig":
+        """Read `config.json` or `model_config.json`."""
+        return cls.from_dict(read_json(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `config.json` of this model, with the unknown keys it was read with."""
+        values = {key: value for key, value in dataclasses.asdict(self).items() if key != "extra" and value is not None}
+        values["pos_att_type"] = list(self.pos_att_type)
+        values["pooler_hidden_size"] = self.pooler_hidden_size or self.hidden_size
+        return {**self.extra, **values}
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object, naming file and position where it is not one."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a JSON object is wanted, found {type(values).__name__}")
+    return values
+
+
+def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, str]:
+    """Read Microsoft's replaced-token detection file: generator, discriminator and `embedding_sharing` (spec 4.1)."""
+    values = read_json(path)
+    missing = [name for name in ("generator", "discriminator") if not isinstance(values.get(name), dict)]
+    if missing:
+        raise InputError(f"{path}: a replaced-token detection config needs a section {' and '.join(missing)}")
+    generator = DebertaConfig.from_dict(values["generator"])
+    discriminator = DebertaConfig.from_dict(values["discriminator"])
+    return generator, discriminator, values.get("embedding_sharing", "none")
+
+
+def _from_microsoft(values: dict[str, Any]) -> dict[str, Any]:
+    values = {**_MICROSOFT_DEFAULTS, "relative_attention": False, **values, "model_type": "deberta-v2"}
+    for theirs, ours in _MICROSOFT_NAMES.items():
+        if theirs in values:
+            values[ours] = values.pop(theirs)
+    pooling = values.pop("pooling", {})
+    values["pooler_hidden_act"] = pooling.get("hidden_act", values.get("hidden_act", "gelu"))
+    values["pooler_dropout"] = pooling.get("dropout", 0.0)
+    return values
+
+
+def _terms(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
+    """`pos_att_type` as a sorted tuple: "p2c|c2p" and ["c2p", "p2c"] are the same."""
+    names = value.lower().split("|") if isinstance(value, str) else list(value or ())
+    return tuple(sorted({name.strip() for name in names} - {"", "none"}))
+
+
+def _problems(config: DebertaConfig):
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        if getattr(config, name) < 1:
+            yield f"{name} must be at least 1, not {getattr(config, name)}"
+            return
+    if config.model_type not in _HUGGING_FACE_DEFAULTS:
+        yield f"model_type {config.model_type!r} is not 'deberta' or 'deberta-v2'"
+    if "p2p" in config.pos_att_type:
+        yield "pos_att_type p2p is not computed by any DeBERTa: use c2p, p2c or both"
+    elif unknown := set(config.pos_att_type) - {"c2p", "p2c"}:
+        yield f"pos_att_type knows c2p and p2c, not {', '.join(sorted(unknown))}"
+    if config.hidden_size % config.num_attention_heads and not config.attention_head_size:
+        yield f"hidden_size {config.hidden_size} is not divisible by num_attention_heads {config.num_attention_heads}"
+    elif config.head_size * config.num_attention_heads != config.hidden_size:
+        yield (
+            f"attention_head_size {config.head_size} x num_attention_heads {config.num_attention_heads} must be "
+            f"hidden_size {config.hidden_size}"
+        )
+    if config.position_buckets == 1:
+        yield "position_buckets 1 leaves no room for a sign: use at least 2, or -1 for none"
+    if config.position_buckets > 0 and config.max_distance <= config.position_buckets // 2 + 1:
+        yield f"position_buckets {config.position_buckets} needs a maximum distance above half of it, not {config.max_distance}"
+    if config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 0:
+        yield f"conv_kernel_size {config.conv_kernel_size} must be odd, so that lengths stay as they are"
+    if config.conv_kernel_size > 0 and config.hidden_size % config.conv_groups:
+        yield f"conv_groups {config.conv_groups} must divide hidden_size {config.hidden_size}"
+    if config.model_type == "deberta":
+        if config.position_buckets > 0:
+            yield "position_buckets needs model_type deberta-v2"
+        if config.share_att_key:
+            yield "share_att_key needs model_type deberta-v2"
+        if config.conv_kernel_size > 0:
+            yield "conv_kernel_size needs model_type deberta-v2"
+        if "layer_norm" in config.norm_rel_ebd:
+            yield "norm_rel_ebd needs model_type deberta-v2"
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            yield f"{name} must be in [0, 1), not {getattr(config, name)}"
+
+
+def _v1(**fields: Any) -> DebertaConfig:
+    return DebertaConfig(model_type="deberta", vocab_size=50265, **fields)
+
+
+def _v2(**fields: Any) -> DebertaConfig:
+    return DebertaConfig(position_buckets=256, norm_rel_ebd="layer_norm", share_att_key=True, **fields)
+
+
+_LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
+_V2_WIDTH = {"hidden_size": 1536, "num_attention_heads": 24, "intermediate_size": 6144}
+_CONVOLUTION = {"conv_kernel_size": 3, "conv_act": "gelu"}
+_XSMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+_TINY = {"vocab_size": 8192, "position_buckets": 32, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+
+PRESETS: dict[str, DebertaConfig] = {
+    # For CPU: seconds and minutes. 2 and 4 layers, their own vocabulary of 8192 pieces.
+    "tiny": DebertaConfig(
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512, max_position_embeddings=128, **_TINY
+    ),
+    "mini": DebertaConfig(
+        hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024, max_position_embeddings=256, **_TINY
+    ),
+    # Released models: spec 9.1 and peers 2.5.
+    "v1-base": _v1(),
+    "v1-large": _v1(num_hidden_layers=24, **_LARGE),
+    "v1-xlarge": _v1(num_hidden_layers=48, **_LARGE),
+    "v2-xlarge": _v2(num_hidden_layers=24, **_V2_WIDTH, **_CONVOLUTION),
+    "v2-xxlarge": _v2(num_hidden_layers=48, **_V2_WIDTH, **_CONVOLUTION),
+    "v3-xsmall": _v2(num_hidden_layers=12, **_XSMALL),
+    "v3-small": _v2(num_hidden_layers=6),
+    "v3-base": _v2(),
+    "v3-large": _v2(num_hidden_layers=24, **_LARGE),
+    "mdeberta-v3-base": _v2(vocab_size=251000),
+    # Generators of v3: as wide as their discriminators and half as deep (spec 4.1).
+    "v3-xsmall-generator": _v2(num_hidden_layers=6, **_XSMALL),
+    "v3-small-generator": _v2(num_hidden_layers=3),
+    "v3-base-generator": _v2(num_hidden_layers=6),
+    "v3-large-generator": _v2(num_hidden_layers=12, **_LARGE),
+}

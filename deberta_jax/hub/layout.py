@@ -1,0 +1,223 @@
+"""The one table of names: our parameter paths, the names in Hugging Face's and Microsoft's files, and the order of axes.
+
+Read in both directions. Microsoft's files use the same names as Hugging Face's; v1's fused projection interleaves the
+rows of query, key and value head by head (spec 1.1).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from deberta_jax.config import DebertaConfig
+from deberta_jax.errors import InputError
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """How one of our arrays stands in a file; `read` is given our shape."""
+
+    read: Callable[[np.ndarray, Shape], np.ndarray]
+    write: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Order(lambda x, shape: x, lambda x: x)
+FLAT = Order(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1))
+# Torch keeps a linear map as [out, in]; ours are [in, out] with heads as an axis of their own on either side.
+INTO = Order(lambda x, shape: x.T.reshape(shape), lambda x: x.reshape(x.shape[0], -1).T)
+FROM = Order(lambda x, shape: x.T.reshape(shape), lambda x: x.reshape(-1, x.shape[-1]).T)
+CONVOLUTION = Order(lambda x, shape: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0))
+
+# {layer} stands for the number of a layer in a file; our array has the layers on its first axis.
+_LAYER = "encoder.layer.{layer}."
+_ENCODER = [
+    ("embeddings.word.table", "embeddings.word_embeddings.weight", SAME),
+    ("embeddings.position.table", "embeddings.position_embeddings.weight", SAME),
+    ("embeddings.token_type.table", "embeddings.token_type_embeddings.weight", SAME),
+    ("embeddings.projection.kernel", "embeddings.embed_proj.weight", INTO),
+    ("embeddings.norm", "embeddings.LayerNorm", SAME),
+    ("encoder.relative.table", "encoder.rel_embeddings.weight", SAME),
+    ("encoder.relative_norm", "encoder.LayerNorm", SAME),
+    ("encoder.convolution.kernel", "encoder.conv.conv.weight", CONVOLUTION),
+    ("encoder.convolution.bias", "encoder.conv.conv.bias", SAME),
+    ("encoder.convolution.norm", "encoder.conv.LayerNorm", SAME),
+    ("encoder.layers.attention.output.kernel", _LAYER + "attention.output.dense.weight", FROM),
+    ("encoder.layers.attention.output.bias", _LAYER + "attention.output.dense.bias", SAME),
+    ("encoder.layers.attention.norm", _LAYER + "attention.output.LayerNorm", SAME),
+    ("encoder.layers.expand.kernel", _LAYER + "intermediate.dense.weight", INTO),
+    ("encoder.layers.expand.bias", _LAYER + "intermediate.dense.bias", SAME),
+    ("encoder.layers.contract.kernel", _LAYER + "output.dense.weight", INTO),
+    ("encoder.layers.contract.bias", _LAYER + "output.dense.bias", SAME),
+    ("encoder.layers.norm", _LAYER + "output.LayerNorm", SAME),
+]
+_PROJECTIONS = {
+    "deberta-v2": {
+        "query": "query_proj",
+        "key": "key_proj",
+        "value": "value_proj",
+        "position_key": "pos_key_proj",
+        "position_query": "pos_query_proj",
+    },
+    "deberta": {"position_key": "pos_proj", "position_query": "pos_q_proj"},
+}
+_FUSED = ("query", "key", "value")
+_DECODER = [("decoder.position.table", "deberta.embeddings.position_embeddings.weight", SAME)]
+_MASKED_LM_HEADS = {
+    "lm_predictions": [
+        ("head.dense.kernel", "lm_predictions.lm_head.dense.weight", INTO),
+        ("head.dense.bias", "lm_predictions.lm_head.dense.bias", SAME),
+        ("head.norm", "lm_predictions.lm_head.LayerNorm", SAME),
+        ("head.bias", "lm_predictions.lm_head.bias", SAME),
+    ],
+    "cls": [
+        ("head.dense.kernel", "cls.predictions.transform.dense.weight", INTO),
+        ("head.dense.bias", "cls.predictions.transform.dense.bias", SAME),
+        ("head.norm", "cls.predictions.transform.LayerNorm", SAME),
+        ("head.bias", "cls.predictions.bias", SAME),
+    ],
+}
+# In files though nothing of this model: a tied copy, a buffer, or a part that only another model uses.
+_TIED = {
+    "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+_UNUSED = ("deberta.embeddings.position_embeddings.weight", "deberta.embeddings.position_ids")
+_OTHER_HEADS = ("lm_predictions.", "cls.predictions.", "mask_predictions.", "classifier.", "pooler.", "qa_outputs.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One tensor of a file and the arrays of ours that it holds (three for a fused projection, one else)."""
+
+    paths: tuple[str, ...]
+    name: str
+    order: Order
+
+    def read(self, tensor: np.ndarray, shapes: Iterable[Shape]) -> list[np.ndarray]:
+        """Our arrays out of a file's tensor, shapes without the layer axis."""
+        if len(self.paths) == 1:
+            return [self.order.read(tensor, shape) for shape in shapes]
+        D, N, H = next(iter(shapes))
+        heads = tensor.reshape(N, len(self.paths), H, D)
+        return [heads[:, part].transpose(2, 0, 1) for part in range(len(self.paths))]
+
+    def write(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """The file's tensor out of our arrays."""
+        if len(self.paths) == 1:
+            return self.order.write(arrays[0])
+        D = arrays[0].shape[0]
+        return np.stack([array.transpose(1, 2, 0) for array in arrays], axis=1).reshape(-1, D)
+
+
+def model_paths(model: nnx.Module) -> dict[str, Any]:
+    """Every parameter by its dotted path, such as `encoder.layers.attention.query.kernel`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model)
+    return {".".join(key.name for key in path[:-1]): leaf for path, leaf in leaves}
+
+
+def entries(config: DebertaConfig, paths: Iterable[str], *, head: str = "lm_predictions") -> list[Entry]:
+    """The table for a model of these parameter paths, with `{layer}` still in the names of stacked ones."""
+    paths = set(paths)
+    inner = "deberta." if any(path.startswith("deberta.") for path in paths) else ""
+    table = [(inner + path, inner + name, order) for path, name, order in _ENCODER]
+    self_name = inner + _LAYER + "attention.self."
+    self_path = inner + "encoder.layers.attention."
+    for ours, theirs in _PROJECTIONS[config.model_type].items():
+        table.append((f"{self_path}{ours}.kernel", f"{self_name}{theirs}.weight", INTO))
+        table.append((f"{self_path}{ours}.bias", f"{self_name}{theirs}.bias", FLAT))
+    if config.model_type == "deberta":
+        table.append((f"{self_path}query.bias", f"{self_name}q_bias", FLAT))
+        table.append((f"{self_path}value.bias", f"{self_name}v_bias", FLAT))
+    table += _DECODER + _MASKED_LM_HEADS[head]
+    norms = [(path, name, order) for path, name, order in table if path.endswith("norm")]
+    table = [row for row in table if row not in norms]
+    table += [(f"{path}.scale", f"{name}.weight", order) for path, name, order in norms]
+    table += [(f"{path}.bias", f"{name}.bias", order) for path, name, order in norms]
+    found = [Entry((path,), name, order) for path, name, order in table if path in paths]
+    if config.model_type == "deberta":
+        fused = tuple(f"{self_path}{part}.kernel" for part in _FUSED)
+        found.append(Entry(fused, f"{self_name}in_proj.weight", SAME))
+    unnamed = paths - {path for entry in found for path in entry.paths}
+    if unnamed:
+        raise ValueError(f"no name in files for {', '.join(sorted(unnamed))}")
+    return found
+
+
+def canonical_names(names: Iterable[str], *, bare: bool) -> dict[str, str]:
+    """Present-day name of each name in a file: old norm names, old prefix, with the prefix `deberta.` or without."""
+    canonical = {}
+    for name in names:
+        new = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if new.startswith("bert."):
+            new = "deberta." + new.removeprefix("bert.")
+        if bare:
+            new = new.removeprefix("deberta.")
+        elif new.startswith(("embeddings.", "encoder.")):
+            new = "deberta." + new
+        canonical[new] = name
+    return canonical
+
+
+def export_tensors(model: nnx.Module, config: DebertaConfig, *, head: str = "lm_predictions") -> dict[str, np.ndarray]:
+    """Every tensor of the model under its file name, contiguous."""
+    arrays = model_paths(model)
+    tensors = {}
+    for entry in entries(config, arrays, head=head):
+        ours = [np.asarray(arrays[path]) for path in entry.paths]
+        if "{layer}" in entry.name:
+            for layer in range(ours[0].shape[0]):
+                tensors[entry.name.format(layer=layer)] = entry.write([array[layer] for array in ours])
+        else:
+            tensors[entry.name] = entry.write(ours)
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def import_tensors(model: nnx.Module, config: DebertaConfig, tensors: Mapping[str, np.ndarray], *, source: str) -> Any:
+    """The model with every parameter out of `tensors`, in the dtype of the model's own.
+
+    `model` may be abstract (`jax.eval_shape`). Raises `InputError` that lists all tensors that are missing, not known,
+    or of another shape; `source` names the file in it.
+    """
+    shapes = {path: tuple(leaf.shape) for path, leaf in model_paths(model).items()}
+    dtypes = {path: leaf.dtype for path, leaf in model_paths(model).items()}
+    bare = not any(path.startswith("deberta.") for path in shapes)
+    names = canonical_names(tensors, bare=bare)
+    head = "cls" if any(name.startswith("cls.predictions.") for name in names) else "lm_predictions"
+    table = entries(config, shapes, head=head)
+    problems, arrays, used = [], {}, set()
+    for entry in table:
+        layers = range(shapes[entry.paths[0]][0]) if "{layer}" in entry.name else [None]
+        skip = 0 if layers == [None] else 1
+        ours = [shapes[path][skip:] for path in entry.paths]
+        wanted = entry.write([np.broadcast_to(np.int8(0), shape) for shape in ours]).shape
+        parts = []
+        for layer in layers:
+            name = entry.name.format(layer=layer)
+            used.add(name)
+            if name not in names:
+                problems.append(f"{name} is missing")
+            elif (shape := tuple(np.shape(tensors[names[name]]))) != wanted:
+                problems.append(f"{name} has shape {shape}, {wanted} in the model")
+            else:
+                parts.append(entry.read(np.asarray(tensors[names[name]]), ours))
+        if len(parts) == len(layers):
+            for path, *layer_arrays in zip(entry.paths, *parts, strict=True):
+                array = np.stack(layer_arrays) if skip else layer_arrays[0]
+                arrays[path] = np.ascontiguousarray(array, dtypes[path])
+    problems += [f"{name} is not known" for name in sorted(names) if name not in used and not _may_be_left(name, bare)]
+    for copy, original in _TIED.items():
+        if copy in names and not np.array_equal(tensors[names[copy]], tensors[names[original]]):
+            problems.append(f"{copy} differs from {original}, which it must repeat")
+    if problems:
+        raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {'; '.join(problems)}")
+    return jax.tree.unflatten(jax.tree.structure(model), [arrays[path] for path in shapes])
+
+
+def _may_be_left(name: str, bare: bool) -> bool:
+    full = f"deberta.{name}" if bare else name
+    return full in _UNUSED or name in _TIED or name.startswith(_OTHER_HEADS)

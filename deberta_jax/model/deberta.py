@@ -1,0 +1,70 @@
+"""The bare model: embeddings and encoder."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Int, PRNGKeyArray
+
+from deberta_jax.config import DebertaConfig
+from deberta_jax.errors import InputError
+from deberta_jax.model.embeddings import Embeddings
+from deberta_jax.model.encoder import Encoder, EncoderOutput, Remat
+
+
+class Deberta(nnx.Module):
+    """DeBERTa v1, v2 or v3 without a head (He et al. 2021; He, Gao and Chen 2023).
+
+    Parameters are float32; `dtype` is what the model computes in, the parameters' own by default.
+    """
+
+    def __init__(
+        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
+    ):
+        keys = jax.random.split(key)
+        self.config = config
+        self.embeddings = Embeddings(config, dtype=dtype, key=keys[0])
+        self.encoder = Encoder(config, remat=remat, key=keys[1])
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "B T"],
+        input_mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        *,
+        token_type_ids: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        position_ids: Int[Array, "B T"] | None = None,
+        attention_mask: Bool[Array, "B #N #T T"] | None = None,
+        depth: int | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> EncoderOutput:
+        """Encode token ids.
+
+        `input_mask` says which tokens are real; `segment_ids` numbers the documents packed in a row, 0 is padding, and
+        no document sees another; `attention_mask` says which key each query may see, in place of what `input_mask`
+        implies. `position_ids` count absolute positions (from 0 in every document). Dropout needs a `key`.
+        """
+        config = self.config
+        if config.position_biased_input and input_ids.shape[1] > config.max_position_embeddings and position_ids is None:
+            raise InputError(
+                f"sequence of {input_ids.shape[1]} tokens, the model has {config.max_position_embeddings} absolute "
+                "positions: shorten the sequence"
+            )
+        if input_mask is not None:
+            input_mask = input_mask != 0
+        elif segment_ids is not None:
+            input_mask = segment_ids > 0
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = self.embeddings(
+            input_ids, input_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
+        )
+        return self.encoder(
+            x,
+            input_mask,
+            segment_ids=segment_ids,
+            attention_mask=attention_mask,
+            depth=depth,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            key=keys[1],
+        )

@@ -1,0 +1,168 @@
+"""Masked language modelling: the enhanced mask decoder and the tied head."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
+
+from deberta_jax.config import DebertaConfig
+from deberta_jax.errors import InputError
+from deberta_jax.model.activation import activation
+from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.embeddings import Table
+from deberta_jax.model.encoder import Encoder, Remat
+from deberta_jax.model.projection import LayerNorm, Projection
+from deberta_jax.ops.attention import visible
+
+DECODING_STEPS = 2
+
+
+class EnhancedMaskDecoder(nnx.Module):
+    """Absolute positions enter here, after the encoder: the last layer is run twice on the masked positions (spec 3).
+
+    The layer is the encoder's own last one, so the only parameters are the absolute positions.
+    """
+
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
+        if config.word_size != config.hidden_size:
+            raise InputError(
+                f"config: the enhanced mask decoder adds positions of embedding_size {config.word_size} to hidden "
+                f"states of hidden_size {config.hidden_size}: they must be equal"
+            )
+        if config.num_hidden_layers < 2:
+            raise InputError("config: the enhanced mask decoder needs num_hidden_layers of at least 2")
+        shape = config.max_position_embeddings, config.hidden_size
+        self.position = Table(*shape, (None, "embed"), stddev=config.initializer_range, key=key)
+
+    def __call__(
+        self,
+        encoder: Encoder,
+        x: Float[Array, "B T D"],
+        masked_positions: Int[Array, "B M"],
+        *,
+        input_mask: Bool[Array, "B T"] | None,
+        segment_ids: Int[Array, "B T"] | None,
+        position_ids: Int[Array, "B T"] | None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B M D"]:
+        """Decode the masked positions from `x`, the output of the last layer but one."""
+        layer = encoder.last_layer()
+        relative = encoder.relative_positions(x.shape[1], x.dtype)
+        mask = visible(input_mask, segment_ids, query_positions=masked_positions)
+        absolute = masked_positions if position_ids is None else jnp.take_along_axis(position_ids, masked_positions, 1)
+        states = gather_positions(x, masked_positions) + self.position(absolute).astype(x.dtype)
+        for step_key in (None,) * DECODING_STEPS if key is None else jax.random.split(key, DECODING_STEPS):
+            states = layer(
+                x, relative, mask, query_states=states, query_positions=masked_positions, key=step_key
+            )
+        return states
+
+
+class MaskedLMHead(nnx.Module):
+    """Dense, activation, norm, then the product with the word table and a bias (spec 3.1)."""
+
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
+        self.config = config
+        E = config.word_size
+        self.dense = Projection((config.hidden_size, E), ("embed", None), stddev=config.initializer_range, key=key)
+        self.norm = LayerNorm(E, epsilon=config.layer_norm_eps)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size), axes=("vocab",))
+
+    def __call__(self, x: Float[Array, "B M D"], words: Float[Array, "V E"]) -> Float[Array, "B M V"]:
+        """Logits over the vocabulary, in float32 or wider."""
+        x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=wide)
+        return logits + self.bias[...].astype(wide)
+
+
+class MaskedLM(nnx.Module):
+    """DeBERTa with a masked language model head, through the enhanced mask decoder or, without it, from the last layer.
+
+    A model whose input already holds absolute positions has no decoder (spec 3.1).
+    """
+
+    def __init__(
+        self,
+        config: DebertaConfig,
+        *,
+        enhanced_mask_decoder: bool = True,
+        dtype: DTypeLike | None = None,
+        remat: Remat = "none",
+        key: PRNGKeyArray,
+    ):
+        keys = jax.random.split(key, 3)
+        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        decoded = enhanced_mask_decoder and not config.position_biased_input
+        self.decoder = EnhancedMaskDecoder(config, key=keys[1]) if decoded else None
+        self.head = MaskedLMHead(config, key=keys[2])
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "B T"],
+        input_mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        *,
+        masked_positions: Int[Array, "B M"] | None = None,
+        token_type_ids: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        position_ids: Int[Array, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B M V"]:
+        """Logits at `masked_positions`, at every position without them. Other arguments as `Deberta`."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        states = self.states(
+            input_ids,
+            input_mask,
+            masked_positions=masked_positions,
+            token_type_ids=token_type_ids,
+            segment_ids=segment_ids,
+            position_ids=position_ids,
+            key=key,
+        )
+        return self.head(states, self.deberta.embeddings.word.table[...])
+
+    def states(
+        self,
+        input_ids: Int[Array, "B T"],
+        input_mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        *,
+        masked_positions: Int[Array, "B M"] | None = None,
+        token_type_ids: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        position_ids: Int[Array, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B M D"]:
+        """What the head reads: decoded states, or the last layer's, at `masked_positions`."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        L = self.deberta.config.num_hidden_layers
+        x = self.deberta(
+            input_ids,
+            input_mask,
+            token_type_ids=token_type_ids,
+            segment_ids=segment_ids,
+            position_ids=position_ids,
+            depth=L if self.decoder is None else L - 1,
+            key=keys[0],
+        ).last_hidden_state
+        if self.decoder is None:
+            return x if masked_positions is None else gather_positions(x, masked_positions)
+        if masked_positions is None:
+            masked_positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        if input_mask is not None:
+            input_mask = input_mask != 0
+        elif segment_ids is not None:
+            input_mask = segment_ids > 0
+        return self.decoder(
+            self.deberta.encoder,
+            x,
+            masked_positions,
+            input_mask=input_mask,
+            segment_ids=segment_ids,
+            position_ids=position_ids,
+            key=keys[1],
+        )
+
+
+def gather_positions(x: Float[Array, "B T D"], positions: Int[Array, "B M"]) -> Float[Array, "B M D"]:
+    """The states that stand at `positions`."""
+    return jnp.take_along_axis(x, positions[..., None], axis=1)

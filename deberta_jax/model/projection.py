@@ -1,0 +1,49 @@
+"""The two parameterised maps that everything is made of: affine projection and layer normalisation."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Projection(nnx.Module):
+    """Affine map of the trailing axes of x; computes in the dtype of x.
+
+    `shape` is that of the kernel, its first `inputs` axes are contracted; `axes` names its logical axes for sharding.
+    Kernel normal with `stddev`, bias zero (spec 2.7).
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        axes: tuple[str | None, ...],
+        *,
+        stddev: float,
+        key: PRNGKeyArray,
+        inputs: int = 1,
+        bias: bool = True,
+    ):
+        self.inputs = inputs
+        self.kernel = nnx.Param(stddev * jax.random.normal(key, shape), axes=axes)
+        self.bias = nnx.Param(jnp.zeros(shape[inputs:]), axes=axes[inputs:]) if bias else None
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), self.inputs)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Normalise over the last axis in float32 or wider, then scale and shift; the result has the dtype of x."""
+
+    def __init__(self, size: int, *, epsilon: float):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(size), axes=("embed",))
+        self.bias = nnx.Param(jnp.zeros(size), axes=("embed",))
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - wide.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
+        scale, bias = (parameter[...].astype(wide.dtype) for parameter in (self.scale, self.bias))
+        return (normed * scale + bias).astype(x.dtype)

@@ -1,0 +1,186 @@
+"""Disentangled attention as functions of arrays (He et al. 2021, section 3.1).
+
+Scores against relative positions are formed for every distance, then turned into scores for every key by a relative
+shift: slices and reshapes, no gather over [T, S]. `rows` says which row of the relative table a distance uses, as
+`positions.relative_rows` gives it.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+# Queries are taken in blocks of this many: a block of t queries meets S + t - 1 distances, all of them T + S - 1.
+QUERY_BLOCK = 64
+
+
+def c2c_scores(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array, "B N T S"]:
+    """Content-to-content: how well the word at s answers the word at t (eq. 4, first term), in float32 or wider."""
+    return jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=_accumulator(q))
+
+
+def c2p_scores(
+    q: Float[Array, "B T N H"], rel_k: Float[Array, "R N H"], rows: Int[np.ndarray | Array, "W"]
+) -> Float[Array, "B N T S"]:
+    """Content-to-position: how much the word at t attends to the offset t - s (eq. 4, second term).
+
+    `rows` has one entry for each of the W = T + S - 1 distances, largest first.
+    """
+    B, T, N, H = q.shape
+    S = rows.shape[0] - T + 1
+    block = min(QUERY_BLOCK, T)
+    blocks = math.ceil(T / block)
+    padding = blocks * block - T
+    if padding:
+        q = jnp.pad(q, ((0, 0), (0, padding), (0, 0), (0, 0)))
+        rows = jnp.concatenate([jnp.broadcast_to(rows[:1], (padding,)), jnp.asarray(rows)])
+    width = S + block - 1
+    first = [(blocks - 1 - a) * block for a in range(blocks)]
+    rel_k = rel_k[jnp.stack([jnp.asarray(rows[start : start + width]) for start in first])]
+    scores = jnp.einsum(
+        "BATNH,AWNH->BNATW",
+        q.reshape(B, blocks, block, N, H),
+        rel_k,
+        preferred_element_type=_accumulator(q),
+    )
+    return relative_shift(scores).reshape(B, N, blocks * block, S)[:, :, :T]
+
+
+def p2c_scores(
+    k: Float[Array, "B S N H"], rel_q: Float[Array, "R N H"], rows: Int[np.ndarray | Array, "W"]
+) -> Float[Array, "B N T S"]:
+    """Position-to-content: how much the word at s answers the offset t - s (eq. 4, third term).
+
+    The row is that of c2p, bucket(t - s), as in all released code, not the paper's bucket(s - t) (spec 1.4).
+    """
+    return c2p_scores(k, rel_q, rows[::-1]).swapaxes(2, 3)
+
+
+def relative_shift(scores: Float[Array, "*batch T W"]) -> Float[Array, "*batch T S"]:
+    """Scores by distance to scores by key: out[t, s] = scores[t, T - 1 - t + s], S = W - T + 1.
+
+    Read with rows one entry shorter, each row of the flat array starts one entry earlier.
+    """
+    *batch, T, W = scores.shape
+    flat = scores.reshape(*batch, T * W)[..., T - 1 : T * W - 1]
+    return flat.reshape(*batch, T, W - 1)[..., : W - T + 1]
+
+
+def rows_at(scores: Float[Array, "B N T W"], query_positions: Int[Array, "B M"]) -> Float[Array, "B N M W"]:
+    """The rows of the queries that stand at `query_positions`."""
+    return jax.vmap(lambda one, at: one[:, at])(scores, query_positions)
+
+
+def c2p_scores_at(
+    q: Float[Array, "B M N H"],
+    rel_k: Float[Array, "R N H"],
+    rows: Int[np.ndarray | Array, "W"],
+    query_positions: Int[Array, "B M"],
+) -> Float[Array, "B N M S"]:
+    """`c2p_scores` of gathered queries: `rows` is that of S queries and S keys, query m stands at `query_positions[:, m]`.
+
+    A query's S scores are one run of its scores by distance, so one slice for each query is cut, not one for each score.
+    """
+    S = (rows.shape[0] + 1) // 2
+    scores = jnp.einsum("BMNH,WNH->BMNW", q, rel_k[jnp.asarray(rows)], preferred_element_type=_accumulator(q))
+    cut = jax.vmap(jax.vmap(lambda one, start: jax.lax.dynamic_slice_in_dim(one, start, S, axis=1)))
+    return cut(scores, S - 1 - query_positions).swapaxes(1, 2)
+
+
+def visible(
+    input_mask: Bool[Array, "B S"] | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
+    attention_mask: Bool[Array, "B #N #T S"] | None = None,
+    query_positions: Int[Array, "B M"] | None = None,
+) -> Bool[Array, "B #N #T S"] | None:
+    """Which key a query may see: both real, both of one packed document, and `attention_mask` allows it."""
+    mask = None
+    for tokens, together in ((input_mask, jnp.logical_and), (segment_ids, jnp.equal)):
+        if tokens is not None:
+            queries = tokens if query_positions is None else jnp.take_along_axis(tokens, query_positions, axis=1)
+            pair = together(queries[:, None, :, None], tokens[:, None, None, :])
+            mask = pair if mask is None else mask & pair
+    if attention_mask is not None:
+        if query_positions is not None and attention_mask.shape[2] > 1:
+            attention_mask = jax.vmap(lambda one, at: one[:, at])(attention_mask, query_positions)
+        mask = attention_mask if mask is None else mask & attention_mask
+    return mask
+
+
+def masked_softmax(scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T S"] | None) -> Float[Array, "B N T S"]:
+    """Softmax over the visible keys; a row that sees none is all zero, with zero gradient (spec 1.7)."""
+    if mask is None:
+        return jax.nn.softmax(scores, axis=-1)
+    # Finite, so that a row without a visible key has no inf - inf in its gradient.
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    return jnp.where(mask, jax.nn.softmax(scores, axis=-1), jnp.zeros((), scores.dtype))
+
+
+def attention_probabilities(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    rel_k: Float[Array, "R N H"] | None = None,
+    rel_q: Float[Array, "R N H"] | None = None,
+    *,
+    rows: Int[np.ndarray | Array, "W"] | None = None,
+    query_positions: Int[Array, "B T"] | None = None,
+    mask: Bool[Array, "#B #N #T S"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B N T S"]:
+    """Softmax of scale x (c2c + c2p + p2c), in float32 or wider, before dropout (eq. 4).
+
+    A term is left out where its projected table is None. `scale` is 1 / sqrt(H x number of terms) by default.
+    With `query_positions`, query t stands at that position among the keys and `rows` is that of S queries and S keys.
+    """
+    terms = 1 + (rel_k is not None) + (rel_q is not None)
+    if terms > 1 and rows is None:
+        raise ValueError("rows: relative terms need the row of the table for each distance (positions.relative_rows)")
+    scores = c2c_scores(q, k)
+    if rel_k is not None:
+        scores = scores + (
+            c2p_scores(q, rel_k, rows) if query_positions is None else c2p_scores_at(q, rel_k, rows, query_positions)
+        )
+    if rel_q is not None:
+        p2c = p2c_scores(k, rel_q, rows)
+        scores = scores + (p2c if query_positions is None else rows_at(p2c, query_positions))
+    scale = 1 / math.sqrt(q.shape[-1] * terms) if scale is None else scale
+    return masked_softmax(scores * scale, mask)
+
+
+def disentangled_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    rel_k: Float[Array, "R N H"] | None = None,
+    rel_q: Float[Array, "R N H"] | None = None,
+    *,
+    rows: Int[np.ndarray | Array, "W"] | None = None,
+    query_positions: Int[Array, "B T"] | None = None,
+    mask: Bool[Array, "#B #N #T S"] | None = None,
+    scale: float | None = None,
+    dropout_rate: float = 0.0,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, "B T N H"]:
+    """Attention with content and relative positions, shaped as `jax.nn.dot_product_attention` (eq. 4).
+
+    Arguments as `attention_probabilities`; `dropout_rate` applies to the probabilities where `key` is given.
+    """
+    probabilities = attention_probabilities(
+        q, k, rel_k, rel_q, rows=rows, query_positions=query_positions, mask=mask, scale=scale
+    )
+    probabilities = dropout(probabilities.astype(v.dtype), dropout_rate, key=key)
+    return jnp.einsum("BNTS,BSNH->BTNH", probabilities, v)
+
+
+def dropout(x: Float[Array, "*shape"], rate: float, *, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
+    """Zero entries with probability `rate` and scale the rest up; `x` itself without a key (spec 2.6)."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def _accumulator(x: Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)

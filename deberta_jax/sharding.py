@@ -1,0 +1,82 @@
+"""Where arrays live: mesh axes data, fsdp and tensor, and the one table from logical to mesh axes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from deberta_jax.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axes stand at the declaration of each parameter and activation; an axis that is not listed is not split.
+MESH_AXIS_OF = {
+    "batch": BATCH_AXES,
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "vocab": "tensor",
+}
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over `devices` (all by default); one of the three sizes may be -1, "what is left"."""
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    free = [name for name, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise InputError(f"mesh: only one size may be -1, not {' and '.join(free)}")
+    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    if free and len(devices) % fixed == 0:
+        sizes[free[0]] = len(devices) // fixed
+    if int(np.prod(list(sizes.values()))) != len(devices) or min(sizes.values()) < 1:
+        shape = " x ".join(f"{name} {size}" for name, size in sizes.items())
+        raise InputError(f"mesh: {shape} does not make the {len(devices)} devices there are")
+    grid = np.asarray(devices).reshape(tuple(sizes.values()))
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | Any) -> PartitionSpec:
+    """Mesh axes of an array whose trailing axes have these logical names; a leading layer axis is never split.
+
+    An axis whose size the mesh does not divide stays whole.
+    """
+    names: list[Any] = [None] * (len(shape) - len(axes)) + [MESH_AXIS_OF.get(axis) if axis else None for axis in axes]
+    for position, name in enumerate(names):
+        if name is not None:
+            parts = int(np.prod([mesh.shape[part] for part in (name if isinstance(name, tuple) else (name,))]))
+            if shape[position] % parts:
+                names[position] = None
+    return PartitionSpec(*names)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """The same tree with a NamedSharding for each array: by its logical axes inside an `nnx.Variable`, else replicated.
+
+    Works on a model, on its gradients and on an optax state, whose moments are trees of the same variables.
+    """
+
+    def of(node: Any) -> Any:
+        if isinstance(node, nnx.Variable):
+            value = node.get_value()
+            return node.replace(NamedSharding(mesh, partition_spec(node.get_metadata().get("axes", ()), value.shape, mesh)))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree.map(of, tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Hold an activation to its logical axes under `jax.set_mesh`; without a mesh, `x` itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))

@@ -1,0 +1,259 @@
+"""Run golden cases: `python tests/golden/check.py FOLDER…` prints the largest differences and exits 1 where one is over.
+
+A folder holds config.json, case.json, inputs.npz, weights.safetensors, outputs.npz (float32), outputs64.npz (float64)
+and, for some, gradients. `run_case` is what the tests call.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from deberta_jax.config import DebertaConfig
+from deberta_jax.hub.layout import export_tensors, import_tensors
+from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.ops.positions import log_bucket
+
+BOUND_32, BOUND_64, BOUND_GRADIENT = 2e-5, 1e-9, 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Largest difference of one output, or of one gradient relative to its largest value."""
+
+    name: str
+    precision: str
+    value: float
+    bound: float
+
+    @property
+    def over(self) -> bool:
+        return not self.value <= self.bound
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A folder, read."""
+
+    folder: Path
+    about: dict
+    config: DebertaConfig
+    inputs: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+    outputs64: dict[str, np.ndarray]
+    gradients: dict[str, np.ndarray]
+
+
+def read_case(folder: Path) -> Case:
+    about = json.loads((folder / "case.json").read_text())
+    config = DebertaConfig.from_file(folder / "config.json")
+    gradients = folder / "grads.safetensors"
+    return Case(
+        folder,
+        about,
+        config,
+        dict(np.load(folder / "inputs.npz")),
+        safetensors.numpy.load_file(folder / "weights.safetensors"),
+        dict(np.load(folder / "outputs.npz")),
+        dict(np.load(folder / "outputs64.npz")),
+        safetensors.numpy.load_file(gradients) if gradients.exists() else {},
+    )
+
+
+def loaded(case: Case, build: Callable[[jax.Array], object], dtype: str) -> object:
+    """The model of a case with the case's weights in `dtype`."""
+    abstract = jax.eval_shape(build, jax.random.key(0))
+    model = import_tensors(abstract, case.config, case.weights, source=str(case.folder))
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), model)
+
+
+def masks(case: Case) -> dict[str, jax.Array | None]:
+    """The arguments that a case's mask becomes: which tokens are real, and a full mask where it has one."""
+    mask = case.inputs.get("input_mask", case.inputs.get("attention_mask"))
+    if mask is None or mask.ndim == 2:
+        return {"input_mask": mask}
+    if mask.ndim == 3:
+        return {"input_mask": case.inputs["embedding_mask"], "attention_mask": jnp.asarray(mask[:, None] != 0)}
+    return {"input_mask": mask[:, 0, 0], "attention_mask": jnp.asarray(mask != 0)}
+
+
+def extras(case: Case) -> dict[str, np.ndarray]:
+    return {name: case.inputs[name] for name in ("token_type_ids",) if name in case.inputs}
+
+
+def run_encoder(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    model = loaded(case, lambda key: Deberta(case.config, key=key), dtype)
+    wanted = {**case.outputs, **case.outputs64}
+    call = jax.jit(
+        lambda model, ids, masks, extras: model(
+            ids, **masks, **extras, output_hidden_states=True, output_attentions="attentions" in wanted
+        )
+    )
+    output = call(model, case.inputs["input_ids"], masks(case), extras(case))._asdict()
+    if "attention_rows" in case.about:
+        # Long cases keep a few positions of these two.
+        for name in ("attentions", "hidden_states"):
+            if output[name] is not None:
+                output[name] = output[name][..., case.about["attention_rows"], :]
+    return {name: np.asarray(output[name]) for name in output if output[name] is not None}, {}
+
+
+def run_masked_lm(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Hugging Face's (from the last layer, every position) or Microsoft's (enhanced mask decoder, masked positions)."""
+    microsoft = case.about["kind"] == "ms_mlm"
+    model = loaded(case, lambda key: MaskedLM(case.config, enhanced_mask_decoder=microsoft, key=key), dtype)
+    labels = case.inputs["labels"]
+    targets = labels > 0 if microsoft else labels != -100
+    positions, slots = gathered(targets) if microsoft else (None, None)
+    chosen = np.take_along_axis(labels, positions, 1)[slots] if microsoft else labels[targets]
+
+    def loss(model):
+        masked = {"masked_positions": positions} if microsoft else {}
+        logits = model(case.inputs["input_ids"], **masks(case), **extras(case), **masked)
+        picked = logits[slots] if microsoft else logits[targets]
+        each = -jnp.take_along_axis(jax.nn.log_softmax(picked), chosen[:, None].astype(int), axis=1)[:, 0]
+        return each.mean(), (picked if microsoft else logits, each)
+
+    (mean, (logits, each)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(model)
+    outputs = {"loss": mean, "logits": logits, "loss_per_token": each, "labels": chosen}
+    if not microsoft:
+        del outputs["loss_per_token"], outputs["labels"]
+        states = model.deberta(case.inputs["input_ids"], **masks(case), **extras(case))
+        outputs["last_hidden_state"] = states.last_hidden_state
+    elif model.decoder is not None:
+        depth = case.config.num_hidden_layers - 1
+        states = model.deberta(case.inputs["input_ids"], **masks(case), depth=depth)
+        outputs["last_but_one_hidden_state"] = states.last_hidden_state
+        decoded = model.states(case.inputs["input_ids"], **masks(case), masked_positions=positions)
+        outputs["emd_states.1"] = decoded[slots]
+    head = "cls" if any(name.startswith("cls.") for name in case.weights) else "lm_predictions"
+    return {k: np.asarray(v) for k, v in outputs.items()}, export_tensors(gradients, case.config, head=head)
+
+
+def gathered(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Target positions as [B, M], and which of those slots are in use."""
+    width = targets.sum(1).max()
+    order = np.argsort(~targets, axis=1, kind="stable")[:, :width]
+    return order, np.take_along_axis(targets, order, 1)
+
+
+RUNNERS = {
+    "hf_encoder": run_encoder,
+    "ms_encoder": run_encoder,
+    "ms_mlm": run_masked_lm,
+    "DebertaForMaskedLM": run_masked_lm,
+    "DebertaV2ForMaskedLM": run_masked_lm,
+}
+
+
+def runner(case_json: dict) -> Callable | None:
+    """What runs a case, by its class or its kind; None where this version knows no such model."""
+    return RUNNERS.get(case_json.get("class")) or RUNNERS.get(case_json["kind"])
+
+
+def attended(case: Case, name: str, array: np.ndarray) -> np.ndarray:
+    """The part of an output that is compared: real tokens, and with Hugging Face no fully masked row."""
+    if name not in ("last_hidden_state", "hidden_states", "last_but_one_hidden_state", "attentions", "logits"):
+        return array
+    if case.about["kind"] == "ms_mlm" and name == "logits":
+        return array
+    mask = masks(case)["input_mask"]
+    full = masks(case).get("attention_mask")
+    if mask is None:
+        return array
+    real = np.asarray(mask) != 0
+    if full is not None:
+        # A real query that may see no key is padding to the scores, and reaches others where they may see it.
+        real = real & np.broadcast_to(np.asarray(full).any(-1)[:, 0], real.shape)
+    if name in ("attentions", "hidden_states") and "attention_rows" in case.about:
+        real = real[:, case.about["attention_rows"]]
+    if name == "attentions":
+        return np.where(real[None, :, None, :, None], array, 0)
+    return np.where(real[(None,) * (array.ndim - real.ndim - 1)][..., None], array, 0)
+
+
+def run_case(folder: Path) -> Iterator[Difference]:
+    """Every difference of a case in float32 and in float64."""
+    if not (folder / "case.json").exists():
+        yield from run_tables(folder)
+        return
+    case = read_case(folder)
+    run = runner(case.about)
+    before = jax.config.jax_enable_x64
+    try:
+        for dtype, bound in (("float32", BOUND_32), ("float64", BOUND_64)):
+            jax.config.update("jax_enable_x64", dtype == "float64")
+            outputs, gradients = run(case, dtype)
+            references = {**case.outputs, **case.outputs64} if dtype == "float32" else case.outputs64
+            for name in sorted(set(references) & set(outputs)):
+                ours, theirs = (attended(case, name, x.astype(np.float64)) for x in (outputs[name], references[name]))
+                yield Difference(name, dtype, largest(ours, theirs), bound)
+            if dtype == "float64":
+                # Gradients that are zero in exact arithmetic (a key bias under softmax) hold rounding only.
+                zero = 1e-12 * max((np.abs(reference).max() for reference in case.gradients.values()), default=0)
+                for name, reference in case.gradients.items():
+                    if name not in gradients:
+                        yield Difference(f"gradient of {name}", dtype, np.inf, BOUND_GRADIENT)
+                        continue
+                    scale = max(np.abs(reference).max(), zero)
+                    value = largest(gradients[name], reference.astype(np.float64)) / scale
+                    yield Difference(f"gradient of {name}", dtype, value, BOUND_GRADIENT)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def largest(ours: np.ndarray, theirs: np.ndarray) -> float:
+    if ours.shape != theirs.shape:
+        return float("inf")
+    return float(np.abs(ours - theirs).max()) if ours.size else 0.0
+
+
+def run_tables(folder: Path) -> Iterator[Difference]:
+    """The bucket tables of e01: exact arithmetic everywhere, the originals' where they are exact themselves."""
+    outputs = dict(np.load(folder / "outputs.npz"))
+    distances = outputs["distances"]
+    exact = {name.split(".")[1]: table for name, table in outputs.items() if name.startswith("bucket_exact.")}
+    for size, table in exact.items():
+        buckets, distance = (int(part[1:]) for part in size.split("_"))
+        ours = log_bucket(distances, buckets, distance)
+        yield Difference(f"bucket_exact.{size}", "integer", largest(ours, table), 0)
+        if f"bucket_hf.{size}" in outputs:
+            ours = log_bucket(distances, buckets, distance, clamp=False)
+            inside = np.abs(distances) < distance - 1
+            theirs = outputs[f"bucket_hf.{size}"]
+            yield Difference(f"bucket_hf.{size}", "integer", largest(ours[inside], theirs[inside]), 0)
+            yield Difference(f"bucket_hf.{size} beyond", "integer", largest(ours, theirs), 0)
+
+
+def main(folders: list[str]) -> int:
+    status = 0
+    for folder in map(Path, folders):
+        about = folder / "case.json"
+        if about.exists() and runner(json.loads(about.read_text())) is None:
+            print(f"{folder.name}: no runner for kind {json.loads(about.read_text())['kind']!r}")
+            status = 1
+            continue
+        if not about.exists() and not (folder / "outputs.npz").exists():
+            print(f"{folder}: not a case folder (no case.json, no outputs.npz)")
+            status = 1
+            continue
+        for difference in run_case(folder):
+            mark = "OVER" if difference.over else "ok"
+            print(
+                f"{folder.name:32s} {difference.precision:8s} {difference.value:9.2e} of {difference.bound:7.0e} "
+                f"{mark:4s} {difference.name}"
+            )
+            status |= difference.over
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
