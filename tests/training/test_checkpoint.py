@@ -1,0 +1,306 @@
+"""Checkpoints come back to the last bit, on any mesh, and damage is noticed whatever it is."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stub import build, make_batch
+
+from deberta_jax.errors import InputError
+from deberta_jax.sharding import make_mesh, shardings
+from deberta_jax.training.checkpoint import Checkpointer
+from deberta_jax.training.fingerprint import fingerprint
+from deberta_jax.training.objectives import masked_lm
+from deberta_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from deberta_jax.training.state import abstract_state, initial_state
+from deberta_jax.training.step import make_step, place
+
+CONFIG = OptimizerConfig(learning_rate=0.01)
+OPTIMIZER = make_optimizer(CONFIG, 100)
+
+
+def mesh_of(*shape):
+    return make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
+
+
+def abstract(mesh):
+    return abstract_state(build, OPTIMIZER, 0, mesh)
+
+
+def assert_same_bits(ours, theirs):
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        x, y = (jax.random.key_data(z) if jnp.issubdtype(z.dtype, jax.dtypes.prng_key) else z for z in (x, y))
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.fixture(scope="module")
+def history():
+    """States after steps 0, 1, 2, 3 on a mesh of 2 x 2 x 2."""
+    mesh = mesh_of(2, 2, 2)
+    state = initial_state(build, OPTIMIZER, 0, mesh)
+    step = make_step(masked_lm, OPTIMIZER, learning_rate(CONFIG, 100), shardings(state, mesh))
+    states = [jax.tree.map(jnp.copy, state)]
+    for number in range(3):
+        state, _ = step(state, place(make_batch(number), mesh))
+        states.append(jax.tree.map(jnp.copy, state))
+    return states
+
+
+@pytest.fixture
+def saved(tmp_path, history):
+    """A folder with the checkpoints of steps 1 and 2."""
+    checkpointer = Checkpointer(tmp_path)
+    for state in history[1:3]:
+        checkpointer.save(state, {"batch": int(state.step)})
+    checkpointer.close()
+    return tmp_path
+
+
+def restored(folder, mesh=None):
+    checkpointer = Checkpointer(folder)
+    try:
+        return checkpointer.restore_latest(abstract(mesh or mesh_of(2, 2, 2)))
+    finally:
+        checkpointer.close()
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1), (1, 1, 1), (1, 2, 2)])
+def test_a_state_comes_back_to_the_last_bit_on_any_mesh(shape, saved, history):
+    mesh = mesh_of(*shape)
+    state, note = restored(saved, mesh)
+    assert note == {"batch": 2}
+    assert_same_bits(state, history[2])
+    for x, expected in zip(jax.tree.leaves(state), jax.tree.leaves(abstract(mesh)), strict=True):
+        assert x.sharding.is_equivalent_to(expected.sharding, x.ndim)
+
+
+def test_an_empty_folder_has_nothing_to_restore(tmp_path):
+    assert restored(tmp_path / "new") is None
+
+
+def test_the_latest_and_every_nth_step_are_kept(tmp_path, history):
+    checkpointer = Checkpointer(tmp_path, keep=1, keep_every=2)
+    for state in history:
+        checkpointer.save(state, {})
+    checkpointer.wait()
+    assert checkpointer.steps == [0, 2, 3]
+    checkpointer.close()
+
+
+def test_saving_does_not_see_the_steps_that_follow(tmp_path, history):
+    mesh = mesh_of(2, 2, 2)
+    state = jax.tree.map(jnp.copy, history[1])
+    step = make_step(masked_lm, OPTIMIZER, learning_rate(CONFIG, 100), shardings(state, mesh))
+    batch = place(make_batch(1), mesh)
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(state, {})
+    for _ in range(5):
+        state, _ = step(state, batch)
+    checkpointer.close()
+    assert_same_bits(restored(tmp_path)[0], history[1])
+
+
+def data_files(step_folder):
+    return sorted((path for path in step_folder.rglob("*") if path.is_file() and path.parent.name == "d"), key=lambda p: -p.stat().st_size)
+
+
+def truncate(step_folder):
+    for path in data_files(step_folder):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def delete_data(step_folder):
+    for path in data_files(step_folder):
+        path.unlink()
+
+
+def truncate_manifest(step_folder):
+    for path in step_folder.rglob("manifest.ocdbt"):
+        os.truncate(path, 5)
+
+
+def delete_metadata(step_folder):
+    (step_folder / "_CHECKPOINT_METADATA").unlink()
+
+
+def truncate_tree(step_folder):
+    path = next(step_folder.rglob("_METADATA"))
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(step_folder):
+    for path in sorted(step_folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, delete_data, truncate_manifest, delete_metadata, truncate_tree, empty])
+def test_a_damaged_newest_step_is_named_set_aside_and_the_one_before_is_used(damage, saved, history, caplog):
+    damage(saved / "2")
+    state, note = restored(saved)
+    assert note == {"batch": 1}
+    assert_same_bits(state, history[1])
+    assert (saved / "2.damaged").is_dir() and not (saved / "2").exists()
+    assert f"checkpoint {saved / '2'} is damaged" in caplog.text
+    assert len([record for record in caplog.records if record.name.startswith("deberta_jax")]) == 1
+
+
+def test_a_step_can_be_saved_again_after_it_was_set_aside_twice(saved, history):
+    for _ in range(2):
+        delete_data(saved / "2")
+        restored(saved)
+        checkpointer = Checkpointer(saved)
+        checkpointer.save(history[2], {"batch": 2})
+        checkpointer.close()
+    assert_same_bits(restored(saved)[0], history[2])
+    assert (saved / "2.damaged2").is_dir()
+
+
+def test_flipped_bytes_in_the_data_are_noticed(tmp_path, history):
+    """Orbax itself loads many such a step without an error."""
+    rng = random.Random(0)
+    changed = 0
+    for turn in range(6):
+        folder = tmp_path / str(turn)
+        checkpointer = Checkpointer(folder)
+        for state in history[1:3]:
+            checkpointer.save(state, {})
+        checkpointer.close()
+        for path in data_files(folder / "2"):
+            content = bytearray(path.read_bytes())
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(content)
+        # A byte that no array is read from may flip unseen; what is restored is what was saved.
+        state, _ = restored(folder)
+        assert_same_bits(state, history[int(state.step)])
+        changed += int(state.step) == 1
+    assert changed >= 4
+
+
+def test_an_array_that_changed_on_the_disk_is_named(saved, history, monkeypatch, caplog):
+    checkpointer = Checkpointer(saved)
+    load = checkpointer._orbax.load
+
+    def flipping(step, wanted):
+        arrays = load(step, wanted)
+        if step == 2:
+            arrays["model.up.value"] = arrays["model.up.value"].at[0, 0, 0].multiply(1 + 2**-23)
+        return arrays
+
+    monkeypatch.setattr(checkpointer._orbax, "load", flipping)
+    state, _ = checkpointer.restore_latest(abstract(mesh_of(2, 2, 2)))
+    checkpointer.close()
+    assert int(state.step) == 1
+    assert "content changed since it was saved, in model.up.value" in caplog.text
+
+
+def test_damage_to_every_step_is_an_error(saved):
+    for step in ("1", "2"):
+        delete_data(saved / step)
+    with pytest.raises(InputError, match="all 2 are damaged"):
+        restored(saved)
+
+
+def test_arrays_of_another_model_are_not_taken_for_damage(saved):
+    def wider(key):
+        model = build(key)
+        model.bias.set_value(jnp.zeros(50))
+        return model
+
+    other = abstract_state(wider, OPTIMIZER, 0, mesh_of(2, 2, 2))
+    checkpointer = Checkpointer(saved)
+    with pytest.raises(InputError, match=r"has float32\[48\] where the run has float32\[50\], for model.bias.value"):
+        checkpointer.restore_latest(other)
+    checkpointer.close()
+    assert (saved / "2").is_dir()
+
+
+def test_a_full_disk_leaves_the_former_checkpoint_and_says_so_in_one_line(saved, history, monkeypatch):
+    """Each write beyond a few bytes fails, as on a full disk."""
+    script = Path(__file__).parent / "save_repeatedly.py"
+    run = subprocess.run([sys.executable, script, saved, "full-disk"], capture_output=True, text=True, env=environment())
+    assert run.returncode == 2, run.stderr
+    message = run.stdout.strip().splitlines()[-1]
+    assert message.startswith(f"cannot save step 3 in {saved}: ")
+    assert message.endswith("the checkpoint of step 2 is intact")
+    assert_same_bits(restored(saved)[0], history[2])
+    assert not list(saved.glob("*tmp*"))
+
+
+def environment():
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+
+
+def test_killed_in_the_middle_of_a_save_the_former_checkpoint_is_usable(tmp_path):
+    script = Path(__file__).parent / "save_repeatedly.py"
+    rng = random.Random(0)
+    partial = 0
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, script, tmp_path, "for-ever"], stdout=subprocess.PIPE, text=True, env=environment())
+        for line in process.stdout:
+            if line.startswith("saving") and int(line.split()[1]) % 10 == 3:
+                break
+        time.sleep(rng.random() * 0.1)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        partial += bool(list(tmp_path.glob("*orbax-checkpoint-tmp*")))
+        state, note = restored(tmp_path)
+        assert int(state.step) == note["step"] >= 2
+        assert not list(tmp_path.glob("*.damaged*"))
+    assert partial, "no kill fell into a save"
+
+
+@given(
+    dtype=st.sampled_from(["float32", "bfloat16", "float16", "int32", "uint8", "bool"]),
+    shape=st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_one_flipped_bit_changes_the_fingerprint(dtype, shape, data):
+    content = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 256, shape).astype(jnp.dtype(dtype))
+    flipped = content.copy()
+    raw = flipped.view(np.uint8).reshape(-1)
+    bit = 0 if dtype == "bool" else data.draw(st.integers(0, 7))
+    raw[data.draw(st.integers(0, raw.size - 1))] ^= 1 << bit
+    before, after = fingerprint({"x": jnp.asarray(content)})["x"], fingerprint({"x": jnp.asarray(flipped)})["x"]
+    assert before[0] != after[0] and before[1] != after[1]
+
+
+def test_two_swapped_rows_change_the_fingerprint():
+    x = jax.random.normal(jax.random.key(0), (64, 8))
+    assert fingerprint({"x": x}) != fingerprint({"x": x[jnp.arange(64).at[3].set(9).at[9].set(3)]})
+
+
+def test_a_fingerprint_does_not_depend_on_the_sharding():
+    x = jax.random.normal(jax.random.key(0), (16, 8, 4))
+    marks = [fingerprint({"x": x})]
+    for axes in [("data", None, None), (None, "fsdp", "tensor"), ("tensor", None, "data")]:
+        place = jax.sharding.NamedSharding(mesh_of(2, 2, 2), jax.sharding.PartitionSpec(*axes))
+        marks.append(fingerprint({"x": jax.device_put(x, place)}))
+    assert all(mark == marks[0] for mark in marks)
+
+
+def test_an_error_of_the_former_save_is_raised_by_the_next(tmp_path, history, monkeypatch):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(history[0], {})
+    checkpointer.wait()
+
+    class Failed:
+        def result(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpointer._orbax, "save_async", lambda *_, **__: Failed())
+    checkpointer.save(history[1], {})
+    with pytest.raises(InputError, match="cannot save step 1 in .*: no space left on the disk; the checkpoint of step 0 is intact"):
+        checkpointer.save(history[2], {})
+    checkpointer.close()
