@@ -12,10 +12,11 @@ Batch = Mapping[str, Array]
 
 
 class Sums(NamedTuple):
-    """Over all examples of a batch: the loss, its weight, and what else is reported as a mean over that weight."""
+    """Over a batch: the loss, its weight, the tokens read, and what else is reported as a mean over that weight."""
 
     loss: Float[Array, ""]
     weight: Float[Array, ""]
+    tokens: Int[Array, ""]
     metrics: dict[str, Float[Array, ""]]
 
 
@@ -36,6 +37,7 @@ def masked_lm(model: nnx.Module, batch: Batch, key: PRNGKeyArray | None) -> Sums
     return Sums(
         loss=jnp.sum(weights * cross_entropy(logits, labels)),
         weight=jnp.sum(weights),
+        tokens=jnp.sum(batch["segment_ids"] > 0),
         metrics={"accuracy": jnp.sum(jnp.where(correct, weights, 0))},
     )
 

@@ -52,6 +52,7 @@ def make_step(
         metrics = {
             "loss": loss,
             **{name: total / sums.weight for name, total in sums.metrics.items()},
+            "tokens": sums.tokens,
             "grad_norm": norm,
             "learning_rate": jnp.asarray(learning_rate(state.step - state.skipped), jnp.float32),
             "skipped_in_row": jnp.where(finite, 0, state.skipped_in_row + 1),

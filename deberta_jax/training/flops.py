@@ -1,0 +1,82 @@
+"""Floating-point operations of a program, counted in its jaxpr, and what devices can do at most."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+# Dense bfloat16 FLOP/s of one JAX device, from the vendors' data sheets.
+_PEAKS = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
+    "Tesla T4": 65e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """The peak of a device by `jax.Device.device_kind`; None where it is not known.
+
+    A GPU's kind goes on after the model's name ("NVIDIA H100 80GB HBM3"), a TPU's does not.
+    """
+    if device_kind in _PEAKS:
+        return _PEAKS[device_kind]
+    models = [name for name in _PEAKS if not name.startswith("TPU") and device_kind.startswith(name)]
+    return _PEAKS[max(models, key=len)] if models else None
+
+
+def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """Operations of all matrix products and convolutions, those of a scan as often as it turns, over all devices.
+
+    XLA's own count takes a scanned body once (jax issue 18672). `arguments` may be `ShapeDtypeStruct`s. A `while` of unknown
+    length counts once, of the branches of a `cond` the largest.
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    name, parameters = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        outputs = kernel[parameters["dimension_numbers"].rhs_spec[0]]
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+    inner = [_count(jaxpr) for jaxpr in _inner(parameters)]
+    if name == "scan":
+        return parameters["length"] * sum(inner)
+    if name == "cond":
+        return max(inner)
+    if name == "pallas_call":
+        return math.prod(parameters["grid_mapping"].grid) * sum(inner)
+    if name == "shard_map":
+        return parameters["mesh"].size * sum(inner)
+    return sum(inner)
+
+
+def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
+    for value in parameters.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "eqns"):
+                yield item
+            elif hasattr(item, "jaxpr") and hasattr(item.jaxpr, "eqns"):
+                yield item.jaxpr

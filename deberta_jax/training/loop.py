@@ -1,0 +1,118 @@
+"""The training loop."""
+
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from deberta_jax.errors import InputError
+from deberta_jax.sharding import make_mesh, shardings
+from deberta_jax.training.checkpoint import Checkpointer
+from deberta_jax.training.flops import peak_flops
+from deberta_jax.training.objectives import Objective, Sums
+from deberta_jax.training.optimizer import learning_rate, make_optimizer
+from deberta_jax.training.preemption import Preemption
+from deberta_jax.training.recorder import Recorder
+from deberta_jax.training.run import TrainingConfig, claim
+from deberta_jax.training.state import Build, TrainState, abstract_state, initial_state
+from deberta_jax.training.step import check_batch_size, make_evaluation, make_step, place
+
+HostBatch = Mapping[str, np.ndarray]
+
+
+class Trained(NamedTuple):
+    """A state, whether its run is complete, and how it does on held-out batches (empty for a run that was stopped)."""
+
+    state: TrainState
+    complete: bool
+    held_out: dict[str, float]
+
+
+def train(
+    config: TrainingConfig,
+    folder: Path,
+    settings: Mapping[str, Any],
+    build: Build,
+    objective: Objective,
+    batches: Callable[[int], Generator[HostBatch, None, None]],
+    held_out: Callable[[], Iterable[HostBatch]],
+    flops: int = 0,
+) -> Trained:
+    """Train the model that `build` makes from a key, in a run's folder: anew, or on from its newest checkpoint.
+
+    `batches(k)` yields batches k, k + 1, ..., of each the rows that are this process's. `settings` is all that makes the
+    run what it is, as JSON; a folder of other settings is refused. `flops` are those of a step, to show how well the
+    devices are used. The same call again goes on where the last one stopped, to the last bit. Asked to stop (SIGTERM), it
+    saves and returns early.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    check_batch_size(config.batch_size, mesh, config.accumulate)
+    optimizer, rate = make_optimizer(config.optimizer, config.steps), learning_rate(config.optimizer, config.steps)
+    abstract = abstract_state(build, optimizer, config.seed, mesh)
+    step = make_step(objective, optimizer, rate, shardings(abstract, mesh), config.accumulate)
+    evaluate = make_evaluation(objective, mesh)
+    claim(folder, settings)
+
+    with closing(Checkpointer(folder / "checkpoints", config.keep, config.keep_every)) as checkpointer:
+        restored = checkpointer.restore_latest(abstract)
+        state = restored[0] if restored else initial_state(build, optimizer, config.seed, mesh)
+        start = int(state.step)
+        peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0)
+        with (
+            closing(batches(start)) as source,
+            closing(Recorder(folder, config.steps, start, flops, peak)) as recorder,
+            Preemption() as preemption,
+        ):
+            recorder.say(f"going on from step {start}" if restored else f"training in {folder}")
+            for number in range(start + 1, config.steps + 1):
+                state, metrics = step(state, place(next(source), mesh))
+                recorder.step(number, metrics)
+                _stop_if_diverged(recorder.latest, config.stop_after, checkpointer)
+                last, asked = number == config.steps, preemption.reached(number)
+                if number % config.evaluate_every == 0 and not (last or asked):
+                    recorder.evaluation(number, _means(evaluate, state, held_out(), mesh))
+                if number % config.checkpoint_every == 0 and not last or asked:
+                    recorder.flush()
+                    _stop_if_diverged(recorder.latest, config.stop_after, checkpointer)
+                    checkpointer.save(state, {"next_batch": number, "settings": dict(settings)})
+                if asked:
+                    recorder.say(f"stopped after step {number}; the same command goes on from there")
+                    recorder.plot()
+                    return Trained(state, last, {})
+            found = _means(evaluate, state, held_out(), mesh)
+            if start < config.steps:
+                recorder.evaluation(config.steps, found)
+                recorder.flush()
+                checkpointer.save(state, {"next_batch": config.steps, "settings": dict(settings)})
+            recorder.plot()
+            return Trained(state, True, found)
+
+
+def _means(
+    evaluate: Callable[[Any, Any], Sums], state: TrainState, batches: Iterable[HostBatch], mesh: Mesh
+) -> dict[str, float]:
+    """Loss, perplexity and what else the objective reports, over all batches together."""
+    parts = [jax.device_get(evaluate(state.model, place(batch, mesh))) for batch in batches]
+    if not parts:
+        raise InputError("no held-out batch to evaluate on: hold out more text")
+    sums = jax.tree.map(lambda *part: float(np.sum(part, dtype=np.float64)), *parts)
+    loss = sums.loss / sums.weight
+    others = {name: total / sums.weight for name, total in sums.metrics.items()}
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), **others}
+
+
+def _stop_if_diverged(metrics: Mapping[str, float], stop_after: int, checkpointer: Checkpointer) -> None:
+    if metrics.get("skipped_in_row", 0) < stop_after:
+        return
+    checkpointer.wait()
+    good = f"the checkpoint of step {checkpointer.steps[-1]} stays" if checkpointer.steps else "nothing was saved yet"
+    number = int(metrics["step"])
+    raise InputError(
+        f"step {number} (batch {number - 1}): loss {metrics['loss']:g}, gradient norm {metrics['grad_norm']:g}; "
+        f"{stop_after} steps in a row were not finite and changed nothing; {good}"
+    )

@@ -1,0 +1,46 @@
+"""The picture of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """Loss and accuracy of training and held-out text by step; nothing where matplotlib is not installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    names = [name for name in ("loss", "accuracy") if any(line.get(name) is not None for line in lines)]
+    if not names:
+        return
+    figure = Figure(figsize=(5.5 * len(names), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for name, axes in zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True):
+        steps, values = _curve(lines, "train", name)
+        axes.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.8)
+        axes.plot(steps, _smoothed(values), color="tab:blue", label="training, running mean")
+        axes.plot(*_curve(lines, "held_out", name), color="tab:orange", marker="o", markersize=3, label="held out")
+        axes.set_xlabel("step")
+        axes.set_ylabel({"loss": "loss (nats per masked token)", "accuracy": "masked tokens found"}[name])
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _curve(lines: Sequence[dict[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(line["step"], line[name]) for line in lines if line["split"] == split and line.get(name) is not None]
+    steps, values = zip(*points, strict=True) if points else ((), ())
+    return np.asarray(steps), np.asarray(values)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Means over a window of a fiftieth of the run, shorter at the start."""
+    window = max(1, len(values) // 50)
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - window, 0)
+    return (total[end] - total[start]) / (end - start)

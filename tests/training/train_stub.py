@@ -1,0 +1,66 @@
+"""A process that trains the stub in a folder; run again, it goes on. Arguments: folder, seconds before each batch, poison."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from stub import StubLM, make_batch
+
+from deberta_jax.errors import InputError
+from deberta_jax.training.loop import train
+from deberta_jax.training.objectives import masked_lm
+from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.training.run import MeshConfig, TrainingConfig
+
+
+def config(**changes):
+    defaults = {
+        "steps": 60,
+        "batch_size": 24,
+        "optimizer": OptimizerConfig(learning_rate=0.01),
+        "mesh": MeshConfig(data=2, fsdp=2, tensor=2),
+        "evaluate_every": 20,
+        "checkpoint_every": 7,
+        "stop_after": 3,
+    }
+    return TrainingConfig(**(defaults | changes))
+
+
+def batches_of(pause=0.0, poisoned=()):
+    def batches(k):
+        while True:
+            time.sleep(pause)
+            batch = make_batch(k)
+            if k in poisoned:
+                batch["label_weights"][:] = np.nan
+            yield batch
+            k += 1
+
+    return batches
+
+
+def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
+    return train(
+        config,
+        Path(folder),
+        {"training": asdict(config)} | settings,
+        lambda key: StubLM(key=key, dropout=0.1),
+        masked_lm,
+        batches_of(pause, poisoned),
+        lambda: (make_batch(10_000 + k) for k in range(3)),
+    )
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[2])
+    mesh = MeshConfig(*options.pop("mesh", (2, 2, 2)))
+    pause = options.pop("pause", 0.0)
+    try:
+        trained = train_stub(sys.argv[1], config(mesh=mesh, **options), pause)
+    except InputError as error:
+        print(error)
+        sys.exit(2)
+    print("complete" if trained.complete else "stopped", int(trained.state.step))
