@@ -87,7 +87,8 @@ class Recorder:
         """End the progress bar and the files."""
         if not self._active:
             return
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
         self._file.close()
         if self._events:
             self._events.close()

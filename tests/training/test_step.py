@@ -15,9 +15,9 @@ from deberta_jax.training.optimizer import OptimizerConfig, learning_rate, make_
 from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import check_batch_size, make_evaluation, make_step, place
 
-STEPS = 4
+STEPS = 3
 CONFIG = OptimizerConfig(learning_rate=0.01, warmup=0, clip_norm=1.0)
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 2), (1, 4, 2), (4, 1, 2), (2, 4, 1), (1, 2, 4)]
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 2), (1, 2, 4), (2, 4, 1)]
 
 
 def mesh_of(shape):
