@@ -89,7 +89,9 @@ class Convolution(nnx.Module):
         y = y + self.bias[...].astype(y.dtype)
         if input_mask is not None:
             y = jnp.where(input_mask[..., None], y, jnp.zeros((), y.dtype))
-        return activation(self.config.conv_act)(dropout(y, self.config.hidden_dropout_prob, key=key))
+        y = activation(self.config.conv_act)(dropout(y, self.config.hidden_dropout_prob, key=key))
+        # Without this XLA's partitioner computes other values on a mesh of 2 x 2 x 2 (jax 0.10.2).
+        return constrain(y, "batch", None, None)
 
     def merge(
         self, first: Float[Array, "B T D"], y: Float[Array, "B T D"], input_mask: Bool[Array, "B T"] | None
