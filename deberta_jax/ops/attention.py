@@ -6,6 +6,7 @@ shift: slices and reshapes, no gather over [T, S]. `rows` says which row of the 
 """
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -113,9 +114,9 @@ def masked_softmax(scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T 
     """Softmax over the visible keys; a row that sees none is all zero, with zero gradient (spec 1.7)."""
     if mask is None:
         return jax.nn.softmax(scores, axis=-1)
-    # Finite, so that a row without a visible key has no inf - inf in its gradient.
-    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    return jnp.where(mask, jax.nn.softmax(scores, axis=-1), jnp.zeros((), scores.dtype))
+    # A finite fill: a row without a visible key has no inf - inf in its gradient. In any other row it comes out as zero.
+    probabilities = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
+    return jnp.where(mask.any(-1, keepdims=True), probabilities, jnp.zeros((), scores.dtype))
 
 
 def attention_probabilities(
@@ -162,16 +163,42 @@ def disentangled_attention(
     scale: float | None = None,
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
+    implementation: Literal["all_heads", "head_by_head"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """Attention with content and relative positions, shaped as `jax.nn.dot_product_attention` (eq. 4).
 
     Arguments as `attention_probabilities`; `dropout_rate` applies to the probabilities where `key` is given.
+    `implementation` None takes the heads one after the other on CPU, where the scores of one stay in the cache, and all
+    at once elsewhere.
     """
-    probabilities = attention_probabilities(
-        q, k, rel_k, rel_q, rows=rows, query_positions=query_positions, mask=mask, scale=scale
-    )
-    probabilities = dropout(probabilities.astype(v.dtype), dropout_rate, key=key)
-    return jnp.einsum("BNTS,BSNH->BTNH", probabilities, v)
+    if key is None or dropout_rate == 0.0:
+        key = None
+    operands = q, k, v, rel_k, rel_q, query_positions, mask, key
+
+    def all_heads(q, k, v, rel_k, rel_q, query_positions, mask, key):
+        probabilities = attention_probabilities(
+            q, k, rel_k, rel_q, rows=rows, query_positions=query_positions, mask=mask, scale=scale
+        )
+        return jnp.einsum("BNTS,BSNH->BTNH", dropout(probabilities.astype(v.dtype), dropout_rate, key=key), v)
+
+    def head_by_head(q, k, v, rel_k, rel_q, query_positions, mask, key):
+        N = q.shape[2]
+        keys = None if key is None else jax.random.split(key, N)
+        masks = mask if mask is not None and mask.shape[1] > 1 else None
+        # [N, ..., 1, H]: a scan over the first axis, in the order that all_heads wants.
+        heads = [None if x is None else jnp.moveaxis(x, -2, 0)[..., None, :] for x in (q, k, v, rel_k, rel_q)]
+
+        def one(scanned):
+            (q, k, v, rel_k, rel_q), own, key = scanned
+            own = mask if own is None else own[:, None]
+            return all_heads(q, k, v, rel_k, rel_q, query_positions, own, key)[:, :, 0]
+
+        context = jax.lax.map(one, (heads, None if masks is None else jnp.moveaxis(masks, 1, 0), keys))
+        return jnp.moveaxis(context, 0, 2)
+
+    if implementation is None:
+        return jax.lax.platform_dependent(*operands, cpu=head_by_head, default=all_heads)
+    return {"all_heads": all_heads, "head_by_head": head_by_head}[implementation](*operands)
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, *, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
