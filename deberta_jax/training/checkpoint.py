@@ -45,7 +45,7 @@ class Checkpointer:
         return [checkpoint.step for checkpoint in self._orbax.checkpoints]
 
     def save(self, state: TrainState, note: Mapping[str, Any]) -> None:
-        """Begin to save a state and a note (JSON) with it, unless its step is there; returns once the state may be donated.
+        """Begin to save a state with a note (JSON), unless its step is there; returns once the state may be donated.
 
         Raises InputError if this or the former save fails, the disk being full for one.
         """
@@ -86,7 +86,9 @@ class Checkpointer:
                 return restored
             self._set_aside(step, damage or "damaged on another host")
         if steps:
-            raise InputError(f"no usable checkpoint in {self.folder}: all {len(steps)} are damaged; remove it to begin anew")
+            raise InputError(
+                f"no usable checkpoint in {self.folder}: all {len(steps)} are damaged; remove it to begin anew"
+            )
         return None
 
     def close(self) -> None:
@@ -151,7 +153,10 @@ class Checkpointer:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): x
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _anywhere(verdict: bool) -> bool:
@@ -163,8 +168,8 @@ def _anywhere(verdict: bool) -> bool:
 
 def _one_line(error: BaseException) -> str:
     # Orbax wraps what happened in what it tried.
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while inner := error.__cause__ or error.__context__:
+        error = inner
     if "No space left" in str(error):
         return "no space left on the disk"
     lines = str(error).strip().splitlines()

@@ -12,9 +12,9 @@ Fingerprint = dict[str, list[int]]
 def fingerprint(tree: dict[str, Any]) -> Fingerprint:
     """For each named array two sums over its words, each mixed with its position.
 
-    Sums modulo 2^32 do not depend on their order, hence neither on the sharding nor on the number of devices. The mixing
-    is a bijection of the word, so one flipped bit always changes both sums; swapped values change them but for one
-    chance in 2^64. Bijection after Murmur3's finaliser (Appleby, public domain).
+    Sums modulo 2^32 do not depend on their order, hence neither on the sharding nor on the number of devices. The
+    mixing is a bijection of the word, so one flipped bit always changes both sums; swapped values change them but for
+    one chance in 2^64. The bijection is Murmur3's finaliser (Appleby, public domain).
     """
     return {name: [int(word) for word in sums] for name, sums in jax.device_get(_sums(tree)).items()}
 

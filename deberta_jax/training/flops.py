@@ -41,8 +41,8 @@ def peak_flops(device_kind: str) -> float | None:
 def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """Operations of all matrix products and convolutions, those of a scan as often as it turns, over all devices.
 
-    XLA's own count takes a scanned body once (jax issue 18672). `arguments` may be `ShapeDtypeStruct`s. A `while` of unknown
-    length counts once, of the branches of a `cond` the largest.
+    XLA's own count takes a scanned body once (jax issue 18672). `arguments` may be `ShapeDtypeStruct`s. A `while` of
+    unknown length counts once, of the branches of a `cond` the largest.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 

@@ -1,10 +1,10 @@
 """The training loop."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -25,6 +25,13 @@ from deberta_jax.training.step import check_batch_size, make_evaluation, make_st
 HostBatch = Mapping[str, np.ndarray]
 
 
+class Source(Protocol):
+    """Batches one after another, until closed."""
+
+    def __next__(self) -> HostBatch: ...
+    def close(self) -> None: ...
+
+
 class Trained(NamedTuple):
     """A state, whether its run is complete, and how it does on held-out batches (empty for a run that was stopped)."""
 
@@ -39,16 +46,16 @@ def train(
     settings: Mapping[str, Any],
     build: Build,
     objective: Objective,
-    batches: Callable[[int], Generator[HostBatch, None, None]],
+    batches: Callable[[int], Source],
     held_out: Callable[[], Iterable[HostBatch]],
     flops: int = 0,
 ) -> Trained:
     """Train the model that `build` makes from a key, in a run's folder: anew, or on from its newest checkpoint.
 
-    `batches(k)` yields batches k, k + 1, ..., of each the rows that are this process's. `settings` is all that makes the
-    run what it is, as JSON; a folder of other settings is refused. `flops` are those of a step, to show how well the
-    devices are used. The same call again goes on where the last one stopped, to the last bit. Asked to stop (SIGTERM), it
-    saves and returns early.
+    `batches(k)` yields batches k, k + 1, ..., of each the rows that are this process's. `settings` is all that makes
+    the run what it is, as JSON; a folder of other settings is refused. `flops` are those of a step, to show how well
+    the devices are used. The same call again goes on where the last one stopped, to the last bit. Asked to stop
+    (SIGTERM), it saves and returns early.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch_size(config.batch_size, mesh, config.accumulate)
@@ -62,7 +69,7 @@ def train(
         restored = checkpointer.restore_latest(abstract)
         state = restored[0] if restored else initial_state(build, optimizer, config.seed, mesh)
         start = int(state.step)
-        peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0)
+        peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0.0)
         with (
             closing(batches(start)) as source,
             closing(Recorder(folder, config.steps, start, flops, peak)) as recorder,
@@ -72,13 +79,13 @@ def train(
             for number in range(start + 1, config.steps + 1):
                 state, metrics = step(state, place(next(source), mesh))
                 recorder.step(number, metrics)
-                _stop_if_diverged(recorder.latest, config.stop_after, checkpointer)
+                _stop_if_diverged(recorder, config.stop_after, checkpointer)
                 last, asked = number == config.steps, preemption.reached(number)
                 if number % config.evaluate_every == 0 and not (last or asked):
                     recorder.evaluation(number, _means(evaluate, state, held_out(), mesh))
-                if number % config.checkpoint_every == 0 and not last or asked:
+                if asked or (number % config.checkpoint_every == 0 and not last):
                     recorder.flush()
-                    _stop_if_diverged(recorder.latest, config.stop_after, checkpointer)
+                    _stop_if_diverged(recorder, config.stop_after, checkpointer)
                     checkpointer.save(state, {"next_batch": number, "settings": dict(settings)})
                 if asked:
                     recorder.say(f"stopped after step {number}; the same command goes on from there")
@@ -106,12 +113,12 @@ def _means(
     return {"loss": loss, "perplexity": math.exp(min(loss, 700)), **others}
 
 
-def _stop_if_diverged(metrics: Mapping[str, float], stop_after: int, checkpointer: Checkpointer) -> None:
+def _stop_if_diverged(recorder: Recorder, stop_after: int, checkpointer: Checkpointer) -> None:
+    metrics, number = recorder.latest, recorder.latest_step
     if metrics.get("skipped_in_row", 0) < stop_after:
         return
     checkpointer.wait()
     good = f"the checkpoint of step {checkpointer.steps[-1]} stays" if checkpointer.steps else "nothing was saved yet"
-    number = int(metrics["step"])
     raise InputError(
         f"step {number} (batch {number - 1}): loss {metrics['loss']:g}, gradient norm {metrics['grad_norm']:g}; "
         f"{stop_after} steps in a row were not finite and changed nothing; {good}"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Int
 
 from deberta_jax.errors import InputError
 from deberta_jax.training.schedules import SCHEDULES, ScheduleName, warmup_steps
@@ -52,7 +53,9 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     if warmup > total_steps:
         raise InputError(f"optimizer.warmup is {config.warmup:g} steps, the run has {total_steps}")
     scale = SCHEDULES[config.schedule]
-    return lambda step: config.learning_rate * scale(step, total_steps, warmup, config.final_scale)
+    return lambda step: (
+        config.learning_rate * scale(jnp.asarray(step, jnp.float32), total_steps, warmup, config.final_scale)
+    )
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
@@ -119,7 +122,7 @@ def scale_by_admax(beta1: float, beta2: float, epsilon: float) -> optax.Gradient
 def scale_by_radam_correction(beta1: float, beta2: float, total_steps: int) -> optax.GradientTransformation:
     """The original's RAdam factor on step and decay: 0 while the variance is intractable (spec 7.1; optims/xadam.py).
 
-    The factor is a difference of large numbers, so it is tabulated in float64; after `total_steps` its last value stays.
+    The factor is a difference of large numbers, so it is tabulated in float64; its last value stays.
     """
     t = np.arange(1, total_steps + 1, dtype=np.float64)
     limit = 2 / (1 - beta2) - 1
@@ -136,26 +139,24 @@ class LookaheadState(NamedTuple):
     """The slow parameters, the number of updates made, and the state of the optimizer inside."""
 
     slow: Any
-    count: jax.Array
+    made: Int[Array, ""]
     inner: Any
 
 
-def lookahead(
-    inner: optax.GradientTransformation, period: int, pull: float = 0.5
-) -> optax.GradientTransformation:
-    """After every `period` updates slow = (1 - pull) slow + pull fast, and fast = slow (spec 7.1; Zhang et al. 2019)."""
+def lookahead(inner: optax.GradientTransformation, period: int, pull: float = 0.5) -> optax.GradientTransformation:
+    """Each `period` updates slow = (1 - pull) slow + pull fast, and fast = slow (spec 7.1; Zhang et al. 2019)."""
 
     def init(params: Any) -> LookaheadState:
         return LookaheadState(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32), inner.init(params))
 
     def update(gradients: Any, state: LookaheadState, params: Any) -> tuple[Any, LookaheadState]:
         updates, inner_state = inner.update(gradients, state.inner, params)
-        count = state.count + 1
-        meet = count % period == 0
+        made = state.made + 1
+        meet = made % period == 0
         fast = optax.apply_updates(params, updates)
         slow = jax.tree.map(lambda s, f: jnp.where(meet, s + pull * (f - s), s), state.slow, fast)
         updates = jax.tree.map(lambda u, s, p: jnp.where(meet, s - p, u), updates, slow, params)
-        return updates, LookaheadState(slow, count, inner_state)
+        return updates, LookaheadState(slow, made, inner_state)
 
     return optax.GradientTransformation(init, update)
 

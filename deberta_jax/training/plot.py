@@ -8,12 +8,10 @@ import numpy as np
 
 
 def plot_losses(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Loss and accuracy of training and held-out text by step; nothing where matplotlib is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
+    """Loss and accuracy of training and held-out text by step, into `path` if there is any."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names = [name for name in ("loss", "accuracy") if any(line.get(name) is not None for line in lines)]
     if not names:
         return

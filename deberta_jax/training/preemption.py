@@ -3,7 +3,7 @@
 import signal
 import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,7 +15,7 @@ class Preemption:
     With several processes JAX's own preemption service listens, so that all stop after the same step.
     """
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Preemption":
         self._asked = False
         self._former: dict[signal.Signals, Any] = {}
         # Python lets only the main thread listen to signals.

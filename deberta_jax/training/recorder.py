@@ -21,12 +21,13 @@ LINE_EVERY_SECONDS = 10
 class Recorder:
     """Records steps, each once, in a run's folder; on processes other than the first it only fetches metrics.
 
-    Lines of steps after `start`, written by a run that was stopped before it saved them, are dropped. `flops` are those of a
-    step, `peak` what all devices could do in a second; with both, model FLOP utilisation (MFU) is shown.
+    Lines of steps after `start`, written by a run that was stopped before it saved them, are dropped. `flops` are those
+    of a step, `peak` what all devices could do in a second; with both, model FLOP utilisation (MFU) is shown.
     """
 
-    def __init__(self, folder: Path, steps: int, start: int, flops: float = 0, peak: float = 0):
+    def __init__(self, folder: Path, steps: int, start: int, flops: int = 0, peak: float = 0.0):
         self.latest: dict[str, float] = {}
+        self.latest_step = start
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._former: float | None = None
         self._speed: float | None = None
@@ -50,7 +51,7 @@ class Recorder:
     def step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Take the metrics of step number `step` (the first is 1) and record those taken before.
 
-        So the devices are never waited for by a host that has nothing for them to do. `latest` is what was recorded last.
+        So the devices never wait for the host that waits for them. `latest` is what was recorded last.
         """
         self._record_pending()
         self._pending = step, metrics
@@ -74,8 +75,7 @@ class Recorder:
         self._record_pending()
         if self._active:
             os.fsync(self._file.fileno())
-            if self._events:
-                self._events.flush()
+            self._events.flush()
 
     def plot(self) -> None:
         """Draw `loss.png`."""
@@ -90,14 +90,14 @@ class Recorder:
         if self._console.is_terminal:
             self._bar.stop()
         self._file.close()
-        if self._events:
-            self._events.close()
+        self._events.close()
 
     def _record_pending(self) -> None:
         if not self._pending:
             return
         (step, metrics), self._pending = self._pending, None
-        self.latest = {"step": step} | {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.latest = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.latest_step = step
         if not self._active:
             return
         now = time.perf_counter()
@@ -122,9 +122,8 @@ class Recorder:
             self._file.write((json.dumps({"step": step, "split": split} | finite) + "\n").encode())
         except OSError as error:
             raise InputError(f"cannot write {self._path}: {error.strerror}; the last checkpoint is intact") from error
-        if self._events:
-            for name, value in metrics.items():
-                self._events.add_scalar(f"{split}/{name}", value, step)
+        for name, value in metrics.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
 
     def _show(self, step: int) -> None:
         status = f"loss {self.latest['loss']:.4f}"
@@ -154,11 +153,9 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 def _event_writer(folder: Path, start: int) -> Any:
-    """A TensorBoard writer, if tensorboardX is installed; readers drop events of purged steps."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
+    """A TensorBoard writer, imported late; readers drop the events of purged steps."""
+    from tensorboardX import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=start + 1)
 
 

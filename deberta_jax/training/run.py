@@ -11,12 +11,21 @@ from deberta_jax.errors import InputError
 from deberta_jax.training.optimizer import OptimizerConfig
 
 # Settings that a run may change between two starts: they move work about (micro-batches also draw dropout anew).
-_MAY_DIFFER = {"mesh", "accumulate", "evaluate_every", "checkpoint_every", "keep", "keep_every", "stop_after", "workers"}
+_MAY_DIFFER = {
+    "mesh",
+    "accumulate",
+    "evaluate_every",
+    "checkpoint_every",
+    "keep",
+    "keep_every",
+    "stop_after",
+    "workers",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices share the rows of a batch (data), the parameters too (fsdp), and each product (tensor); -1: the rest."""
+    """How many devices share a batch (data), the parameters too (fsdp), and each product (tensor); -1: the rest."""
 
     data: int = -1
     fsdp: int = 1
@@ -36,8 +45,8 @@ class TrainingConfig:
     batch_size: int = 32
     accumulate: int = 1
     seed: int = 0
-    optimizer: OptimizerConfig = OptimizerConfig()
-    mesh: MeshConfig = MeshConfig()
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     evaluate_every: int = 100
     checkpoint_every: int = 100
     keep: int = 2
@@ -54,10 +63,16 @@ class TrainingConfig:
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write `config.json` in a run's folder, or hold it against the one that is there.
+    """Write `config.json` in a run's folder, in place of its like; other settings there are refused."""
+    refuse_other(folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "config.partial"
+    partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / "config.json")
 
-    Raises InputError, naming the fields, if the folder belongs to a run with other settings.
-    """
+
+def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise InputError, naming the fields, if a folder belongs to a run with other settings."""
     path = folder / "config.json"
     if path.exists():
         theirs = _fields(_read(path))
@@ -70,11 +85,6 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
         ]
         if differing:
             raise InputError(f"{folder} holds a run of another config: {'; '.join(differing)}")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _read(path: Path) -> Any:
@@ -89,4 +99,3 @@ def _fields(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         fields |= _fields(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return fields
-

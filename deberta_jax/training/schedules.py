@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 ScheduleName = Literal[
     "linear",
@@ -18,7 +18,7 @@ ScheduleName = Literal[
     "warmup_cyclic_linear_cosine",
     "warmup_constant",
 ]
-Step = Int[Array, ""]
+Step = Float[Array, ""]
 Scale = Float[Array, ""]
 
 
@@ -75,7 +75,7 @@ def warmup_cyclic_linear_cosine(step: Step, total: int, warmup: float, ends: flo
     rest = total - int(total * part)
     late = step - int(rest * part)
     period = rest // stairs
-    stair = late // period
+    stair = jnp.floor(late / period)
     fall = jnp.where(stair % 2 == 0, 1.0, -1.0) * jnp.cos(math.pi * late / period) - 1
     scale = 1 - stair / stairs + fall / (2 * stairs)
     return _original_warmup(step / total, total, warmup, (1 - ends) * jnp.maximum(scale, 0) + ends)
@@ -83,7 +83,7 @@ def warmup_cyclic_linear_cosine(step: Step, total: int, warmup: float, ends: flo
 
 def warmup_constant(step: Step, total: int, warmup: float, ends: float) -> Scale:
     """The original's constant schedule: warms up anew after `total` steps (spec 7.3)."""
-    return _original_warmup(_wrapped(step, total), total, warmup, jnp.float32(1))
+    return _original_warmup(_wrapped(step, total), total, warmup, jnp.ones_like(step))
 
 
 SCHEDULES: dict[ScheduleName, Callable[[Step, int, float, float], Scale]] = {
@@ -101,7 +101,7 @@ SCHEDULES: dict[ScheduleName, Callable[[Step, int, float, float], Scale]] = {
 
 def _warmed(step: Step, warmup: float) -> Scale:
     # The first update is not wasted on a learning rate of 0.
-    return jnp.minimum(1.0, (step + 1) / warmup) if warmup else jnp.float32(1)
+    return jnp.minimum(1.0, (step + 1) / warmup) if warmup else jnp.ones_like(step)
 
 
 def _decayed(step: Step, total: int, warmup: float) -> Scale:

@@ -1,7 +1,7 @@
 """All that changes while training, born where it will live."""
 
-import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,7 @@ from deberta_jax.sharding import shardings
 Build = Callable[[PRNGKeyArray], nnx.Module]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
+class TrainState(NamedTuple):
     """Everything a run needs to go on: `step` batches were taken, `skipped` of them without an update.
 
     `skipped_in_row` counts the skipped ones since the last update. `key` never changes: step k uses fold_in(key, k).
@@ -42,7 +40,9 @@ def abstract_state(build: Build, optimizer: optax.GradientTransformation, seed: 
     """Shapes, dtypes and shardings of the state; takes no memory."""
     shapes = jax.eval_shape(_initialiser(build, optimizer), jax.eval_shape(lambda: jax.random.key(seed)))
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings(shapes, mesh)
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        shardings(shapes, mesh),
     )
 
 

@@ -1,6 +1,5 @@
 """One training step over a mesh, and the evaluation of a batch."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,10 +30,10 @@ def make_step(
     """A jitted `(state, batch) -> (state, metrics)` that donates the state, whose shardings are `places`.
 
     The gradient is that of sum of losses / sum of weights over the whole batch, however it is split over devices and
-    over `accumulate` micro-batches. Where the loss or the gradient's norm is not finite, nothing but the counts changes.
+    over `accumulate` micro-batches. Where the loss or the gradient's norm is not finite, only counts change.
     """
 
-    mesh = places.step.mesh
+    mesh: Mesh = jax.tree.leaves(places)[0].mesh
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -57,8 +56,7 @@ def make_step(
             "learning_rate": jnp.asarray(learning_rate(state.step - state.skipped), jnp.float32),
             "skipped_in_row": jnp.where(finite, 0, state.skipped_in_row + 1),
         }
-        state = dataclasses.replace(
-            state,
+        state = state._replace(
             step=state.step + 1,
             model=model,
             optimizer_state=optimizer_state,

@@ -1,9 +1,21 @@
 """Programs are compiled once for all processes and tests of a session."""
 
 import os
+import sys
+from pathlib import Path
 
 import jax
 import pytest
+
+# The stub is shared by these tests and by the processes they start.
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def standard_promotion():
+    """Optax's own arithmetic mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,6 @@
 import resource
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -25,13 +24,13 @@ if sys.argv[2] == "full-disk":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     try:
-        checkpointer.save(replace(state, step=state.step + 1), {})
+        checkpointer.save(state._replace(step=state.step + 1), {})
         checkpointer.wait()
     except InputError as error:
         print(error)
         sys.exit(2)
 
 while True:
-    state = replace(state, step=state.step + jnp.int32(1))
+    state = state._replace(step=state.step + jnp.int32(1))
     print("saving", int(state.step), flush=True)
     checkpointer.save(state, {"step": int(state.step)})

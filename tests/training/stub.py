@@ -49,7 +49,9 @@ def make_batch(number, rows=24, length=10, masked=3):
     """Batch `number`: each row repeats one token, so that a masked one can be known from its neighbours."""
     rng = np.random.default_rng(number)
     ids = np.broadcast_to(rng.integers(1, VOCABULARY, (rows, 1)), (rows, length)).astype(np.int32)
-    positions = np.sort(rng.permuted(np.tile(np.arange(length), (rows, 1)), axis=1)[:, :masked], axis=1).astype(np.int32)
+    positions = np.sort(rng.permuted(np.tile(np.arange(length), (rows, 1)), axis=1)[:, :masked], axis=1).astype(
+        np.int32
+    )
     masked_ids = ids.copy()
     np.put_along_axis(masked_ids, positions, 0, axis=1)
     return {

@@ -126,7 +126,10 @@ def test_saving_does_not_see_the_steps_that_follow(tmp_path, history):
 
 
 def data_files(step_folder):
-    return sorted((path for path in step_folder.rglob("*") if path.is_file() and path.parent.name == "d"), key=lambda p: -p.stat().st_size)
+    return sorted(
+        (path for path in step_folder.rglob("*") if path.is_file() and path.parent.name == "d"),
+        key=lambda p: -p.stat().st_size,
+    )
 
 
 def truncate(step_folder):
@@ -242,7 +245,9 @@ def test_arrays_of_another_model_are_not_taken_for_damage(saved):
 def test_a_full_disk_leaves_the_former_checkpoint_and_says_so_in_one_line(saved, history, monkeypatch):
     """Each write beyond a few bytes fails, as on a full disk."""
     script = Path(__file__).parent / "save_repeatedly.py"
-    run = subprocess.run([sys.executable, script, saved, "full-disk"], capture_output=True, text=True, env=environment())
+    run = subprocess.run(
+        [sys.executable, script, saved, "full-disk"], capture_output=True, text=True, env=environment()
+    )
     assert run.returncode == 2, run.stderr
     message = run.stdout.strip().splitlines()[-1]
     assert message.startswith(f"cannot save step 3 in {saved}: ")
@@ -260,7 +265,9 @@ def test_killed_in_the_middle_of_a_save_the_former_checkpoint_is_usable(tmp_path
     rng = random.Random(0)
     partial = 0
     for _ in range(4):
-        process = subprocess.Popen([sys.executable, script, tmp_path, "for-ever"], stdout=subprocess.PIPE, text=True, env=environment())
+        process = subprocess.Popen(
+            [sys.executable, script, tmp_path, "for-ever"], stdout=subprocess.PIPE, text=True, env=environment()
+        )
         for line in process.stdout:
             if line.startswith("saving") and int(line.split()[1]) % 10 == 3:
                 break
@@ -315,6 +322,8 @@ def test_an_error_of_the_former_save_is_raised_by_the_next(tmp_path, history, mo
 
     monkeypatch.setattr(checkpointer._orbax, "save_async", lambda *_, **__: Failed())
     checkpointer.save(history[1], {})
-    with pytest.raises(InputError, match="cannot save step 1 in .*: no space left on the disk; the checkpoint of step 0 is intact"):
+    with pytest.raises(
+        InputError, match="cannot save step 1 in .*: no space left on the disk; the checkpoint of step 0 is intact"
+    ):
         checkpointer.save(history[2], {})
     checkpointer.close()

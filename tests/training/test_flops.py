@@ -14,12 +14,16 @@ def shape(*sizes):
 
 
 def test_a_product_is_two_operations_for_each_term():
-    assert count_flops(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), shape(2, 3, 5), shape(2, 5, 7)) == 2 * 2 * 3 * 5 * 7
+    assert (
+        count_flops(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), shape(2, 3, 5), shape(2, 5, 7)) == 2 * 2 * 3 * 5 * 7
+    )
 
 
 def test_a_convolution_counts_its_kernel_for_each_output():
     def convolve(x, kernel):
-        return jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2)
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2
+        )
 
     assert count_flops(convolve, shape(2, 10, 8), shape(3, 4, 6)) == 2 * (2 * 10 * 6) * 3 * 4
 

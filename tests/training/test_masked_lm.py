@@ -20,7 +20,7 @@ from deberta_jax.training.step import make_step, place
 CONFIG = dataclasses.replace(
     PRESETS["tiny"], vocab_size=352, hidden_size=64, num_attention_heads=4, intermediate_size=160, conv_kernel_size=3
 )
-OPTIMIZER = OptimizerConfig(learning_rate=0.01, warmup=0)
+OPTIMIZER = OptimizerConfig(learning_rate=0.01, warmup=0.0)
 # Enough rows that activations are larger than parameters: below that, gathering an activation is the cheaper choice.
 ROWS, LENGTH, MASKED = 48, 18, 5
 
@@ -93,7 +93,10 @@ def test_moments_of_every_parameter_are_split_as_it_is():
 def test_biases_and_layer_norms_are_spared_decay_and_embeddings_are_not():
     _, _, abstract, _ = parts((1, 1, 1))
     decayed = jax.tree_util.tree_leaves_with_path(is_decayed(abstract.model))
-    names = {jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): decays for path, decays in decayed}
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): decays
+        for path, decays in decayed
+    }
     assert {name.rsplit(".")[-1] for name, decays in names.items() if decays} <= {"kernel", "table"}
     assert {name.rsplit(".")[-1] for name, decays in names.items() if not decays} == {"bias", "scale"}
     assert names["deberta.encoder.relative.table"] and names["deberta.embeddings.word.table"]
@@ -106,9 +109,13 @@ def test_sizes_of_the_largest_model_are_known_without_its_memory():
         return MaskedLM(PRESETS["v2-xxlarge"], key=key, dtype=jnp.bfloat16, remat="full")
 
     abstract = abstract_state(build, make_optimizer(OPTIMIZER, 0), 0, mesh)
-    example = {name: jax.ShapeDtypeStruct((256, 512), jnp.int32) for name in ("input_ids", "segment_ids", "position_ids")}
+    example = {
+        name: jax.ShapeDtypeStruct((256, 512), jnp.int32) for name in ("input_ids", "segment_ids", "position_ids")
+    }
     masked = {name: jax.ShapeDtypeStruct((256, 80), jnp.int32) for name in ("masked_positions", "labels")}
-    found = sizes(masked_lm, abstract, example | masked | {"label_weights": jax.ShapeDtypeStruct((256, 80), jnp.float32)})
+    found = sizes(
+        masked_lm, abstract, example | masked | {"label_weights": jax.ShapeDtypeStruct((256, 80), jnp.float32)}
+    )
     assert found.parameters == pytest.approx(1.567e9, rel=1e-3)
     assert found.state_bytes == pytest.approx(12 * found.parameters, rel=1e-3)
     assert found.device_bytes == pytest.approx(found.state_bytes / 8, rel=0.01)

@@ -26,12 +26,16 @@ def golden():
 
 
 def config_of(settings: dict) -> OptimizerConfig:
-    kind = "radam" if settings["with_radam"] else {"adam": "microsoft_adam"}.get(settings["opt_type"], settings["opt_type"])
+    kind = (
+        "radam"
+        if settings["with_radam"]
+        else {"adam": "microsoft_adam"}.get(settings["opt_type"], settings["opt_type"])
+    )
     return OptimizerConfig(
         name=kind,
-        learning_rate=settings["learning_rate"],
+        learning_rate=float(settings["learning_rate"]),
         schedule=settings["lr_schedule"],
-        warmup=settings["warmup_proportion"],
+        warmup=float(settings["warmup_proportion"]),
         final_scale=settings["lr_schedule_ends"],
         weight_decay=settings["weight_decay"],
         beta1=settings["adam_beta1"],
@@ -80,7 +84,9 @@ def test_the_originals_schedules_are_followed_past_their_end(golden):
     names = [name for name in outputs if name.startswith("schedule.")]
     assert len(names) == 18
     for name in names:
-        schedule, total, warmup, ends = re.fullmatch(r"schedule\.(\w+)\.total(\d+)_warmup([\d.]+)_ends([\d.]+)", name).groups()
+        schedule, total, warmup, ends = re.fullmatch(
+            r"schedule\.(\w+)\.total(\d+)_warmup([\d.]+)_ends([\d.]+)", name
+        ).groups()
         config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup=float(warmup), final_scale=float(ends))
         expected = outputs[name]
         scale = jax.jit(jax.vmap(learning_rate(config, int(total))))(jnp.arange(len(expected)))
@@ -92,7 +98,7 @@ def test_the_originals_schedules_are_followed_past_their_end(golden):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_default_schedules_are_continuous_and_waste_no_update(schedule):
-    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup=10, final_scale=0.1)
+    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup=10.0, final_scale=0.1)
     scale = np.asarray(jax.vmap(learning_rate(config, 100))(jnp.arange(120)))
     np.testing.assert_allclose(scale[:10], np.arange(1, 11) / 10, rtol=1e-6)
     assert scale.min() > 0 and scale.max() == 1
@@ -104,7 +110,7 @@ def test_default_schedules_are_continuous_and_waste_no_update(schedule):
 def test_the_default_is_adamw_with_bias_correction():
     params = {"kernel": jnp.float32([1.0, -2.0]), "bias": jnp.float32([0.5, 0.5])}
     gradients = {"kernel": jnp.float32([0.3, -0.1]), "bias": jnp.float32([0.2, -0.4])}
-    config = OptimizerConfig(learning_rate=0.1, schedule="constant", warmup=0, weight_decay=0.5, clip_norm=0)
+    config = OptimizerConfig(learning_rate=0.1, schedule="constant", warmup=0.0, weight_decay=0.5, clip_norm=0.0)
     optimizer = make_optimizer(config, 10)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     # Bias-corrected, the first step has the size of the learning rate whatever the gradient.
@@ -128,8 +134,8 @@ def test_only_biases_and_layer_norm_scales_do_not_decay():
 
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(InputError, match="learning_rate is -1"):
-        OptimizerConfig(learning_rate=-1)
+        OptimizerConfig(learning_rate=-1.0)
     with pytest.raises(InputError, match="beta2 is 1"):
-        OptimizerConfig(beta2=1)
+        OptimizerConfig(beta2=1.0)
     with pytest.raises(InputError, match="warmup is 200 steps, the run has 100"):
-        learning_rate(OptimizerConfig(warmup=200), 100)
+        learning_rate(OptimizerConfig(warmup=200.0), 100)

@@ -22,7 +22,7 @@ def test_metrics_are_recorded_one_step_late_and_flushed_on_request(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == [] and recorder.latest == {}
     recorder.step(2, metrics(2))
     assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [3]
-    assert recorder.latest["step"] == 1
+    assert recorder.latest_step == 1
     recorder.flush()
     assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [3, 2]
     recorder.close()
@@ -30,7 +30,10 @@ def test_metrics_are_recorded_one_step_late_and_flushed_on_request(tmp_path):
 
 def test_lines_after_the_restored_step_and_a_line_cut_short_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps({"step": step, "split": "train", "loss": 1.0}) + "\n" for step in range(1, 9)) + '{"step": 9, "lo')
+    path.write_text(
+        "".join(json.dumps({"step": step, "split": "train", "loss": 1.0}) + "\n" for step in range(1, 9))
+        + '{"step": 9, "lo'
+    )
     recorder = Recorder(tmp_path, 10, 5)
     for step in (6, 7):
         recorder.step(step, metrics(0.5))
@@ -49,8 +52,8 @@ def test_what_is_not_finite_is_null_and_the_file_stays_json(tmp_path):
 
 
 def test_utilisation_is_shown_only_where_the_peak_is_known(tmp_path, capsys):
-    for peak in (0, 1e15):
-        recorder = Recorder(tmp_path / str(peak), 3, 0, flops=1e12, peak=peak)
+    for peak in (0.0, 1e15):
+        recorder = Recorder(tmp_path / str(peak), 3, 0, flops=10**12, peak=peak)
         for step in (1, 2, 3):
             recorder.step(step, metrics(1))
         recorder.flush()
@@ -62,10 +65,10 @@ def test_utilisation_is_shown_only_where_the_peak_is_known(tmp_path, capsys):
 def test_a_disk_that_is_full_is_one_line(tmp_path):
     recorder = Recorder(tmp_path, 10, 0)
     recorder._file.close()
-    recorder._file = open("/dev/full", "ab", buffering=0)
-    recorder.step(1, metrics(1))
-    with pytest.raises(InputError, match="cannot write .*metrics.jsonl: No space left on device"):
-        recorder.flush()
+    with open("/dev/full", "ab", buffering=0) as recorder._file:
+        recorder.step(1, metrics(1))
+        with pytest.raises(InputError, match=r"cannot write .*metrics\.jsonl: No space left on device"):
+            recorder.flush()
     recorder.close()
 
 

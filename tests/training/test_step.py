@@ -16,7 +16,7 @@ from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import check_batch_size, make_evaluation, make_step, place
 
 STEPS = 3
-CONFIG = OptimizerConfig(learning_rate=0.01, warmup=0, clip_norm=1.0)
+CONFIG = OptimizerConfig(learning_rate=0.01, warmup=0.0, clip_norm=1.0)
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 2), (1, 2, 4), (2, 4, 1)]
 
 
@@ -49,7 +49,8 @@ def assert_same_training(ours, theirs):
     for mine, other in zip(ours[1], theirs[1], strict=True):
         assert mine == pytest.approx(other, rel=1e-5, abs=1e-6)
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *map(jax.device_get, (ours[0].model, theirs[0].model))
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+        *map(jax.device_get, (ours[0].model, theirs[0].model)),
     )
 
 
@@ -95,13 +96,19 @@ def test_an_fsdp_step_gathers_parameters_only(accumulate):
     parameters = {leaf.shape for leaf in jax.tree.leaves(state.model)}
     one_layer = {(1, *shape[1:]) for shape in parameters if shape[0] == LAYERS}
     assert gathered, "nothing is gathered: the parameters were not split"
-    assert {tuple(sorted(shape)) for shape in gathered} <= {tuple(sorted(shape)) for shape in parameters | one_layer | {s[1:] for s in one_layer}}
+    assert {tuple(sorted(shape)) for shape in gathered} <= {
+        tuple(sorted(shape)) for shape in parameters | one_layer | {s[1:] for s in one_layer}
+    }
 
 
 def gathered_shapes(text):
     """Shapes of all results of all-gathers in a compiled program."""
     results = re.findall(r"= (\(?[^=]*?\)?) all-gather(?:-start)?\(", text)
-    return {tuple(int(size) for size in dims.split(",")) for result in results for dims in re.findall(r"\w+\[([\d,]+)\]", result)}
+    return {
+        tuple(int(size) for size in dims.split(","))
+        for result in results
+        for dims in re.findall(r"\w+\[([\d,]+)\]", result)
+    }
 
 
 def test_dropout_is_the_same_on_every_mesh_and_differs_between_steps():
@@ -126,7 +133,10 @@ def test_evaluation_sums_without_means():
     evaluate = make_evaluation(masked_lm, mesh)
     batch = make_batch(0)
     whole = evaluate(state.model, place(batch, mesh))
-    parts = [evaluate(state.model, place({k: v[rows] for k, v in batch.items()}, mesh)) for rows in (slice(0, 8), slice(8, 24))]
+    parts = [
+        evaluate(state.model, place({k: v[rows] for k, v in batch.items()}, mesh))
+        for rows in (slice(0, 8), slice(8, 24))
+    ]
     total = jax.tree.map(lambda *x: sum(x), *parts)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), whole, total)
     assert isinstance(whole, Sums)
@@ -166,6 +176,8 @@ def test_cross_entropy_is_minus_the_log_of_the_labels_probability():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(InputError, match=r"batch of 30 rows does not divide by 8 \(mesh data 2 x fsdp 2, accumulate 2\)"):
+    with pytest.raises(
+        InputError, match=r"batch of 30 rows does not divide by 8 \(mesh data 2 x fsdp 2, accumulate 2\)"
+    ):
         check_batch_size(30, mesh_of((2, 2, 2)), 2)
     check_batch_size(32, mesh_of((2, 2, 2)), 2)

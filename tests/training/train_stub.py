@@ -1,4 +1,4 @@
-"""A process that trains the stub in a folder; run again, it goes on. Arguments: folder, seconds before each batch, poison."""
+"""Trains the stub in a folder: in this process, or in one of its own (arguments: folder, options as JSON)."""
 
 import json
 import sys
