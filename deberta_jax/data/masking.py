@@ -20,7 +20,7 @@ from deberta_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Masking:
-    """How much is masked, and what stands in its place; what `mask_share` and `keep_share` leave becomes a random token.
+    """How much is masked, and what stands in its place: what the two shares leave becomes a random token.
 
     `max_ngram` counts words, P(n) is proportional to 1/n. (In mode "tail_biased" with `max_ngram` 1 it counts single
     tokens: the original groups words for longer n-grams only.)
@@ -39,19 +39,20 @@ class Masking:
             raise InputError(f"max_ngram is {self.max_ngram}; it must be at least 1")
         if min(self.mask_share, self.keep_share) < 0 or self.mask_share + self.keep_share > 1 + 1e-9:
             raise InputError(
-                f"mask_share {self.mask_share} and keep_share {self.keep_share}: neither may be negative, nor their sum over 1"
+                f"mask_share is {self.mask_share}, keep_share {self.keep_share}; "
+                "neither may be negative, and their sum not over 1"
             )
         if self.mode not in ("uniform", "tail_biased"):
             raise InputError(f"masking mode is {self.mode!r}; it is either 'uniform' or 'tail_biased'")
 
     def predictions(self, length: int) -> int:
-        """M, the masked positions that a row of `length` has room for: its budget, and slack to finish the last word."""
+        """M, the masked positions that a row has room for: its budget, and slack to finish the last word."""
         return min(length, 8 * math.ceil((self.rate * length + 4) / 8))
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """What masking knows of a vocabulary of `vocab_size` ids, [MASK] counted; `word_starts` says which ids begin a word."""
+    """What masking knows of a vocabulary: its size, [MASK] counted, and which ids begin a word."""
 
     mask_id: int
     vocab_size: int
@@ -104,7 +105,7 @@ def tail_biased(
     """The original's masked positions and what it writes there, drawn in its order from its kind of generator.
 
     One n-gram in each window of n int(1 / rate) words, then from the left until the budget is spent; the last word is
-    finished, so there may be more than `max_predictions`. Packed documents are one row; no word reaches over their border.
+    finished, so there may be more than `max_predictions`. Packed documents count as one row, which no word crosses.
     """
     candidates = np.flatnonzero(_maskable(input_ids, segment_ids, vocabulary))
     starts = vocabulary.word_starts[input_ids[candidates]]

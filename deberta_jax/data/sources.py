@@ -5,21 +5,20 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
-
-
-import zstandard
 
 from deberta_jax.errors import InputError
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _SPLITTABLE = (".txt", ".jsonl")
-# A text without blank lines is one document; it is handed on in pieces of this many bytes, so that it is never all in memory.
+# A text without blank lines is handed on in pieces of this many bytes, so that it is never all in memory.
 _LARGEST_DOCUMENT = 1 << 20
 _COMPRESSION = 3
 
@@ -185,7 +184,7 @@ def _of_parquet(path: str) -> Iterator[str]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise InputError(f"{path}: reading parquet needs pyarrow; pip install pyarrow") from None
+        raise InputError(f"{path}: reading parquet needs pyarrow; pip install 'deberta-jax[prep]'") from None
     try:
         with closing(parquet.ParquetFile(path)) as file:
             if "text" not in file.schema_arrow.names:
@@ -209,7 +208,7 @@ def _lines(piece: Piece, whole: bool = False) -> Iterator[str]:
         while True:
             try:
                 read = file.readline(limit)
-            except (EOFError, OSError, zstandard.ZstdError) as error:
+            except (EOFError, OSError, zlib.error) as error:
                 raise InputError(f"{piece.path}: cannot be decompressed ({error}); the file is damaged") from None
             if not read and not rest:
                 return
@@ -223,7 +222,7 @@ def _lines(piece: Piece, whole: bool = False) -> Iterator[str]:
                 if not (read and not line.endswith(b"\n") and error.reason == "unexpected end of data"):
                     at = offset + error.start
                     raise InputError(
-                        f"{piece.path}, byte {at}: not UTF-8 ({error.reason}); convert the file, for instance with iconv"
+                        f"{piece.path}, byte {at}: not UTF-8 ({error.reason}); convert the file, with iconv for example"
                     ) from None
                 text, rest = line[: error.start].decode(), line[error.start :]
             yield text.removeprefix("\ufeff") if offset == 0 else text
@@ -235,18 +234,28 @@ def _open(piece: Piece) -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     if path.suffix == ".zst":
-        return io.BufferedReader(_Zstandard(path))
+        return io.BufferedReader(_Zstandard(path, _zstandard(path)))
     file = path.open("rb")
     file.seek(piece.start)
     return file
 
 
-class _Zstandard(io.RawIOBase):
-    """Frames decompressed; raises EOFError within one, where zstandard's own reader just ends."""
+def _zstandard(path: Path) -> ModuleType:
+    try:
+        import zstandard
+    except ImportError:
+        raise InputError(f"{path}: reading .zst needs zstandard; pip install 'deberta-jax[prep]'") from None
+    return zstandard
 
-    def __init__(self, path: Path):
+
+class _Zstandard(io.RawIOBase):
+    """Frames decompressed; raises OSError for a damaged or unfinished one, where zstandard's own reader just ends."""
+
+    def __init__(self, path: Path, zstandard: ModuleType):
         self._file = path.open("rb")
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._new_frame = lambda: zstandard.ZstdDecompressor().decompressobj()
+        self._error = zstandard.ZstdError
+        self._frame = self._new_frame()
         self._inside = False
         self._ready = b""
 
@@ -258,12 +267,15 @@ class _Zstandard(io.RawIOBase):
             compressed = self._frame.unused_data if self._frame.eof else b""
             compressed = compressed or self._file.read(1 << 14)
             if not compressed and self._inside:
-                raise EOFError("it ends too early")
+                raise OSError("it ends too early")
             if not compressed:
                 return 0
             if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._ready = self._frame.decompress(compressed)
+                self._frame = self._new_frame()
+            try:
+                self._ready = self._frame.decompress(compressed)
+            except self._error as error:
+                raise OSError(str(error)) from None
             self._inside = not self._frame.eof
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]

@@ -4,6 +4,7 @@ import collections
 import json
 import random
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +100,12 @@ def test_a_masked_row_can_be_restored_and_only_words_were_touched(length, paddin
     assert (masked.dtype, positions.dtype, labels.dtype, weights.dtype) == (np.int32,) * 3 + (np.float32,)
     used = int(weights.sum())
     np.testing.assert_array_equal(weights, np.arange(len(weights)) < used)
-    assert used >= 1 and (np.diff(positions[:used]) > 0).all()
-    assert not positions[used:].any() and not labels[used:].any()
-    assert not np.isin(labels[:used], SPECIAL).any() and (segment_ids[positions[:used]] > 0).all()
+    assert used >= 1
+    assert (np.diff(positions[:used]) > 0).all()
+    assert not positions[used:].any()
+    assert not labels[used:].any()
+    assert not np.isin(labels[:used], SPECIAL).any()
+    assert (segment_ids[positions[:used]] > 0).all()
     restored = masked.copy()
     restored[positions[:used]] = labels[:used]
     np.testing.assert_array_equal(restored, input_ids)
@@ -139,7 +143,7 @@ def test_uniform_masks_no_place_more_often_than_another(max_ngram):
 
 def test_words_that_are_long_are_masked_about_as_often_as_short_ones():
     words = [[10] + [60] * (n - 1) for n in [1, 2, 3] * 15]
-    input_ids = np.array([1, *sum(words, []), 2], np.int32)
+    input_ids = np.array([1, *chain(*words), 2], np.int32)
     bounds = 1 + np.cumsum([0, *map(len, words)])[:-1]
     counts, rng = np.zeros(len(input_ids)), np.random.default_rng(0)
     for _ in range(5000):
@@ -172,7 +176,8 @@ def test_a_row_without_words_is_left_as_it_is():
             masked, *_, weights = mask_tokens(
                 nothing, segment_ids, np.random.default_rng(0), VOCABULARY, Masking(mode=mode)
             )
-            assert not masked.any() and not weights.any()
+            assert not masked.any()
+            assert not weights.any()
 
 
 def test_one_endless_word_fills_the_slots_and_no_more():

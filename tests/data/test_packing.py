@@ -37,7 +37,8 @@ def test_segments_count_from_one_and_padding_is_last(documents, length):
     for row in rows_of(documents, length):
         assert row.segment_ids[0] == 1
         real = row.segment_ids > 0
-        assert (np.diff(real.astype(int)) <= 0).all() and (np.diff(row.segment_ids[real]) >= 0).all()
+        assert (np.diff(real.astype(int)) <= 0).all()
+        assert (np.diff(row.segment_ids[real]) >= 0).all()
         assert (row.input_ids[~real] == PAD).all()
 
 

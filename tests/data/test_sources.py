@@ -85,7 +85,8 @@ def test_one_big_file_is_cut_in_equal_parts(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("".join(f"Document {i}.\n\n" for i in range(1000)))
     sizes = [sum(map(len, part.documents())) for part in parts([str(path)], 4)]
-    assert len(sizes) == 4 and max(sizes) < 1.02 * min(sizes)
+    assert len(sizes) == 4
+    assert max(sizes) < 1.02 * min(sizes)
 
 
 def test_a_file_without_blank_lines_is_cut_at_line_ends(tmp_path, monkeypatch):
@@ -122,7 +123,8 @@ def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as caught:
         list(documents([str(tmp_path / name)]))
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_pattern_that_matches_nothing_is_refused_at_once(tmp_path):

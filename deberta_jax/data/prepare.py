@@ -1,0 +1,288 @@
+"""Text to shards of tokenized rows: each shard a pure function of a part of the text, so any engine may map it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from deberta_jax.data.packing import Row, pack
+from deberta_jax.data.sources import Part, parts, total_size
+from deberta_jax.errors import InputError
+
+_SHARD_BYTES = 2 << 20
+_MOST_SHARDS = 1024
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer: token ids of a text, without special tokens, and who it is. It can be pickled."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def cls_id(self) -> int: ...
+    @property
+    def sep_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    def encode(self, text: str) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of rows, and what went into it; `source` stands for the text and all settings."""
+
+    name: str
+    source: str
+    rows: int
+    tokens: int
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of shards holds: rows of `length` tokens of one vocabulary, and from which files."""
+
+    length: int
+    vocabulary_sha256: str
+    vocab_size: int
+    sources: tuple[str, ...]
+    shards: tuple[Shard, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        """Those of the text and the [CLS] and [SEP] of each piece; padding is not counted."""
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        return sum(shard.documents for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+    def paths(self, folder: Path) -> list[str]:
+        """The shards that hold rows, in order."""
+        return [str(folder / shard.name) for shard in self.shards if shard.rows]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What preparing made, and how fast: text and tokens of the shards that did not stand there before."""
+
+    manifest: Manifest
+    seconds: float
+    bytes: int
+    tokens: int
+
+    @property
+    def megabytes_per_second(self) -> float:
+        return self.bytes / 1e6 / self.seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+def prepare(
+    files: Sequence[str],
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    shards: int | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Tokenize text files into shards of rows of `length`, with a `manifest.json`; go on where it was stopped.
+
+    In this process; by dask.distributed with more than one worker, or on the cluster of a `scheduler`, whose workers
+    must see the same files: a worker that dies costs the work it was at. The rows do not depend on the workers.
+    `progress(done, all)` is called for each shard. Raises InputError for text that cannot be read, and where the
+    folder holds shards of another text, vocabulary or length.
+    """
+    if length < 8:
+        raise InputError(f"row length is {length}; it must be at least 8")
+    before = time.perf_counter()
+    number = shards or min(_MOST_SHARDS, -(-total_size(files) // _SHARD_BYTES))
+    cut = parts(files, number)
+    tasks = [(part, folder / f"{i:05d}-of-{len(cut):05d}.arrayrecord") for i, part in enumerate(cut)]
+    sources = [_source(part, tokenizer, length) for part in cut]
+    if (folder / "manifest.json").exists():
+        _check_same(folder, read_manifest(folder), tokenizer, length, sources)
+    folder.mkdir(parents=True, exist_ok=True)
+    there = [_standing(path, source) for (_, path), source in zip(tasks, sources, strict=True)]
+    missing = [task for task, shard in zip(tasks, there, strict=True) if shard is None]
+
+    def arguments(task: tuple[Part, Path]) -> tuple[Any, ...]:
+        return (*task, tokenizer, length)
+
+    made: list[Shard] = []
+    with ExitStack() as stack:
+        if scheduler or (workers > 1 and len(missing) > 1):
+            found = stack.enter_context(closing(_distributed(map(arguments, missing), workers, scheduler)))
+        else:
+            found = stack.enter_context(closing(make_shard(*arguments(task)) for task in missing))
+        for shard in found:
+            made.append(shard)
+            if progress:
+                progress(len(tasks) - len(missing) + len(made), len(tasks))
+
+    every = sorted([*filter(None, there), *made], key=lambda shard: shard.name)
+    names = tuple(sorted({piece.path for part in cut for piece in part.pieces}))
+    manifest = Manifest(length, tokenizer.sha256, tokenizer.vocab_size, names, tuple(every))
+    if not manifest.rows:
+        raise InputError(f"{', '.join(files)}: the text gives no token; check the files and the tokenizer")
+    _write_json(folder / "manifest.json", {"format": 1, **dataclasses.asdict(manifest)})
+    bytes_made, tokens_made = sum(shard.bytes for shard in made), sum(shard.tokens for shard in made)
+    return Report(manifest, time.perf_counter() - before, bytes_made, tokens_made)
+
+
+def make_shard(part: Part, path: Path, tokenizer: Tokenizer, length: int) -> Shard:
+    """Write the rows of a part at `path`, and beside it, last, what they are: with both, a shard stands."""
+    source = _source(part, tokenizer, length)
+    documents = size = rows = tokens = 0
+
+    def encoded() -> Iterator[np.ndarray]:
+        nonlocal documents, size
+        for text in part.documents():
+            documents, size = documents + 1, size + len(text.encode())
+            yield tokenizer.encode(text)
+
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with closing(ArrayRecordWriter(str(temporary), "group_size:1")) as writer:
+            ids = {"cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id, "pad_id": tokenizer.pad_id}
+            for row in pack(encoded(), length, **ids):
+                writer.write(to_record(row))
+                rows, tokens = rows + 1, tokens + int(np.count_nonzero(row.segment_ids))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    shard = Shard(path.name, source, rows, tokens, documents, size)
+    _write_json(path.with_suffix(".json"), dataclasses.asdict(shard))
+    return shard
+
+
+def to_record(row: Row) -> bytes:
+    """Ids and segments, each T little-endian 32-bit integers."""
+    return np.stack(row).astype("<i4").tobytes()
+
+
+def from_record(record: bytes) -> Row:
+    input_ids, segment_ids = np.frombuffer(record, "<i4").astype(np.int32).reshape(2, -1)
+    return Row(input_ids, segment_ids)
+
+
+def read_manifest(folder: Path, vocabulary_sha256: str | None = None) -> Manifest:
+    """The manifest of a folder of shards; raises InputError where there is none, or if it is of another vocabulary."""
+    path = folder / "manifest.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("format") != 1:
+            raise InputError(f"{path}: of another version of this library; prepare the shards again")
+        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+        manifest = Manifest(**{**fields, "sources": tuple(fields["sources"])})
+    except OSError:
+        raise InputError(f"{folder}: no shards here (no manifest.json); prepare them first") from None
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({error!r}); prepare the shards again") from None
+    if vocabulary_sha256 not in (None, manifest.vocabulary_sha256):
+        raise InputError(
+            f"{folder}: shards of vocabulary {manifest.vocabulary_sha256[:12]}, the tokenizer's is "
+            f"{vocabulary_sha256[:12]}; give the tokenizer they were made with, or prepare them again"
+        )
+    for name in (shard.name for shard in manifest.shards):
+        if not (folder / name).exists():
+            raise InputError(f"{folder}: shard {name} of its manifest is gone; bring it back, or prepare them again")
+    return manifest
+
+
+def _distributed(calls: Iterable[tuple[Any, ...]], workers: int, scheduler: str | None) -> Iterator[Shard]:
+    """`make_shard` of each, as they come, by dask's workers; few are sent at a time, each has the tokenizer in it."""
+    try:
+        from distributed import Client, LocalCluster, as_completed
+        from distributed.scheduler import KilledWorker
+    except ImportError:
+        raise InputError("several workers need dask.distributed; pip install 'deberta-jax[prep]'") from None
+    with ExitStack() as stack:
+        if scheduler is None:
+            cluster = LocalCluster(
+                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            )
+            client = stack.enter_context(Client(stack.enter_context(cluster)))
+        else:
+            try:
+                client = stack.enter_context(Client(scheduler, timeout="30s"))
+            except (OSError, ValueError) as error:
+                raise InputError(f"{scheduler}: no dask scheduler answers there ({error}); check its address") from None
+            workers = max(workers, sum(client.nthreads().values()))
+
+        def submit(call: tuple[Any, ...]) -> Any:
+            return client.submit(make_shard, *call, pure=False)
+
+        calls = iter(calls)
+        pending = as_completed(submit(call) for call in islice(calls, 2 * workers))
+        for future in pending:
+            try:
+                shard = future.result()
+            except KilledWorker as error:
+                raise InputError(
+                    f"a shard killed every worker that tried it ({error}); give workers more memory, or use one worker"
+                ) from None
+            yield shard
+            for call in islice(calls, 1):
+                pending.add(submit(call))
+
+
+def _source(part: Part, tokenizer: Tokenizer, length: int) -> str:
+    """A digest of the files (where, how big, how old), their cut, the vocabulary and the length."""
+    files = []
+    for piece in part.pieces:
+        stat = os.stat(piece.path)
+        files.append([os.path.abspath(piece.path), piece.start, piece.end, stat.st_size, stat.st_mtime_ns])
+    return hashlib.sha256(json.dumps([files, tokenizer.sha256, length]).encode()).hexdigest()[:16]
+
+
+def _standing(path: Path, source: str) -> Shard | None:
+    try:
+        shard = Shard(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return shard if shard.source == source and path.exists() else None
+
+
+def _check_same(folder: Path, manifest: Manifest, tokenizer: Tokenizer, length: int, sources: list[str]) -> None:
+    theirs = [manifest.vocabulary_sha256[:12], manifest.length, [shard.source for shard in manifest.shards]]
+    ours = [tokenizer.sha256[:12], length, sources]
+    for name, there, here in zip(("vocabulary", "row length", "text"), theirs, ours, strict=True):
+        if there != here:
+            said = "another" if name == "text" else f"{there} there, {here} here"
+            raise InputError(f"{folder}: holds shards of another {name} ({said}); name another folder, or remove it")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,135 @@
+"""Shards: the same whoever makes them, kept where they stand, refused where they do not belong."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordReader
+from distributed import LocalCluster
+from toy import LENGTH, ToyTokenizer, write_texts
+
+from deberta_jax.data.prepare import from_record, prepare, read_manifest
+from deberta_jax.data.sources import documents
+from deberta_jax.errors import InputError
+
+
+def rows_of(folder):
+    rows = []
+    for path in read_manifest(folder).paths(folder):
+        reader = ArrayRecordReader(path)
+        rows += [from_record(record) for record in reader.read_all()]
+        reader.close()
+    return rows
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.arrayrecord")}
+
+
+@pytest.fixture
+def texts(tmp_path):
+    (tmp_path / "texts").mkdir()
+    return write_texts(tmp_path / "texts")
+
+
+def test_the_shards_hold_the_text(texts, tmp_path):
+    report = prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4)
+    rows = rows_of(tmp_path / "shards")
+    ids = np.concatenate([row.input_ids for row in rows])
+    assert bytes((ids[(ids > 3)] - 4).astype(np.uint8)) == "".join(documents(texts)).encode()
+    manifest = report.manifest
+    assert manifest == read_manifest(tmp_path / "shards")
+    assert (manifest.rows, manifest.documents) == (len(rows), 120)
+    assert manifest.tokens == report.tokens == sum(int((row.segment_ids > 0).sum()) for row in rows)
+    assert manifest.bytes == report.bytes == len("".join(documents(texts)).encode())
+    assert report.megabytes_per_second > 0
+    assert len(manifest.shards) == 4
+    assert sorted(path.suffix for path in (tmp_path / "shards").iterdir()) == [".arrayrecord"] * 4 + [".json"] * 5
+
+
+def test_what_stands_is_kept_and_what_is_missing_made_again(texts, tmp_path):
+    folder = tmp_path / "shards"
+    prepare(texts, folder, ToyTokenizer(), length=LENGTH, shards=4)
+    before, content = {path: path.stat().st_mtime_ns for path in folder.glob("*.arrayrecord")}, bytes_of(folder)
+    (folder / "manifest.json").unlink()
+    lost = folder / "00002-of-00004.arrayrecord"
+    lost.unlink()
+    seen = []
+    report = prepare(
+        texts, folder, ToyTokenizer(), length=LENGTH, shards=4, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(4, 4)]
+    assert report.bytes == report.manifest.shards[2].bytes
+    assert {path for path in before if path.stat().st_mtime_ns != before[path]} == {lost}
+    assert bytes_of(folder) == content
+
+
+def test_a_failure_leaves_no_half_shard_and_is_told(texts, tmp_path):
+    (tmp_path / "texts" / "2.txt").write_bytes(b"fine\n\nbad \xff\n")
+    with pytest.raises(InputError, match=r"2.txt, byte 10: not UTF-8"):
+        prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4)
+    with pytest.raises(InputError, match="prepare them first"):
+        read_manifest(tmp_path / "shards")
+    assert all(path.suffix in {".json", ".arrayrecord"} for path in (tmp_path / "shards").iterdir())
+
+
+def test_a_killed_worker_costs_a_retry(texts, tmp_path):
+    with (tmp_path / "texts" / "1.txt").open("a") as file:
+        file.write("\n\nPlease kill me here.\n")
+    marker = tmp_path / "killed"
+    began = time.monotonic()
+    prepare(texts, tmp_path / "many", ToyTokenizer(kill_once=str(marker)), length=LENGTH, shards=4, workers=2)
+    assert time.monotonic() - began < 40
+    assert int(marker.read_text()) != os.getpid()
+    prepare(texts, tmp_path / "one", ToyTokenizer(), length=LENGTH, shards=4)
+    assert bytes_of(tmp_path / "many") == bytes_of(tmp_path / "one")
+
+
+def test_bad_text_is_told_by_a_worker_of_a_running_cluster_too(texts, tmp_path):
+    (tmp_path / "texts" / "2.txt").write_bytes(b"fine\n\nbad \xff\n")
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        with pytest.raises(InputError, match=r"2.txt, byte 10: not UTF-8"):
+            prepare(texts, tmp_path / "a", ToyTokenizer(), length=LENGTH, shards=4, scheduler=cluster.scheduler_address)
+        (tmp_path / "texts" / "2.txt").write_text("Fine again.")
+        report = prepare(
+            texts, tmp_path / "b", ToyTokenizer(), length=LENGTH, shards=4, scheduler=cluster.scheduler_address
+        )
+        assert report.manifest.documents == 81
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer": ToyTokenizer(sha256="7" * 64)}, "another vocabulary"),
+        ({"length": 32}, "another row length"),
+        ({"shards": 2}, "another text"),
+    ],
+)
+def test_a_folder_of_other_shards_is_refused(shards, texts, tmp_path, change, message):
+    prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4)
+    asked = {"tokenizer": ToyTokenizer(), "length": LENGTH, "shards": 4} | change
+    with pytest.raises(InputError, match=message):
+        prepare(texts, tmp_path / "shards", asked.pop("tokenizer"), **asked)
+
+
+def test_training_on_shards_of_another_vocabulary_is_refused(shards):
+    assert read_manifest(shards, ToyTokenizer().sha256).vocab_size == 261
+    with pytest.raises(InputError, match="shards of vocabulary 555555555555, the tokenizer's is 777777777777"):
+        read_manifest(shards, "7" * 64)
+
+
+def test_a_damaged_manifest_and_a_lost_shard_are_named(texts, tmp_path):
+    folder = tmp_path / "shards"
+    prepare(texts, folder, ToyTokenizer(), length=LENGTH, shards=4)
+    (folder / "00001-of-00004.arrayrecord").unlink()
+    with pytest.raises(InputError, match="00001-of-00004"):
+        read_manifest(folder)
+    whole = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(whole)[:100])
+    with pytest.raises(InputError, match=r"manifest.json: cannot be read"):
+        read_manifest(folder)
+    (folder / "manifest.json").write_text(json.dumps(whole | {"format": 2}))
+    with pytest.raises(InputError, match="another version"):
+        read_manifest(folder)

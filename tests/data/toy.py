@@ -1,0 +1,42 @@
+"""A small text and a tokenizer of single bytes, in a module of their own: worker processes import it."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deberta_jax.data.masking import Vocabulary
+
+LENGTH = 64
+
+
+def write_texts(folder, files=3, documents=40):
+    for i in range(files):
+        texts = (f"Document {j} of file {i}. " + "Words and words. " * (j % 7) for j in range(documents))
+        (folder / f"{i}.txt").write_text("\n\n".join(texts))
+    return [str(folder / "*.txt")]
+
+
+@dataclass(frozen=True)
+class ToyTokenizer:
+    """Bytes from id 4; a space begins a word. With `kill_once`, the process that first sees "kill me" is killed."""
+
+    sha256: str = "5" * 64
+    vocab_size: int = 261
+    pad_id: int = 0
+    cls_id: int = 1
+    sep_id: int = 2
+    mask_id: int = 260
+    kill_once: str | None = None
+
+    def encode(self, text: str) -> np.ndarray:
+        if self.kill_once and "kill me" in text and not Path(self.kill_once).exists():
+            Path(self.kill_once).write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 4
+
+    def vocabulary(self) -> Vocabulary:
+        starts = np.arange(self.vocab_size) == 4 + ord(" ")
+        return Vocabulary(self.mask_id, self.vocab_size, (0, 1, 2, 3, self.mask_id), starts)
