@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from deberta_jax.errors import InputError
-
-TermName = Literal["c2p", "p2c"]
 
 # Written into every exported file by transformers, or Microsoft's names for a field that has one of ours.
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
@@ -36,7 +34,7 @@ class DebertaConfig:
     `extra` keeps the keys of a `config.json` that say nothing about the architecture, for export.
     """
 
-    model_type: Literal["deberta", "deberta-v2"] = "deberta-v2"
+    model_type: str = "deberta-v2"
     vocab_size: int = 128100
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -52,7 +50,7 @@ class DebertaConfig:
     relative_attention: bool = True
     max_relative_positions: int = -1
     position_buckets: int = -1
-    pos_att_type: tuple[TermName, ...] = ("c2p", "p2c")
+    pos_att_type: tuple[str, ...] = ("c2p", "p2c")
     norm_rel_ebd: str = "none"
     share_att_key: bool = False
     position_biased_input: bool = False
@@ -95,7 +93,7 @@ class DebertaConfig:
         return self.position_buckets if self.position_buckets > 0 else self.max_distance
 
     @property
-    def active_terms(self) -> tuple[TermName, ...]:
+    def active_terms(self) -> tuple[str, ...]:
         """The relative terms that are computed; the scale counts `pos_att_type` even where none is (spec 1.4)."""
         return self.pos_att_type if self.relative_attention else ()
 
@@ -187,7 +185,7 @@ def _terms(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(sorted({name.strip() for name in names} - {"", "none"}))
 
 
-def _problems(config: DebertaConfig):
+def _problems(config: DebertaConfig) -> Iterator[str]:
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
         if getattr(config, name) < 1:
             yield f"{name} must be at least 1, not {getattr(config, name)}"
@@ -208,7 +206,8 @@ def _problems(config: DebertaConfig):
     if config.position_buckets == 1:
         yield "position_buckets 1 leaves no room for a sign: use at least 2, or -1 for none"
     if config.position_buckets > 0 and config.max_distance <= config.position_buckets // 2 + 1:
-        yield f"position_buckets {config.position_buckets} needs a maximum distance above half of it, not {config.max_distance}"
+        sizes = f"position_buckets {config.position_buckets}", f"not {config.max_distance}"
+        yield f"{sizes[0]} needs a maximum distance above half of it, {sizes[1]}"
     if config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 0:
         yield f"conv_kernel_size {config.conv_kernel_size} must be odd, so that lengths stay as they are"
     if config.conv_kernel_size > 0 and config.hidden_size % config.conv_groups:
@@ -244,10 +243,20 @@ _TINY = {"vocab_size": 8192, "position_buckets": 32, "norm_rel_ebd": "layer_norm
 PRESETS: dict[str, DebertaConfig] = {
     # For CPU: seconds and minutes. 2 and 4 layers, their own vocabulary of 8192 pieces.
     "tiny": DebertaConfig(
-        hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512, max_position_embeddings=128, **_TINY
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=512,
+        max_position_embeddings=128,
+        **_TINY,
     ),
     "mini": DebertaConfig(
-        hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024, max_position_embeddings=256, **_TINY
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        max_position_embeddings=256,
+        **_TINY,
     ),
     # Released models: spec 9.1 and peers 2.5.
     "v1-base": _v1(),

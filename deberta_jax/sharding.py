@@ -63,7 +63,9 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     def of(node: Any) -> Any:
         if isinstance(node, nnx.Variable):
             value = node.get_value()
-            return node.replace(NamedSharding(mesh, partition_spec(node.get_metadata().get("axes", ()), value.shape, mesh)))
+            return node.replace(
+                NamedSharding(mesh, partition_spec(node.get_metadata().get("axes", ()), value.shape, mesh))
+            )
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(of, tree, is_leaf=lambda node: isinstance(node, nnx.Variable))

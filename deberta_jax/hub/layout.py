@@ -1,4 +1,4 @@
-"""The one table of names: our parameter paths, the names in Hugging Face's and Microsoft's files, and the order of axes.
+"""The one table of names: our parameter paths, the names in Hugging Face's and Microsoft's files, the order of axes.
 
 Read in both directions. Microsoft's files use the same names as Hugging Face's; v1's fused projection interleaves the
 rows of query, key and value head by head (spec 1.1).

@@ -1,4 +1,4 @@
-"""Model folders: `config.json`, `model.safetensors` and a tokenizer, as Hugging Face transformers reads and writes them."""
+"""Model folders: `config.json`, `model.safetensors` and a tokenizer, as Hugging Face transformers has them."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import safetensors
 import safetensors.numpy
-from flax import nnx
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig

@@ -44,7 +44,9 @@ class Tokenizer:
     def _special(self, token: str) -> int:
         index = self.model.piece_to_id(token)
         if index == self.model.unk_id():
-            raise InputError(f"{self.path}: has no piece {token}: a DeBERTa vocabulary starts with {PAD} {CLS} {SEP} {UNK}")
+            raise InputError(
+                f"{self.path}: has no piece {token}: a DeBERTa vocabulary starts with {PAD} {CLS} {SEP} {UNK}"
+            )
         return index
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
@@ -81,8 +83,10 @@ class Tokenizer:
         return MASK if index == self.mask_id else self.model.id_to_piece(int(index))
 
     def word_starts(self) -> Bool[np.ndarray, "V"]:
-        """Which ids begin a word: pieces with a leading space, specials, single signs; all others continue (spec 5.4)."""
-        starts = [piece.startswith(WORD_START) or _single_sign(piece) for piece in map(self.token, range(self.vocab_size))]
+        """Which ids begin a word: pieces with a leading space, specials and single signs; others continue (spec 5.4)."""
+        starts = [
+            piece.startswith(WORD_START) or _single_sign(piece) for piece in map(self.token, range(self.vocab_size))
+        ]
         starts = np.asarray(starts)
         starts[list(self.special_ids)] = True
         return starts

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -14,7 +13,7 @@ from deberta_jax.ops.attention import attention_probabilities, disentangled_atte
 
 
 class RelativePositions(NamedTuple):
-    """The relative table as one forward pass uses it: the rows that occur, normed, and which one each distance takes."""
+    """The relative table as one forward pass uses it: the rows that occur, normed, and the row of each distance."""
 
     table: Float[Array, "R D"]
     rows: Int[np.ndarray, "W"]
@@ -41,7 +40,11 @@ class Attention(nnx.Module):
         self.position_key = project(keys[3], bias=not first) if "c2p" in own else None
         self.position_query = project(keys[4]) if "p2c" in own else None
         self.output = Projection(
-            (shape[1], shape[2], shape[0]), ("heads", None, "embed"), inputs=2, stddev=config.initializer_range, key=keys[5]
+            (shape[1], shape[2], shape[0]),
+            ("heads", None, "embed"),
+            inputs=2,
+            stddev=config.initializer_range,
+            key=keys[5],
         )
         self.norm = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
 

@@ -45,7 +45,11 @@ class Deberta(nnx.Module):
         implies. `position_ids` count absolute positions (from 0 in every document). Dropout needs a `key`.
         """
         config = self.config
-        if config.position_biased_input and input_ids.shape[1] > config.max_position_embeddings and position_ids is None:
+        if (
+            config.position_biased_input
+            and input_ids.shape[1] > config.max_position_embeddings
+            and position_ids is None
+        ):
             raise InputError(
                 f"sequence of {input_ids.shape[1]} tokens, the model has {config.max_position_embeddings} absolute "
                 "positions: shorten the sequence"

@@ -63,7 +63,9 @@ class Convolution(nnx.Module):
         # Torch's own initialisation of a convolution, which the original leaves in place (spec 2.7).
         bound = 1 / np.sqrt(inputs * K)
         keys = jax.random.split(key)
-        self.kernel = nnx.Param(jax.random.uniform(keys[0], (K, inputs, D), minval=-bound, maxval=bound), axes=(None, "embed", "mlp"))
+        self.kernel = nnx.Param(
+            jax.random.uniform(keys[0], (K, inputs, D), minval=-bound, maxval=bound), axes=(None, "embed", "mlp")
+        )
         self.bias = nnx.Param(jax.random.uniform(keys[1], (D,), minval=-bound, maxval=bound), axes=("mlp",))
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
@@ -167,10 +169,12 @@ class Encoder(nnx.Module):
     ) -> EncoderOutput:
         """Run the first `depth` layers (all by default) on embedded tokens."""
         L = self.config.num_hidden_layers if depth is None else depth
-        layers = self.layers if L == self.config.num_hidden_layers else jax.tree.map(lambda p: p[:L], self.layers)
+        layers = self.layers if self.config.num_hidden_layers == L else jax.tree.map(lambda p: p[:L], self.layers)
         relative = self.relative_positions(x.shape[1], x.dtype)
         # Under a full attention mask the input mask only zeroes embeddings and convolution, as in the original.
-        mask = visible(input_mask, segment_ids) if attention_mask is None else visible(None, segment_ids, attention_mask)
+        mask = (
+            visible(input_mask, segment_ids) if attention_mask is None else visible(None, segment_ids, attention_mask)
+        )
         keys = (None, None) if key is None else jax.random.split(key)
         convolved = None
         if self.convolution is not None:

@@ -13,6 +13,7 @@ from deberta_jax.model.embeddings import Table
 from deberta_jax.model.encoder import Encoder, Remat
 from deberta_jax.model.projection import LayerNorm, Projection
 from deberta_jax.ops.attention import visible
+from deberta_jax.ops.precision import wide
 
 DECODING_STEPS = 2
 
@@ -52,9 +53,7 @@ class EnhancedMaskDecoder(nnx.Module):
         absolute = masked_positions if position_ids is None else jnp.take_along_axis(position_ids, masked_positions, 1)
         states = gather_positions(x, masked_positions) + self.position(absolute).astype(x.dtype)
         for step_key in (None,) * DECODING_STEPS if key is None else jax.random.split(key, DECODING_STEPS):
-            states = layer(
-                x, relative, mask, query_states=states, query_positions=masked_positions, key=step_key
-            )
+            states = layer(x, relative, mask, query_states=states, query_positions=masked_positions, key=step_key)
         return states
 
 
@@ -71,9 +70,8 @@ class MaskedLMHead(nnx.Module):
     def __call__(self, x: Float[Array, "B M D"], words: Float[Array, "V E"]) -> Float[Array, "B M V"]:
         """Logits over the vocabulary, in float32 or wider."""
         x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=wide)
-        return logits + self.bias[...].astype(wide)
+        logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=wide(x.dtype))
+        return logits + self.bias[...].astype(logits.dtype)
 
 
 class MaskedLM(nnx.Module):
@@ -109,7 +107,6 @@ class MaskedLM(nnx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B M V"]:
         """Logits at `masked_positions`, at every position without them. Other arguments as `Deberta`."""
-        keys = (None, None) if key is None else jax.random.split(key)
         states = self.states(
             input_ids,
             input_mask,

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deberta_jax.ops.precision import wide
+
 
 class Projection(nnx.Module):
     """Affine map of the trailing axes of x; computes in the dtype of x.
@@ -41,9 +43,9 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(size), axes=("embed",))
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = wide - wide.mean(-1, keepdims=True)
+        x_wide = x.astype(wide(x.dtype))
+        centred = x_wide - x_wide.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
         normed = centred * jax.lax.rsqrt(variance + self.epsilon)
-        scale, bias = (parameter[...].astype(wide.dtype) for parameter in (self.scale, self.bias))
+        scale, bias = (parameter[...].astype(x_wide.dtype) for parameter in (self.scale, self.bias))
         return (normed * scale + bias).astype(x.dtype)

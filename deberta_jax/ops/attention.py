@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from deberta_jax.ops.precision import wide
+
 # Queries are taken in blocks of this many: a block of t queries meets S + t - 1 distances, all of them T + S - 1.
 QUERY_BLOCK = 64
 
 
 def c2c_scores(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array, "B N T S"]:
     """Content-to-content: how well the word at s answers the word at t (eq. 4, first term), in float32 or wider."""
-    return jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=_accumulator(q))
+    return jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=wide(q.dtype))
 
 
 def c2p_scores(
@@ -44,7 +46,7 @@ def c2p_scores(
         "BATNH,AWNH->BNATW",
         q.reshape(B, blocks, block, N, H),
         rel_k,
-        preferred_element_type=_accumulator(q),
+        preferred_element_type=wide(q.dtype),
     )
     return relative_shift(scores).reshape(B, N, blocks * block, S)[:, :, :T]
 
@@ -65,6 +67,8 @@ def relative_shift(scores: Float[Array, "*batch T W"]) -> Float[Array, "*batch T
     Read with rows one entry shorter, each row of the flat array starts one entry earlier.
     """
     *batch, T, W = scores.shape
+    if T == 1:
+        return scores
     flat = scores.reshape(*batch, T * W)[..., T - 1 : T * W - 1]
     return flat.reshape(*batch, T, W - 1)[..., : W - T + 1]
 
@@ -80,12 +84,12 @@ def c2p_scores_at(
     rows: Int[np.ndarray | Array, "W"],
     query_positions: Int[Array, "B M"],
 ) -> Float[Array, "B N M S"]:
-    """`c2p_scores` of gathered queries: `rows` is that of S queries and S keys, query m stands at `query_positions[:, m]`.
+    """`c2p_scores` of gathered queries: query m stands at `query_positions[:, m]`, `rows` is that of S queries and keys.
 
-    A query's S scores are one run of its scores by distance, so one slice for each query is cut, not one for each score.
+    A query's S scores are one run of its scores by distance: one slice is cut for a query, not one for a score.
     """
     S = (rows.shape[0] + 1) // 2
-    scores = jnp.einsum("BMNH,WNH->BMNW", q, rel_k[jnp.asarray(rows)], preferred_element_type=_accumulator(q))
+    scores = jnp.einsum("BMNH,WNH->BMNW", q, rel_k[jnp.asarray(rows)], preferred_element_type=wide(q.dtype))
     cut = jax.vmap(jax.vmap(lambda one, start: jax.lax.dynamic_slice_in_dim(one, start, S, axis=1)))
     return cut(scores, S - 1 - query_positions).swapaxes(1, 2)
 
@@ -95,7 +99,7 @@ def visible(
     segment_ids: Int[Array, "B S"] | None = None,
     attention_mask: Bool[Array, "B #N #T S"] | None = None,
     query_positions: Int[Array, "B M"] | None = None,
-) -> Bool[Array, "B #N #T S"] | None:
+) -> Bool[Array, "B #N #Q S"] | None:
     """Which key a query may see: both real, both of one packed document, and `attention_mask` allows it."""
     mask = None
     for tokens, together in ((input_mask, jnp.logical_and), (segment_ids, jnp.equal)):
@@ -114,7 +118,7 @@ def masked_softmax(scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T 
     """Softmax over the visible keys; a row that sees none is all zero, with zero gradient (spec 1.7)."""
     if mask is None:
         return jax.nn.softmax(scores, axis=-1)
-    # A finite fill: a row without a visible key has no inf - inf in its gradient. In any other row it comes out as zero.
+    # A finite fill: a row without a visible key has no inf - inf in its gradient. In any other row it becomes zero.
     probabilities = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
     return jnp.where(mask.any(-1, keepdims=True), probabilities, jnp.zeros((), scores.dtype))
 
@@ -207,7 +211,3 @@ def dropout(x: Float[Array, "*shape"], rate: float, *, key: PRNGKeyArray | None)
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
-
-
-def _accumulator(x: Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)

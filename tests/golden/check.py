@@ -1,4 +1,4 @@
-"""Run golden cases: `python tests/golden/check.py FOLDER…` prints the largest differences and exits 1 where one is over.
+"""Run golden cases: `python tests/golden/check.py FOLDER…` prints the largest differences, exits 1 where one is over.
 
 A folder holds config.json, case.json, inputs.npz, weights.safetensors, outputs.npz (float32), outputs64.npz (float64)
 and, for some, gradients. `run_case` is what the tests call.

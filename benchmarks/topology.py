@@ -1,0 +1,22 @@
+"""TPU devices to compile for, without a TPU: `pip install -e '.[tpu]'`."""
+
+import os
+
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    TPU_SKIP_MDS_QUERY="1",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+    TPU_ACCELERATOR_TYPE="v5litepod-16",
+    TPU_WORKER_HOSTNAMES="localhost",
+    TPU_STDERR_LOG_LEVEL="3",
+    TF_CPP_MIN_LOG_LEVEL="3",
+)
+
+from typing import Any
+
+from jax.experimental import topologies
+
+
+def tpu_devices(name: str) -> list[Any]:
+    """The devices of a topology such as `v5e:4x4`."""
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)

@@ -1,0 +1,227 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deberta_jax.ops.attention import (
+    attention_probabilities,
+    c2c_scores,
+    c2p_scores,
+    c2p_scores_at,
+    disentangled_attention,
+    dropout,
+    masked_softmax,
+    p2c_scores,
+    relative_shift,
+    rows_at,
+    visible,
+)
+from deberta_jax.ops.positions import log_bucket, relative_rows
+
+B, N, H, BUCKETS, DISTANCE = 2, 2, 4, 8, 24
+R = 2 * BUCKETS
+
+
+def normal(seed, *shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def rows_of(T, S):
+    return relative_rows(T, S, buckets=BUCKETS, max_distance=DISTANCE)
+
+
+def row(t, s):
+    return int(np.clip(log_bucket(np.asarray(t - s), BUCKETS, DISTANCE) + BUCKETS, 0, R - 1))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_scores_are_what_a_loop_over_queries_and_keys_gives(T, S):
+    q, k, rel = (np.asarray(normal(i, *shape)) for i, shape in enumerate([(B, T, N, H), (B, S, N, H), (R, N, H)]))
+    c2c, c2p, p2c = np.zeros((3, B, N, T, S), np.float32)
+    for t in range(T):
+        for s in range(S):
+            c2c[:, :, t, s] = (q[:, t] * k[:, s]).sum(-1)
+            c2p[:, :, t, s] = (q[:, t] * rel[row(t, s)]).sum(-1)
+            p2c[:, :, t, s] = (k[:, s] * rel[row(t, s)]).sum(-1)
+    q, k, rel = map(jnp.asarray, (q, k, rel))
+    np.testing.assert_allclose(c2c_scores(q, k), c2c, atol=1e-5)
+    np.testing.assert_allclose(c2p_scores(q, rel, rows_of(T, S)), c2p, atol=1e-5)
+    np.testing.assert_allclose(p2c_scores(k, rel, rows_of(T, S)), p2c, atol=1e-5)
+
+
+@pytest.mark.parametrize(("T", "S"), [(64, 64), (65, 65), (130, 70), (63, 129), (128, 192)])
+def test_scores_hold_across_the_blocks_of_queries(T, S):
+    q, k, rel = normal(0, B, T, N, H), normal(1, B, S, N, H), normal(2, R, N, H)
+    index = np.asarray([[row(t, s) for s in range(S)] for t in range(T)])
+    gathered = jnp.einsum("BTNH,TSNH->BNTS", q, rel[index])
+    np.testing.assert_allclose(c2p_scores(q, rel, rows_of(T, S)), gathered, atol=1e-5)
+    gathered = jnp.einsum("BSNH,TSNH->BNTS", k, rel[index])
+    np.testing.assert_allclose(p2c_scores(k, rel, rows_of(T, S)), gathered, atol=1e-5)
+
+
+def test_the_shift_reads_each_row_one_entry_earlier():
+    shifted = relative_shift(jnp.arange(12.0).reshape(1, 3, 4))
+    assert shifted.tolist() == [[[2.0, 3.0], [5.0, 6.0], [8.0, 9.0]]]
+
+
+def test_gathered_queries_score_as_they_do_among_all():
+    T, M = 70, 5
+    q, rel, positions = normal(0, B, T, N, H), normal(1, R, N, H), jnp.asarray([[3, 69, 0, 64, 3], [1, 2, 3, 4, 5]])
+    all_scores = c2p_scores(q, rel, rows_of(T, T))
+    chosen = jnp.take_along_axis(q, positions[..., None, None], axis=1)
+    some = c2p_scores_at(chosen, rel, rows_of(T, T), positions)
+    assert some.shape == (B, N, M, T)
+    np.testing.assert_allclose(some, rows_at(all_scores, positions), atol=1e-6)
+
+
+def everything(T=12, S=None, dtype=jnp.float32):
+    S = S or T
+    tensors = (
+        normal(0, B, T, N, H),
+        normal(1, B, S, N, H),
+        normal(2, B, S, N, H),
+        normal(3, R, N, H),
+        normal(4, R, N, H),
+    )
+    return tuple(x.astype(dtype) for x in tensors), rows_of(T, S)
+
+
+@pytest.mark.parametrize("terms", [(True, True), (True, False), (False, True), (False, False)])
+def test_attention_is_the_softmax_of_the_active_terms(terms):
+    (q, k, v, rel_k, rel_q), rows = everything()
+    rel_k, rel_q = (rel if active else None for rel, active in zip((rel_k, rel_q), terms, strict=True))
+    scores = c2c_scores(q, k)
+    scores = scores if rel_k is None else scores + c2p_scores(q, rel_k, rows)
+    scores = scores if rel_q is None else scores + p2c_scores(k, rel_q, rows)
+    probabilities = jax.nn.softmax(scores / math.sqrt(H * (1 + sum(terms))))
+    np.testing.assert_allclose(attention_probabilities(q, k, rel_k, rel_q, rows=rows), probabilities, atol=1e-6)
+    context = jnp.einsum("BNTS,BSNH->BTNH", probabilities, v)
+    np.testing.assert_allclose(disentangled_attention(q, k, v, rel_k, rel_q, rows=rows), context, atol=1e-6)
+
+
+def test_relative_terms_without_rows_are_refused():
+    (q, k, v, rel_k, rel_q), _ = everything()
+    with pytest.raises(ValueError, match="relative_rows"):
+        disentangled_attention(q, k, v, rel_k, rel_q)
+
+
+@pytest.mark.parametrize("masked", ["none", "padding", "heads"])
+def test_one_head_after_the_other_is_all_at_once(masked):
+    (q, k, v, rel_k, rel_q), rows = everything(70)
+    mask = None
+    if masked == "padding":
+        mask = visible(jnp.arange(70)[None] < jnp.asarray([[70], [31]]))
+    if masked == "heads":
+        mask = jax.random.bernoulli(jax.random.key(9), 0.7, (B, N, 70, 70))
+
+    def run(q, k, v, rel_k, rel_q, implementation):
+        out = disentangled_attention(q, k, v, rel_k, rel_q, rows=rows, mask=mask, implementation=implementation)
+        return jnp.square(out).sum(), out
+
+    both = [
+        jax.value_and_grad(run, argnums=(0, 1, 2, 3, 4), has_aux=True)(q, k, v, rel_k, rel_q, implementation)
+        for implementation in ("all_heads", "head_by_head")
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), *both)
+
+
+@pytest.mark.parametrize("implementation", ["all_heads", "head_by_head"])
+def test_a_row_that_sees_no_key_is_zero_with_finite_gradients(implementation):
+    (q, k, v, rel_k, rel_q), rows = everything()
+    real = jnp.arange(12)[None] < jnp.asarray([[12], [5]])
+
+    def total(q, k, v, rel_k, rel_q):
+        out = disentangled_attention(
+            q, k, v, rel_k, rel_q, rows=rows, mask=visible(real), implementation=implementation
+        )
+        return out.sum(), out
+
+    gradients, out = jax.grad(total, argnums=(0, 1, 2, 3, 4), has_aux=True)(q, k, v, rel_k, rel_q)
+    assert (out[1, 5:] == 0).all()
+    assert all(jnp.isfinite(g).all() for g in gradients)
+    assert (gradients[0][1, 5:] == 0).all()
+
+
+def test_what_a_query_may_see():
+    real, segments = jnp.asarray([[True, True, True, False]]), jnp.asarray([[1, 1, 2, 0]])
+    assert visible(real)[0, 0].astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+    both = visible(real, segments)[0, 0].astype(int).tolist()
+    assert both == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    causal = jnp.tril(jnp.ones((1, 1, 4, 4), bool))
+    assert (visible(real, segments, causal) == (visible(real, segments) & causal)).all()
+    at = jnp.asarray([[2, 0]])
+    assert visible(real, segments, causal, at)[0, 0].astype(int).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    assert visible() is None
+
+
+def test_softmax_over_visible_keys_sums_to_one():
+    scores, mask = normal(0, 1, 1, 3, 4) * 100, jnp.asarray([[[[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]]], bool)
+    np.testing.assert_allclose(masked_softmax(scores, mask).sum(-1)[0, 0], [1, 0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_scores_are_float32_and_the_result_follows_the_values(dtype):
+    (q, k, v, rel_k, rel_q), rows = everything(dtype=dtype)
+    assert attention_probabilities(q, k, rel_k, rel_q, rows=rows).dtype == jnp.float32
+    out = disentangled_attention(q, k, v, rel_k, rel_q, rows=rows)
+    assert out.dtype == dtype
+    (q, k, v, rel_k, rel_q), rows = everything()
+    exact = disentangled_attention(q, k, v, rel_k, rel_q, rows=rows)
+    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=1e-6 if dtype == jnp.float32 else 0.05)
+
+
+def test_float64_stays_float64():
+    with jax.enable_x64(True):
+        tensors = [np.random.default_rng(i).normal(size=shape) for i, shape in enumerate([(B, 6, N, H)] * 3)]
+        assert disentangled_attention(*map(jnp.asarray, tensors)).dtype == jnp.float64
+
+
+@pytest.mark.parametrize("implementation", ["all_heads", "head_by_head"])
+def test_dropout_needs_a_key_and_keeps_the_mean(implementation):
+    (q, k, v, rel_k, rel_q), rows = everything()
+    arguments = {"rows": rows, "dropout_rate": 0.5, "implementation": implementation}
+    still = disentangled_attention(q, k, v, rel_k, rel_q, **arguments)
+    assert (still == disentangled_attention(q, k, v, rel_k, rel_q, **(arguments | {"dropout_rate": 0.0}))).all()
+    keys = jax.random.split(jax.random.key(0), 3000)
+    drawn = jax.vmap(lambda key: disentangled_attention(q, k, v, rel_k, rel_q, **arguments, key=key))(keys)
+    assert float(jnp.abs(drawn[0] - still).max()) > 0.01
+    np.testing.assert_allclose(drawn.mean(0), still, atol=0.12)
+
+
+def test_dropout_zeroes_that_share_and_scales_the_rest():
+    dropped = dropout(jnp.ones(10_000), 0.2, key=jax.random.key(0))
+    assert set(np.unique(dropped).round(4)) == {0.0, 1.25}
+    assert abs(float(dropped.mean()) - 1) < 0.02
+
+
+def test_no_gather_over_queries_and_keys():
+    T = 96
+    (q, k, v, rel_k, rel_q), rows = everything(T)
+
+    def total(q, k, v, rel_k, rel_q):
+        return disentangled_attention(q, k, v, rel_k, rel_q, rows=rows, implementation="all_heads").sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2, 3, 4)))(q, k, v, rel_k, rel_q)
+    moved = [
+        equation.outvars[0].aval.shape
+        for equation in _equations(jaxpr.jaxpr)
+        if equation.primitive.name in ("gather", "scatter", "scatter-add")
+    ]
+    assert moved
+    # Rows of the relative table are gathered, [blocks, distances, N, H]; nothing of [T, S] or [T, distances] is.
+    assert all(shape[-2:] == (N, H) for shape in moved)
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in jax.tree.leaves(value, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from _equations(inner)

@@ -1,0 +1,135 @@
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from deberta_jax.config import PRESETS, DebertaConfig, read_rtd_pair
+from deberta_jax.errors import InputError
+from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.masked_lm import MaskedLM
+
+
+def count(build) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(build, jax.random.key(0))))
+
+
+# Spec 9.1: the bare model; with the position table of the enhanced mask decoder; its masked language model head.
+# v1 with positions is in the true layout: Microsoft's current code adds two biases of the hidden size to every layer.
+COUNTS = {
+    "v1-base": (138_601_728, 139_013_376 - 12 * 2 * 768, None),
+    "v1-large": (405_163_008, 405_736_448 - 24 * 2 * 1024, None),
+    "v1-xlarge": (757_804_032, 758_426_624 - 48 * 2 * 1024, None),
+    "v2-xlarge": (884_593_152, 885_379_584, 2_492_004),
+    "v2-xxlarge": (1_564_549_632, 1_565_336_064, 2_492_004),
+    "v3-xsmall": (70_682_112, 70_878_720, 276_708),
+    "v3-small": (141_304_320, 141_697_536, 720_228),
+    "v3-base": (183_831_552, 184_224_768, 720_228),
+    "v3-large": (434_012_160, 434_536_448, 1_179_748),
+    "mdeberta-v3-base": (278_218_752, 278_611_968, 843_128),
+    "v3-xsmall-generator": (None, 60_231_936, 276_708),
+    "v3-small-generator": (None, 120_433_920, 720_228),
+    "v3-base-generator": (None, 141_697_536, 720_228),
+    "v3-large-generator": (None, 283_381_760, 1_179_748),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_the_parameters_of_the_released_model(name):
+    config = PRESETS[name]
+    bare = count(lambda key: Deberta(config, key=key))
+    whole = jax.eval_shape(lambda key: MaskedLM(config, key=key), jax.random.key(0))
+    head = sum(leaf.size for leaf in jax.tree.leaves(whole.head))
+    encoder = sum(leaf.size for leaf in jax.tree.leaves(whole)) - head
+    if name in ("tiny", "mini"):
+        assert bare < 10_000_000
+        return
+    for ours, theirs in zip((bare, encoder, head), COUNTS[name], strict=True):
+        assert theirs is None or ours == theirs
+
+
+def test_a_config_of_version_1_is_read():
+    config = DebertaConfig.from_dict({"model_type": "deberta", "relative_attention": True, "pos_att_type": "c2p|p2c"})
+    assert (config.vocab_size, config.hidden_size, config.pos_att_type) == (50265, 768, ("c2p", "p2c"))
+    assert config.position_biased_input
+    assert config.relative_span == 512
+
+
+def test_terms_are_read_from_a_string_or_a_list_in_any_order():
+    values = {"model_type": "deberta-v2", "relative_attention": True}
+    for terms in ("p2c|c2p", "c2p | P2C", ["p2c", "c2p"]):
+        assert DebertaConfig.from_dict({**values, "pos_att_type": terms}).pos_att_type == ("c2p", "p2c")
+    for terms in ("none", None, []):
+        assert DebertaConfig.from_dict({**values, "pos_att_type": terms}).pos_att_type == ()
+
+
+def test_silent_fields_take_the_defaults_of_whoever_wrote_the_file():
+    theirs = DebertaConfig.from_dict({"model_type": "deberta-v2"})
+    assert (theirs.hidden_size, theirs.relative_attention, theirs.pos_att_type) == (1536, False, ())
+    assert not theirs.clamp_distances
+    microsoft = DebertaConfig.from_dict({"vocab_size": 100, "padding_idx": 3, "hidden_act": "relu"})
+    assert (microsoft.hidden_size, microsoft.pos_att_type, microsoft.pad_token_id) == (768, ("c2p",), 3)
+    assert microsoft.pooler_hidden_act == "relu"
+    assert microsoft.clamp_distances
+
+
+def test_unknown_keys_survive_and_the_rest_reads_back_the_same():
+    read = {"model_type": "deberta-v2", "relative_attention": True, "id2label": {"0": "no"}, "my_key": [1, 2]}
+    config = DebertaConfig.from_dict(read)
+    again = config.to_dict()
+    assert again["my_key"] == [1, 2]
+    assert again["id2label"] == {"0": "no"}
+    assert DebertaConfig.from_dict(json.loads(json.dumps(again))).to_dict() == again
+    for preset in PRESETS.values():
+        back = DebertaConfig.from_dict(preset.to_dict())
+        assert dataclasses.replace(back, pooler_hidden_size=None) == preset
+
+
+def test_a_pair_for_replaced_token_detection_is_read(tmp_path):
+    inner = {"vocab_size": 100, "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 256}
+    path = tmp_path / "model_config.json"
+    path.write_text(json.dumps({"embedding_sharing": "gdes", "generator": inner, "discriminator": inner}))
+    generator, discriminator, sharing = read_rtd_pair(path)
+    assert (generator, sharing) == (discriminator, "gdes")
+    with pytest.raises(InputError, match="read_rtd_pair"):
+        DebertaConfig.from_file(path)
+    path.write_text("{}")
+    with pytest.raises(InputError, match="section generator and discriminator"):
+        read_rtd_pair(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"pos_att_type": ("c2p", "p2p")}, "p2p"),
+        ({"pos_att_type": ("c2c",)}, "c2p and p2c, not c2c"),
+        ({"num_attention_heads": 7}, "768 is not divisible by num_attention_heads 7"),
+        ({"attention_head_size": 32}, "must be hidden_size 768"),
+        ({"model_type": "deberta", "conv_kernel_size": 3}, "conv_kernel_size needs"),
+        ({"model_type": "deberta", "position_buckets": 256}, "position_buckets needs"),
+        ({"model_type": "deberta", "share_att_key": True}, "share_att_key needs"),
+        ({"conv_kernel_size": 4}, "must be odd"),
+        ({"conv_kernel_size": 3, "conv_groups": 5}, "conv_groups 5"),
+        ({"position_buckets": 256, "max_relative_positions": 100}, "maximum distance"),
+        ({"hidden_dropout_prob": 1.5}, "must be in"),
+        ({"num_hidden_layers": 0}, "at least 1"),
+    ],
+)
+def test_impossible_combinations_are_refused_with_the_reason(fields, reason):
+    with pytest.raises(InputError, match=reason):
+        DebertaConfig(**fields)
+
+
+def test_what_is_not_a_deberta_is_refused():
+    with pytest.raises(InputError, match="'bert' is not a DeBERTa"):
+        DebertaConfig.from_dict({"model_type": "bert"})
+    with pytest.raises(InputError, match="talking_head"):
+        DebertaConfig.from_dict({"model_type": "deberta", "talking_head": True})
+
+
+def test_a_broken_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        DebertaConfig.from_file(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config.json: not JSON"):
+        DebertaConfig.from_file(tmp_path / "config.json")
