@@ -1,6 +1,6 @@
 """Batches of masked rows, by index: batch k is a function of (seed, k), whoever makes it and wherever they begin."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,7 +82,7 @@ class Batches(Iterator[Batch]):
         self.close()
 
 
-class HeldOut(Sequence[Batch]):
+class HeldOut:
     """Every row of a folder of shards once, in order, always masked in the same way; see `held_out`."""
 
     def __init__(self, rows: grain.MapDataset, batch_size: int, host_index: int, host_count: int):
@@ -93,6 +93,9 @@ class HeldOut(Sequence[Batch]):
 
     def __len__(self) -> int:
         return -(-len(self._rows) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[k] for k in range(len(self)))
 
     def __getitem__(self, k: int) -> Batch:
         if not 0 <= k < len(self):

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -21,11 +21,12 @@ from deberta_jax.errors import InputError
 
 _SHARD_BYTES = 2 << 20
 _MOST_SHARDS = 1024
+_ENCODED_TOGETHER = 32
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer: token ids of a text, without special tokens, and who it is. It can be pickled."""
+    """What is asked of a tokenizer: token ids of texts, without special tokens, and who it is. It can be pickled."""
 
     @property
     def sha256(self) -> str: ...
@@ -37,7 +38,7 @@ class Tokenizer(Protocol):
     def sep_id(self) -> int: ...
     @property
     def pad_id(self) -> int: ...
-    def encode(self, text: str) -> np.ndarray: ...
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,18 @@ def prepare(
     def arguments(task: tuple[Part, Path]) -> tuple[Any, ...]:
         return (*task, tokenizer, length)
 
+    if scheduler or (workers > 1 and len(missing) > 1):
+        found = _distributed(map(arguments, missing), workers, scheduler)
+    else:
+        found = (make_shard(*arguments(task)) for task in missing)
     made: list[Shard] = []
-    with ExitStack() as stack:
-        if scheduler or (workers > 1 and len(missing) > 1):
-            found = stack.enter_context(closing(_distributed(map(arguments, missing), workers, scheduler)))
-        else:
-            found = stack.enter_context(closing(make_shard(*arguments(task)) for task in missing))
+    with closing(found):
         for shard in found:
             made.append(shard)
             if progress:
                 progress(len(tasks) - len(missing) + len(made), len(tasks))
+    for leftover in folder.glob("*.arrayrecord.*"):
+        leftover.unlink(missing_ok=True)  # of processes that were killed
 
     every = sorted([*filter(None, there), *made], key=lambda shard: shard.name)
     names = tuple(sorted({piece.path for part in cut for piece in part.pieces}))
@@ -164,9 +167,10 @@ def make_shard(part: Part, path: Path, tokenizer: Tokenizer, length: int) -> Sha
 
     def encoded() -> Iterator[np.ndarray]:
         nonlocal documents, size
-        for text in part.documents():
-            documents, size = documents + 1, size + len(text.encode())
-            yield tokenizer.encode(text)
+        texts = part.documents()
+        while some := list(islice(texts, _ENCODED_TOGETHER)):
+            documents, size = documents + len(some), size + sum(len(text.encode()) for text in some)
+            yield from tokenizer.encode_many(some)
 
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
@@ -219,7 +223,7 @@ def read_manifest(folder: Path, vocabulary_sha256: str | None = None) -> Manifes
     return manifest
 
 
-def _distributed(calls: Iterable[tuple[Any, ...]], workers: int, scheduler: str | None) -> Iterator[Shard]:
+def _distributed(calls: Iterable[tuple[Any, ...]], workers: int, scheduler: str | None) -> Generator[Shard, None, None]:
     """`make_shard` of each, as they come, by dask's workers; few are sent at a time, each has the tokenizer in it."""
     try:
         from distributed import Client, LocalCluster, as_completed

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 
 import numpy as np
 import pytest
@@ -75,16 +74,31 @@ def test_a_failure_leaves_no_half_shard_and_is_told(texts, tmp_path):
     assert all(path.suffix in {".json", ".arrayrecord"} for path in (tmp_path / "shards").iterdir())
 
 
-def test_a_killed_worker_costs_a_retry(texts, tmp_path):
+@pytest.fixture
+def deadly(texts, tmp_path):
+    """A folder where killed processes leave their mark."""
     with (tmp_path / "texts" / "1.txt").open("a") as file:
         file.write("\n\nPlease kill me here.\n")
-    marker = tmp_path / "killed"
-    began = time.monotonic()
-    prepare(texts, tmp_path / "many", ToyTokenizer(kill_once=str(marker)), length=LENGTH, shards=4, workers=2)
-    assert time.monotonic() - began < 40
-    assert int(marker.read_text()) != os.getpid()
+    (tmp_path / "marks").mkdir()
+    return tmp_path / "marks"
+
+
+def test_a_killed_worker_costs_a_retry(texts, deadly, tmp_path):
+    tokenizer = ToyTokenizer(marks=str(deadly), kills=1)
+    prepare(texts, tmp_path / "many", tokenizer, length=LENGTH, shards=4, workers=2)
+    (killed,) = deadly.iterdir()
+    assert int(killed.name) != os.getpid()
     prepare(texts, tmp_path / "one", ToyTokenizer(), length=LENGTH, shards=4)
     assert bytes_of(tmp_path / "many") == bytes_of(tmp_path / "one")
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == sorted(
+        path.name for path in (tmp_path / "one").iterdir()
+    )
+
+
+def test_text_that_kills_every_worker_is_an_error_and_no_hang(texts, deadly, tmp_path):
+    tokenizer = ToyTokenizer(marks=str(deadly), kills=1000)
+    with pytest.raises(InputError, match="a shard killed every worker that tried it"):
+        prepare(texts, tmp_path / "shards", tokenizer, length=LENGTH, shards=4, workers=2)
 
 
 def test_bad_text_is_told_by_a_worker_of_a_running_cluster_too(texts, tmp_path):

@@ -21,7 +21,9 @@ def write_texts(folder, files=3, documents=40):
 
 @dataclass(frozen=True)
 class ToyTokenizer:
-    """Bytes from id 4; a space begins a word. With `kill_once`, the process that first sees "kill me" is killed."""
+    """Bytes from id 4; a space begins a word. The first `kills` processes to read
+    "kill me" are killed, and leave their number in the folder `marks`.
+    """
 
     sha256: str = "5" * 64
     vocab_size: int = 261
@@ -29,13 +31,16 @@ class ToyTokenizer:
     cls_id: int = 1
     sep_id: int = 2
     mask_id: int = 260
-    kill_once: str | None = None
+    marks: str | None = None
+    kills: int = 0
 
-    def encode(self, text: str) -> np.ndarray:
-        if self.kill_once and "kill me" in text and not Path(self.kill_once).exists():
-            Path(self.kill_once).write_text(str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGKILL)
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 4
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]:
+        if self.marks and any("kill me" in text for text in texts):
+            folder = Path(self.marks)
+            if len(list(folder.iterdir())) < self.kills:
+                (folder / str(os.getpid())).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 4 for text in texts]
 
     def vocabulary(self) -> Vocabulary:
         starts = np.arange(self.vocab_size) == 4 + ord(" ")

@@ -1,0 +1,37 @@
+"""A part of prepared shards kept for evaluation."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from deberta_jax.data.prepare import Manifest, read_manifest
+from deberta_jax.errors import InputError
+
+SHARE = 20
+
+
+def hold_out(shards: Path, folder: Path, vocabulary_sha256: str | None = None) -> tuple[Path, Path]:
+    """Two folders in `folder`, "train" and "held_out", whose manifests share the shards: one in twenty is held out.
+
+    Shards are cut between documents, so no document is on both sides; no file is copied.
+    """
+    manifest = read_manifest(shards, vocabulary_sha256)
+    filled = [shard for shard in manifest.shards if shard.rows]
+    chosen = filled[SHARE // 2 :: SHARE] or filled[-1:]
+    rest = [shard for shard in filled if shard not in chosen]
+    if not rest:
+        raise InputError(f"{shards}: too little text to hold out a part of it; name files with --data.held-out")
+    folders = folder / "train", folder / "held_out"
+    for target, part in zip(folders, (rest, chosen), strict=True):
+        target.mkdir(parents=True, exist_ok=True)
+        where = Path(os.path.relpath(shards.absolute(), target.absolute()))
+        moved = tuple(dataclasses.replace(shard, name=str(where / shard.name)) for shard in part)
+        _write(target / "manifest.json", dataclasses.replace(manifest, shards=moved))
+    return folders
+
+
+def _write(path: Path, manifest: Manifest) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps({"format": 1, **dataclasses.asdict(manifest)}, indent=1), encoding="utf-8")
+    os.replace(partial, path)
