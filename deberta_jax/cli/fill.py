@@ -1,0 +1,40 @@
+"""What a masked language model puts in the place of [MASK]."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deberta_jax.hub.sentencepiece import MASK, WORD_START, Tokenizer
+from deberta_jax.model.masked_lm import MaskedLM
+
+
+def fill_mask(model: MaskedLM, tokenizer: Tokenizer, text: str, most: int = 3) -> list[list[tuple[str, float]]]:
+    """For each [MASK] of a text the likeliest tokens and their probabilities."""
+    ids = np.concatenate([[tokenizer.cls_id], tokenizer.encode(text), [tokenizer.sep_id]]).astype(np.int32)[None]
+    positions = np.flatnonzero(ids[0] == tokenizer.mask_id).astype(np.int32)[None]
+    logits = model(jnp.asarray(ids), masked_positions=jnp.asarray(positions))[0]
+    # Above the tokenizer's vocabulary are rows that only pad the table.
+    probabilities = np.asarray(jax.nn.softmax(logits[:, : tokenizer.vocab_size]))
+    return [
+        [(tokenizer.token(index).replace(WORD_START, ""), float(row[index])) for index in np.argsort(-row)[:most]]
+        for row in probabilities
+    ]
+
+
+def masked_sentences(
+    documents: Sequence[str], tokenizer: Tokenizer, number: int, seed: int = 0
+) -> list[tuple[str, str]]:
+    """Sentences with one word of one token masked, and the word; from as many documents, chosen by `seed`."""
+    rng = np.random.default_rng(seed)
+    found: list[tuple[str, str]] = []
+    for index in rng.permutation(len(documents)):
+        words = documents[index].split("\n")[0].split(". ")[0].split()
+        whole = [at for at, word in enumerate(words) if word.isalpha() and len(tokenizer.encode(word)) == 1]
+        if 7 <= len(words) <= 16 and len(whole) > 3:
+            at = int(rng.choice(whole[1:]))
+            found.append((" ".join([*words[:at], MASK, *words[at + 1 :]]), words[at]))
+        if len(found) == number:
+            break
+    return found

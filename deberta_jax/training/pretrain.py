@@ -1,0 +1,136 @@
+"""What a pretraining run is: a model, text, masks, a tokenizer and a training; and the recipes known by name."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from deberta_jax.config import PRESETS, DebertaConfig
+from deberta_jax.data.masking import Masking
+from deberta_jax.errors import InputError
+from deberta_jax.model.encoder import Remat
+from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.training.run import TrainingConfig
+
+# A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
+_ROWS = 128
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Text, and how it becomes rows.
+
+    Without `files` it is the documentation of the Python packages installed here. Without `held_out` one shard in
+    twenty is kept for evaluation. `shards` is a folder that `prepare` made, in place of `files`. `workers` processes
+    make batches, or threads of this one if 0; an evaluation takes at most `evaluate_batches` of them.
+    """
+
+    files: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    shards: Path | None = None
+    length: int = 512
+    masking: Masking = field(default_factory=Masking)
+    workers: int = 0
+    evaluate_batches: int = 40
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Masked language modelling from text to a model folder.
+
+    `folder` holds everything of the run. Without `tokenizer` one of `vocabulary` pieces is trained on the text.
+    """
+
+    model: str = "v3-base"
+    folder: Path = Path("runs/pretrain")
+    tokenizer: Path | None = None
+    vocabulary: int = 32000
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: Remat = "none"
+    data: DataConfig = field(default_factory=DataConfig)
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.model not in PRESETS:
+            raise InputError(f"no model {self.model!r}; there are {', '.join(PRESETS)}")
+        most = PRESETS[self.model].max_position_embeddings
+        if self.data.length > most:
+            raise InputError(f"data.length is {self.data.length}, the position table of {self.model} ends at {most}")
+
+    def settings(self) -> dict[str, Any]:
+        """All that makes the run what it is, as JSON."""
+        settings = dataclasses.asdict(self)
+        del settings["folder"]
+        return _json(settings)
+
+    def model_config(self, vocab_size: int | None = None) -> DebertaConfig:
+        """The model, with a table for a tokenizer of `vocab_size`; the preset's own where that is padded enough."""
+        preset = PRESETS[self.model]
+        if vocab_size is None or 0 <= preset.vocab_size - vocab_size < _ROWS:
+            return preset
+        return dataclasses.replace(preset, vocab_size=-(-vocab_size // _ROWS) * _ROWS)
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _json(inner) for name, inner in value.items()}
+    if isinstance(value, tuple):
+        return [_json(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _published(
+    model: str, batch_size: int, steps: int, rate: float, beta2: float = 0.999, remat: Remat = "none"
+) -> PretrainConfig:
+    optimizer = OptimizerConfig(learning_rate=rate, warmup=10_000.0, beta2=beta2)
+    training = TrainingConfig(
+        steps=steps,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        evaluate_every=1000,
+        checkpoint_every=1000,
+        keep_every=50_000,
+    )
+    return PretrainConfig(model, Path("runs") / model, vocabulary=128_000, remat=remat, training=training)
+
+
+def _small(model: str, length: int) -> PretrainConfig:
+    training = TrainingConfig(steps=2000, optimizer=OptimizerConfig(learning_rate=1e-3))
+    data = DataConfig(length=length)
+    return PretrainConfig(model, Path("runs") / model, vocabulary=8000, dtype="float32", data=data, training=training)
+
+
+# Published batch sizes, steps and rates: spec 9.3. Those of v3 are of replaced-token detection.
+RECIPES: dict[str, tuple[str, PretrainConfig]] = {
+    "demo": (
+        "A tiny model on the documentation installed here: minutes on a laptop, no download",
+        PretrainConfig(
+            "tiny",
+            Path("runs/demo"),
+            vocabulary=4000,
+            dtype="float32",
+            data=DataConfig(length=64, evaluate_batches=20),
+            training=TrainingConfig(
+                steps=1000,
+                batch_size=64,
+                optimizer=OptimizerConfig(learning_rate=3e-3),
+                evaluate_every=200,
+                checkpoint_every=200,
+            ),
+        ),
+    ),
+    "tiny": ("2 layers of width 128: for a CPU", _small("tiny", 128)),
+    "mini": ("4 layers of width 256: for a CPU with patience", _small("mini", 256)),
+    "v1-base": ("139 M parameters", _published("v1-base", 2048, 1_000_000, 2e-4)),
+    "v1-large": ("405 M parameters", _published("v1-large", 2048, 1_000_000, 2e-4, remat="dots")),
+    "v1-xlarge": ("758 M parameters", _published("v1-xlarge", 2048, 1_000_000, 2e-4, remat="full")),
+    "v2-xlarge": ("885 M parameters", _published("v2-xlarge", 2048, 1_000_000, 2e-4, remat="full")),
+    "v2-xxlarge": ("1.5 B parameters", _published("v2-xxlarge", 2048, 1_000_000, 1.5e-4, remat="full")),
+    "v3-xsmall": ("71 M parameters", _published("v3-xsmall", 8192, 500_000, 6e-4, 0.98)),
+    "v3-small": ("142 M parameters", _published("v3-small", 8192, 500_000, 6e-4, 0.98)),
+    "v3-base": ("185 M parameters", _published("v3-base", 8192, 500_000, 6e-4, 0.98)),
+    "v3-large": ("435 M parameters", _published("v3-large", 8192, 500_000, 3e-4, 0.98, "dots")),
+    "mdeberta-v3-base": ("280 M parameters", _published("mdeberta-v3-base", 8192, 500_000, 6e-4, 0.98)),
+}
