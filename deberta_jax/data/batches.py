@@ -8,6 +8,7 @@ from types import TracebackType
 import grain
 import numpy as np
 from absl import flags
+from array_record.python.array_record_module import ArrayRecordReader
 
 from deberta_jax.data.masking import Masking, Vocabulary, mask_tokens
 from deberta_jax.data.packing import Row, position_ids
@@ -152,7 +153,13 @@ class MaskRow:
 
 def _rows(folder: Path, vocabulary_sha256: str | None) -> grain.MapDataset:
     manifest = read_manifest(folder, vocabulary_sha256)
-    source = grain.sources.ArrayRecordDataSource(manifest.paths(folder))
+    paths = manifest.paths(folder)
+    for path in paths:
+        try:
+            ArrayRecordReader(path).close()
+        except RuntimeError as error:
+            raise InputError(f"{path}: damaged ({error}); remove it and prepare the shards again") from None
+    source = grain.sources.ArrayRecordDataSource(paths)
     if len(source) != manifest.rows:
         raise InputError(f"{folder}: {len(source)} rows, {manifest.rows} in its manifest; prepare the shards again")
     return grain.MapDataset.source(source).map(from_record)

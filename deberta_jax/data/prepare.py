@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from deberta_jax.errors import InputError
 _SHARD_BYTES = 2 << 20
 _MOST_SHARDS = 1024
 _ENCODED_TOGETHER = 32
+_PATIENCE = 20  # seconds
+_FORMAT = 1
 
 
 @runtime_checkable
@@ -125,11 +128,13 @@ def prepare(
         raise InputError(f"row length is {length}; it must be at least 8")
     before = time.perf_counter()
     number = shards or min(_MOST_SHARDS, -(-total_size(files) // _SHARD_BYTES))
-    cut = parts(files, number)
+    # Absolute: workers elsewhere have another working folder.
+    folder = folder.absolute()
+    cut = parts([os.path.abspath(os.path.expanduser(name)) for name in files], number)
     tasks = [(part, folder / f"{i:05d}-of-{len(cut):05d}.arrayrecord") for i, part in enumerate(cut)]
     sources = [_source(part, tokenizer, length) for part in cut]
-    if (folder / "manifest.json").exists():
-        _check_same(folder, read_manifest(folder), tokenizer, length, sources)
+    if former := _parse_manifest(folder):
+        _check_same(folder, former, tokenizer, length, sources)
     folder.mkdir(parents=True, exist_ok=True)
     there = [_standing(path, source) for (_, path), source in zip(tasks, sources, strict=True)]
     missing = [task for task, shard in zip(tasks, there, strict=True) if shard is None]
@@ -155,7 +160,7 @@ def prepare(
     manifest = Manifest(length, tokenizer.sha256, tokenizer.vocab_size, names, tuple(every))
     if not manifest.rows:
         raise InputError(f"{', '.join(files)}: the text gives no token; check the files and the tokenizer")
-    _write_json(folder / "manifest.json", {"format": 1, **dataclasses.asdict(manifest)})
+    _write_json(folder / "manifest.json", {"format": _FORMAT, **dataclasses.asdict(manifest)})
     bytes_made, tokens_made = sum(shard.bytes for shard in made), sum(shard.tokens for shard in made)
     return Report(manifest, time.perf_counter() - before, bytes_made, tokens_made)
 
@@ -198,20 +203,10 @@ def from_record(record: bytes) -> Row:
 
 
 def read_manifest(folder: Path, vocabulary_sha256: str | None = None) -> Manifest:
-    """The manifest of a folder of shards; raises InputError where there is none, or if it is of another vocabulary."""
-    path = folder / "manifest.json"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields.pop("format") != 1:
-            raise InputError(f"{path}: of another version of this library; prepare the shards again")
-        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-        manifest = Manifest(**{**fields, "sources": tuple(fields["sources"])})
-    except OSError:
-        raise InputError(f"{folder}: no shards here (no manifest.json); prepare them first") from None
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read ({error!r}); prepare the shards again") from None
+    """The manifest of a folder of shards, all there; raises InputError if they are not, or of another vocabulary."""
+    manifest = _parse_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{folder}: no shards here, or no manifest.json that can be read; prepare them first")
     if vocabulary_sha256 not in (None, manifest.vocabulary_sha256):
         raise InputError(
             f"{folder}: shards of vocabulary {manifest.vocabulary_sha256[:12]}, the tokenizer's is "
@@ -223,14 +218,32 @@ def read_manifest(folder: Path, vocabulary_sha256: str | None = None) -> Manifes
     return manifest
 
 
+def _parse_manifest(folder: Path) -> Manifest | None:
+    """None where there is none, or none that can be read: then each shard's own record says what stands."""
+    try:
+        fields = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if fields.pop("format") != _FORMAT:
+            return None
+        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+        return Manifest(**{**fields, "sources": tuple(fields["sources"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def _distributed(calls: Iterable[tuple[Any, ...]], workers: int, scheduler: str | None) -> Generator[Shard, None, None]:
     """`make_shard` of each, as they come, by dask's workers; few are sent at a time, each has the tokenizer in it."""
     try:
+        import dask
         from distributed import Client, LocalCluster, as_completed
         from distributed.scheduler import KilledWorker
     except ImportError:
         raise InputError("several workers need dask.distributed; pip install 'deberta-jax[prep]'") from None
     with ExitStack() as stack:
+        log = logging.getLogger("distributed")
+        stack.callback(log.setLevel, log.level)
+        log.setLevel(logging.WARNING)
+        quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "warning"}
+        stack.enter_context(dask.config.set(quiet))
         if scheduler is None:
             cluster = LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
@@ -238,9 +251,12 @@ def _distributed(calls: Iterable[tuple[Any, ...]], workers: int, scheduler: str 
             client = stack.enter_context(Client(stack.enter_context(cluster)))
         else:
             try:
-                client = stack.enter_context(Client(scheduler, timeout="30s"))
+                client = stack.enter_context(Client(scheduler, timeout=_PATIENCE))
+                client.wait_for_workers(1, timeout=_PATIENCE)
             except (OSError, ValueError) as error:
-                raise InputError(f"{scheduler}: no dask scheduler answers there ({error}); check its address") from None
+                raise InputError(
+                    f"{scheduler}: no dask scheduler with workers answers there ({error}); check its address"
+                ) from None
             workers = max(workers, sum(client.nthreads().values()))
 
         def submit(call: tuple[Any, ...]) -> Any:
@@ -266,7 +282,7 @@ def _source(part: Part, tokenizer: Tokenizer, length: int) -> str:
     for piece in part.pieces:
         stat = os.stat(piece.path)
         files.append([os.path.abspath(piece.path), piece.start, piece.end, stat.st_size, stat.st_mtime_ns])
-    return hashlib.sha256(json.dumps([files, tokenizer.sha256, length]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([_FORMAT, files, tokenizer.sha256, length]).encode()).hexdigest()[:16]
 
 
 def _standing(path: Path, source: str) -> Shard | None:

@@ -1,5 +1,7 @@
 """Batch k is the same whoever makes it: another start, other hosts, worker processes."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +133,15 @@ def test_worker_processes_give_the_same_batches_and_leave_nothing_behind(shards,
         for k in range(5):
             for name, value in first[k + 2].items():
                 np.testing.assert_array_equal(found[f"{k}/{name}"], value, strict=True)
+
+
+def test_a_damaged_shard_is_named(shards, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(shards, folder)
+    damaged = folder / "00002-of-00004.arrayrecord"
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    with pytest.raises(InputError, match=r"00002-of-00004.arrayrecord: damaged"):
+        take(folder, 1)
 
 
 def test_what_cannot_be_is_refused(shards, tmp_path):

@@ -1,7 +1,7 @@
 """Shards: the same whoever makes them, kept where they stand, refused where they do not belong."""
 
-import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,16 +134,26 @@ def test_training_on_shards_of_another_vocabulary_is_refused(shards):
         read_manifest(shards, "7" * 64)
 
 
-def test_a_damaged_manifest_and_a_lost_shard_are_named(texts, tmp_path):
+def test_lost_shards_and_damaged_manifests_are_named_and_preparing_again_mends_them(texts, tmp_path):
     folder = tmp_path / "shards"
-    prepare(texts, folder, ToyTokenizer(), length=LENGTH, shards=4)
+
+    def again():
+        return prepare(texts, folder, ToyTokenizer(), length=LENGTH, shards=4)
+
+    whole = again().manifest
     (folder / "00001-of-00004.arrayrecord").unlink()
     with pytest.raises(InputError, match="00001-of-00004"):
         read_manifest(folder)
-    whole = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(whole)[:100])
-    with pytest.raises(InputError, match=r"manifest.json: cannot be read"):
-        read_manifest(folder)
-    (folder / "manifest.json").write_text(json.dumps(whole | {"format": 2}))
-    with pytest.raises(InputError, match="another version"):
-        read_manifest(folder)
+    assert again().manifest == whole
+    for damaged in ("", "[]", "{}", (folder / "manifest.json").read_text()[:100]):
+        (folder / "manifest.json").write_text(damaged)
+        with pytest.raises(InputError, match="or no manifest"):
+            read_manifest(folder)
+        report = again()
+        assert (report.manifest, report.tokens) == (whole, 0)
+
+
+def test_files_may_be_named_from_the_working_folder(texts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = prepare(["texts/*.txt"], Path("shards"), ToyTokenizer(), length=LENGTH, shards=2).manifest
+    assert one == prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=2).manifest
