@@ -27,6 +27,7 @@ from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import train
 from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.optimizer import make_optimizer
+from deberta_jax.training.pretrain import RECIPES as RECIPES
 from deberta_jax.training.pretrain import PretrainConfig
 from deberta_jax.training.run import refuse_other
 from deberta_jax.training.sizes import Sizes, sizes
@@ -93,7 +94,8 @@ def run(config: PretrainConfig) -> None:
     found = trained.held_out
     _say(
         f"held out: {found['accuracy']:.1%} of masked tokens found "
-        f"(always guessing the most frequent token: {guess:.1%}), loss {found['loss']:.3f}, perplexity {found['perplexity']:.1f}"
+        f"(always guessing the most frequent one: {guess:.1%}), "
+        f"loss {found['loss']:.3f}, perplexity {found['perplexity']:.1f}"
     )
     _show_filled(export, text.held_out_documents())
     _say(f"model {export}; curves {config.folder / 'loss.png'}; metrics {config.folder / 'metrics.jsonl'}")
@@ -190,7 +192,8 @@ def _prepare(files: Sequence[str], folder: Path, tokenizer: Tokenizer, length: i
         manifest = report.manifest
         _say(
             f"shards: {folder}, {manifest.tokens:,} tokens in {manifest.rows:,} rows of {manifest.length} "
-            f"({report.seconds:.0f} s, {report.megabytes_per_second:.1f} MB/s, {report.tokens_per_second:,.0f} tokens/s)"
+            f"({report.seconds:.0f} s, {report.megabytes_per_second:.1f} MB/s, "
+            f"{report.tokens_per_second:,.0f} tokens/s)"
         )
 
     _on_first(make)
