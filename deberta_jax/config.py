@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,12 @@ class DebertaConfig:
             # Version 1 of Hugging Face's class does not read these keys.
             for key in ("position_buckets", "share_att_key", "norm_rel_ebd", "conv_kernel_size"):
                 values.pop(key, None)
-        fields = {field.name for field in dataclasses.fields(cls)} - {"extra"}
-        known = {key: value for key, value in values.items() if key in fields and value is not None}
+        fields = {field.name: field.type for field in dataclasses.fields(cls) if field.name != "extra"}
+        known = {
+            key: value if key == "pos_att_type" else _typed(key, value, fields[key])
+            for key, value in values.items()
+            if key in fields and value is not None
+        }
         unknown = {key: value for key, value in values.items() if key not in fields}
         return cls(**{**known, "extra": unknown})
 
@@ -177,6 +182,16 @@ def _from_microsoft(values: dict[str, Any]) -> dict[str, Any]:
     values["pooler_hidden_act"] = pooling.get("hidden_act", values.get("hidden_act", "gelu"))
     values["pooler_dropout"] = pooling.get("dropout", 0.0)
     return values
+
+
+def _typed(name: str, value: Any, declared: Any) -> Any:
+    """A value of its field's type; files write a whole number where a fraction is declared."""
+    types = typing.get_args(declared) or (declared,)
+    if float in types and type(value) is int:
+        return float(value)
+    if type(value) not in types:
+        raise InputError(f"config: {name} must be {types[0].__name__}, not {value!r}")
+    return value
 
 
 def _terms(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:

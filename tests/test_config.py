@@ -127,6 +127,14 @@ def test_what_is_not_a_deberta_is_refused():
         DebertaConfig.from_dict({"model_type": "deberta", "talking_head": True})
 
 
+def test_numbers_are_read_as_what_they_are_declared():
+    config = DebertaConfig.from_dict({"model_type": "deberta-v2", "pooler_dropout": 0, "hidden_dropout_prob": 0})
+    assert (type(config.pooler_dropout), type(config.hidden_dropout_prob)) == (float, float)
+    for name, value in (("hidden_size", "768"), ("num_hidden_layers", 2.5), ("relative_attention", 1)):
+        with pytest.raises(InputError, match=f"{name} must be (int|bool), not"):
+            DebertaConfig.from_dict({"model_type": "deberta-v2", name: value})
+
+
 def test_a_broken_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         DebertaConfig.from_file(tmp_path / "config.json")
