@@ -83,7 +83,7 @@ class Tokenizer:
         return MASK if index == self.mask_id else self.model.id_to_piece(int(index))
 
     def word_starts(self) -> Bool[np.ndarray, "V"]:
-        """Which ids begin a word: pieces with a leading space, specials and single signs; others continue (spec 5.4)."""
+        """Which ids begin a word: leading spaces, specials and single signs; all others continue (spec 5.4)."""
         starts = [
             piece.startswith(WORD_START) or _single_sign(piece) for piece in map(self.token, range(self.vocab_size))
         ]

@@ -55,7 +55,7 @@ class Deberta(nnx.Module):
                 "positions: shorten the sequence"
             )
         if input_mask is not None:
-            input_mask = input_mask != 0
+            input_mask = input_mask.astype(bool)
         elif segment_ids is not None:
             input_mask = segment_ids > 0
         keys = (None, None) if key is None else jax.random.split(key)

@@ -146,7 +146,7 @@ class MaskedLM(nnx.Module):
         if masked_positions is None:
             masked_positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
         if input_mask is not None:
-            input_mask = input_mask != 0
+            input_mask = input_mask.astype(bool)
         elif segment_ids is not None:
             input_mask = segment_ids > 0
         return self.decoder(

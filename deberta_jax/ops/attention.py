@@ -84,7 +84,7 @@ def c2p_scores_at(
     rows: Int[np.ndarray | Array, "W"],
     query_positions: Int[Array, "B M"],
 ) -> Float[Array, "B N M S"]:
-    """`c2p_scores` of gathered queries: query m stands at `query_positions[:, m]`, `rows` is that of S queries and keys.
+    """`c2p_scores` of gathered queries: query m stands at `query_positions[:, m]`, `rows` is that of S queries, S keys.
 
     A query's S scores are one run of its scores by distance: one slice is cut for a query, not one for a score.
     """
