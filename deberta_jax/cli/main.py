@@ -107,12 +107,17 @@ def _likeness(word: str, name: str) -> float:
 
 
 def _first_sentence(box: str) -> str:
-    """The message in a box of several lines, as tyro draws it: between its title and its first rule."""
-    rows = [row.strip("│| ") for row in re.sub("\x1b" + r"\[[\d;]*m", "", box).splitlines()[1:]]
-    message = " ".join(itertools.takewhile(lambda row: row.strip("─-╰╯+"), rows))
-    # A dataclass that refuses its fields is named as the program's, not the user's.
-    message = re.sub(r"^Error parsing [A-Z]\w*: ", "", message).rstrip(".")
+    """The message in a box of several lines, as tyro draws it: between title and rule."""
+    rows = [row.strip("│| ") for row in re.sub("\x1b" + r"\[[\d;]*m", "", box).splitlines()]
+    below_title = itertools.dropwhile(_is_rule, rows[1:])
+    message = " ".join(itertools.takewhile(lambda row: not _is_rule(row), below_title))
+    # The name of a dataclass that refuses its fields is of no use to who types options.
+    message = re.sub(r"^Error parsing [^-]\S*: ", "", message).rstrip(".")
     return message[0].lower() + message[1:]
+
+
+def _is_rule(row: str) -> bool:
+    return not row.strip("─-╰╯")
 
 
 def _show_warnings() -> None:
