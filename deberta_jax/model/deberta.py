@@ -1,7 +1,9 @@
 """The bare model: embeddings and encoder."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, DTypeLike, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
@@ -26,13 +28,13 @@ class Deberta(nnx.Module):
 
     def __call__(
         self,
-        input_ids: Int[Array, "B T"],
-        input_mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        input_ids: Int[ArrayLike, "B T"],
+        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
-        token_type_ids: Int[Array, "B T"] | None = None,
-        segment_ids: Int[Array, "B T"] | None = None,
-        position_ids: Int[Array, "B T"] | None = None,
-        attention_mask: Bool[Array, "B #N #T T"] | None = None,
+        token_type_ids: Int[ArrayLike, "B T"] | None = None,
+        segment_ids: Int[ArrayLike, "B T"] | None = None,
+        position_ids: Int[ArrayLike, "B T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B #N #T T"] | None = None,
         depth: int | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -44,6 +46,9 @@ class Deberta(nnx.Module):
         no document sees another; `attention_mask` says which key each query may see, in place of what `input_mask`
         implies. `position_ids` count absolute positions (from 0 in every document). Dropout needs a `key`.
         """
+        input_ids = jnp.asarray(input_ids)
+        input_mask, segment_ids, attention_mask = as_arrays(input_mask, segment_ids, attention_mask)
+        token_type_ids, position_ids = as_arrays(token_type_ids, position_ids)
         config = self.config
         if (
             config.position_biased_input
@@ -72,3 +77,8 @@ class Deberta(nnx.Module):
             output_attentions=output_attentions,
             key=keys[1],
         )
+
+
+def as_arrays(*inputs: ArrayLike | None) -> tuple[Array | None, ...]:
+    """What comes from a tokenizer or a pipeline, numpy, as arrays of JAX; None stays."""
+    return tuple(None if x is None else jnp.asarray(x) for x in inputs)

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
-from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.deberta import Deberta, as_arrays
 from deberta_jax.model.embeddings import Table
 from deberta_jax.model.encoder import Encoder, Remat
 from deberta_jax.model.projection import LayerNorm, Projection
@@ -97,13 +98,13 @@ class MaskedLM(nnx.Module):
 
     def __call__(
         self,
-        input_ids: Int[Array, "B T"],
-        input_mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        input_ids: Int[ArrayLike, "B T"],
+        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
-        masked_positions: Int[Array, "B M"] | None = None,
-        token_type_ids: Int[Array, "B T"] | None = None,
-        segment_ids: Int[Array, "B T"] | None = None,
-        position_ids: Int[Array, "B T"] | None = None,
+        masked_positions: Int[ArrayLike, "B M"] | None = None,
+        token_type_ids: Int[ArrayLike, "B T"] | None = None,
+        segment_ids: Int[ArrayLike, "B T"] | None = None,
+        position_ids: Int[ArrayLike, "B T"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B M V"]:
         """Logits at `masked_positions`, at every position without them. Other arguments as `Deberta`."""
@@ -120,16 +121,18 @@ class MaskedLM(nnx.Module):
 
     def states(
         self,
-        input_ids: Int[Array, "B T"],
-        input_mask: Bool[Array, "B T"] | Int[Array, "B T"] | None = None,
+        input_ids: Int[ArrayLike, "B T"],
+        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
-        masked_positions: Int[Array, "B M"] | None = None,
-        token_type_ids: Int[Array, "B T"] | None = None,
-        segment_ids: Int[Array, "B T"] | None = None,
-        position_ids: Int[Array, "B T"] | None = None,
+        masked_positions: Int[ArrayLike, "B M"] | None = None,
+        token_type_ids: Int[ArrayLike, "B T"] | None = None,
+        segment_ids: Int[ArrayLike, "B T"] | None = None,
+        position_ids: Int[ArrayLike, "B T"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B M D"]:
         """What the head reads: decoded states, or the last layer's, at `masked_positions`."""
+        masked_positions, position_ids = as_arrays(masked_positions, position_ids)
+        input_mask, segment_ids = as_arrays(input_mask, segment_ids)
         keys = (None, None) if key is None else jax.random.split(key)
         L = self.deberta.config.num_hidden_layers
         x = self.deberta(
