@@ -89,21 +89,32 @@ def extras(case: Case) -> dict[str, np.ndarray]:
     return {name: case.inputs[name] for name in ("token_type_ids",) if name in case.inputs}
 
 
+def compiled(function: Callable, dtype: str) -> Callable:
+    """Jitted as everywhere in float32; float64 judges the formula, not the compiler, and compiles twice as fast."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0} if dtype == "float64" else None)
+
+
+def on_host(outputs: dict[str, jax.Array | None]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array) for name, array in outputs.items() if array is not None}
+
+
 def run_encoder(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     model = loaded(case, lambda key: Deberta(case.config, key=key), dtype)
     wanted = {**case.outputs, **case.outputs64}
-    call = jax.jit(
-        lambda model, ids, masks, extras: model(
-            ids, **masks, **extras, output_hidden_states=True, output_attentions="attentions" in wanted
-        )
+    call = lambda model: model(  # noqa: E731
+        case.inputs["input_ids"],
+        **masks(case),
+        **extras(case),
+        output_hidden_states=True,
+        output_attentions="attentions" in wanted,
     )
-    output = call(model, case.inputs["input_ids"], masks(case), extras(case))._asdict()
+    output = compiled(call, dtype)(model)._asdict()
     if "attention_rows" in case.about:
         # Long cases keep a few positions of these two.
         for name in ("attentions", "hidden_states"):
             if output[name] is not None:
                 output[name] = output[name][..., case.about["attention_rows"], :]
-    return {name: np.asarray(output[name]) for name in output if output[name] is not None}, {}
+    return on_host(output), {}
 
 
 def run_masked_lm(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -120,22 +131,23 @@ def run_masked_lm(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[s
         logits = model(case.inputs["input_ids"], **masks(case), **extras(case), **masked)
         picked = logits[slots] if microsoft else logits[targets]
         each = -jnp.take_along_axis(jax.nn.log_softmax(picked), chosen[:, None].astype(int), axis=1)[:, 0]
-        return each.mean(), (picked if microsoft else logits, each)
+        outputs = {"loss": each.mean(), "logits": picked if microsoft else logits}
+        if microsoft:
+            outputs |= {"loss_per_token": each, "labels": jnp.asarray(chosen)}
+        depth = None if model.decoder is None else case.config.num_hidden_layers - 1
+        states = model.deberta(case.inputs["input_ids"], **masks(case), **extras(case), depth=depth).last_hidden_state
+        if model.decoder is not None:
+            outputs["last_but_one_hidden_state"] = states
+            outputs["emd_states.1"] = model.states(case.inputs["input_ids"], **masks(case), **masked)[slots]
+        elif not microsoft:
+            outputs["last_hidden_state"] = states
+        return each.mean(), outputs
 
-    (mean, (logits, each)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(model)
-    outputs = {"loss": mean, "logits": logits, "loss_per_token": each, "labels": chosen}
-    if not microsoft:
-        del outputs["loss_per_token"], outputs["labels"]
-        states = model.deberta(case.inputs["input_ids"], **masks(case), **extras(case))
-        outputs["last_hidden_state"] = states.last_hidden_state
-    elif model.decoder is not None:
-        depth = case.config.num_hidden_layers - 1
-        states = model.deberta(case.inputs["input_ids"], **masks(case), depth=depth)
-        outputs["last_but_one_hidden_state"] = states.last_hidden_state
-        decoded = model.states(case.inputs["input_ids"], **masks(case), masked_positions=positions)
-        outputs["emd_states.1"] = decoded[slots]
+    if dtype == "float32" or not case.gradients:
+        return on_host(compiled(lambda model: loss(model)[1], dtype)(model)), {}
+    gradients, outputs = compiled(jax.grad(loss, has_aux=True), dtype)(model)
     head = "cls" if any(name.startswith("cls.") for name in case.weights) else "lm_predictions"
-    return {k: np.asarray(v) for k, v in outputs.items()}, export_tensors(gradients, case.config, head=head)
+    return on_host(outputs), export_tensors(gradients, case.config, head=head)
 
 
 def gathered(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
