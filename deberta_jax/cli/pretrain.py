@@ -18,7 +18,7 @@ from deberta_jax.data.documentation import write_documentation
 from deberta_jax.data.hold_out import hold_out
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepare import prepare
-from deberta_jax.data.sources import documents
+from deberta_jax.data.sources import documents, find
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
 from deberta_jax.hub.sentencepiece import MASK, Tokenizer, train_tokenizer
@@ -141,6 +141,8 @@ class _Text:
     def __init__(self, config: PretrainConfig):
         self.files, self.held_out = config.data.files, config.data.held_out
         self.shards = config.data.shards
+        if named := [*self.files, *self.held_out]:
+            find(named)
         if not self.files and not self.shards:
             before = time.perf_counter()
             _on_first(lambda: write_documentation(config.folder / "text"))
