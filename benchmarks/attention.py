@@ -11,11 +11,10 @@ import statistics
 import sys
 import time
 
-import topology  # first: it sets the environment in which JAX is imported
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import topology
 from jax.sharding import SingleDeviceSharding
 
 from deberta_jax.ops.attention import c2c_scores, disentangled_attention
@@ -61,7 +60,7 @@ def on_cpu(repetitions):
     print(f"jax {jax.__version__}, CPU, float32, {N} heads of {H}; milliseconds, medians of {repetitions}")
     for batch, length in SIZES:
         keys = jax.random.split(jax.random.key(0), 5)
-        tensors = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes(batch, length))]
+        tensors = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes(batch, length), strict=True)]
         for label, wrap in (("forward", lambda f: f), ("forward+backward", with_backward)):
             programs = {name: jax.jit(wrap(function)) for name, function in variants(length).items()}
             times = {name: [] for name in programs}
@@ -73,7 +72,8 @@ def on_cpu(repetitions):
                         times[name].append(time.perf_counter() - start)
             medians = {name: statistics.median(seconds) for name, seconds in times.items()}
             shown = "  ".join(f"{name} {seconds * 1e3:8.1f}" for name, seconds in medians.items())
-            ratios = f"gather/ours {medians['gather'] / medians['ours']:5.2f}  ours/plain {medians['ours'] / medians['plain']:5.2f}"
+            ours, gather, plain = (medians[name] for name in ("ours", "gather", "plain"))
+            ratios = f"gather/ours {gather / ours:5.2f}  ours/plain {ours / plain:5.2f}"
             print(f"({batch}, {length:4d}) {label:17s} {shown}  {ratios}", flush=True)
 
 

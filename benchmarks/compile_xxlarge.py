@@ -72,14 +72,14 @@ def main(preset: str = "v2-xxlarge", topology: str = "v5e:4x4") -> int:
     flops = count_flops(step, state, batch)
     print(f"jax {jax.__version__}, {preset}, {topology}: {mesh.size} chips, {ROWS} x {LENGTH} tokens")
     print(f"parameters                {parameters:,}")
+    temporary = memory.temp_size_in_bytes
     print(
-        f"memory of a chip          {total / 1e9:.2f} GB ({resident / 1e9:.2f} state, {memory.temp_size_in_bytes / 1e9:.2f} temporary)"
+        f"memory of a chip          {total / 1e9:.2f} GB ({resident / 1e9:.2f} state, {temporary / 1e9:.2f} temporary)"
     )
     print(f"bytes accessed, a chip    {cost['bytes accessed'] / 1e9:.1f} GB, a scanned body once")
     print(f"flops, all chips          {flops / 1e12:.1f} TFLOP, from the jaxpr, scan lengths included")
-    print(
-        f"collectives               {dict(Counter(re.findall(r' (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?[(]', text)))}"
-    )
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    print(f"collectives               {dict(Counter(re.findall(f' ({kinds})(?:-start)?[(]', text)))}")
     print(f"compiled in               {seconds:.0f} s, host peak {host / 1e9:.1f} GB")
     bars = {
         "fits in memory": total <= MEMORY_BAR,

@@ -1,9 +1,13 @@
 """TPU devices to compile for, without a TPU: `pip install -e '.[tpu]'`."""
 
 import os
+from typing import Any
 
+import jax
+from jax.experimental import topologies
+
+# Read when libtpu is first asked for devices.
 os.environ.update(
-    JAX_PLATFORMS="cpu",
     TPU_SKIP_MDS_QUERY="1",
     ALLOW_MULTIPLE_LIBTPU_LOAD="1",
     TPU_ACCELERATOR_TYPE="v5litepod-16",
@@ -11,10 +15,7 @@ os.environ.update(
     TPU_STDERR_LOG_LEVEL="3",
     TF_CPP_MIN_LOG_LEVEL="3",
 )
-
-from typing import Any
-
-from jax.experimental import topologies
+jax.config.update("jax_platforms", "cpu")
 
 
 def tpu_devices(name: str) -> list[Any]:

@@ -249,11 +249,16 @@ def _v2(**fields: Any) -> DebertaConfig:
     return DebertaConfig(position_buckets=256, norm_rel_ebd="layer_norm", share_att_key=True, **fields)
 
 
-_LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
-_V2_WIDTH = {"hidden_size": 1536, "num_attention_heads": 24, "intermediate_size": 6144}
-_CONVOLUTION = {"conv_kernel_size": 3, "conv_act": "gelu"}
-_XSMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
-_TINY = {"vocab_size": 8192, "position_buckets": 32, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+_LARGE: dict[str, Any] = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
+_V2_WIDTH: dict[str, Any] = {"hidden_size": 1536, "num_attention_heads": 24, "intermediate_size": 6144}
+_CONVOLUTION: dict[str, Any] = {"conv_kernel_size": 3, "conv_act": "gelu"}
+_XSMALL: dict[str, Any] = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+_TINY: dict[str, Any] = {
+    "vocab_size": 8192,
+    "position_buckets": 32,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+}
 
 PRESETS: dict[str, DebertaConfig] = {
     # For CPU: seconds and minutes. 2 and 4 layers, their own vocabulary of 8192 pieces.

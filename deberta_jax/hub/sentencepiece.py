@@ -1,11 +1,12 @@
 """The tokenizer of v2 and v3: SentencePiece with [PAD], [CLS], [SEP], [UNK] first and [MASK] after the last piece."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,18 +66,13 @@ class Tokenizer:
         """Ids of many texts in which no [MASK] is meant, as corpora are."""
         return [np.asarray(ids, np.int32) for ids in self.model.encode(texts)]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, "T"]) -> str:
         """The text of ids; specials are written as their names."""
-        text, run = "", []
-        for index in [*map(int, ids), None]:
-            if index is not None and index not in self.special_ids:
-                run.append(index)
-                continue
-            text += self.model.decode(run) if run else ""
-            run = []
-            if index is not None:
-                text += f"{' ' if text else ''}{self.token(index)} "
-        return text.strip()
+        parts: list[str] = []
+        for named, run in itertools.groupby(map(int, ids), lambda index: index in self.special_ids):
+            group = list(run)
+            parts += map(self.token, group) if named else [self.model.decode(group)]
+        return " ".join(parts)
 
     def token(self, index: int) -> str:
         """The piece of one id."""
@@ -84,10 +80,8 @@ class Tokenizer:
 
     def word_starts(self) -> Bool[np.ndarray, "V"]:
         """Which ids begin a word: leading spaces, specials and single signs; all others continue (spec 5.4)."""
-        starts = [
-            piece.startswith(WORD_START) or _single_sign(piece) for piece in map(self.token, range(self.vocab_size))
-        ]
-        starts = np.asarray(starts)
+        pieces = map(self.token, range(self.vocab_size))
+        starts = np.asarray([piece.startswith(WORD_START) or _single_sign(piece) for piece in pieces])
         starts[list(self.special_ids)] = True
         return starts
 

@@ -1,6 +1,6 @@
 """Disentangled self-attention: the projections of content and of the relative table."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -84,11 +84,11 @@ class Attention(nnx.Module):
         query_positions: Int[Array, "B T"] | None,
         *,
         key: PRNGKeyArray | None,
-    ) -> dict[str, Array | np.ndarray | float | None]:
+    ) -> dict[str, Any]:
         """Projected content and positions, as the functions of `ops.attention` take them."""
         # The scale counts the configured terms even where no relative table exists (golden b10).
         scale = 1 / np.sqrt(self.config.head_size * (1 + len(self.config.pos_att_type)))
-        terms = {"q": self.query(queries), "k": self.key(x), "scale": float(scale)}
+        terms: dict[str, Any] = {"q": self.query(queries), "k": self.key(x), "scale": float(scale)}
         if relative is None:
             return terms
         table = dropout(relative.table, self.config.hidden_dropout_prob, key=key)

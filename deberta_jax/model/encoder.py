@@ -137,7 +137,7 @@ class Encoder(nnx.Module):
 
     def relative_positions(self, length: int, dtype: jnp.dtype) -> RelativePositions | None:
         """The rows of the relative table that sequences of this length use, normed."""
-        if not self.config.active_terms:
+        if self.relative is None or not self.config.active_terms:
             return None
         rows = relative_rows(
             length,
@@ -175,24 +175,24 @@ class Encoder(nnx.Module):
         mask = (
             visible(input_mask, segment_ids) if attention_mask is None else visible(None, segment_ids, attention_mask)
         )
-        keys = (None, None) if key is None else jax.random.split(key)
-        convolved = None
-        if self.convolution is not None:
-            convolved = self.convolution(x, input_mask, segment_ids, key=keys[1])
+        convolution_key, layer_keys = None, None
+        if key is not None:
+            convolution_key, layers_key = jax.random.split(key)
+            layer_keys = jax.random.split(layers_key, L)
+        convolution = self.convolution
+        convolved = None if convolution is None else convolution(x, input_mask, segment_ids, key=convolution_key)
 
         def step(x: Array, scanned: tuple) -> tuple[Array, tuple]:
             layer, number, key = scanned
             attentions = layer.attention.probabilities(x, relative, mask) if output_attentions else None
             y = layer(x, relative, mask, key=key)
-            if convolved is not None:
-                merge = lambda y: self.convolution.merge(y, convolved, input_mask)  # noqa: E731
-                y = jax.lax.cond(number == 0, merge, lambda y: y, y)
+            if convolution is not None and convolved is not None:
+                y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, input_mask), lambda y: y, y)
             return y, (y if output_hidden_states else None, attentions)
 
         if self.remat != "none":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
-        layer_keys = None if key is None else jax.random.split(keys[0], L)
         last, (states, attentions) = jax.lax.scan(step, x, (layers, jnp.arange(L), layer_keys))
         if states is not None:
             states = jnp.concatenate([x[None], states])

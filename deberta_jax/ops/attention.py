@@ -140,16 +140,17 @@ def attention_probabilities(
     With `query_positions`, query t stands at that position among the keys and `rows` is that of S queries and S keys.
     """
     terms = 1 + (rel_k is not None) + (rel_q is not None)
-    if terms > 1 and rows is None:
-        raise ValueError("rows: relative terms need the row of the table for each distance (positions.relative_rows)")
     scores = c2c_scores(q, k)
-    if rel_k is not None:
-        scores = scores + (
-            c2p_scores(q, rel_k, rows) if query_positions is None else c2p_scores_at(q, rel_k, rows, query_positions)
-        )
-    if rel_q is not None:
-        p2c = p2c_scores(k, rel_q, rows)
-        scores = scores + (p2c if query_positions is None else rows_at(p2c, query_positions))
+    if terms > 1:
+        if rows is None:
+            raise ValueError("rows: relative terms need the row of each distance (positions.relative_rows)")
+        p2c = None if rel_q is None else p2c_scores(k, rel_q, rows)
+        if query_positions is None:
+            c2p = None if rel_k is None else c2p_scores(q, rel_k, rows)
+        else:
+            c2p = None if rel_k is None else c2p_scores_at(q, rel_k, rows, query_positions)
+            p2c = None if p2c is None else rows_at(p2c, query_positions)
+        scores = sum((term for term in (c2p, p2c) if term is not None), scores)
     scale = 1 / math.sqrt(q.shape[-1] * terms) if scale is None else scale
     return masked_softmax(scores * scale, mask)
 

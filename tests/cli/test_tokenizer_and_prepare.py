@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from deberta_jax.cli.prepare import PrepareConfig
@@ -11,9 +13,9 @@ from deberta_jax.hub.sentencepiece import Tokenizer
 
 @pytest.fixture
 def text(tmp_path):
-    words = "the quick brown fox jumps over a lazy dog while seven wizards brew strong coffee for nobody".split()
+    words = re.findall(r"\w+", "the quick brown fox jumps over a lazy dog while seven wizards brew coffee for nobody")
     path = tmp_path / "text.txt"
-    path.write_text("\n\n".join(" ".join(words[i % 16 :] + words[: i % 16]) for i in range(200)), encoding="utf-8")
+    path.write_text("\n\n".join(" ".join(words[i % 15 :] + words[: i % 15]) for i in range(200)), encoding="utf-8")
     return path
 
 

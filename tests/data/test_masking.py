@@ -23,7 +23,7 @@ VOCABULARY = Vocabulary(MASK, SIZE, SPECIAL, np.arange(SIZE) < 50)
 
 def golden_vocabulary():
     pieces = GOLDEN["vocab"]
-    starts = np.array([piece.startswith("▁") or piece in ".,!" or piece.startswith("[") for piece in pieces])
+    starts = np.array([piece.startswith(("▁", "[")) or piece in ".,!" for piece in pieces])
     return Vocabulary(4, len(pieces), (0, 1, 2, 3, 4), starts)
 
 

@@ -35,7 +35,10 @@ def masked_lm(config):
 
 
 def same(one, other):
-    return all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
+    return all(
+        (np.asarray(a) == np.asarray(b)).all()
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
 
 
 @pytest.mark.parametrize("head", ["lm_predictions", "cls"])

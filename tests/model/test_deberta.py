@@ -167,7 +167,9 @@ def test_dropout_needs_a_key(config):
 
 def test_the_padding_row_takes_no_gradient_through_its_lookup(config):
     ids = ids_of(2, 9).at[:, 4].set(config.pad_token_id)
-    gradients = jax.jit(jax.grad(lambda model: jnp.square(call(model, ids).last_hidden_state[:, ::2]).sum()))(bare(config))
+    gradients = jax.jit(jax.grad(lambda model: jnp.square(call(model, ids).last_hidden_state[:, ::2]).sum()))(
+        bare(config)
+    )
     table = gradients.embeddings.word.table[...]
     assert (table[config.pad_token_id] == 0).all()
     assert (table[ids[0, 0]] != 0).any()

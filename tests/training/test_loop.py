@@ -15,6 +15,7 @@ import pytest
 from train_stub import config, train_stub
 
 from deberta_jax.errors import InputError
+from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.run import MeshConfig
 
 SCRIPT = Path(__file__).parent / "train_stub.py"
@@ -104,7 +105,7 @@ def test_sigterm_saves_and_ends_with_code_0_and_the_same_command_goes_on(uninter
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - asked < 10
     assert process.returncode == 0, err
     assert out.startswith("stopped")
     stopped = int(out.split()[1])
@@ -138,8 +139,6 @@ def test_a_folder_of_another_config_is_refused_and_says_which_fields_differ(unin
         InputError,
         match=r"another config: training.batch_size \(24 there, 48 here\); training.optimizer.learning_rate \(0.01",
     ):
-        from deberta_jax.training.optimizer import OptimizerConfig
-
         train_stub(uninterrupted, config(batch_size=48, optimizer=OptimizerConfig(learning_rate=0.02)))
     with pytest.raises(InputError, match=r"another config: tokenizer \(absent there, other here\)"):
         train_stub(uninterrupted, config(), tokenizer="other")
