@@ -18,7 +18,10 @@ def fill_mask(model: MaskedLM, tokenizer: Tokenizer, text: str, most: int = 3) -
     # Above the tokenizer's vocabulary are rows that only pad the table.
     probabilities = np.asarray(jax.nn.softmax(logits[:, : tokenizer.vocab_size]))
     return [
-        [(tokenizer.token(index).replace(WORD_START, ""), float(row[index])) for index in np.argsort(-row)[:most]]
+        [
+            (tokenizer.token(index).replace(WORD_START, ""), float(row[index]))
+            for index in np.argsort(-row)[:most].tolist()
+        ]
         for row in probabilities
     ]
 

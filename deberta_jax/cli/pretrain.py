@@ -26,7 +26,7 @@ from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import train
 from deberta_jax.training.objectives import masked_lm
-from deberta_jax.training.optimizer import make_optimizer
+from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.pretrain import RECIPES as RECIPES
 from deberta_jax.training.pretrain import PretrainConfig
 from deberta_jax.training.run import refuse_other
@@ -46,6 +46,7 @@ def run(config: PretrainConfig) -> None:
     if config.training.steps == 0:
         _say(f"{config.model}: {measure(config, config.model_config())}")
         return
+    learning_rate(config.training.optimizer, config.training.steps)
     refuse_other(config.folder, config.settings())
     text = _Text(config)
     tokenizer = _tokenizer(config, text)

@@ -89,7 +89,6 @@ def train(
                     checkpointer.save(state, {"next_batch": number, "settings": dict(settings)})
                 if asked:
                     recorder.say(f"stopped after step {number}; the same command goes on from there")
-                    recorder.plot()
                     return Trained(state, last, {})
             found = _means(evaluate, state, held_out(), mesh)
             if start < config.steps:
