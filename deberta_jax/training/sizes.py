@@ -22,7 +22,7 @@ class Sizes(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.parameters:,} parameters; parameters and optimizer {_bytes(self.state_bytes)}, "
-            f"{_bytes(self.device_bytes)} on each device; {self.step_flops / 1e12:,.3f} TFLOP a step"
+            f"{_bytes(self.device_bytes)} on each device; {self.step_flops / 1e9:,.1f} GFLOP a step"
         )
 
 

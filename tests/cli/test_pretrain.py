@@ -50,9 +50,9 @@ def text(tmp_path_factory):
 
 
 def start(folder, text, programs, *options):
-    environment = (
-        os.environ | programs | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    )
+    # Compiled with less care: compiling is most of the time of so short a run.
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    environment = os.environ | programs | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     code = "import sys; from deberta_jax.cli.main import main; sys.exit(main())"
     command = [
         sys.executable,

@@ -38,7 +38,8 @@ def each_step_once(folder, steps=60):
 
 
 def start(folder, devices=8, **options):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    # Compiled with less care: compiling is most of the time of so short a run.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, SCRIPT, folder, json.dumps(options)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
