@@ -64,7 +64,7 @@ class MaskedLMHead(nnx.Module):
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
         self.config = config
         E = config.word_size
-        self.dense = Projection((config.hidden_size, E), ("embed", None), stddev=config.initializer_range, key=key)
+        self.dense = Projection((config.hidden_size, E), (None, "embed"), stddev=config.initializer_range, key=key)
         self.norm = LayerNorm(E, epsilon=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size), axes=("vocab",))
 
