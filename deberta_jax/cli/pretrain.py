@@ -1,7 +1,7 @@
 """`deberta-jax pretrain`: text in, a model folder out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
 from deberta_jax.hub.sentencepiece import MASK, Tokenizer, train_tokenizer
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.loop import train
+from deberta_jax.training.loop import HostBatch, train
 from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.pretrain import RECIPES as RECIPES
@@ -83,11 +83,9 @@ def run(config: PretrainConfig) -> None:
     if not trained.complete:
         return
     export = config.folder / "model"
-    model = (
-        multihost_utils.process_allgather(trained.state.model, tiled=True)
-        if jax.process_count() > 1
-        else trained.state.model
-    )
+    model: Any = trained.state.model
+    if jax.process_count() > 1:
+        model = multihost_utils.process_allgather(model, tiled=True)
     if jax.process_index():
         return
     save_pretrained(export, model, tokenizer)
@@ -98,7 +96,7 @@ def run(config: PretrainConfig) -> None:
         f"(always guessing the most frequent one: {guess:.1%}), "
         f"loss {found['loss']:.3f}, perplexity {found['perplexity']:.1f}"
     )
-    _show_filled(export, text.held_out_documents())
+    _show_filled(export, tokenizer, text.held_out_documents())
     _say(f"model {export}; curves {config.folder / 'loss.png'}; metrics {config.folder / 'metrics.jsonl'}")
 
 
@@ -130,7 +128,7 @@ def measure(config: PretrainConfig, model_config: DebertaConfig) -> Sizes:
     return sizes(masked_lm, abstract, batch)
 
 
-def most_frequent_share(batches: Sequence[Any]) -> float:
+def most_frequent_share(batches: Iterable[HostBatch]) -> float:
     """The accuracy of guessing the same token everywhere, the best one."""
     labels = np.concatenate([batch["labels"][batch["label_weights"] > 0] for batch in batches])
     return float(np.bincount(labels).max() / len(labels))
@@ -202,16 +200,16 @@ def _prepare(files: Sequence[str], folder: Path, tokenizer: Tokenizer, length: i
     _on_first(make)
 
 
-def _show_filled(folder: Path, texts: Sequence[str]) -> None:
+def _show_filled(folder: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
     """Five masks of held-out sentences, filled by the exported model."""
-    model, tokenizer = from_pretrained(folder, head="masked_lm")
+    model, _ = from_pretrained(folder, head="masked_lm")
     for sentence, word in masked_sentences(texts, tokenizer, 5):
         guesses = fill_mask(model, tokenizer, sentence)[0]
         listed = ", ".join(f"{token} {probability:.0%}" for token, probability in guesses)
         _say(f"  {sentence.replace(MASK, '____')}\n    {listed} (it was: {word})")
 
 
-def _on_first(action: Any) -> None:
+def _on_first(action: Callable[[], object]) -> None:
     """Do what writes files on the first process; the others wait."""
     if jax.process_index() == 0:
         action()
