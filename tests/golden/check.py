@@ -6,6 +6,7 @@ and, for some, gradients. `run_case` is what the tests call.
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from deberta_jax.config import DebertaConfig
 from deberta_jax.hub.layout import export_tensors, import_tensors
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.masked_lm import MaskedLM
-from deberta_jax.ops.positions import log_bucket
+from deberta_jax.ops.positions import log_bucket, relative_rows
 
 BOUND_32, BOUND_64, BOUND_GRADIENT = 2e-5, 1e-9, 1e-5
 
@@ -89,11 +90,6 @@ def extras(case: Case) -> dict[str, np.ndarray]:
     return {name: case.inputs[name] for name in ("token_type_ids",) if name in case.inputs}
 
 
-def compiled(function: Callable, dtype: str) -> Callable:
-    """Jitted as everywhere in float32; float64 judges the formula, not the compiler, and compiles twice as fast."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0} if dtype == "float64" else None)
-
-
 def on_host(outputs: dict[str, jax.Array | None]) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in outputs.items() if array is not None}
 
@@ -108,7 +104,7 @@ def run_encoder(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[str
         output_hidden_states=True,
         output_attentions="attentions" in wanted,
     )
-    output = compiled(call, dtype)(model)._asdict()
+    output = jax.jit(call)(model)._asdict()
     if "attention_rows" in case.about:
         # Long cases keep a few positions of these two.
         for name in ("attentions", "hidden_states"):
@@ -144,8 +140,8 @@ def run_masked_lm(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[s
         return each.mean(), outputs
 
     if dtype == "float32" or not case.gradients:
-        return on_host(compiled(lambda model: loss(model)[1], dtype)(model)), {}
-    gradients, outputs = compiled(jax.grad(loss, has_aux=True), dtype)(model)
+        return on_host(jax.jit(lambda model: loss(model)[1])(model)), {}
+    gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(model)
     head = "cls" if any(name.startswith("cls.") for name in case.weights) else "lm_predictions"
     return on_host(outputs), export_tensors(gradients, case.config, head=head)
 
@@ -229,7 +225,7 @@ def largest(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def run_tables(folder: Path) -> Iterator[Difference]:
-    """The bucket tables of e01: exact arithmetic everywhere, the originals' where they are exact themselves."""
+    """The tables of e01: buckets in exact arithmetic, the originals' where they are exact themselves; their rows."""
     outputs = dict(np.load(folder / "outputs.npz"))
     distances = outputs["distances"]
     exact = {name.split(".")[1]: table for name, table in outputs.items() if name.startswith("bucket_exact.")}
@@ -243,6 +239,16 @@ def run_tables(folder: Path) -> Iterator[Difference]:
             theirs = outputs[f"bucket_hf.{size}"]
             yield Difference(f"bucket_hf.{size}", "integer", largest(ours[inside], theirs[inside]), 0)
             yield Difference(f"bucket_hf.{size} beyond", "integer", largest(ours, theirs), 0)
+    for name, table in outputs.items():
+        source, _, size = name.partition(".")
+        if source in ("ms", "hf"):
+            Q, K, buckets, distance = (int(re.sub("^[a-z]", "", part)) for part in size.split("_"))
+            span = buckets if buckets > 0 else distance
+            ours = relative_rows(Q, K, buckets=buckets, max_distance=distance, clamp=source == "ms")
+            # Of the longest, the file keeps every 103rd query.
+            queries = np.arange(Q)[:: -(-Q // table.shape[1])]
+            rows = ours[Q - 1 - queries[:, None] + np.arange(K)]
+            yield Difference(f"rows of {name}", "integer", largest(rows, np.clip(table[0] + span, 0, 2 * span - 1)), 0)
 
 
 def main(folders: list[str]) -> int:

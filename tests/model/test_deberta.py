@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import BIASED, CONFIGS, IDS, MASK, V1, V2, V3, bare, call, fast, ids_of
+from small import BIASED, CONFIGS, IDS, MASK, V1, V2, V3, bare, call, ids_of
 
 from deberta_jax.errors import InputError
 
@@ -16,21 +16,21 @@ def test_the_scan_is_a_loop_over_layers(name):
     mask = MASK == 1
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
     relative = model.encoder.relative_positions(IDS.shape[1], jnp.dtype("float32"))
-    run = fast(lambda layer, x: layer(x, relative, pairs))
-    x = embedded = fast(lambda model: model.embeddings(IDS, mask))(model)
+    run = jax.jit(lambda layer, x: layer(x, relative, pairs))
+    x = embedded = jax.jit(lambda model: model.embeddings(IDS, mask))(model)
     for number in range(config.num_hidden_layers):
         np.testing.assert_allclose(output.hidden_states[number], x, atol=1e-5)
         x = run(jax.tree.map(lambda p, i=number: p[i], model.encoder.layers), x)
         if number == 0 and model.encoder.convolution is not None:
             merge = lambda c, x: c.merge(x, c(embedded, mask, None), mask)  # noqa: E731
-            x = fast(merge)(model.encoder.convolution, x)
+            x = jax.jit(merge)(model.encoder.convolution, x)
     np.testing.assert_allclose(output.last_hidden_state, x, atol=1e-5)
 
 
 def test_recomputing_in_the_backward_pass_changes_nothing():
     def run(remat):
         loss = lambda model: jnp.square(model(IDS, MASK, key=jax.random.key(3)).last_hidden_state[:, ::2]).sum()  # noqa: E731
-        return fast(jax.value_and_grad(loss))(bare("v2", remat=remat))
+        return jax.jit(jax.value_and_grad(loss))(bare("v2", remat=remat))
 
     value, gradients = run("none")
     for remat in ("dots", "full"):
@@ -99,14 +99,14 @@ def test_a_batch_of_numpy_arrays_is_taken_without_a_jit():
 
 def test_gradients_stay_finite_where_a_row_is_all_padding():
     loss = lambda model: jnp.square(model(IDS, MASK.at[1].set(0)).last_hidden_state).sum()  # noqa: E731
-    gradients = fast(jax.grad(loss))(bare("v2"))
+    gradients = jax.jit(jax.grad(loss))(bare("v2"))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
 def test_the_padding_row_takes_no_gradient_through_its_lookup():
     ids = IDS.at[:, 4].set(V3.pad_token_id)
     loss = lambda model: jnp.square(model(ids).last_hidden_state[:, ::2]).sum()  # noqa: E731
-    table = fast(jax.grad(loss))(bare("v3")).embeddings.word.table[...]
+    table = jax.jit(jax.grad(loss))(bare("v3")).embeddings.word.table[...]
     assert (table[V3.pad_token_id] == 0).all()
     assert (table[ids[0, 0]] != 0).any()
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import BIASED, IDS, MASK, V3, call, fast, ids_of, masked_lm
+from small import BIASED, IDS, MASK, V3, call, ids_of, masked_lm
 
 from deberta_jax.config import PRESETS
 from deberta_jax.errors import InputError
@@ -75,7 +75,7 @@ def test_bfloat16_is_computed_from_float32_parameters(name):
 
 
 def test_dropout_needs_a_key():
-    model, run = masked_lm("v2"), fast(lambda model, key: model(IDS, key=key))
+    model, run = masked_lm("v2"), jax.jit(lambda model, key: model(IDS, key=key))
     dropped = run(model, jax.random.key(0))
     assert (dropped == run(model, jax.random.key(0))).all()
     assert (dropped != call(model, IDS)).any()

@@ -104,6 +104,17 @@ def test_attention_is_the_softmax_of_the_active_terms(terms):
     np.testing.assert_allclose(disentangled_attention(q, k, v, rel_k, rel_q, rows=rows), context, atol=1e-6)
 
 
+@pytest.mark.parametrize("implementation", ["all_heads", "head_by_head"])
+def test_gathered_queries_attend_as_they_do_among_all(implementation):
+    (q, k, v, rel_k, rel_q), rows = everything()
+    real, at = jnp.arange(12) < jnp.asarray([[12], [7]]), jnp.asarray([[11, 0, 3], [6, 6, 2]])
+    options = {"rows": rows, "implementation": implementation}
+    among = disentangled_attention(q, k, v, rel_k, rel_q, mask=visible(real), **options)
+    mask, chosen = visible(real, query_positions=at), jnp.take_along_axis(q, at[..., None, None], axis=1)
+    alone = disentangled_attention(chosen, k, v, rel_k, rel_q, query_positions=at, mask=mask, **options)
+    np.testing.assert_allclose(alone, jnp.take_along_axis(among, at[..., None, None], axis=1), atol=1e-6)
+
+
 def test_relative_terms_without_rows_are_refused():
     (q, k, v, rel_k, rel_q), _ = everything()
     with pytest.raises(ValueError, match="relative_rows"):
