@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from deberta_jax.hub.sentencepiece import Tokenizer
     from deberta_jax.model.deberta import Deberta
     from deberta_jax.model.masked_lm import MaskedLM
+    from deberta_jax.model.shardings import shardings
     from deberta_jax.ops.attention import (
         attention_probabilities,
         c2c_scores,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         visible,
     )
     from deberta_jax.ops.positions import log_bucket, relative_rows
-    from deberta_jax.sharding import make_mesh, shardings
+    from deberta_jax.sharding import make_mesh
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOMES = {
@@ -39,7 +40,7 @@ _HOMES = {
     "p2c_scores": "ops.attention",
     "relative_rows": "ops.positions",
     "save_pretrained": "hub.pretrained",
-    "shardings": "sharding",
+    "shardings": "model.shardings",
     "visible": "ops.attention",
 }
 __all__ = [

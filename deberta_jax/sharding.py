@@ -5,8 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.errors import InputError
 
@@ -40,35 +39,18 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | Any) -> PartitionSpec:
+def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """Mesh axes of an array whose trailing axes have these logical names; a leading layer axis is never split.
 
-    An axis whose size the mesh does not divide stays whole.
+    An axis whose size the mesh does not divide stays whole, as does one whose mesh axes another's mesh has not.
     """
     names: list[Any] = [None] * (len(shape) - len(axes)) + [MESH_AXIS_OF.get(axis) if axis else None for axis in axes]
     for position, name in enumerate(names):
         if name is not None:
-            parts = int(np.prod([mesh.shape[part] for part in (name if isinstance(name, tuple) else (name,))]))
-            if shape[position] % parts:
+            parts = name if isinstance(name, tuple) else (name,)
+            if not mesh.shape.keys() >= set(parts) or shape[position] % np.prod([mesh.shape[part] for part in parts]):
                 names[position] = None
     return PartitionSpec(*names)
-
-
-def shardings(tree: Any, mesh: Mesh) -> Any:
-    """The same tree with a NamedSharding for each array: by its logical axes inside an `nnx.Variable`, else replicated.
-
-    Works on a model, on its gradients and on an optax state, whose moments are trees of the same variables.
-    """
-
-    def of(node: Any) -> Any:
-        if isinstance(node, nnx.Variable):
-            value = node.get_value()
-            return node.replace(
-                NamedSharding(mesh, partition_spec(node.get_metadata().get("axes", ()), value.shape, mesh))
-            )
-        return NamedSharding(mesh, PartitionSpec())
-
-    return jax.tree.map(of, tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

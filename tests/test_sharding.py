@@ -8,7 +8,8 @@ from jax.sharding import PartitionSpec
 from deberta_jax.config import PRESETS
 from deberta_jax.errors import InputError
 from deberta_jax.model.masked_lm import MaskedLM
-from deberta_jax.sharding import batch_sharding, constrain, make_mesh, shardings
+from deberta_jax.model.shardings import shardings
+from deberta_jax.sharding import batch_sharding, constrain, make_mesh
 
 
 def test_a_mesh_takes_what_is_left():

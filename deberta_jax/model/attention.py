@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.projection import LayerNorm, Projection
-from deberta_jax.ops.attention import attention_probabilities, disentangled_attention, dropout
+from deberta_jax.ops.attention import attention_probabilities, disentangled_attention
+from deberta_jax.ops.dropout import dropout
 
 
 class RelativePositions(NamedTuple):
@@ -68,6 +70,7 @@ class Attention(nnx.Module):
             dropout_rate=self.config.attention_probs_dropout_prob,
             key=keys[1],
         )
+        context = checkpoint_name(context, "context")
         return self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=keys[2]) + queries)
 
     def probabilities(

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.projection import LayerNorm, Projection
-from deberta_jax.ops.attention import dropout
+from deberta_jax.ops.dropout import dropout
 from deberta_jax.sharding import constrain
 
 

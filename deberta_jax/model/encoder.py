@@ -13,11 +13,24 @@ from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import Attention, RelativePositions
 from deberta_jax.model.embeddings import Table
 from deberta_jax.model.projection import LayerNorm, Projection
-from deberta_jax.ops.attention import dropout, visible
+from deberta_jax.ops.attention import visible
+from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.positions import relative_rows
 from deberta_jax.sharding import constrain
 
 Remat = Literal["none", "dots", "full"]
+
+_policies = jax.checkpoint_policies
+# What a layer keeps for its backward pass, by name or as a product with parameters.
+_SAVED = {
+    "none": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("probabilities", "context")
+    ),
+    "dots": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("context")
+    ),
+    "full": _policies.nothing_saveable,
+}
 
 
 class Layer(nnx.Module):
@@ -120,7 +133,8 @@ class EncoderOutput(NamedTuple):
 class Encoder(nnx.Module):
     """Layers stacked on a leading axis and scanned, one relative table for all (spec 1.6, 2.4).
 
-    `remat` says what the backward pass recomputes: nothing, all but the matrix products with parameters, or all.
+    `remat` says what the backward pass computes again: what costs nothing beside a matrix product ("none"), the
+    attention scores too ("dots"), or all but the layers' inputs ("full").
     """
 
     def __init__(self, config: DebertaConfig, *, remat: Remat = "none", key: PRNGKeyArray):
@@ -190,9 +204,7 @@ class Encoder(nnx.Module):
                 y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, input_mask), lambda y: y, y)
             return y, (y if output_hidden_states else None, attentions)
 
-        if self.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
-            step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+        step = jax.checkpoint(step, policy=_SAVED[self.remat], prevent_cse=False)
         last, (states, attentions) = jax.lax.scan(step, x, (layers, jnp.arange(L), layer_keys))
         if states is not None:
             states = jnp.concatenate([x[None], states])

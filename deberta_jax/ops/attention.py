@@ -5,18 +5,26 @@ shift: slices and reshapes, no gather over [T, S]. `rows` says which row of the 
 `positions.relative_rows` gives it.
 """
 
+import functools
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
+from deberta_jax.ops import attention_tpu
+from deberta_jax.ops.dropout import drop, kept, positions
+from deberta_jax.ops.dropout import seed as dropout_seed
 from deberta_jax.ops.precision import wide
 
 # Queries are taken in blocks of this many: a block of t queries meets S + t - 1 distances, all of them T + S - 1.
 QUERY_BLOCK = 64
+# Scores of this size and below stay in a CPU's cache from one operation to the next.
+CACHED_BYTES = 1 << 24
 
 
 def c2c_scores(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array, "B N T S"]:
@@ -139,9 +147,8 @@ def attention_probabilities(
     A term is left out where its projected table is None. `scale` is 1 / sqrt(H x number of terms) by default.
     With `query_positions`, query t stands at that position among the keys and `rows` is that of S queries and S keys.
     """
-    terms = 1 + (rel_k is not None) + (rel_q is not None)
     scores = c2c_scores(q, k)
-    if terms > 1:
+    if rel_k is not None or rel_q is not None:
         if rows is None:
             raise ValueError("rows: relative terms need the row of each distance (positions.relative_rows)")
         p2c = None if rel_q is None else p2c_scores(k, rel_q, rows)
@@ -151,7 +158,7 @@ def attention_probabilities(
             c2p = None if rel_k is None else c2p_scores_at(q, rel_k, rows, query_positions)
             p2c = None if p2c is None else rows_at(p2c, query_positions)
         scores = sum((term for term in (c2p, p2c) if term is not None), scores)
-    scale = 1 / math.sqrt(q.shape[-1] * terms) if scale is None else scale
+    scale = _scale(q, rel_k, rel_q) if scale is None else scale
     return masked_softmax(scores * scale, mask)
 
 
@@ -168,47 +175,89 @@ def disentangled_attention(
     scale: float | None = None,
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
-    implementation: Literal["all_heads", "head_by_head"] | None = None,
+    implementation: Literal["all_heads", "head_by_head", "fused"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """Attention with content and relative positions, shaped as `jax.nn.dot_product_attention` (eq. 4).
 
     Arguments as `attention_probabilities`; `dropout_rate` applies to the probabilities where `key` is given.
-    `implementation` None takes the heads one after the other on CPU, where the scores of one stay in the cache, and all
-    at once elsewhere.
+    `implementation` None takes one kernel ("fused", within a sequence) on TPU; on CPU the heads one after the other
+    where the scores of all would not stay in the cache; all heads at once elsewhere. Each drops the same entries.
     """
-    if key is None or dropout_rate == 0.0:
-        key = None
-    operands = q, k, v, rel_k, rel_q, query_positions, mask, key
-
-    def all_heads(q, k, v, rel_k, rel_q, query_positions, mask, key):
-        probabilities = attention_probabilities(
-            q, k, rel_k, rel_q, rows=rows, query_positions=query_positions, mask=mask, scale=scale
-        )
-        return jnp.einsum("BNTS,BSNH->BTNH", dropout(probabilities.astype(v.dtype), dropout_rate, key=key), v)
-
-    def head_by_head(q, k, v, rel_k, rel_q, query_positions, mask, key):
-        N = q.shape[2]
-        keys = None if key is None else jax.random.split(key, N)
-        masks = mask if mask is not None and mask.shape[1] > 1 else None
-        # [N, ..., 1, H]: a scan over the first axis, in the order that all_heads wants.
-        heads = [None if x is None else jnp.moveaxis(x, -2, 0)[..., None, :] for x in (q, k, v, rel_k, rel_q)]
-
-        def one(scanned):
-            (q, k, v, rel_k, rel_q), own, key = scanned
-            own = mask if own is None else own[:, None]
-            return all_heads(q, k, v, rel_k, rel_q, query_positions, own, key)[:, :, 0]
-
-        context = jax.lax.map(one, (heads, None if masks is None else jnp.moveaxis(masks, 1, 0), keys))
-        return jnp.moveaxis(context, 0, 2)
-
+    seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
+    operands = q, k, v, rel_k, rel_q, query_positions, mask, seed
+    if (rel_k is not None or rel_q is not None) and rows is None:
+        raise ValueError("rows: relative terms need the row of each distance (positions.relative_rows)")
+    scale = _scale(q, rel_k, rel_q) if scale is None else scale
+    options: dict[str, Any] = {"rows": rows, "scale": scale, "dropout_rate": dropout_rate}
     if implementation is None:
-        return jax.lax.platform_dependent(*operands, cpu=head_by_head, default=all_heads)
-    return {"all_heads": all_heads, "head_by_head": head_by_head}[implementation](*operands)
+        within = query_positions is not None or q.shape[1] == k.shape[1]
+        large = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] * 4 > CACHED_BYTES
+        on_cpu = functools.partial(_head_by_head if large else _all_heads, **options)
+        fuses = within and q.dtype != jnp.float64 and attention_tpu.runs_here()
+        elsewhere = functools.partial(attention_tpu.fused_attention if fuses else _all_heads, **options)
+        if on_cpu.func is elsewhere.func:
+            return elsewhere(*operands)
+        return jax.lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere)
+    chosen: dict[str, Callable[..., Array]] = {
+        "all_heads": _all_heads,
+        "head_by_head": _head_by_head,
+        "fused": attention_tpu.fused_attention,
+    }
+    return chosen[implementation](*operands, **options)
 
 
-def dropout(x: Float[Array, "*shape"], rate: float, *, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
-    """Zero entries with probability `rate` and scale the rest up; `x` itself without a key (spec 2.6)."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+def _scale(q: Array, rel_k: Array | None, rel_q: Array | None) -> float:
+    return 1 / math.sqrt(q.shape[-1] * (1 + (rel_k is not None) + (rel_q is not None)))
+
+
+def _all_heads(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    rel_k: Float[Array, "R N H"] | None,
+    rel_q: Float[Array, "R N H"] | None,
+    query_positions: Int[Array, "B T"] | None,
+    mask: Bool[Array, "#B #N #T S"] | None,
+    seed: UInt32[Array, "2"] | None,
+    heads: tuple[Int[Array, ""] | int, int] | None = None,
+    *,
+    rows: Int[np.ndarray | Array, "W"] | None,
+    scale: float,
+    dropout_rate: float,
+) -> Float[Array, "B T N H"]:
+    """`heads`: the number of the first one here, and of all there are, by which the dropped entries are chosen."""
+    probabilities = attention_probabilities(
+        q, k, rel_k, rel_q, rows=rows, query_positions=query_positions, mask=mask, scale=scale
+    )
+    probabilities = checkpoint_name(probabilities, "probabilities")
+    if seed is not None:
+        B, N, T, S = probabilities.shape
+        first, N = heads or (0, N)
+        position = positions(probabilities.shape, (B, N, T, S), (0, first, 0, 0))
+        probabilities = drop(probabilities, dropout_rate, kept(position, dropout_rate, seed=seed))
+    return jnp.einsum("BNTS,BSNH->BTNH", probabilities.astype(v.dtype), v)
+
+
+def _head_by_head(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    rel_k: Float[Array, "R N H"] | None,
+    rel_q: Float[Array, "R N H"] | None,
+    query_positions: Int[Array, "B T"] | None,
+    mask: Bool[Array, "#B #N #T S"] | None,
+    seed: UInt32[Array, "2"] | None,
+    **options: Any,
+) -> Float[Array, "B T N H"]:
+    N = q.shape[2]
+    masks = mask if mask is not None and mask.shape[1] > 1 else None
+    # [N, ..., 1, H]: a scan over the first axis, in the order that all heads want.
+    scanned = [None if x is None else jnp.moveaxis(x, -2, 0)[..., None, :] for x in (q, k, v, rel_k, rel_q)]
+
+    def one(head: Any) -> Float[Array, "B T H"]:
+        number, (q, k, v, rel_k, rel_q), own = head
+        own = mask if own is None else own[:, None]
+        return _all_heads(q, k, v, rel_k, rel_q, query_positions, own, seed, (number, N), **options)[:, :, 0]
+
+    masks = None if masks is None else jnp.moveaxis(masks, 1, 0)
+    return jnp.moveaxis(jax.lax.map(one, (jnp.arange(N), scanned, masks)), 0, 2)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from deberta_jax.ops.dropout import mixed, positions
+
 Fingerprint = dict[str, list[int]]
 
 
@@ -14,7 +16,7 @@ def fingerprint(tree: dict[str, Any]) -> Fingerprint:
 
     Sums modulo 2^32 do not depend on their order, hence neither on the sharding nor on the number of devices. The
     mixing is a bijection of the word, so one flipped bit always changes both sums; swapped values change them but for
-    one chance in 2^64. The bijection is Murmur3's finaliser (Appleby, public domain).
+    one chance in 2^64.
     """
     return {name: [int(word) for word in sums] for name, sums in jax.device_get(_sums(tree)).items()}
 
@@ -26,11 +28,8 @@ def _sums(tree: dict[str, Any]) -> dict[str, UInt32[Array, "2"]]:
 
 def _array_sums(x: Array) -> UInt32[Array, "2"]:
     words = _words(x)
-    position = jnp.zeros(words.shape, jnp.uint32)
-    for axis, size in enumerate(words.shape):
-        position = position * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    salted = [words ^ _mixed(position ^ jnp.uint32(salt)) for salt in (0x9E3779B9, 0x7F4A7C15)]
-    return jnp.stack([jnp.sum(_mixed(word), dtype=jnp.uint32) for word in salted])
+    salted = [words ^ mixed(positions(words.shape) ^ jnp.uint32(salt)) for salt in (0x9E3779B9, 0x7F4A7C15)]
+    return jnp.stack([jnp.sum(mixed(word), dtype=jnp.uint32) for word in salted])
 
 
 def _words(x: Array) -> UInt32[Array, "..."]:
@@ -41,9 +40,3 @@ def _words(x: Array) -> UInt32[Array, "..."]:
         return x.astype(jnp.uint32)
     bits = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
     return jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32)
-
-
-def _mixed(word: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
-    word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
-    return word ^ (word >> 16)

@@ -42,7 +42,8 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """Operations of all matrix products and convolutions, those of a scan as often as it turns, over all devices.
 
     XLA's own count takes a scanned body once (jax issue 18672). `arguments` may be `ShapeDtypeStruct`s. A `while` of
-    unknown length counts once, of the branches of a `cond` the largest.
+    unknown length counts once, of the branches of a `cond` the largest, of programs for several platforms the first:
+    the model's work is the same on all.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -65,7 +66,7 @@ def _of_equation(equation: Any) -> int:
     if name == "scan":
         return parameters["length"] * sum(inner)
     if name == "cond":
-        return max(inner)
+        return inner[0] if parameters.get("branches_platforms") else max(inner)
     if name == "pallas_call":
         return math.prod(parameters["grid_mapping"].grid) * sum(inner)
     if name == "shard_map":

@@ -11,7 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from deberta_jax.errors import InputError
-from deberta_jax.sharding import make_mesh, shardings
+from deberta_jax.model.shardings import shardings
+from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.flops import peak_flops
 from deberta_jax.training.objectives import Objective, Sums

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from deberta_jax.sharding import shardings
+from deberta_jax.model.shardings import shardings
 
 Build = Callable[[PRNGKeyArray], nnx.Module]
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from stub import build, make_batch
 
 from deberta_jax.errors import InputError
-from deberta_jax.sharding import make_mesh, shardings
+from deberta_jax.model.shardings import shardings
+from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.fingerprint import fingerprint
 from deberta_jax.training.objectives import masked_lm
