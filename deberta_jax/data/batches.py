@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from deberta_jax.data.masking import Masking, Vocabulary, mask_tokens
 from deberta_jax.data.packing import Row, position_ids
-from deberta_jax.data.prepare import from_record, read_manifest
+from deberta_jax.data.prepare import Manifest, from_record, read_manifest
 from deberta_jax.errors import InputError
 
 Batch = Mapping[str, np.ndarray]
@@ -151,18 +151,39 @@ class MaskRow:
         }
 
 
+class _Records:
+    """The records of all shards by number, as Grain reads them; a shard that is damaged is named."""
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        self._paths = manifest.paths(folder)
+        self._ends = np.cumsum([shard.rows for shard in manifest.shards if shard.rows])
+        for path in self._paths:
+            try:
+                ArrayRecordReader(path).close()
+            except RuntimeError as error:
+                raise _damaged(path) from error
+        self._source = grain.sources.ArrayRecordDataSource(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> bytes:
+        try:
+            return self._source[index]
+        except RuntimeError as error:
+            raise _damaged(self._paths[int(np.searchsorted(self._ends, index, "right"))]) from error
+
+
+def _damaged(path: str) -> InputError:
+    return InputError(f"{path}: damaged; remove it and prepare the shards again")
+
+
 def _rows(folder: Path, vocabulary_sha256: str | None) -> grain.MapDataset:
     manifest = read_manifest(folder, vocabulary_sha256)
-    paths = manifest.paths(folder)
-    for path in paths:
-        try:
-            ArrayRecordReader(path).close()
-        except RuntimeError as error:
-            raise InputError(f"{path}: damaged ({error}); remove it and prepare the shards again") from None
-    source = grain.sources.ArrayRecordDataSource(paths)
-    if len(source) != manifest.rows:
-        raise InputError(f"{folder}: {len(source)} rows, {manifest.rows} in its manifest; prepare the shards again")
-    return grain.MapDataset.source(source).map(from_record)
+    records = _Records(folder, manifest)
+    if len(records) != manifest.rows:
+        raise InputError(f"{folder}: {len(records)} rows, {manifest.rows} in its manifest; prepare the shards again")
+    return grain.MapDataset.source(records).map(from_record)
 
 
 def _rows_of_host(batch_size: int, host_index: int, host_count: int) -> int:

@@ -144,6 +144,19 @@ def test_a_damaged_shard_is_named(shards, tmp_path):
         take(folder, 1)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_flipped_bytes_in_a_shard_are_noticed_and_it_is_named(shards, tmp_path, workers):
+    folder = tmp_path / "damaged"
+    shutil.copytree(shards, folder)
+    damaged = folder / "00002-of-00004.arrayrecord"
+    content = bytearray(damaged.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
+    damaged.write_bytes(content)
+    with pytest.raises(InputError, match=r"00002-of-00004.arrayrecord: damaged"):
+        take(folder, read_manifest(folder).rows // 8 + 1, workers=workers)
+
+
 def test_what_cannot_be_is_refused(shards, tmp_path):
     for options, message in [
         ({"batch_size": 6, "host_count": 4}, "cannot be shared by 4 hosts"),
