@@ -29,6 +29,7 @@ from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.pretrain import RECIPES as RECIPES
 from deberta_jax.training.pretrain import PretrainConfig
+from deberta_jax.training.processes import join
 from deberta_jax.training.run import refuse_other
 from deberta_jax.training.sizes import Sizes, sizes
 from deberta_jax.training.state import Build, abstract_state
@@ -39,6 +40,7 @@ FEWEST_SHARDS = 40
 
 def run(config: PretrainConfig) -> None:
     """Prepare what is not there yet, train, evaluate, export; with `steps` 0 report the sizes and do no more."""
+    join(config.processes)
     mesh = config.training.mesh
     check_batch_size(
         config.training.batch_size, make_mesh(mesh.data, mesh.fsdp, mesh.tensor), config.training.accumulate

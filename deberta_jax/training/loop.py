@@ -64,7 +64,8 @@ def train(
     abstract = abstract_state(build, optimizer, config.seed, mesh)
     step = make_step(objective, optimizer, rate, shardings(abstract, mesh), config.accumulate)
     evaluate = make_evaluation(objective, mesh)
-    claim(folder, settings)
+    if jax.process_index() == 0:
+        claim(folder, settings)
 
     with closing(Checkpointer(folder / "checkpoints", config.keep, config.keep_every)) as checkpointer:
         restored = checkpointer.restore_latest(abstract)

@@ -12,6 +12,7 @@ from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError
 from deberta_jax.model.encoder import Remat
 from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.training.processes import ProcessesConfig
 from deberta_jax.training.run import TrainingConfig
 
 # A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
@@ -51,6 +52,7 @@ class PretrainConfig:
     remat: Remat = "none"
     data: DataConfig = field(default_factory=DataConfig)
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
+    processes: ProcessesConfig = field(default_factory=ProcessesConfig)
 
     def __post_init__(self) -> None:
         if self.model not in PRESETS:
@@ -62,7 +64,7 @@ class PretrainConfig:
     def settings(self) -> dict[str, Any]:
         """All that makes the run what it is, as JSON."""
         settings = dataclasses.asdict(self)
-        del settings["folder"]
+        del settings["folder"], settings["processes"]
         return _json(settings)
 
     def model_config(self, vocab_size: int | None = None) -> DebertaConfig:

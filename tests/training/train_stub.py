@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import jax
 import numpy as np
 from stub import StubLM, make_batch
 
@@ -13,6 +14,7 @@ from deberta_jax.errors import InputError
 from deberta_jax.training.loop import train
 from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.training.processes import ProcessesConfig, join
 from deberta_jax.training.run import MeshConfig, TrainingConfig
 
 
@@ -36,10 +38,16 @@ def batches_of(pause=0.0, poisoned=()):
             batch = make_batch(k)
             if k in poisoned:
                 batch["label_weights"][:] = np.nan
-            yield batch
+            yield of_this_process(batch)
             k += 1
 
     return batches
+
+
+def of_this_process(batch):
+    rows = len(batch["labels"]) // jax.process_count()
+    first = rows * jax.process_index()
+    return {name: values[first : first + rows] for name, values in batch.items()}
 
 
 def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
@@ -50,7 +58,7 @@ def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
         lambda key: StubLM(key=key, dropout=0.1),
         masked_lm,
         batches_of(pause, poisoned),
-        lambda: (make_batch(10_000 + k) for k in range(3)),
+        lambda: (of_this_process(make_batch(10_000 + k)) for k in range(3)),
     )
 
 
@@ -58,6 +66,7 @@ if __name__ == "__main__":
     options = json.loads(sys.argv[2])
     mesh = MeshConfig(*options.pop("mesh", (2, 2, 2)))
     pause = options.pop("pause", 0.0)
+    join(ProcessesConfig(True, *options.pop("processes")) if "processes" in options else ProcessesConfig())
     try:
         trained = train_stub(sys.argv[1], config(mesh=mesh, **options), pause)
     except InputError as error:
