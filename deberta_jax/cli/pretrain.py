@@ -33,7 +33,7 @@ from deberta_jax.training.processes import join
 from deberta_jax.training.run import refuse_other
 from deberta_jax.training.sizes import Sizes, sizes
 from deberta_jax.training.state import Build, abstract_state
-from deberta_jax.training.step import check_batch_size
+from deberta_jax.training.step import check_batch_size, share
 
 FEWEST_SHARDS = 40
 
@@ -41,10 +41,9 @@ FEWEST_SHARDS = 40
 def run(config: PretrainConfig) -> None:
     """Prepare what is not there yet, train, evaluate, export; with `steps` 0 report the sizes and do no more."""
     join(config.processes)
-    mesh = config.training.mesh
-    check_batch_size(
-        config.training.batch_size, make_mesh(mesh.data, mesh.fsdp, mesh.tensor), config.training.accumulate
-    )
+    axes = config.training.mesh
+    mesh = make_mesh(axes.data, axes.fsdp, axes.tensor)
+    check_batch_size(config.training.batch_size, mesh, config.training.accumulate)
     if config.training.steps == 0:
         _say(f"{config.model}: {measure(config, config.model_config())}")
         return
@@ -58,12 +57,13 @@ def run(config: PretrainConfig) -> None:
     _say(f"{config.model}: {size}")
 
     vocabulary = Vocabulary(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts())
+    host_index, host_count = share(mesh)
     common: dict[str, Any] = {
         "batch_size": config.training.batch_size,
         "vocabulary": vocabulary,
         "masking": config.data.masking,
-        "host_index": jax.process_index(),
-        "host_count": jax.process_count(),
+        "host_index": host_index,
+        "host_count": host_count,
         "vocabulary_sha256": tokenizer.sha256,
     }
     evaluated = held_out(held_out_rows, most=config.data.evaluate_batches, **common)
@@ -165,8 +165,12 @@ def _tokenizer(config: PretrainConfig, text: _Text) -> Tokenizer:
         raise InputError("--data.shards needs the tokenizer they were made with: --tokenizer")
     path = config.folder / "tokenizer" / "spm.model"
     before = time.perf_counter()
-    if not path.exists():
-        _on_first(lambda: train_tokenizer(documents(text.files), path, config.vocabulary))
+
+    def make() -> None:
+        if not path.exists():
+            train_tokenizer(documents(text.files), path, config.vocabulary)
+
+    _on_first(make)
     tokenizer = Tokenizer(path)
     _say(f"tokenizer: {tokenizer.vocab_size} tokens ({time.perf_counter() - before:.0f} s)")
     return tokenizer

@@ -48,6 +48,11 @@ class EnhancedMaskDecoder(nnx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B M D"]:
         """Decode the masked positions from `x`, the output of the last layer but one."""
+        most = self.position.table.shape[0]
+        if position_ids is None and x.shape[1] > most:
+            raise InputError(
+                f"sequence of {x.shape[1]} tokens, the enhanced mask decoder has {most} absolute positions: shorten it"
+            )
         layer = encoder.last_layer()
         relative = encoder.relative_positions(x.shape[1], x.dtype)
         mask = visible(input_mask, segment_ids, query_positions=masked_positions)

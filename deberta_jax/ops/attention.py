@@ -49,7 +49,7 @@ def c2p_scores(
         rows = jnp.concatenate([jnp.broadcast_to(rows[:1], (padding,)), jnp.asarray(rows)])
     width = S + block - 1
     first = [(blocks - 1 - a) * block for a in range(blocks)]
-    rel_k = rel_k[jnp.stack([jnp.asarray(rows[start : start + width]) for start in first])]
+    rel_k = table_rows(rel_k, jnp.stack([jnp.asarray(rows[start : start + width]) for start in first]))
     scores = jnp.einsum(
         "BATNH,AWNH->BNATW",
         q.reshape(B, blocks, block, N, H),
@@ -67,6 +67,14 @@ def p2c_scores(
     The row is that of c2p, bucket(t - s), as in all released code, not the paper's bucket(s - t) (spec 1.4).
     """
     return c2p_scores(k, rel_q, rows[::-1]).swapaxes(2, 3)
+
+
+def table_rows(table: Float[Array, "R N H"], rows: Int[np.ndarray | Array, "*W"]) -> Float[Array, "*W N H"]:
+    """The row of the relative table for each distance; its gradient is summed in float32 or wider.
+
+    Hundreds of distances share a far bucket, and a narrow sum of so many terms stops growing.
+    """
+    return table.astype(wide(table.dtype))[jnp.asarray(rows)].astype(table.dtype)
 
 
 def relative_shift(scores: Float[Array, "*batch T W"]) -> Float[Array, "*batch T S"]:
@@ -97,7 +105,7 @@ def c2p_scores_at(
     A query's S scores are one run of its scores by distance: one slice is cut for a query, not one for a score.
     """
     S = (rows.shape[0] + 1) // 2
-    scores = jnp.einsum("BMNH,WNH->BMNW", q, rel_k[jnp.asarray(rows)], preferred_element_type=wide(q.dtype))
+    scores = jnp.einsum("BMNH,WNH->BMNW", q, table_rows(rel_k, rows), preferred_element_type=wide(q.dtype))
     cut = jax.vmap(jax.vmap(lambda one, start: jax.lax.dynamic_slice_in_dim(one, start, S, axis=1)))
     return cut(scores, S - 1 - query_positions).swapaxes(1, 2)
 
@@ -181,7 +189,8 @@ def disentangled_attention(
 
     Arguments as `attention_probabilities`; `dropout_rate` applies to the probabilities where `key` is given.
     `implementation` None takes one kernel ("fused", within a sequence) on TPU; on CPU the heads one after the other
-    where the scores of all would not stay in the cache; all heads at once elsewhere. Each drops the same entries.
+    where the scores of all would not stay in the cache; all heads at once elsewhere. Each drops the same entries, but
+    for gathered queries, of which "fused" drops those of their positions.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = q, k, v, rel_k, rel_q, query_positions, mask, seed

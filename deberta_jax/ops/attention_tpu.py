@@ -119,7 +119,9 @@ def _self_attention(
 
     def by_distance(table: Float[Array, "R N H"], rows: Int[Array, "W"]) -> Float[Array, "N D H"]:
         # One more than there are distances, so that tiles of the table are whole.
-        return table[jnp.pad(rows, (padding, padding + 1), "edge")].swapaxes(0, 1)
+        # Summed over the distances that share a row in float32, as in `attention.table_rows`.
+        rows = jnp.pad(rows, (padding, padding + 1), "edge")
+        return table.astype(jnp.float32)[rows].astype(table.dtype).swapaxes(0, 1)
 
     rel_k = None if rel_k is None else by_distance(rel_k, jnp.asarray(rows))
     rel_q = None if rel_q is None else by_distance(rel_q, jnp.asarray(rows)[::-1])
@@ -316,7 +318,7 @@ def _probabilities(options: _Options, operands: _Operands, scores: Any) -> Float
     highest = jnp.max(total, axis=-1, keepdims=True)
     weights = jnp.exp(total - highest)
     # A query that sees no key attends to nothing.
-    return jnp.where(highest > _HIDDEN, weights / jnp.sum(weights, axis=-1, keepdims=True), 0)
+    return jnp.where(highest == _HIDDEN, 0, weights / jnp.sum(weights, axis=-1, keepdims=True))
 
 
 def _by_key(by_distance: Float[Array, "T W"]) -> Float[Array, "T S"]:

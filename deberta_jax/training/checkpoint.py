@@ -1,5 +1,7 @@
 """Checkpoints: saved behind the step's back, whole or not at all, and checked when they come back."""
 
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -57,9 +59,8 @@ class Checkpointer:
         marks = fingerprint(arrays)
         leaves = {name: [list(x.shape), str(x.dtype), *marks[name]] for name, x in arrays.items()}
         try:
-            response = self._orbax.save_async(
-                step, arrays, force=True, custom_metadata={"note": dict(note), "leaves": leaves}
-            )
+            metadata = {"note": dict(note), "leaves": leaves, "digest": _digest(leaves, dict(note))}
+            response = self._orbax.save_async(step, arrays, force=True, custom_metadata=metadata)
         except Exception as error:
             raise self._failed(step, error) from error
         self._saving = step, response
@@ -76,18 +77,17 @@ class Checkpointer:
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest undamaged state, with the shardings of `abstract`, and its note; None if nothing was ever saved.
 
-        A damaged step is named in the log and renamed. Raises InputError if all are damaged, or if what was saved has
-        other arrays than `abstract`.
+        A damaged step is named in the log and renamed. Raises InputError if all are damaged, or were at an earlier
+        start, if one cannot be read for want of memory or permission, or if it has other arrays than `abstract`.
         """
-        steps = self.steps[::-1]
-        for step in steps:
+        for step in self.steps[::-1]:
             damage, restored = self._restore(step, abstract)
             if not _anywhere(damage is not None):
                 return restored
             self._set_aside(step, damage or "damaged on another host")
-        if steps:
+        if damaged := sorted(path.name for path in self.folder.glob("*.damaged*")):
             raise InputError(
-                f"no usable checkpoint in {self.folder}: all {len(steps)} are damaged; remove it to begin anew"
+                f"no usable checkpoint in {self.folder}, only damaged ones ({_few(damaged)}); remove it to begin anew"
             )
         return None
 
@@ -104,20 +104,31 @@ class Checkpointer:
         try:
             saved = self._orbax.metadata(step).custom_metadata or {}
         except Exception as error:
-            return _one_line(error), None
-        if not saved.keys() >= {"leaves", "note"}:
+            return self._damage(step, error), None
+        if not saved.keys() >= {"leaves", "note", "digest"}:
             return "its metadata is missing", None
         leaves, note = saved["leaves"], saved["note"]
+        if saved["digest"] != _digest(leaves, note):
+            return "its metadata changed since it was saved", None
         self._check_arrays(step, wanted, leaves)
         try:
             arrays = self._orbax.load(step, wanted)
         except Exception as error:
-            return _one_line(error), None
+            return self._damage(step, error), None
         marks = fingerprint(arrays)
         changed = [name for name in wanted if marks[name] != leaves[name][2:]]
         if changed:
             return f"content changed since it was saved, in {_few(changed)}", None
         return None, (jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted]), note)
+
+    def _damage(self, step: int, error: Exception) -> str:
+        """What an error in reading says of the files; raises InputError where it says nothing of them."""
+        reason = _one_line(error)
+        if reason.startswith(("MemoryError", "PermissionError")) or "RESOURCE_EXHAUSTED" in reason:
+            raise InputError(
+                f"cannot read checkpoint {self.folder / str(step)}: {reason}; it stays as it is"
+            ) from error
+        return reason
 
     def _check_arrays(self, step: int, wanted: dict[str, Any], leaves: dict[str, Any]) -> None:
         missing, extra = wanted.keys() - leaves.keys(), leaves.keys() - wanted.keys()
@@ -157,6 +168,10 @@ def _named(tree: Any) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="."): x
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _digest(leaves: Mapping[str, Any], note: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([leaves, note], sort_keys=True).encode()).hexdigest()
 
 
 def _anywhere(verdict: bool) -> bool:

@@ -67,45 +67,60 @@ def train(
     if jax.process_index() == 0:
         claim(folder, settings)
 
-    with closing(Checkpointer(folder / "checkpoints", config.keep, config.keep_every)) as checkpointer:
+    with (
+        Preemption() as preemption,
+        closing(Checkpointer(folder / "checkpoints", config.keep, config.keep_every)) as checkpointer,
+    ):
         restored = checkpointer.restore_latest(abstract)
         state = restored[0] if restored else initial_state(build, optimizer, config.seed, mesh)
         start = int(state.step)
         peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0.0)
-        with (
-            closing(batches(start)) as source,
-            closing(Recorder(folder, config.steps, start, flops, peak)) as recorder,
-            Preemption() as preemption,
-        ):
+
+        def means() -> dict[str, float] | None:
+            return _means(evaluate, state, held_out(), mesh, preemption)
+
+        with closing(batches(start)) as source, closing(Recorder(folder, config.steps, start, flops, peak)) as recorder:
             recorder.say(f"going on from step {start}" if restored else f"training in {folder}")
+            if start and start % config.evaluate_every == 0 and start < config.steps:
+                # It may have been stopped before it could.
+                recorder.evaluation(start, means())
             for number in range(start + 1, config.steps + 1):
                 state, metrics = step(state, place(next(source), mesh))
                 recorder.step(number, metrics)
                 _stop_if_diverged(recorder, config.stop_after, checkpointer)
-                last, asked = number == config.steps, preemption.reached(number)
-                if number % config.evaluate_every == 0 and not (last or asked):
-                    recorder.evaluation(number, _means(evaluate, state, held_out(), mesh))
-                if asked or (number % config.checkpoint_every == 0 and not last):
+                last = number == config.steps
+                if number % config.evaluate_every == 0 and not last:
+                    recorder.evaluation(number, means())
+                asked = preemption.reached(number)
+                if asked or last or number % config.checkpoint_every == 0:
                     recorder.flush()
                     _stop_if_diverged(recorder, config.stop_after, checkpointer)
                     checkpointer.save(state, {"next_batch": number, "settings": dict(settings)})
                 if asked:
                     recorder.say(f"stopped after step {number}; the same command goes on from there")
-                    return Trained(state, last, {})
-            found = _means(evaluate, state, held_out(), mesh)
-            if start < config.steps:
-                recorder.evaluation(config.steps, found)
-                recorder.flush()
-                checkpointer.save(state, {"next_batch": config.steps, "settings": dict(settings)})
+                    return Trained(state, False, {})
+            found = means()
+            recorder.evaluation(config.steps, found)
+            if found is None:
+                recorder.say("stopped before the last evaluation; the same command goes on from there")
+                return Trained(state, False, {})
             recorder.plot()
             return Trained(state, True, found)
 
 
 def _means(
-    evaluate: Callable[[Any, Any], Sums], state: TrainState, batches: Iterable[HostBatch], mesh: Mesh
-) -> dict[str, float]:
-    """Loss, perplexity and what else the objective reports, over all batches together."""
-    parts = [jax.device_get(evaluate(state.model, place(batch, mesh))) for batch in batches]
+    evaluate: Callable[[Any, Any], Sums],
+    state: TrainState,
+    batches: Iterable[HostBatch],
+    mesh: Mesh,
+    preemption: Preemption,
+) -> dict[str, float] | None:
+    """Loss, perplexity and what else the objective reports, over all batches together; None if asked to stop."""
+    parts = []
+    for batch in batches:
+        parts.append(jax.device_get(evaluate(state.model, place(batch, mesh))))
+        if preemption.asked:
+            return None
     if not parts:
         raise InputError("no held-out batch to evaluate on: hold out more text")
     sums = jax.tree.map(lambda *part: float(np.sum(part, dtype=np.float64)), *parts)

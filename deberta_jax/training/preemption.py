@@ -12,11 +12,12 @@ from jax.experimental import multihost_utils
 class Preemption:
     """While entered, SIGTERM and the first Ctrl-C ask the loop to stop; the second Ctrl-C interrupts as ever.
 
-    With several processes JAX's own preemption service listens, so that all stop after the same step.
+    With several processes JAX's own preemption service listens, so that all stop after the same step, and `asked`, what
+    this process was told, stays False.
     """
 
     def __enter__(self) -> "Preemption":
-        self._asked = False
+        self.asked = False
         self._former: dict[signal.Signals, Any] = {}
         # Python lets only the main thread listen to signals.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
@@ -32,9 +33,9 @@ class Preemption:
         """Whether to stop after `step`; the same answer on every process."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked
+        return self.asked
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        self._asked = True
+        self.asked = True
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,8 +13,11 @@ from deberta_jax.errors import InputError
 from deberta_jax.model.encoder import Remat
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.processes import ProcessesConfig
-from deberta_jax.training.run import TrainingConfig
+from deberta_jax.training.run import MeshConfig, TrainingConfig
 
+# Parameters and optimizer of the largest models are split over all devices.
+_WHOLE = MeshConfig()
+_SPLIT = MeshConfig(data=1, fsdp=-1)
 # A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
 _ROWS = 128
 
@@ -84,13 +87,20 @@ def _json(value: Any) -> Any:
 
 
 def _published(
-    model: str, batch_size: int, steps: int, rate: float, beta2: float = 0.999, remat: Remat = "none"
+    model: str,
+    batch_size: int,
+    steps: int,
+    rate: float,
+    beta2: float = 0.999,
+    remat: Remat = "none",
+    mesh: MeshConfig = _WHOLE,
 ) -> PretrainConfig:
     optimizer = OptimizerConfig(learning_rate=rate, warmup=10_000.0, beta2=beta2)
     training = TrainingConfig(
         steps=steps,
         batch_size=batch_size,
         optimizer=optimizer,
+        mesh=mesh,
         evaluate_every=1000,
         checkpoint_every=1000,
         keep_every=50_000,
@@ -127,9 +137,9 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
     "mini": ("4 layers of width 256: for a CPU with patience", _small("mini", 256)),
     "v1-base": ("139 M parameters", _published("v1-base", 2048, 1_000_000, 2e-4)),
     "v1-large": ("405 M parameters", _published("v1-large", 2048, 1_000_000, 2e-4, remat="dots")),
-    "v1-xlarge": ("758 M parameters", _published("v1-xlarge", 2048, 1_000_000, 2e-4, remat="full")),
-    "v2-xlarge": ("885 M parameters", _published("v2-xlarge", 2048, 1_000_000, 2e-4, remat="full")),
-    "v2-xxlarge": ("1.5 B parameters", _published("v2-xxlarge", 2048, 1_000_000, 1.5e-4, remat="full")),
+    "v1-xlarge": ("758 M parameters", _published("v1-xlarge", 2048, 1_000_000, 2e-4, remat="full", mesh=_SPLIT)),
+    "v2-xlarge": ("885 M parameters", _published("v2-xlarge", 2048, 1_000_000, 2e-4, remat="full", mesh=_SPLIT)),
+    "v2-xxlarge": ("1.5 B parameters", _published("v2-xxlarge", 2048, 1_000_000, 1.5e-4, remat="full", mesh=_SPLIT)),
     "v3-xsmall": ("71 M parameters", _published("v3-xsmall", 8192, 500_000, 6e-4, 0.98)),
     "v3-small": ("142 M parameters", _published("v3-small", 8192, 500_000, 6e-4, 0.98)),
     "v3-base": ("185 M parameters", _published("v3-base", 8192, 500_000, 6e-4, 0.98)),

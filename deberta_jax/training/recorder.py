@@ -38,7 +38,8 @@ class Recorder:
         self._folder, self._steps, self._flops, self._peak = folder, steps, flops, peak
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
-        _drop_after(self._path, start)
+        kept = _drop_after(self._path, start)
+        self._evaluated = {line["step"] for line in kept if line["split"] == "held_out"}
         # Unbuffered: a line is on its way once written, and closing writes nothing more.
         self._file = self._path.open("ab", buffering=0)
         self._events = _event_writer(folder / "tensorboard", start)
@@ -56,11 +57,15 @@ class Recorder:
         self._record_pending()
         self._pending = step, metrics
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics on held-out text after step number `step`; the time it took counts for no step."""
+    def evaluation(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        """Metrics on held-out text after step number `step`, None if stopped; each step's are written once.
+
+        The time it took counts for no step.
+        """
         self._record_pending()
-        if not self._active:
+        if not self._active or metrics is None or step in self._evaluated:
             return
+        self._evaluated.add(step)
         self._write("held_out", step, metrics)
         self.say(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         self._former = time.perf_counter() if self._former else None
@@ -145,11 +150,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _drop_after(path: Path, step: int) -> None:
-    kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step]
+def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines that are kept."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     os.replace(partial, path)
+    return kept
 
 
 def _event_writer(folder: Path, start: int) -> Any:

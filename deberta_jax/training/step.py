@@ -1,5 +1,6 @@
 """One training step over a mesh, and the evaluation of a batch."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,10 +79,28 @@ def make_evaluation(objective: Objective, mesh: Mesh) -> Callable[[nnx.Module, B
     return jax.jit(evaluate)
 
 
+@functools.cache
+def share(mesh: Mesh) -> tuple[int, int]:
+    """Which of how many equal parts of every batch is this process's; processes with the same devices share a part."""
+    ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    parts = batch_sharding(mesh).addressable_devices_indices_map((ways,)).values()
+    mine = sorted({row for part in parts if part is not None for row in range(*part[0].indices(ways))})
+    first, count = mine[0], ways // len(mine)
+    if mine != list(range(first, first + len(mine))) or first % len(mine) or ways % len(mine):
+        raise InputError(
+            f"mesh: the rows {mine} of {ways} of process {jax.process_index()} are no equal part of a batch: give the "
+            "mesh sizes that processes divide"
+        )
+    return first // len(mine), count
+
+
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch as arrays split over the mesh."""
-    rows = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(rows, values) for name, values in batch.items()}
+    rows, (_, count) = batch_sharding(mesh), share(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(rows, values, (len(values) * count, *values.shape[1:]))
+        for name, values in batch.items()
+    }
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int) -> None:

@@ -186,6 +186,25 @@ def test_scores_are_float32_and_the_result_follows_the_values(dtype):
     np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=1e-6 if dtype == jnp.float32 else 0.05)
 
 
+def test_the_tables_gradient_is_exact_where_many_distances_share_a_row():
+    T = 1024
+    tensors = [normal(i, 1, T, 1, H) for i in range(3)] + [normal(i, R, 1, H) for i in (3, 4)]
+    rows = relative_rows(T, T, buckets=BUCKETS, max_distance=DISTANCE)
+
+    def gradients(dtype):
+        def total(*tensors):
+            out = disentangled_attention(*tensors, rows=rows, implementation="all_heads")
+            return jnp.square(out.astype(jnp.float32)).sum()
+
+        # The values of bfloat16 for both, so that only the arithmetic differs.
+        rounded = [x.astype(jnp.bfloat16).astype(dtype) for x in tensors]
+        return jax.jit(jax.grad(total, argnums=(3, 4)))(*rounded)
+
+    for ours, exact in zip(gradients(jnp.bfloat16), gradients(jnp.float32), strict=True):
+        error = jnp.linalg.norm(ours.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+        assert error < 0.01
+
+
 def test_float64_stays_float64():
     with jax.enable_x64(True):
         tensors = [np.random.default_rng(i).normal(size=shape) for i, shape in enumerate([(B, 6, N, H)] * 3)]

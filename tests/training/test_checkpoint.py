@@ -152,6 +152,11 @@ def delete_metadata(step_folder):
     (step_folder / "_CHECKPOINT_METADATA").unlink()
 
 
+def change_metadata(step_folder):
+    path = step_folder / "_CHECKPOINT_METADATA"
+    path.write_text(path.read_text().replace("float32", "float31", 1))
+
+
 def truncate_tree(step_folder):
     path = next(step_folder.rglob("_METADATA"))
     os.truncate(path, path.stat().st_size // 2)
@@ -162,7 +167,9 @@ def empty(step_folder):
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-@pytest.mark.parametrize("damage", [truncate, delete_data, truncate_manifest, delete_metadata, truncate_tree, empty])
+@pytest.mark.parametrize(
+    "damage", [truncate, delete_data, truncate_manifest, delete_metadata, change_metadata, truncate_tree, empty]
+)
 def test_a_damaged_newest_step_is_named_set_aside_and_the_one_before_is_used(damage, saved, history, caplog, collected):
     damage(saved / "2")
     state, note = restored(saved)
@@ -225,8 +232,23 @@ def test_an_array_that_changed_on_the_disk_is_named(saved, history, monkeypatch,
 def test_damage_to_every_step_is_an_error(saved, collected):
     for step in ("1", "2"):
         delete_data(saved / step)
-    with pytest.raises(InputError, match="all 2 are damaged"):
-        restored(saved)
+    for _ in range(2):
+        # At the second start too, when both have been set aside: not a run that begins anew.
+        with pytest.raises(InputError, match=r"only damaged ones \(1.damaged, 2.damaged\)"):
+            restored(saved)
+
+
+def test_what_says_nothing_of_the_files_sets_nothing_aside(saved, monkeypatch):
+    checkpointer = Checkpointer(saved)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpointer._orbax, "load", fail)
+    with pytest.raises(InputError, match="MemoryError; it stays as it is"):
+        checkpointer.restore_latest(abstract(mesh_of(2, 2, 2)))
+    checkpointer.close()
+    assert (saved / "2").is_dir()
 
 
 def test_arrays_of_another_model_are_not_taken_for_damage(saved):

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from stub import make_batch
 from train_stub import config, train_stub
 
 from deberta_jax.errors import InputError
@@ -196,3 +197,38 @@ def test_the_loop_leaves_signal_handlers_as_they_were(tmp_path):
     train_stub(tmp_path, config(steps=2))
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert len(jax.devices()) == 8
+
+
+def sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_in_the_last_step_leaves_the_last_evaluation_to_the_same_command(tmp_path, monkeypatch):
+    settings = config(steps=5, evaluate_every=100, checkpoint_every=100)
+
+    def asked_in_the_last_step(k):
+        return make_batch(k) if k < 4 else (sigterm(), make_batch(k))[1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train_stub.make_batch", asked_in_the_last_step)
+        stopped = train_stub(tmp_path, settings)
+    assert not stopped.complete and int(stopped.state.step) == 5
+    assert not lines_of(tmp_path, "held_out")
+    complete = train_stub(tmp_path, settings)
+    assert complete.complete and int(complete.state.step) == 5
+    assert lines_of(tmp_path, "held_out")[5]["loss"] == complete.held_out["loss"]
+
+
+def test_sigterm_in_an_evaluation_ends_it_and_the_same_command_makes_up_for_it(tmp_path, monkeypatch):
+    settings = config(steps=6, evaluate_every=3, checkpoint_every=100)
+
+    def asked_in_an_evaluation(k):
+        return make_batch(k) if k < 10_000 else (sigterm(), make_batch(k))[1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train_stub.make_batch", asked_in_an_evaluation)
+        stopped = train_stub(tmp_path, settings)
+    assert not stopped.complete and int(stopped.state.step) == 3
+    assert train_stub(tmp_path, settings).complete
+    assert sorted(lines_of(tmp_path, "held_out")) == [3, 6]
+    assert each_step_once(tmp_path, 6)

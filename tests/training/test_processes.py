@@ -46,15 +46,19 @@ def test_killed_and_started_again_two_processes_train_as_one_does(alone, tmp_pat
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-def test_sigterm_to_one_process_stops_all_after_the_same_step(tmp_path):
-    processes = start_all(tmp_path, steps=2000, pause=0.02, checkpoint_every=1000)
+def test_sigterm_to_one_process_stops_all_after_the_same_step(alone, tmp_path):
+    # Every process holds a part of each row's work, and so all rows.
+    processes = start_all(tmp_path, mesh=[1, 1, 8], steps=30, pause=0.05, checkpoint_every=1000)
     wait_for_step(tmp_path, 5, processes[0])
     os.kill(processes[1].pid, signal.SIGTERM)
     (first,), second = end_all(processes)
     assert [process.returncode for process in processes] == [0] * PROCESSES
     assert second == [first]
     assert first.startswith("stopped")
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [first.split()[1]]
+    stopped = int(first.split()[1])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [str(stopped)]
+    losses = [[lines_of(tmp_path)[step]["loss"], alone[step]["loss"]] for step in range(1, stopped + 1)]
+    np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-5)
 
 
 def test_a_half_described_group_is_refused():

@@ -6,16 +6,17 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import jax
 import numpy as np
 from stub import StubLM, make_batch
 
 from deberta_jax.errors import InputError
+from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import train
 from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.processes import ProcessesConfig, join
 from deberta_jax.training.run import MeshConfig, TrainingConfig
+from deberta_jax.training.step import share
 
 
 def config(**changes):
@@ -31,23 +32,23 @@ def config(**changes):
     return TrainingConfig(**(defaults | changes))
 
 
-def batches_of(pause=0.0, poisoned=()):
+def batches_of(mesh, pause=0.0, poisoned=()):
     def batches(k):
         while True:
             time.sleep(pause)
             batch = make_batch(k)
             if k in poisoned:
                 batch["label_weights"][:] = np.nan
-            yield of_this_process(batch)
+            yield of_this_process(batch, mesh)
             k += 1
 
     return batches
 
 
-def of_this_process(batch):
-    rows = len(batch["labels"]) // jax.process_count()
-    first = rows * jax.process_index()
-    return {name: values[first : first + rows] for name, values in batch.items()}
+def of_this_process(batch, mesh):
+    index, count = share(make_mesh(mesh.data, mesh.fsdp, mesh.tensor))
+    rows = len(batch["labels"]) // count
+    return {name: values[rows * index : rows * (index + 1)] for name, values in batch.items()}
 
 
 def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
@@ -57,8 +58,8 @@ def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
         {"training": asdict(config)} | settings,
         lambda key: StubLM(key=key, dropout=0.1),
         masked_lm,
-        batches_of(pause, poisoned),
-        lambda: (of_this_process(make_batch(10_000 + k)) for k in range(3)),
+        batches_of(config.mesh, pause, poisoned),
+        lambda: (of_this_process(make_batch(10_000 + k), config.mesh) for k in range(3)),
     )
 
 
