@@ -39,6 +39,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def tpu_devices():
+    """The devices of a topology such as `v5e:2x2`, to compile for, without one (extra `tpu`)."""
+    os.environ.update(
+        TPU_SKIP_MDS_QUERY="1",
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+        TPU_ACCELERATOR_TYPE="v5litepod-4",
+        TPU_WORKER_HOSTNAMES="localhost",
+        TPU_STDERR_LOG_LEVEL="3",
+    )
+    from jax.experimental import topologies
+
+    return lambda name: list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+
+
+@pytest.fixture
 def shared() -> Path:
     """The folder of reference data beside the checkout."""
     return SHARED

@@ -24,7 +24,7 @@ from deberta_jax.ops.precision import wide
 # Queries are taken in blocks of this many: a block of t queries meets S + t - 1 distances, all of them T + S - 1.
 QUERY_BLOCK = 64
 # Scores of this size and below stay in a CPU's cache from one operation to the next.
-CACHED_BYTES = 1 << 24
+CACHED_BYTES = 1 << 26
 
 
 def c2c_scores(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array, "B N T S"]:
@@ -49,14 +49,13 @@ def c2p_scores(
         rows = jnp.concatenate([jnp.broadcast_to(rows[:1], (padding,)), jnp.asarray(rows)])
     width = S + block - 1
     first = [(blocks - 1 - a) * block for a in range(blocks)]
-    rel_k = table_rows(rel_k, jnp.stack([jnp.asarray(rows[start : start + width]) for start in first]))
-    scores = jnp.einsum(
-        "BATNH,AWNH->BNATW",
-        q.reshape(B, blocks, block, N, H),
-        rel_k,
-        preferred_element_type=wide(q.dtype),
-    )
-    return relative_shift(scores).reshape(B, N, blocks * block, S)[:, :, :T]
+    windows = jnp.stack([jnp.asarray(rows[start : start + width]) for start in first])
+    # Heads and blocks lead in both factors: no transpose is left to the backward pass.
+    q = q.reshape(B, blocks, block, N, H).transpose(3, 1, 0, 2, 4).reshape(N, blocks, B * block, H)
+    rel_k = table_rows(rel_k.swapaxes(0, 1), windows)
+    scores = jnp.einsum("NAMH,NAWH->NAMW", q, rel_k, preferred_element_type=wide(q.dtype))
+    scores = relative_shift(scores.reshape(N, blocks, B, block, width))
+    return scores.transpose(2, 0, 1, 3, 4).reshape(B, N, blocks * block, S)[:, :, :T]
 
 
 def p2c_scores(
@@ -69,12 +68,12 @@ def p2c_scores(
     return c2p_scores(k, rel_q, rows[::-1]).swapaxes(2, 3)
 
 
-def table_rows(table: Float[Array, "R N H"], rows: Int[np.ndarray | Array, "*W"]) -> Float[Array, "*W N H"]:
-    """The row of the relative table for each distance; its gradient is summed in float32 or wider.
+def table_rows(table: Float[Array, "N R H"], rows: Int[np.ndarray | Array, "*W"]) -> Float[Array, "N *W H"]:
+    """The row of a relative table for each distance, heads outside; its gradient is summed in float32 or wider.
 
     Hundreds of distances share a far bucket, and a narrow sum of so many terms stops growing.
     """
-    return table.astype(wide(table.dtype))[jnp.asarray(rows)].astype(table.dtype)
+    return table.astype(wide(table.dtype))[:, jnp.asarray(rows)].astype(table.dtype)
 
 
 def relative_shift(scores: Float[Array, "*batch T W"]) -> Float[Array, "*batch T S"]:
@@ -105,7 +104,8 @@ def c2p_scores_at(
     A query's S scores are one run of its scores by distance: one slice is cut for a query, not one for a score.
     """
     S = (rows.shape[0] + 1) // 2
-    scores = jnp.einsum("BMNH,WNH->BMNW", q, table_rows(rel_k, rows), preferred_element_type=wide(q.dtype))
+    rel_k = table_rows(rel_k.swapaxes(0, 1), rows)
+    scores = jnp.einsum("BMNH,NWH->BMNW", q, rel_k, preferred_element_type=wide(q.dtype))
     cut = jax.vmap(jax.vmap(lambda one, start: jax.lax.dynamic_slice_in_dim(one, start, S, axis=1)))
     return cut(scores, S - 1 - query_positions).swapaxes(1, 2)
 

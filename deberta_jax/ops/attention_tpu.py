@@ -119,7 +119,7 @@ def _self_attention(
 
     def by_distance(table: Float[Array, "R N H"], rows: Int[Array, "W"]) -> Float[Array, "N D H"]:
         # One more than there are distances, so that tiles of the table are whole.
-        # Summed over the distances that share a row in float32, as in `attention.table_rows`.
+        # Its gradient is summed over the distances that share a row in float32, as in `attention.table_rows`.
         rows = jnp.pad(rows, (padding, padding + 1), "edge")
         return table.astype(jnp.float32)[rows].astype(table.dtype).swapaxes(0, 1)
 

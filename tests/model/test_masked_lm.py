@@ -104,3 +104,9 @@ def test_parameters_start_as_in_the_original():
     assert float(jnp.abs(convolution).max()) <= bound
     assert abs(float(convolution.std()) - bound / np.sqrt(3)) < 0.001
     assert (layers.expand.kernel[0] != layers.expand.kernel[1]).any()
+
+
+def test_a_sequence_beyond_the_decoders_positions_is_refused():
+    config = dataclasses.replace(V3, max_position_embeddings=16)
+    with pytest.raises(InputError, match="sequence of 17 tokens, the enhanced mask decoder has 16"):
+        masked_lm(config)(ids_of(1, 17))

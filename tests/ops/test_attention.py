@@ -238,8 +238,8 @@ def test_no_gather_over_queries_and_keys():
         if equation.primitive.name in ("gather", "scatter", "scatter-add")
     ]
     assert moved
-    # Rows of the relative table are gathered, [blocks, distances, N, H]; nothing of [T, S] or [T, distances] is.
-    assert all(shape[-2:] == (N, H) for shape in moved)
+    # Rows of the relative table are gathered, [N, blocks, distances, H]; nothing of [T, S] or [T, distances] is.
+    assert all(shape[0] == N and shape[-1] == H for shape in moved)
 
 
 def _equations(jaxpr):

@@ -1,7 +1,6 @@
 """The TPU kernels: their values by interpretation on this machine, and that compilers for TPUs take them."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -127,13 +126,8 @@ def test_the_kernels_are_chosen_for_tpus_that_can_rotate():
 @pytest.mark.parametrize(
     ("topology", "length"), [("v5e:2x2", 512), ("v5e:2x2", 4096), ("v5p:2x2x1", 2048), ("v6e:2x2", 512)]
 )
-def test_compilers_take_the_kernels_and_keep_scores_out_of_memory(topology, length):
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", TPU_ACCELERATOR_TYPE="v5litepod-4")
-    os.environ.update(TPU_WORKER_HOSTNAMES="localhost", TPU_STDERR_LOG_LEVEL="3")
-    from jax.experimental import topologies
-
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    place = jax.sharding.SingleDeviceSharding(devices[0])
+def test_compilers_take_the_kernels_and_keep_scores_out_of_memory(topology, length, tpu_devices):
+    place = jax.sharding.SingleDeviceSharding(tpu_devices(topology)[0])
     B, N, H = 2, 4, 64
     rows = relative_rows(length, length, buckets=256, max_distance=512)
 
