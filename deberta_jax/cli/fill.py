@@ -23,7 +23,7 @@ def fill_mask(model: MaskedLM, tokenizer: Tokenizer, text: str, most: int = 3) -
     probabilities = np.asarray(jax.nn.softmax(logits[:, : tokenizer.vocab_size]))
     return [
         [
-            (tokenizer.token(index).replace(WORD_START, ""), float(row[index]))
+            (tokenizer.token(index).replace(WORD_START, "") or WORD_START, float(row[index]))
             for index in np.argsort(-row)[:most].tolist()
         ]
         for row in probabilities

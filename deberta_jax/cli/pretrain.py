@@ -17,7 +17,7 @@ from deberta_jax.data.batches import Batches, held_out
 from deberta_jax.data.documentation import write_documentation
 from deberta_jax.data.hold_out import hold_out
 from deberta_jax.data.masking import Vocabulary
-from deberta_jax.data.prepare import prepare
+from deberta_jax.data.prepare import prepare, read_manifest
 from deberta_jax.data.sources import documents, find
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
@@ -186,6 +186,8 @@ def _shards(config: PretrainConfig, text: _Text, tokenizer: Tokenizer) -> tuple[
         for files, target in zip((text.files, text.held_out), targets, strict=True):
             _prepare(files, target, tokenizer, length, None)
         return targets
+    if text.shards and (there := read_manifest(text.shards, tokenizer.sha256).length) != length:
+        raise InputError(f"{text.shards}: rows of {there} tokens; give --data.length {there}, or prepare others")
     if not text.shards:
         # Enough of them that one in twenty is a twentieth.
         _prepare(text.files, rows, tokenizer, length, FEWEST_SHARDS)

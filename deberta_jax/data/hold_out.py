@@ -1,11 +1,10 @@
 """A part of prepared shards kept for evaluation."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
-from deberta_jax.data.prepare import Manifest, read_manifest
+from deberta_jax.data.prepare import read_manifest, write_manifest
 from deberta_jax.errors import InputError
 
 SHARE = 20
@@ -27,11 +26,5 @@ def hold_out(shards: Path, folder: Path, vocabulary_sha256: str | None = None) -
         target.mkdir(parents=True, exist_ok=True)
         where = Path(os.path.relpath(shards.absolute(), target.absolute()))
         moved = tuple(dataclasses.replace(shard, name=str(where / shard.name)) for shard in part)
-        _write(target / "manifest.json", dataclasses.replace(manifest, shards=moved))
+        write_manifest(target, dataclasses.replace(manifest, shards=moved))
     return folders
-
-
-def _write(path: Path, manifest: Manifest) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"format": 1, **dataclasses.asdict(manifest)}, indent=1), encoding="utf-8")
-    os.replace(partial, path)

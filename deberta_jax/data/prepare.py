@@ -24,7 +24,7 @@ _SHARD_BYTES = 2 << 20
 _MOST_SHARDS = 1024
 _ENCODED_TOGETHER = 32
 _PATIENCE = 20  # seconds
-_FORMAT = 1
+_FORMAT = 2
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of rows, and what went into it; `source` stands for the text and all settings."""
+    """A file of rows, and what went into it: `bytes` of text; `source` stands for the text and all settings."""
 
     name: str
     source: str
@@ -54,6 +54,7 @@ class Shard:
     tokens: int
     documents: int
     bytes: int
+    file_bytes: int
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,14 @@ def prepare(
     manifest = Manifest(length, tokenizer.sha256, tokenizer.vocab_size, names, tuple(every))
     if not manifest.rows:
         raise InputError(f"{', '.join(files)}: the text gives no token; check the files and the tokenizer")
-    _write_json(folder / "manifest.json", {"format": _FORMAT, **dataclasses.asdict(manifest)})
+    write_manifest(folder, manifest)
     bytes_made, tokens_made = sum(shard.bytes for shard in made), sum(shard.tokens for shard in made)
     return Report(manifest, time.perf_counter() - before, bytes_made, tokens_made)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Say what a folder of shards holds, in place of what is said there."""
+    _write_json(folder / "manifest.json", {"format": _FORMAT, **dataclasses.asdict(manifest)})
 
 
 def make_shard(part: Part, path: Path, tokenizer: Tokenizer, length: int) -> Shard:
@@ -187,7 +193,7 @@ def make_shard(part: Part, path: Path, tokenizer: Tokenizer, length: int) -> Sha
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    shard = Shard(path.name, source, rows, tokens, documents, size)
+    shard = Shard(path.name, source, rows, tokens, documents, size, path.stat().st_size)
     _write_json(path.with_suffix(".json"), dataclasses.asdict(shard))
     return shard
 
@@ -290,7 +296,7 @@ def _standing(path: Path, source: str) -> Shard | None:
         shard = Shard(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    return shard if shard.source == source and path.exists() else None
+    return shard if shard.source == source and path.exists() and path.stat().st_size == shard.file_bytes else None
 
 
 def _check_same(folder: Path, manifest: Manifest, tokenizer: Tokenizer, length: int, sources: list[str]) -> None:

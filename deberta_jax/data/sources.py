@@ -164,11 +164,10 @@ def _of_jsonl(piece: Piece) -> Iterator[str]:
             continue
         try:
             record = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             where = _line_number(piece, number)
-            raise InputError(
-                f"{piece.path}, line {where}: not JSON ({error.msg}, column {error.colno}); mend the line"
-            ) from None
+            reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            raise InputError(f"{piece.path}, line {where}: not JSON ({reason}); mend the line") from None
         document = record.get("text") if isinstance(record, dict) else None
         if not isinstance(document, str):
             where = _line_number(piece, number)

@@ -51,7 +51,8 @@ class Tokenizer:
         return index
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
-        return Tokenizer, (str(self.path),)
+        # Worker processes may stand in another folder.
+        return Tokenizer, (str(self.path.absolute()),)
 
     def encode(self, text: str) -> Int[np.ndarray, "T"]:
         """Ids of a text without [CLS] and [SEP]; a [MASK] written in it is the mask."""
@@ -110,9 +111,19 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 32
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.training")
+    bad: list[InputError] = []
+
+    def lines() -> Iterator[str]:
+        try:
+            yield from _lines(texts)
+        except InputError as error:
+            # Of an error in its iterator SentencePiece keeps only the text.
+            bad.append(error)
+            raise
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=lines(),
             model_prefix=str(temporary),
             vocab_size=vocab_size,
             model_type="unigram",
@@ -134,6 +145,8 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 32
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
+        if bad:
+            raise bad[0] from None
         line = str(error).splitlines()[0].split("] ")[-1]
         raise InputError(f"{path}: a vocabulary of {vocab_size} pieces could not be trained: {line}") from None
     else:

@@ -190,6 +190,12 @@ def test_one_shard_in_twenty_is_held_out_and_no_row_is_on_both_sides(finished, t
         hold_out(single, tmp_path)
 
 
+def test_shards_of_another_row_length_are_refused(finished, tmp_path, capsys):
+    named = ["--data.shards", str(finished[0] / "shards" / "all"), "--tokenizer", str(finished[0] / "tokenizer")]
+    assert main(["pretrain", "tiny", "--folder", str(tmp_path / "run"), *named, "--data.length", "64"]) == 2
+    assert "rows of 32 tokens; give --data.length 32" in capsys.readouterr().err
+
+
 def test_the_most_frequent_guess_counts_only_what_is_masked():
     batch = {"labels": np.array([[5, 5, 7, 0], [7, 7, 5, 0]]), "label_weights": np.array([[1, 1, 1, 0], [1, 0, 0, 0]])}
     assert most_frequent_share([batch]) == 0.5

@@ -1,3 +1,4 @@
+import os
 import re
 
 import pytest
@@ -48,6 +49,23 @@ def test_a_vocabulary_too_large_for_the_text_is_refused_with_the_largest(text, t
     with pytest.raises(InputError, match="could not be trained: Vocabulary size too high"):
         train_tokenizer(TokenizerConfig((str(text),), 5000, tmp_path / "spm.model"))
     assert not list(tmp_path.glob("*training*"))
+
+
+def test_text_that_cannot_be_read_is_named_by_the_tokenizers_training_too(text, tmp_path):
+    text.write_bytes(text.read_bytes() + b"\n\ncaf\xe9 au lait\n")
+    with pytest.raises(InputError, match=r"^\S*text.txt, byte \d+: not UTF-8"):
+        train_tokenizer(TokenizerConfig((str(text),), 300, tmp_path / "spm.model"))
+
+
+def test_a_shard_that_was_cut_short_is_made_again(text, tmp_path):
+    train_tokenizer(TokenizerConfig((str(text),), 300, tmp_path / "spm.model"))
+    config = PrepareConfig((str(text),), tmp_path / "spm.model", tmp_path / "shards", length=64, shards=2)
+    prepare(config)
+    shard = tmp_path / "shards" / read_manifest(tmp_path / "shards").shards[0].name
+    whole = shard.stat().st_size
+    os.truncate(shard, whole // 2)
+    prepare(config)
+    assert shard.stat().st_size == whole
 
 
 def test_a_mask_in_the_text_is_the_mask_and_words_decode(text, tmp_path):

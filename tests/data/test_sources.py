@@ -116,6 +116,8 @@ def test_a_file_without_blank_lines_is_cut_at_line_ends(tmp_path, monkeypatch):
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3: not JSON"),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', 'a.jsonl, line 2: no field "text"'),
         ("a.jsonl", b'["a"]\n', 'a.jsonl, line 1: no field "text"'),
+        ("a.jsonl", b'{"text": "a"}\n' + b"[" * 200_000, "a.jsonl, line 2: not JSON"),
+        ("a.jsonl", b'{"text": "a", "id": ' + b"7" * 5000 + b"}\n", "a.jsonl, line 1: not JSON"),
         ("a.parquet", b"not parquet", "cannot be read as parquet"),
     ],
 )

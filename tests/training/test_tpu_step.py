@@ -23,7 +23,7 @@ ROWS, LENGTH, SLOTS = 16, 512, 80
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_no_scores_and_no_logits_of_all_tokens_are_in_a_tpus_memory(tpu_devices, remat):
     config = dataclasses.replace(PRESETS["v2-xlarge"], num_hidden_layers=3, hidden_size=256, num_attention_heads=4)
-    config = dataclasses.replace(config, intermediate_size=1024, vocab_size=12_800)
+    config = dataclasses.replace(config, intermediate_size=1280, vocab_size=12_800)
     mesh = make_mesh(data=1, fsdp=2, tensor=2, devices=tpu_devices("v5e:2x2"))
     settings = OptimizerConfig()
     optimizer = make_optimizer(settings, 100)
