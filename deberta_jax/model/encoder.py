@@ -186,7 +186,7 @@ class Encoder(nnx.Module):
         layers = self.layers if self.config.num_hidden_layers == L else jax.tree.map(lambda p: p[:L], self.layers)
         relative = self.relative_positions(x.shape[1], x.dtype)
         # Under a full attention mask the input mask only zeroes embeddings and convolution, as in the original.
-        mask = (
+        visible_keys = (
             visible(input_mask, segment_ids) if attention_mask is None else visible(None, segment_ids, attention_mask)
         )
         convolution_key, layer_keys = None, None
@@ -198,6 +198,8 @@ class Encoder(nnx.Module):
 
         def step(x: Array, scanned: tuple) -> tuple[Array, tuple]:
             layer, number, key = scanned
+            # What JAX can compute before a scan it keeps whole, such as a mask for every head.
+            mask = None if visible_keys is None else jax.lax.optimization_barrier((visible_keys, number))[0]
             attentions = layer.attention.probabilities(x, relative, mask) if output_attentions else None
             y = layer(x, relative, mask, key=key)
             if convolution is not None and convolved is not None:

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from deberta_jax.ops import attention_tpu
-from deberta_jax.ops.dropout import drop, kept, positions
+from deberta_jax.ops.dropout import drop, kept
 from deberta_jax.ops.dropout import seed as dropout_seed
 from deberta_jax.ops.precision import wide
 
@@ -76,6 +76,7 @@ def table_rows(table: Float[Array, "N R H"], rows: Int[np.ndarray | Array, "*W"]
     return table.astype(wide(table.dtype))[:, jnp.asarray(rows)].astype(table.dtype)
 
 
+@jax.custom_vjp
 def relative_shift(scores: Float[Array, "*batch T W"]) -> Float[Array, "*batch T S"]:
     """Scores by distance to scores by key: out[t, s] = scores[t, T - 1 - t + s], S = W - T + 1.
 
@@ -86,6 +87,22 @@ def relative_shift(scores: Float[Array, "*batch T W"]) -> Float[Array, "*batch T
         return scores
     flat = scores.reshape(*batch, T * W)[..., T - 1 : T * W - 1]
     return flat.reshape(*batch, T, W - 1)[..., : W - T + 1]
+
+
+def _relative_unshift(_: None, gradient: Float[Array, "*batch T S"]) -> tuple[Float[Array, "*batch T W"]]:
+    """Each row back to its distances. One run of W is read for a row: on CPU the transposed pads take four times as long."""
+    *batch, T, S = gradient.shape
+    lead = len(batch)
+    padded = jnp.pad(gradient, [(0, 0)] * (lead + 1) + [(T - 1, T - 1)])
+    run = jax.lax.GatherDimensionNumbers(
+        offset_dims=(*range(lead), lead + 1), collapsed_slice_dims=(lead,), start_index_map=(lead, lead + 1)
+    )
+    starts = np.stack([np.arange(T)] * 2, axis=1)
+    sizes = (*batch, 1, S + T - 1)
+    return (jax.lax.gather(padded, starts, run, sizes, indices_are_sorted=True, unique_indices=True, mode="clip"),)
+
+
+relative_shift.defvjp(lambda scores: (relative_shift(scores), None), _relative_unshift)
 
 
 def rows_at(scores: Float[Array, "B N T W"], query_positions: Int[Array, "B M"]) -> Float[Array, "B N M W"]:
@@ -130,13 +147,25 @@ def visible(
     return mask
 
 
+@jax.custom_jvp
 def masked_softmax(scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T S"] | None) -> Float[Array, "B N T S"]:
     """Softmax over the visible keys; a row that sees none is all zero, with zero gradient (spec 1.7)."""
-    if mask is None:
-        return jax.nn.softmax(scores, axis=-1)
-    # A finite fill: a row without a visible key has no inf - inf in its gradient. In any other row it becomes zero.
-    probabilities = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
-    return jnp.where(mask.any(-1, keepdims=True), probabilities, jnp.zeros((), scores.dtype))
+    if mask is not None:
+        # A finite bound: no inf - inf in a row without a visible key. In any other row the hidden ones become zero.
+        scores = jnp.minimum(scores, jnp.where(mask, jnp.inf, jnp.finfo(scores.dtype).min).astype(scores.dtype))
+    exponentials = jnp.exp(scores - scores.max(-1, keepdims=True))
+    weight = 1 / exponentials.sum(-1, keepdims=True)
+    if mask is not None:
+        weight = jnp.where(mask.any(-1, keepdims=True), weight, 0)
+    return exponentials * weight
+
+
+@masked_softmax.defjvp
+def _masked_softmax_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # The result alone is kept for the backward pass: it is zero wherever no gradient flows.
+    probabilities = checkpoint_name(masked_softmax(*primals), "probabilities")
+    weighted = probabilities * tangents[0]
+    return probabilities, weighted - probabilities * weighted.sum(-1, keepdims=True)
 
 
 def attention_probabilities(
@@ -238,12 +267,11 @@ def _all_heads(
     probabilities = attention_probabilities(
         q, k, rel_k, rel_q, rows=rows, query_positions=query_positions, mask=mask, scale=scale
     )
-    probabilities = checkpoint_name(probabilities, "probabilities")
     if seed is not None:
         B, N, T, S = probabilities.shape
         first, N = heads or (0, N)
-        position = positions(probabilities.shape, (B, N, T, S), (0, first, 0, 0))
-        probabilities = drop(probabilities, dropout_rate, kept(position, dropout_rate, seed=seed))
+        keep = kept(probabilities.shape, dropout_rate, seed=seed, within=(B, N, T, S), start=(0, first, 0, 0))
+        probabilities = drop(probabilities, dropout_rate, keep)
     return jnp.einsum("BNTS,BSNH->BTNH", probabilities.astype(v.dtype), v)
 
 

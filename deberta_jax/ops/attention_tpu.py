@@ -345,8 +345,8 @@ def _keep(options: _Options, operands: _Operands) -> Bool[Array, "T S"] | None:
         return None
     place, seed = operands.place, operands.seed
     start = (place[0] + pl.program_id(1), place[1] + pl.program_id(0), pl.program_id(2) * TILE, 0)
-    number = positions((1, 1, TILE, operands.k.shape[2]), options.shape, start)[0, 0]
-    return kept(number, options.dropout_rate, seed=(seed[0], seed[1]))
+    shape = 1, 1, TILE, operands.k.shape[2]
+    return kept(shape, options.dropout_rate, seed=(seed[0], seed[1]), within=options.shape, start=start)[0, 0]
 
 
 def _product(x: Float[Array, "I J"], y: Float[Array, "..."], *, transposed: bool = False) -> Float[Array, "I K"]:

@@ -233,13 +233,13 @@ def test_no_gather_over_queries_and_keys():
 
     jaxpr = jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2, 3, 4)))(q, k, v, rel_k, rel_q)
     moved = [
-        equation.outvars[0].aval.shape
+        math.prod(equation.invars[1].aval.shape[:-1])
         for equation in _equations(jaxpr.jaxpr)
         if equation.primitive.name in ("gather", "scatter", "scatter-add")
     ]
+    # One read for a row of the relative table, or for a whole run of scores: far fewer than there are pairs.
     assert moved
-    # Rows of the relative table are gathered, [N, blocks, distances, H]; nothing of [T, S] or [T, distances] is.
-    assert all(shape[0] == N and shape[-1] == H for shape in moved)
+    assert max(moved) < T * T / 16
 
 
 def _equations(jaxpr):

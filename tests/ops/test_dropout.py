@@ -9,7 +9,7 @@ from deberta_jax.sharding import batch_sharding, make_mesh
 
 
 def draw(number, rate, *shape):
-    return np.asarray(kept(positions(shape), rate, seed=seed(jax.random.key(number))))
+    return np.asarray(kept(shape, rate, seed=seed(jax.random.key(number))))
 
 
 def test_that_share_is_zeroed_and_the_rest_scaled_up():
