@@ -13,6 +13,22 @@ from deberta_jax.errors import InputError
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
 # Microsoft's configuration class fills these in where a `model_config.json` is silent.
 _MICROSOFT_DEFAULTS = {"pos_att_type": "c2p", "type_vocab_size": 0, "position_biased_input": True}
+_LEAST = {
+    "vocab_size": 1,
+    "hidden_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 1,
+    "max_position_embeddings": 1,
+    "embedding_size": 1,
+    "attention_head_size": 1,
+    "pooler_hidden_size": 1,
+    "conv_groups": 1,
+    "type_vocab_size": 0,
+    "pad_token_id": 0,
+    "layer_norm_eps": 0,
+    "initializer_range": 0,
+}
 _HUGGING_FACE_DEFAULTS = {
     "deberta": {"vocab_size": 50265},
     "deberta-v2": {
@@ -123,17 +139,17 @@ class DebertaConfig:
         if values.pop("talking_head", False):
             raise InputError("config: talking_head is not supported (no released model uses it)")
         values["pos_att_type"] = _terms(values["pos_att_type"])
-        if model_type == "deberta":
-            # Version 1 of Hugging Face's class does not read these keys.
-            for key in ("position_buckets", "share_att_key", "norm_rel_ebd", "conv_kernel_size"):
-                values.pop(key, None)
+        # Version 1 of Hugging Face's class does not read these keys: they are kept as they are.
+        second = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
+        unread = {} if model_type != "deberta" else {key: values.pop(key) for key in second if key in values}
+        unread = {key: value for key, value in unread.items() if value != second[key]}
         fields = {field.name: field.type for field in dataclasses.fields(cls) if field.name != "extra"}
         known = {
             key: value if key == "pos_att_type" else _typed(key, value, fields[key])
             for key, value in values.items()
             if key in fields and value is not None
         }
-        unknown = {key: value for key, value in values.items() if key not in fields}
+        unknown = {key: value for key, value in values.items() if key not in fields} | unread
         return cls(**{**known, "extra": unknown})
 
     @classmethod
@@ -146,7 +162,7 @@ class DebertaConfig:
         values = {key: value for key, value in dataclasses.asdict(self).items() if key != "extra" and value is not None}
         values["pos_att_type"] = list(self.pos_att_type)
         values["pooler_hidden_size"] = self.pooler_hidden_size or self.hidden_size
-        return {**self.extra, **values}
+        return {**values, **self.extra}
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -178,7 +194,7 @@ def _from_microsoft(values: dict[str, Any]) -> dict[str, Any]:
     for theirs, ours in _MICROSOFT_NAMES.items():
         if theirs in values:
             values[ours] = values.pop(theirs)
-    pooling = values.pop("pooling", {})
+    pooling = values.pop("pooling", None) or {}
     values["pooler_hidden_act"] = pooling.get("hidden_act", values.get("hidden_act", "gelu"))
     values["pooler_dropout"] = pooling.get("dropout", 0.0)
     return values
@@ -194,16 +210,18 @@ def _typed(name: str, value: Any, declared: Any) -> Any:
     return value
 
 
-def _terms(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
+def _terms(value: Any) -> tuple[str, ...]:
     """`pos_att_type` as a sorted tuple: "p2c|c2p" and ["c2p", "p2c"] are the same."""
-    names = value.lower().split("|") if isinstance(value, str) else list(value or ())
+    names = value.lower().split("|") if isinstance(value, str) else value or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"config: pos_att_type must be a string or a list of strings, not {value!r}")
     return tuple(sorted({name.strip() for name in names} - {"", "none"}))
 
 
 def _problems(config: DebertaConfig) -> Iterator[str]:
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        if getattr(config, name) < 1:
-            yield f"{name} must be at least 1, not {getattr(config, name)}"
+    for name, least in _LEAST.items():
+        if (value := getattr(config, name)) is not None and value < least:
+            yield f"{name} must be at least {least}, not {value}"
             return
     if config.model_type not in _HUGGING_FACE_DEFAULTS:
         yield f"model_type {config.model_type!r} is not 'deberta' or 'deberta-v2'"
@@ -236,8 +254,10 @@ def _problems(config: DebertaConfig) -> Iterator[str]:
             yield "conv_kernel_size needs model_type deberta-v2"
         if "layer_norm" in config.norm_rel_ebd:
             yield "norm_rel_ebd needs model_type deberta-v2"
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout"):
-        if not 0 <= getattr(config, name) < 1:
+    if config.pad_token_id >= config.vocab_size:
+        yield f"pad_token_id {config.pad_token_id} is beyond vocab_size {config.vocab_size}"
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"):
+        if not 0 <= (getattr(config, name) or 0) < 1:
             yield f"{name} must be in [0, 1), not {getattr(config, name)}"
 
 

@@ -141,3 +141,31 @@ def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config.json: not JSON"):
         DebertaConfig.from_file(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_position_embeddings": 0}, "max_position_embeddings must be at least 1, not 0"),
+        ({"embedding_size": -3}, "embedding_size must be at least 1, not -3"),
+        ({"type_vocab_size": -1}, "type_vocab_size must be at least 0, not -1"),
+        ({"pad_token_id": 200_000}, "pad_token_id 200000 is beyond vocab_size 128100"),
+        ({"layer_norm_eps": -1e-7}, "layer_norm_eps must be at least 0"),
+        ({"cls_dropout": 2.0}, r"cls_dropout must be in \[0, 1\), not 2.0"),
+        ({"conv_kernel_size": 3, "conv_groups": 0}, "conv_groups must be at least 1, not 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        DebertaConfig(**fields)
+
+
+def test_odd_values_of_files_are_refused_or_read():
+    with pytest.raises(InputError, match="pos_att_type must be a string or a list of strings, not 7"):
+        DebertaConfig.from_dict({"model_type": "deberta-v2", "pos_att_type": 7})
+    assert DebertaConfig.from_dict({"pooling": None, "hidden_act": "relu"}).pooler_hidden_act == "relu"
+    # Version 1 does not read the keys of version 2: they are exported as they came.
+    first = {"model_type": "deberta", "position_buckets": 256, "share_att_key": True}
+    config = DebertaConfig.from_dict(first)
+    assert config.position_buckets == -1
+    assert config.to_dict().items() >= first.items()

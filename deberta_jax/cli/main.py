@@ -53,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
@@ -101,8 +106,10 @@ def _parse(kind: Any, words: Sequence[str], program: str, default: Any) -> Any:
 
 
 def _likeness(word: str, name: str) -> float:
-    """How like two dotted names are, as a whole or in their last parts."""
-    pairs = (word, name), (word.lstrip("-").rpartition(".")[2], name.lstrip("-").rpartition(".")[2])
+    """How like two dotted names are, as a whole and in their last parts; initials, as in --lr, count as the last."""
+    short, last = (dotted.lstrip("-").rpartition(".")[2] for dotted in (word, name))
+    initials = "".join(part[:1] for part in last.split("-"))
+    pairs = (word, name), (short, initials if short == initials else last)
     return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
 

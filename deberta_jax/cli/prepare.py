@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from deberta_jax.cli.progress import counted
 from deberta_jax.data.prepare import prepare
 from deberta_jax.errors import InputError
 from deberta_jax.hub.sentencepiece import Tokenizer
@@ -29,15 +30,17 @@ def run(config: PrepareConfig) -> None:
     """Prepare, and say how much and how fast."""
     if not config.files:
         raise InputError("prepare: no text: name files or patterns with --files")
-    report = prepare(
-        config.files,
-        config.output,
-        Tokenizer(config.tokenizer),
-        length=config.length,
-        shards=config.shards,
-        workers=config.workers,
-        scheduler=config.scheduler,
-    )
+    with counted("shards") as progress:
+        report = prepare(
+            config.files,
+            config.output,
+            Tokenizer(config.tokenizer),
+            length=config.length,
+            shards=config.shards,
+            workers=config.workers,
+            scheduler=config.scheduler,
+            progress=progress,
+        )
     manifest = report.manifest
     print(
         f"{config.output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens in {manifest.rows:,} rows of "

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from deberta_jax.cli.fill import fill_mask, masked_sentences
+from deberta_jax.cli.progress import counted
 from deberta_jax.config import DebertaConfig
 from deberta_jax.data.batches import Batches, held_out
 from deberta_jax.data.documentation import write_documentation
@@ -20,6 +23,7 @@ from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepare import prepare, read_manifest
 from deberta_jax.data.sources import documents, find
 from deberta_jax.errors import InputError
+from deberta_jax.folders import held
 from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
 from deberta_jax.hub.sentencepiece import MASK, Tokenizer, train_tokenizer
 from deberta_jax.model.masked_lm import MaskedLM
@@ -45,13 +49,33 @@ def run(config: PretrainConfig) -> None:
     mesh = make_mesh(axes.data, axes.fsdp, axes.tensor)
     check_batch_size(config.training.batch_size, mesh, config.training.accumulate)
     if config.training.steps == 0:
-        _say(f"{config.model}: {measure(config, config.model_config())}")
+        _check_inputs(config)
+        vocab_size = Tokenizer(config.tokenizer).vocab_size if config.tokenizer else None
+        _say(f"{config.model}: {measure(config, config.model_config(vocab_size))}")
         return
     learning_rate(config.training.optimizer, config.training.steps)
     refuse_other(config.folder, config.settings())
+    _check_inputs(config)
+    with ExitStack() as stack:
+        _on_first(lambda: stack.enter_context(held(config.folder)))
+        _run(config, mesh)
+
+
+def _check_inputs(config: PretrainConfig) -> None:
+    """What can be refused before anything is written."""
+    if named := [*config.data.files, *config.data.held_out]:
+        find(named)
+    if config.tokenizer:
+        Tokenizer(config.tokenizer)
+    elif config.data.shards:
+        raise InputError("--data.shards needs the tokenizer they were made with: --tokenizer")
+
+
+def _run(config: PretrainConfig, mesh: Mesh) -> None:
     text = _Text(config)
     tokenizer = _tokenizer(config, text)
     training_rows, held_out_rows = _shards(config, text, tokenizer)
+    settings = config.settings() | {"rows": read_manifest(training_rows).sha256}
     model_config = config.model_config(tokenizer.vocab_size)
     size = measure(config, model_config)
     _say(f"{config.model}: {size}")
@@ -75,7 +99,7 @@ def run(config: PretrainConfig) -> None:
     trained = train(
         config.training,
         config.folder,
-        config.settings(),
+        settings,
         builder(config, model_config),
         masked_lm,
         batches,
@@ -142,8 +166,6 @@ class _Text:
     def __init__(self, config: PretrainConfig):
         self.files, self.held_out = config.data.files, config.data.held_out
         self.shards = config.data.shards
-        if named := [*self.files, *self.held_out]:
-            find(named)
         if not self.files and not self.shards:
             before = time.perf_counter()
             _on_first(lambda: write_documentation(config.folder / "text"))
@@ -161,8 +183,6 @@ class _Text:
 def _tokenizer(config: PretrainConfig, text: _Text) -> Tokenizer:
     if config.tokenizer:
         return Tokenizer(config.tokenizer)
-    if not text.files:
-        raise InputError("--data.shards needs the tokenizer they were made with: --tokenizer")
     path = config.folder / "tokenizer" / "spm.model"
     before = time.perf_counter()
 
@@ -197,7 +217,8 @@ def _shards(config: PretrainConfig, text: _Text, tokenizer: Tokenizer) -> tuple[
 
 def _prepare(files: Sequence[str], folder: Path, tokenizer: Tokenizer, length: int, shards: int | None) -> None:
     def make() -> None:
-        report = prepare(files, folder, tokenizer, length=length, shards=shards)
+        with counted("shards") as progress:
+            report = prepare(files, folder, tokenizer, length=length, shards=shards, progress=progress)
         manifest = report.manifest
         _say(
             f"shards: {folder}, {manifest.tokens:,} tokens in {manifest.rows:,} rows of {manifest.length} "
@@ -218,11 +239,20 @@ def _show_filled(folder: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> No
 
 
 def _on_first(action: Callable[[], object]) -> None:
-    """Do what writes files on the first process; the others wait."""
+    """Do what writes files on the first process; the others wait, and stop where it fails."""
+    error: Exception | None = None
     if jax.process_index() == 0:
-        action()
+        try:
+            action()
+        except Exception as caught:
+            error = caught
+    failed = error is not None
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("files are written")
+        failed = bool(multihost_utils.broadcast_one_to_all(np.asarray(failed)))
+    if error is not None:
+        raise error
+    if failed:
+        raise InputError("the first process cannot go on; it says why")
 
 
 def _say(line: str) -> None:

@@ -8,6 +8,8 @@ from deberta_jax.data.prepare import read_manifest, write_manifest
 from deberta_jax.errors import InputError
 
 SHARE = 20
+# More than this part held out is no sample but a loss.
+_MOST = 0.25
 
 
 def hold_out(shards: Path, folder: Path, vocabulary_sha256: str | None = None) -> tuple[Path, Path]:
@@ -19,8 +21,11 @@ def hold_out(shards: Path, folder: Path, vocabulary_sha256: str | None = None) -
     filled = [shard for shard in manifest.shards if shard.rows]
     chosen = filled[SHARE // 2 :: SHARE] or filled[-1:]
     rest = [shard for shard in filled if shard not in chosen]
-    if not rest:
-        raise InputError(f"{shards}: too little text to hold out a part of it; name files with --data.held-out")
+    if sum(shard.rows for shard in chosen) > _MOST * manifest.rows:
+        raise InputError(
+            f"{shards}: {len(filled)} shards, too few to hold out one in {SHARE}: name files with --data.held-out, or "
+            "give more and smaller ones (compressed files and parquet become one shard each, plain text is cut)"
+        )
     folders = folder / "train", folder / "held_out"
     for target, part in zip(folders, (rest, chosen), strict=True):
         target.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -19,12 +19,13 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from deberta_jax.data.packing import Row, pack
 from deberta_jax.data.sources import Part, parts, total_size
 from deberta_jax.errors import InputError
+from deberta_jax.folders import held
 
 _SHARD_BYTES = 2 << 20
 _MOST_SHARDS = 1024
 _ENCODED_TOGETHER = 32
 _PATIENCE = 20  # seconds
-_FORMAT = 2
+_FORMAT = 3
 
 
 @runtime_checkable
@@ -70,6 +71,11 @@ class Manifest:
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def sha256(self) -> str:
+        """A digest of what the rows are made from: text, its cut, vocabulary and length."""
+        return hashlib.sha256(json.dumps([shard.source for shard in self.shards]).encode()).hexdigest()
 
     @property
     def tokens(self) -> int:
@@ -123,45 +129,47 @@ def prepare(
     In this process; by dask.distributed with more than one worker, or on the cluster of a `scheduler`, whose workers
     must see the same files: a worker that dies costs the work it was at. The rows do not depend on the workers.
     `progress(done, all)` is called for each shard. Raises InputError for text that cannot be read, and where the
-    folder holds shards of another text, vocabulary or length.
+    folder holds shards of another text, vocabulary or length; where the text's files lie does not matter.
     """
-    if length < 8:
-        raise InputError(f"row length is {length}; it must be at least 8")
+    for name, value, least in (("row length", length, 8), ("shards", shards, 1), ("workers", workers, 1)):
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}; it must be at least {least}")
     before = time.perf_counter()
     number = shards or min(_MOST_SHARDS, -(-total_size(files) // _SHARD_BYTES))
     # Absolute: workers elsewhere have another working folder.
     folder = folder.absolute()
     cut = parts([os.path.abspath(os.path.expanduser(name)) for name in files], number)
-    tasks = [(part, folder / f"{i:05d}-of-{len(cut):05d}.arrayrecord") for i, part in enumerate(cut)]
-    sources = [_source(part, tokenizer, length) for part in cut]
-    if former := _parse_manifest(folder):
-        _check_same(folder, former, tokenizer, length, sources)
-    folder.mkdir(parents=True, exist_ok=True)
-    there = [_standing(path, source) for (_, path), source in zip(tasks, sources, strict=True)]
-    missing = [task for task, shard in zip(tasks, there, strict=True) if shard is None]
-
-    def arguments(task: tuple[Part, Path]) -> tuple[Any, ...]:
-        return (*task, tokenizer, length)
-
-    if scheduler or (workers > 1 and len(missing) > 1):
-        found = _distributed(map(arguments, missing), workers, scheduler)
-    else:
-        found = (make_shard(*arguments(task)) for task in missing)
-    made: list[Shard] = []
-    with closing(found):
-        for shard in found:
-            made.append(shard)
-            if progress:
-                progress(len(tasks) - len(missing) + len(made), len(tasks))
-    for leftover in folder.glob("*.arrayrecord.*"):
-        leftover.unlink(missing_ok=True)  # of processes that were killed
-
-    every = sorted([*filter(None, there), *made], key=lambda shard: shard.name)
     names = tuple(sorted({piece.path for part in cut for piece in part.pieces}))
-    manifest = Manifest(length, tokenizer.sha256, tokenizer.vocab_size, names, tuple(every))
-    if not manifest.rows:
-        raise InputError(f"{', '.join(files)}: the text gives no token; check the files and the tokenizer")
-    write_manifest(folder, manifest)
+    with held(folder):
+        contents = _contents(names, folder / "sources.json")
+        sources = [_source(part, contents, tokenizer, length) for part in cut]
+        if former := _parse_manifest(folder):
+            _check_same(folder, former, tokenizer, length, sources)
+        paths = [folder / f"{i:05d}-of-{len(cut):05d}.arrayrecord" for i in range(len(cut))]
+        there = [_standing(path, source) for path, source in zip(paths, sources, strict=True)]
+        missing = [
+            (part, path, tokenizer, length, source)
+            for part, path, source, shard in zip(cut, paths, sources, there, strict=True)
+            if shard is None
+        ]
+        if scheduler or (workers > 1 and len(missing) > 1):
+            found = _distributed(missing, workers, scheduler)
+        else:
+            found = (make_shard(*task) for task in missing)
+        made: list[Shard] = []
+        with closing(found):
+            for shard in found:
+                made.append(shard)
+                if progress:
+                    progress(len(paths) - len(missing) + len(made), len(paths))
+        for leftover in folder.glob("*.arrayrecord.*"):
+            leftover.unlink(missing_ok=True)  # of processes that were killed
+
+        every = sorted([*filter(None, there), *made], key=lambda shard: shard.name)
+        manifest = Manifest(length, tokenizer.sha256, tokenizer.vocab_size, names, tuple(every))
+        if not manifest.rows:
+            raise InputError(f"{', '.join(files)}: the text gives no token; check the files and the tokenizer")
+        write_manifest(folder, manifest)
     bytes_made, tokens_made = sum(shard.bytes for shard in made), sum(shard.tokens for shard in made)
     return Report(manifest, time.perf_counter() - before, bytes_made, tokens_made)
 
@@ -171,9 +179,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     _write_json(folder / "manifest.json", {"format": _FORMAT, **dataclasses.asdict(manifest)})
 
 
-def make_shard(part: Part, path: Path, tokenizer: Tokenizer, length: int) -> Shard:
+def make_shard(part: Part, path: Path, tokenizer: Tokenizer, length: int, source: str) -> Shard:
     """Write the rows of a part at `path`, and beside it, last, what they are: with both, a shard stands."""
-    source = _source(part, tokenizer, length)
     documents = size = rows = tokens = 0
 
     def encoded() -> Iterator[np.ndarray]:
@@ -191,6 +198,8 @@ def make_shard(part: Part, path: Path, tokenizer: Tokenizer, length: int) -> Sha
                 writer.write(to_record(row))
                 rows, tokens = rows + 1, tokens + int(np.count_nonzero(row.segment_ids))
         os.replace(temporary, path)
+    except RuntimeError as error:
+        raise InputError(f"{path}: could not be written ({str(error).splitlines()[0]}); make room for it") from error
     finally:
         temporary.unlink(missing_ok=True)
     shard = Shard(path.name, source, rows, tokens, documents, size, path.stat().st_size)
@@ -240,7 +249,7 @@ def _distributed(calls: Iterable[tuple[Any, ...]], workers: int, scheduler: str 
     """`make_shard` of each, as they come, by dask's workers; few are sent at a time, each has the tokenizer in it."""
     try:
         import dask
-        from distributed import Client, LocalCluster, as_completed
+        from distributed import CancelledError, Client, LocalCluster, as_completed
         from distributed.scheduler import KilledWorker
     except ImportError:
         raise InputError("several workers need dask.distributed; pip install 'deberta-jax[prep]'") from None
@@ -277,17 +286,36 @@ def _distributed(calls: Iterable[tuple[Any, ...]], workers: int, scheduler: str 
                 raise InputError(
                     f"a shard killed every worker that tried it ({error}); give workers more memory, or use one worker"
                 ) from None
+            except CancelledError:
+                raise InputError(
+                    f"{scheduler or 'dask'}: the scheduler is gone; shards made so far stay, the same command goes on"
+                ) from None
             yield shard
             for call in islice(calls, 1):
                 pending.add(submit(call))
 
 
-def _source(part: Part, tokenizer: Tokenizer, length: int) -> str:
-    """A digest of the files (where, how big, how old), their cut, the vocabulary and the length."""
-    files = []
-    for piece in part.pieces:
-        stat = os.stat(piece.path)
-        files.append([os.path.abspath(piece.path), piece.start, piece.end, stat.st_size, stat.st_mtime_ns])
+def _contents(paths: Sequence[str], known: Path) -> dict[str, str]:
+    """A digest of each file's content; those of files as big and as old as in `known` are taken from there."""
+    try:
+        before = dict(json.loads(known.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        before = {}
+    now = {}
+    for path in paths:
+        stat = os.stat(path)
+        age = [stat.st_size, stat.st_mtime_ns]
+        if before.get(path, [None])[:-1] != age:
+            with open(path, "rb") as file:
+                before[path] = [*age, hashlib.file_digest(file, "sha256").hexdigest()]
+        now[path] = before[path]
+    _write_json(known, now)
+    return {path: digest for path, (*_, digest) in now.items()}
+
+
+def _source(part: Part, contents: Mapping[str, str], tokenizer: Tokenizer, length: int) -> str:
+    """A digest of the text, its cut, the vocabulary and the length."""
+    files = [[contents[piece.path], piece.start, piece.end] for piece in part.pieces]
     return hashlib.sha256(json.dumps([_FORMAT, files, tokenizer.sha256, length]).encode()).hexdigest()[:16]
 
 

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from deberta_jax.ops.dropout import drop, kept, positions
+from deberta_jax.ops.dropout import drop, kept
 from deberta_jax.sharding import partition_spec
 
 # Rows of a tile, and lanes of a vector register.

@@ -39,6 +39,15 @@ class DataConfig:
     workers: int = 0
     evaluate_batches: int = 40
 
+    def __post_init__(self) -> None:
+        for name, least in (("length", 8), ("workers", 0), ("evaluate_batches", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"data.{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.shards and (self.files or self.held_out):
+            raise InputError("data.shards is text that is prepared already: give it without data.files, data.held-out")
+        if self.held_out and not self.files:
+            raise InputError("data.held-out is evaluated on; name what to train on with data.files")
+
 
 @dataclass(frozen=True)
 class PretrainConfig:

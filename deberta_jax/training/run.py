@@ -21,6 +21,7 @@ _MAY_DIFFER = {
     "stop_after",
     "workers",
 }
+_KNOWN_LATE = {"rows"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,10 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise InputError, naming the fields, if a folder belongs to a run with other settings."""
+    """Raise InputError, naming the fields, if a folder belongs to a run with other settings.
+
+    What is known only after text has been read may be absent here.
+    """
     path = folder / "config.json"
     if path.exists():
         theirs = _fields(_read(path))
@@ -81,7 +85,9 @@ def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
         differing = [
             f"{name} ({theirs.get(name, absent)} there, {ours.get(name, absent)} here)"
             for name in sorted(theirs.keys() | ours.keys())
-            if theirs.get(name, absent) != ours.get(name, absent) and not _MAY_DIFFER & set(name.split("."))
+            if theirs.get(name, absent) != ours.get(name, absent)
+            and not _MAY_DIFFER & set(name.split("."))
+            and not (name in _KNOWN_LATE and name not in ours)
         ]
         if differing:
             raise InputError(f"{folder} holds a run of another config: {'; '.join(differing)}")
@@ -89,9 +95,12 @@ def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no settings of a run; name another folder")
+    return values
 
 
 def _fields(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

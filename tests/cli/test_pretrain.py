@@ -159,6 +159,11 @@ def test_zero_steps_report_the_sizes_of_the_largest_model_and_write_nothing(tmp_
         (["--tokenizer", "nowhere.model"], "nowhere.model: no such tokenizer"),
         (["--data.shards", "nowhere"], "--data.shards needs the tokenizer they were made with"),
         (["--model", "v9"], "no model 'v9'"),
+        (["--data.workers", "-1"], "data.workers is -1; it must be at least 0"),
+        (["--data.evaluate-batches", "0"], "data.evaluate_batches is 0; it must be at least 1"),
+        (["--data.shards", "here", "--data.files", "x.txt"], "give it without data.files"),
+        (["--data.files", "nowhere.txt", "--steps", "0"], "nowhere.txt: no such file"),
+        (["--lr", "1"], "did you mean --optimizer.learning-rate?"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_code_2(options, message, text, tmp_path, capsys):
@@ -186,7 +191,7 @@ def test_one_shard_in_twenty_is_held_out_and_no_row_is_on_both_sides(finished, t
     manifest = json.loads((shards / "all" / "manifest.json").read_text())
     manifest["shards"] = [manifest["shards"][0] | {"name": "one"}]
     (single / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="too little text to hold out"):
+    with pytest.raises(InputError, match="1 shards, too few to hold out one in 20: name files with --data.held-out"):
         hold_out(single, tmp_path)
 
 
@@ -194,6 +199,29 @@ def test_shards_of_another_row_length_are_refused(finished, tmp_path, capsys):
     named = ["--data.shards", str(finished[0] / "shards" / "all"), "--tokenizer", str(finished[0] / "tokenizer")]
     assert main(["pretrain", "tiny", "--folder", str(tmp_path / "run"), *named, "--data.length", "64"]) == 2
     assert "rows of 32 tokens; give --data.length 32" in capsys.readouterr().err
+
+
+def test_a_run_whose_shards_were_replaced_does_not_go_on(finished, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    settings = json.loads((finished[0] / "config.json").read_text())
+    settings["data"] |= {"files": [], "shards": str(finished[0] / "shards" / "all")}
+    settings |= {"tokenizer": str(finished[0] / "tokenizer"), "rows": "0" * 64}
+    (folder / "config.json").write_text(json.dumps(settings))
+    named = ["--data.shards", settings["data"]["shards"], "--tokenizer", settings["tokenizer"]]
+    assert main(["pretrain", "tiny", "--folder", str(folder), *named, *OPTIONS]) == 2
+    error = capsys.readouterr().err
+    assert f"holds a run of another config: rows ({'0' * 64} there" in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path, text, capsys):
+    (tmp_path / "file").touch()
+    arguments = ["pretrain", "tiny", "--folder", str(tmp_path / "file" / "run"), "--data.files", str(text), *OPTIONS]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "file: Not a directory" in error or "run: Not a directory" in error
+    assert error.count("\n") == 1
 
 
 def test_the_most_frequent_guess_counts_only_what_is_masked():

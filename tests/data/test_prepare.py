@@ -1,6 +1,7 @@
 """Shards: the same whoever makes them, kept where they stand, refused where they do not belong."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def test_the_shards_hold_the_text(texts, tmp_path):
     assert manifest.bytes == report.bytes == len("".join(documents(texts)).encode())
     assert report.megabytes_per_second > 0
     assert len(manifest.shards) == 4
-    assert sorted(path.suffix for path in (tmp_path / "shards").iterdir()) == [".arrayrecord"] * 4 + [".json"] * 5
+    suffixes = sorted(path.suffix for path in (tmp_path / "shards").glob("[!.]*"))
+    assert suffixes == [".arrayrecord"] * 4 + [".json"] * 6
 
 
 def test_what_stands_is_kept_and_what_is_missing_made_again(texts, tmp_path):
@@ -71,7 +73,7 @@ def test_a_failure_leaves_no_half_shard_and_is_told(texts, tmp_path):
         prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4)
     with pytest.raises(InputError, match="prepare them first"):
         read_manifest(tmp_path / "shards")
-    assert all(path.suffix in {".json", ".arrayrecord"} for path in (tmp_path / "shards").iterdir())
+    assert all(path.suffix in {".json", ".arrayrecord"} for path in (tmp_path / "shards").glob("[!.]*"))
 
 
 @pytest.fixture
@@ -151,6 +153,38 @@ def test_lost_shards_and_damaged_manifests_are_named_and_preparing_again_mends_t
             read_manifest(folder)
         report = again()
         assert (report.manifest, report.tokens) == (whole, 0)
+
+
+def test_text_that_was_copied_elsewhere_is_the_same_text_and_text_of_the_same_size_is_not(texts, tmp_path):
+    folder = tmp_path / "shards"
+    prepare(texts, folder, ToyTokenizer(), length=LENGTH, shards=4)
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "texts", moved, copy_function=shutil.copyfile)
+    files = [str(path) for path in sorted(moved.iterdir())]
+    assert prepare(files, folder, ToyTokenizer(), length=LENGTH, shards=4).tokens == 0
+    first = moved / "1.txt"
+    first.write_bytes(first.read_bytes().swapcase())
+    with pytest.raises(InputError, match="another text"):
+        prepare(files, folder, ToyTokenizer(), length=LENGTH, shards=4)
+
+
+def test_a_folder_that_is_being_written_is_left_alone(texts, tmp_path):
+    seen = []
+
+    def intrude(done, total):
+        with pytest.raises(InputError, match="another process works in this folder"):
+            prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4)
+        seen.append(done)
+
+    prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4, progress=intrude)
+    assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("wrong", [{"shards": -3}, {"workers": 0}, {"length": 4}])
+def test_numbers_that_cannot_be_are_refused(texts, tmp_path, wrong):
+    with pytest.raises(InputError, match="it must be at least"):
+        prepare(texts, tmp_path / "shards", ToyTokenizer(), **{"length": LENGTH, **wrong})
+    assert not (tmp_path / "shards").exists()
 
 
 def test_files_may_be_named_from_the_working_folder(texts, tmp_path, monkeypatch):

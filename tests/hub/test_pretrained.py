@@ -14,7 +14,7 @@ import deberta_jax as dj
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
-from deberta_jax.hub.sentencepiece import train_tokenizer
+from deberta_jax.hub.sentencepiece import _sample, train_tokenizer
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.masked_lm import MaskedLM
 
@@ -84,6 +84,16 @@ def test_the_tokenizer_goes_with_the_model(tmp_path):
     _, loaded = dj.from_pretrained(tmp_path / "model", head="masked_lm")
     assert loaded.sha256 == tokenizer.sha256
     assert (loaded.encode(text) == tokenizer.encode(text)).all()
+
+
+def test_of_a_large_corpus_the_same_sample_is_trained_on_at_every_call():
+    lines = [str(number) for number in range(1000)]
+    sample = _sample(iter(lines), 100)
+    assert sample == _sample(iter(lines), 100)
+    assert len(set(sample)) == 100
+    assert set(sample) <= set(lines)
+    assert 350 < np.mean([int(line) for line in sample]) < 650
+    assert _sample(iter(lines), 1000) == lines
 
 
 def test_a_bare_model_is_read_out_of_a_masked_language_model(config, tmp_path):

@@ -68,6 +68,36 @@ def test_the_shift_reads_each_row_one_entry_earlier():
     assert shifted.tolist() == [[[2.0, 3.0], [5.0, 6.0], [8.0, 9.0]]]
 
 
+@pytest.mark.parametrize("T", [1, 40, 70])
+def test_the_gradient_of_the_shift_is_its_transpose(T):
+    scores, gradient = normal(0, 2, T, T + 8), normal(1, 2, T, 9)
+    shifted, pull = jax.vjp(relative_shift, scores)
+    np.testing.assert_allclose((shifted * gradient).sum(), (scores * pull(gradient)[0]).sum(), rtol=1e-5)
+    assert int((pull(jnp.ones_like(gradient))[0] != 0).sum()) == gradient.size
+
+
+@pytest.mark.parametrize("implementation", ["all_heads", "head_by_head"])
+@pytest.mark.parametrize(("T", "S"), [(3, 70), (70, 3), (65, 64)])
+def test_queries_and_keys_need_not_be_as_many(T, S, implementation):
+    q, k, v = normal(0, B, T, N, H), normal(1, B, S, N, H), normal(2, B, S, N, H)
+    rel_k, rel_q = normal(3, R, N, H), normal(4, R, N, H)
+    index = np.asarray([[row(t, s) for s in range(S)] for t in range(T)])
+
+    def attend(q, k, v, rel_k, rel_q):
+        options = {"rows": rows_of(T, S), "implementation": implementation}
+        return disentangled_attention(q, k, v, rel_k, rel_q, **options)
+
+    def plainly(q, k, v, rel_k, rel_q):
+        terms = [("BTNH,BSNH->BNTS", q, k), ("BTNH,TSNH->BNTS", q, rel_k[index]), ("BSNH,TSNH->BNTS", k, rel_q[index])]
+        scores = sum(jnp.einsum(*term) for term in terms) / math.sqrt(3 * H)
+        return jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(scores), v)
+
+    (ours, pull), (plain, plain_pull) = (jax.vjp(one, q, k, v, rel_k, rel_q) for one in (attend, plainly))
+    np.testing.assert_allclose(ours, plain, atol=1e-5)
+    for gradient, wanted in zip(pull(v[:, :1] + jnp.cos(ours)), plain_pull(v[:, :1] + jnp.cos(ours)), strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+
+
 def test_gathered_queries_score_as_they_do_among_all():
     T, M = 70, 5
     q, rel, positions = normal(0, B, T, N, H), normal(1, R, N, H), jnp.asarray([[3, 69, 0, 64, 3], [1, 2, 3, 4, 5]])

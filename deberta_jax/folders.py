@@ -1,0 +1,26 @@
+"""A folder that one process at a time writes."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from deberta_jax.errors import InputError
+
+
+@contextmanager
+def held(folder: Path) -> Generator[None, None, None]:
+    """Make a folder and keep other processes out until the end, a violent one included; raises InputError if held."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"{folder}: another process works in this folder; wait for it, or name another") from None
+    except NotImplementedError:
+        pass  # A file system without locks.
+    try:
+        yield
+    finally:
+        lock.release()
