@@ -6,6 +6,7 @@ A command is a module of this folder with a function `run`, whose only parameter
 
 import contextlib
 import difflib
+import errno
 import functools
 import importlib
 import io
@@ -20,6 +21,12 @@ from typing import Any
 
 from deberta_jax.errors import InputError
 
+# What a file system refuses and its user can mend: places, rights, room.
+_TO_MEND = {
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+}
 COMMANDS = {
     "pretrain": "train a masked language model, from text to a model folder",
     "prepare": "turn text into shards of tokenized rows",
@@ -54,9 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None:
+        if error.errno not in _TO_MEND:
             raise
-        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"{program}: {where}{error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

@@ -50,7 +50,8 @@ def run(config: PretrainConfig) -> None:
     check_batch_size(config.training.batch_size, mesh, config.training.accumulate)
     if config.training.steps == 0:
         _check_inputs(config)
-        vocab_size = Tokenizer(config.tokenizer).vocab_size if config.tokenizer else None
+        # A vocabulary that is trained gets [MASK] after it.
+        vocab_size = Tokenizer(config.tokenizer).vocab_size if config.tokenizer else config.vocabulary + 1
         _say(f"{config.model}: {measure(config, config.model_config(vocab_size))}")
         return
     learning_rate(config.training.optimizer, config.training.steps)
@@ -76,6 +77,8 @@ def _run(config: PretrainConfig, mesh: Mesh) -> None:
     tokenizer = _tokenizer(config, text)
     training_rows, held_out_rows = _shards(config, text, tokenizer)
     settings = config.settings() | {"rows": read_manifest(training_rows).sha256}
+    # Here too, by every process: alone, the first would leave the others waiting.
+    refuse_other(config.folder, settings)
     model_config = config.model_config(tokenizer.vocab_size)
     size = measure(config, model_config)
     _say(f"{config.model}: {size}")
@@ -176,7 +179,8 @@ class _Text:
 
     def held_out_documents(self) -> list[str]:
         """Documents to show masks of, a thousand at most."""
-        source = documents(self.held_out or self.files) if self.files else iter(())
+        named = self.held_out or self.files
+        source = documents(named) if named else iter(())
         return [text for _, text in zip(range(1000), source, strict=False)]
 
 
@@ -199,15 +203,15 @@ def _tokenizer(config: PretrainConfig, text: _Text) -> Tokenizer:
 def _shards(config: PretrainConfig, text: _Text, tokenizer: Tokenizer) -> tuple[Path, Path]:
     """Folders of rows to train on and to evaluate on."""
     folder = config.folder / "shards"
-    rows = text.shards or folder / "all"
     length = config.data.length
-    if text.held_out:
-        targets = folder / "train", folder / "held_out"
-        for files, target in zip((text.files, text.held_out), targets, strict=True):
-            _prepare(files, target, tokenizer, length, None)
-        return targets
     if text.shards and (there := read_manifest(text.shards, tokenizer.sha256).length) != length:
         raise InputError(f"{text.shards}: rows of {there} tokens; give --data.length {there}, or prepare others")
+    if text.held_out:
+        if not text.shards:
+            _prepare(text.files, folder / "train", tokenizer, length, None)
+        _prepare(text.held_out, folder / "held_out", tokenizer, length, None)
+        return text.shards or folder / "train", folder / "held_out"
+    rows = text.shards or folder / "all"
     if not text.shards:
         # Enough of them that one in twenty is a twentieth.
         _prepare(text.files, rows, tokenizer, length, FEWEST_SHARDS)
@@ -240,11 +244,11 @@ def _show_filled(folder: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> No
 
 def _on_first(action: Callable[[], object]) -> None:
     """Do what writes files on the first process; the others wait, and stop where it fails."""
-    error: Exception | None = None
+    error: BaseException | None = None
     if jax.process_index() == 0:
         try:
             action()
-        except Exception as caught:
+        except BaseException as caught:
             error = caught
     failed = error is not None
     if jax.process_count() > 1:

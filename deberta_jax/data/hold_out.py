@@ -24,7 +24,7 @@ def hold_out(shards: Path, folder: Path, vocabulary_sha256: str | None = None) -
     if sum(shard.rows for shard in chosen) > _MOST * manifest.rows:
         raise InputError(
             f"{shards}: {len(filled)} shards, too few to hold out one in {SHARE}: name files with --data.held-out, or "
-            "give more and smaller ones (compressed files and parquet become one shard each, plain text is cut)"
+            "prepare more and smaller shards (of a compressed or parquet file there is one, plain text is cut)"
         )
     folders = folder / "train", folder / "held_out"
     for target, part in zip(folders, (rest, chosen), strict=True):

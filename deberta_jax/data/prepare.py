@@ -190,16 +190,23 @@ def make_shard(part: Part, path: Path, tokenizer: Tokenizer, length: int, source
             documents, size = documents + len(some), size + sum(len(text.encode()) for text in some)
             yield from tokenizer.encode_many(some)
 
+    def written(action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path}: could not be written ({reason}); make room for it") from error
+
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with closing(ArrayRecordWriter(str(temporary), "group_size:1")) as writer:
+        with ExitStack() as stack:
+            writer = written(ArrayRecordWriter, str(temporary), "group_size:1")
+            stack.callback(written, writer.close)
             ids = {"cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id, "pad_id": tokenizer.pad_id}
             for row in pack(encoded(), length, **ids):
-                writer.write(to_record(row))
+                written(writer.write, to_record(row))
                 rows, tokens = rows + 1, tokens + int(np.count_nonzero(row.segment_ids))
         os.replace(temporary, path)
-    except RuntimeError as error:
-        raise InputError(f"{path}: could not be written ({str(error).splitlines()[0]}); make room for it") from error
     finally:
         temporary.unlink(missing_ok=True)
     shard = Shard(path.name, source, rows, tokens, documents, size, path.stat().st_size)
@@ -221,7 +228,7 @@ def read_manifest(folder: Path, vocabulary_sha256: str | None = None) -> Manifes
     """The manifest of a folder of shards, all there; raises InputError if they are not, or of another vocabulary."""
     manifest = _parse_manifest(folder)
     if manifest is None:
-        raise InputError(f"{folder}: no shards here, or no manifest.json that can be read; prepare them first")
+        raise InputError(f"{folder}: no shards here, or no manifest.json that this version reads; prepare them first")
     if vocabulary_sha256 not in (None, manifest.vocabulary_sha256):
         raise InputError(
             f"{folder}: shards of vocabulary {manifest.vocabulary_sha256[:12]}, the tokenizer's is "
@@ -298,19 +305,18 @@ def _distributed(calls: Iterable[tuple[Any, ...]], workers: int, scheduler: str 
 def _contents(paths: Sequence[str], known: Path) -> dict[str, str]:
     """A digest of each file's content; those of files as big and as old as in `known` are taken from there."""
     try:
-        before = dict(json.loads(known.read_text(encoding="utf-8")))
+        kept = dict(json.loads(known.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        before = {}
-    now = {}
+        kept = {}
     for path in paths:
         stat = os.stat(path)
         age = [stat.st_size, stat.st_mtime_ns]
-        if before.get(path, [None])[:-1] != age:
+        entry = kept.get(path)
+        if not (isinstance(entry, list) and entry[:-1] == age):
             with open(path, "rb") as file:
-                before[path] = [*age, hashlib.file_digest(file, "sha256").hexdigest()]
-        now[path] = before[path]
-    _write_json(known, now)
-    return {path: digest for path, (*_, digest) in now.items()}
+                kept[path] = [*age, hashlib.file_digest(file, "sha256").hexdigest()]
+            _write_json(known, kept)
+    return {path: kept[path][-1] for path in paths}
 
 
 def _source(part: Part, contents: Mapping[str, str], tokenizer: Tokenizer, length: int) -> str:

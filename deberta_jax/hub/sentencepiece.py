@@ -119,7 +119,9 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 32
 
     def lines() -> Iterator[str]:
         try:
-            yield from _sample(_lines(texts), TRAINING_LINES)
+            sample = _sample(_lines(texts), TRAINING_LINES)[::-1]
+            while sample:
+                yield sample.pop()
         except InputError as error:
             # Of an error in its iterator SentencePiece keeps only the text.
             bad.append(error)

@@ -76,7 +76,7 @@ def table_rows(table: Float[Array, "N R H"], rows: Int[np.ndarray | Array, "*W"]
     return table.astype(wide(table.dtype))[:, jnp.asarray(rows)].astype(table.dtype)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def relative_shift(scores: Float[Array, "*batch T W"]) -> Float[Array, "*batch T S"]:
     """Scores by distance to scores by key: out[t, s] = scores[t, T - 1 - t + s], S = W - T + 1.
 
@@ -89,7 +89,15 @@ def relative_shift(scores: Float[Array, "*batch T W"]) -> Float[Array, "*batch T
     return flat.reshape(*batch, T, W - 1)[..., : W - T + 1]
 
 
-def _relative_unshift(_: None, gradient: Float[Array, "*batch T S"]) -> tuple[Float[Array, "*batch T W"]]:
+@relative_shift.defjvp
+def _relative_shift_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # As the transpose of its transpose: going backward, that is what runs.
+    shifted = relative_shift(*primals)
+    (tangent,) = jax.linear_transpose(_relative_unshift, jax.ShapeDtypeStruct(shifted.shape, shifted.dtype))(*tangents)
+    return shifted, tangent
+
+
+def _relative_unshift(gradient: Float[Array, "*batch T S"]) -> Float[Array, "*batch T W"]:
     """Each row back to its distances, one run of W read for a row: on CPU four times as fast as pads and reshapes."""
     *batch, T, S = gradient.shape
     lead = len(batch)
@@ -99,10 +107,7 @@ def _relative_unshift(_: None, gradient: Float[Array, "*batch T S"]) -> tuple[Fl
     )
     starts = np.stack([np.arange(T)] * 2, axis=1)
     sizes = (*batch, 1, S + T - 1)
-    return (jax.lax.gather(padded, starts, run, sizes, indices_are_sorted=True, unique_indices=True, mode="clip"),)
-
-
-relative_shift.defvjp(lambda scores: (relative_shift(scores), None), _relative_unshift)
+    return jax.lax.gather(padded, starts, run, sizes, indices_are_sorted=True, unique_indices=True, mode="clip")
 
 
 def rows_at(scores: Float[Array, "B N T W"], query_positions: Int[Array, "B M"]) -> Float[Array, "B N M W"]:
@@ -151,8 +156,10 @@ def visible(
 def masked_softmax(scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T S"] | None) -> Float[Array, "B N T S"]:
     """Softmax over the visible keys; a row that sees none is all zero, with zero gradient (spec 1.7)."""
     if mask is not None:
-        # A finite bound: no inf - inf in a row without a visible key. In any other row the hidden ones become zero.
-        scores = jnp.minimum(scores, jnp.where(mask, jnp.inf, jnp.finfo(scores.dtype).min).astype(scores.dtype))
+        # A finite fill: no inf - inf in a row without a visible key. In any other row the hidden ones become zero.
+        # It hangs on the mask, since JAX would fill a constant of the scores' shape before a scan and keep it.
+        fill = jnp.where(mask, 0, jnp.finfo(scores.dtype).min).astype(scores.dtype)
+        scores = jnp.where(mask, scores, fill)
     exponentials = jnp.exp(scores - scores.max(-1, keepdims=True))
     weight = 1 / exponentials.sum(-1, keepdims=True)
     if mask is not None:

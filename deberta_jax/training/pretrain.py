@@ -20,6 +20,8 @@ _WHOLE = MeshConfig()
 _SPLIT = MeshConfig(data=1, fsdp=-1)
 # A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
 _ROWS = 128
+# Pieces of the released vocabularies, by the rows of their tables.
+_PIECES = {50265: 50_264, 128100: 128_000, 251000: 250_100}
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,10 @@ class DataConfig:
         for name, least in (("length", 8), ("workers", 0), ("evaluate_batches", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"data.{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.shards and (self.files or self.held_out):
-            raise InputError("data.shards is text that is prepared already: give it without data.files, data.held-out")
-        if self.held_out and not self.files:
-            raise InputError("data.held-out is evaluated on; name what to train on with data.files")
+        if self.shards and self.files:
+            raise InputError("data.shards is text that is prepared already: give it without data.files")
+        if self.held_out and not (self.files or self.shards):
+            raise InputError("data.held-out is evaluated on; name what to train on with data.files or data.shards")
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,9 @@ def _published(
         checkpoint_every=1000,
         keep_every=50_000,
     )
-    return PretrainConfig(model, Path("runs") / model, vocabulary=128_000, remat=remat, training=training)
+    return PretrainConfig(
+        model, Path("runs") / model, vocabulary=_PIECES[PRESETS[model].vocab_size], remat=remat, training=training
+    )
 
 
 def _small(model: str, length: int) -> PretrainConfig:
@@ -146,12 +150,18 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
     "mini": ("4 layers of width 256: for a CPU with patience", _small("mini", 256)),
     "v1-base": ("139 M parameters", _published("v1-base", 2048, 1_000_000, 2e-4)),
     "v1-large": ("405 M parameters", _published("v1-large", 2048, 1_000_000, 2e-4, remat="dots")),
-    "v1-xlarge": ("758 M parameters", _published("v1-xlarge", 2048, 1_000_000, 2e-4, remat="full", mesh=_SPLIT)),
+    "v1-xlarge": (
+        "758 M parameters",
+        _published("v1-xlarge", 2048, 1_000_000, 2e-4, remat="full", mesh=_SPLIT),
+    ),
     "v2-xlarge": ("885 M parameters", _published("v2-xlarge", 2048, 1_000_000, 2e-4, remat="full", mesh=_SPLIT)),
     "v2-xxlarge": ("1.5 B parameters", _published("v2-xxlarge", 2048, 1_000_000, 1.5e-4, remat="full", mesh=_SPLIT)),
     "v3-xsmall": ("71 M parameters", _published("v3-xsmall", 8192, 500_000, 6e-4, 0.98)),
     "v3-small": ("142 M parameters", _published("v3-small", 8192, 500_000, 6e-4, 0.98)),
     "v3-base": ("185 M parameters", _published("v3-base", 8192, 500_000, 6e-4, 0.98)),
     "v3-large": ("435 M parameters", _published("v3-large", 8192, 500_000, 3e-4, 0.98, "dots")),
-    "mdeberta-v3-base": ("280 M parameters", _published("mdeberta-v3-base", 8192, 500_000, 6e-4, 0.98)),
+    "mdeberta-v3-base": (
+        "280 M parameters",
+        _published("mdeberta-v3-base", 8192, 500_000, 6e-4, 0.98),
+    ),
 }

@@ -75,7 +75,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
 def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raise InputError, naming the fields, if a folder belongs to a run with other settings.
 
-    What is known only after text has been read may be absent here.
+    What is known only after text has been read may be absent.
     """
     path = folder / "config.json"
     if path.exists():
@@ -87,7 +87,7 @@ def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
             for name in sorted(theirs.keys() | ours.keys())
             if theirs.get(name, absent) != ours.get(name, absent)
             and not _MAY_DIFFER & set(name.split("."))
-            and not (name in _KNOWN_LATE and name not in ours)
+            and not (name in _KNOWN_LATE and absent in (theirs.get(name, absent), ours.get(name, absent)))
         ]
         if differing:
             raise InputError(f"{folder} holds a run of another config: {'; '.join(differing)}")

@@ -76,6 +76,31 @@ def test_the_gradient_of_the_shift_is_its_transpose(T):
     assert int((pull(jnp.ones_like(gradient))[0] != 0).sum()) == gradient.size
 
 
+def test_derivatives_are_taken_forward_and_twice():
+    (q, k, v, rel_k, rel_q), rows = everything(70)
+    mask = jnp.arange(70)[None, None, None, :] < 60
+
+    def total(q):
+        options = {"rows": rows, "mask": mask, "implementation": "all_heads"}
+        return jnp.square(disentangled_attention(q, k, v, rel_k, rel_q, **options)).sum()
+
+    direction = normal(9, *q.shape)
+    gradient = jax.grad(total)(q)
+    np.testing.assert_allclose(jax.jvp(total, (q,), (direction,))[1], (gradient * direction).sum(), rtol=1e-3)
+    forward_over_reverse = jax.jvp(jax.grad(total), (q,), (direction,))[1]
+    reverse_over_reverse = jax.grad(lambda q: (jax.grad(total)(q) * direction).sum())(q)
+    np.testing.assert_allclose(forward_over_reverse, reverse_over_reverse, atol=1e-4)
+    one = jax.vmap(lambda x: relative_shift(x), in_axes=1)(normal(1, 3, 2, 5, 9))
+    assert one.shape == (2, 3, 5, 5)
+
+
+def test_scores_of_hidden_keys_may_be_anything():
+    mask = jnp.asarray([[[[False, True, True], [False, False, False]]]])
+    for odd in (jnp.nan, jnp.inf, -jnp.inf):
+        scores = jnp.asarray([[[[odd, 1.0, 1.0], [odd, odd, odd]]]])
+        assert masked_softmax(scores, mask).tolist() == [[[[0.0, 0.5, 0.5], [0.0, 0.0, 0.0]]]]
+
+
 @pytest.mark.parametrize("implementation", ["all_heads", "head_by_head"])
 @pytest.mark.parametrize(("T", "S"), [(3, 70), (70, 3), (65, 64)])
 def test_queries_and_keys_need_not_be_as_many(T, S, implementation):
