@@ -1,7 +1,7 @@
-"""Whole models against Hugging Face eager on this CPU, float32: `python benchmarks/peers.py [repetitions]`.
+"""Whole models against Hugging Face eager on this CPU, float32: `python benchmarks/peers.py [REPETITIONS [KIND]]`.
 
 Each peer lives in processes of its own, one for each thread setting, and they take turns; the best setting of a peer is
-compared. Needs the extra `reference`. Prints a table in Markdown.
+compared. Needs the extra `reference`. Prints a table in Markdown, of KIND "forward" or "step" only where it is given.
 """
 
 import json
@@ -18,6 +18,7 @@ LAYERS = {"v3-small": 6, "v3-base": 12}
 # Of forward tokens per second, ours over Hugging Face's; 1 where nothing more is asked.
 BARS = {("forward", 8, 512): 1.2, ("forward", 1, 2048): 1.6}
 THREADS = (1, 2)
+TOGETHER = 2
 
 
 def worker(peer: str, preset: str, kind: str, batch: int, length: int) -> None:
@@ -31,8 +32,9 @@ def worker(peer: str, preset: str, kind: str, batch: int, length: int) -> None:
         # Once unmeasured: a run follows a run, as in a loop, not a peer's turn in which memory went back to the system.
         run()
         start = time.perf_counter()
-        run()
-        print(time.perf_counter() - start, flush=True)
+        for _ in range(TOGETHER):
+            run()
+        print((time.perf_counter() - start) / TOGETHER, flush=True)
 
 
 def tokens(batch: int, length: int):
@@ -110,12 +112,14 @@ def ask(process: subprocess.Popen) -> float:
     return float(process.stdout.readline())
 
 
-def main(repetitions: int) -> int:
+def main(repetitions: int, wanted: str = "") -> int:
     print("| model | cell | Hugging Face eager, s | deberta_jax, s | ratio | bar |")
     print("|---|---|---|---|---|---|")
     missed = 0
     for preset in LAYERS:
         for kind, batch, length in CELLS:
+            if wanted not in kind:
+                continue
             cell = (preset, kind, batch, length)
             best = {}
             peers = [(peer, threads) for peer in ("hugging_face", "deberta_jax") for threads in THREADS]
@@ -153,4 +157,4 @@ if __name__ == "__main__":
         peer, *cell = json.loads(sys.argv[2])
         worker(peer, *cell)
     else:
-        sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 5))
+        sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, *sys.argv[2:3]))
