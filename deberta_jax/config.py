@@ -13,6 +13,7 @@ from deberta_jax.errors import InputError
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
 # Microsoft's configuration class fills these in where a `model_config.json` is silent.
 _MICROSOFT_DEFAULTS = {"pos_att_type": "c2p", "type_vocab_size": 0, "position_biased_input": True}
+PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
 _LEAST = {
     "vocab_size": 1,
     "hidden_size": 1,
@@ -48,6 +49,7 @@ class DebertaConfig:
     `model_type` "deberta" is v1 (no key bias, no position-key bias, fused projection in files); "deberta-v2" is v2, v3
     and Microsoft's current code. `clamp_distances` True is Microsoft's rule for tokens further apart than the maximum
     distance M (clamp to M - 1, then bucket), False is Hugging Face's (bucket without bound; spec 1.9).
+    `labels` are the names of a classifier's outputs in their order, `id2label` in a file.
     `extra` keeps the keys of a `config.json` that say nothing about the architecture, for export.
     """
 
@@ -81,6 +83,8 @@ class DebertaConfig:
     pooler_dropout: float = 0.0
     pooler_hidden_act: str = "gelu"
     cls_dropout: float | None = None
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+    problem_type: str | None = None
     clamp_distances: bool = True
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -139,13 +143,14 @@ class DebertaConfig:
         if values.pop("talking_head", False):
             raise InputError("config: talking_head is not supported (no released model uses it)")
         values["pos_att_type"] = _terms(values["pos_att_type"])
+        values["labels"] = _labels(values)
         # Version 1 of Hugging Face's class does not read these keys: they are kept as they are.
         second = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
         unread = {} if model_type != "deberta" else {key: values.pop(key) for key in second if key in values}
         unread = {key: value for key, value in unread.items() if value != second[key]}
         fields = {field.name: field.type for field in dataclasses.fields(cls) if field.name != "extra"}
         known = {
-            key: value if key == "pos_att_type" else _typed(key, value, fields[key])
+            key: value if key in ("pos_att_type", "labels") else _typed(key, value, fields[key])
             for key, value in values.items()
             if key in fields and value is not None
         }
@@ -159,9 +164,13 @@ class DebertaConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The `config.json` of this model, with the unknown keys it was read with."""
-        values = {key: value for key, value in dataclasses.asdict(self).items() if key != "extra" and value is not None}
+        left_out = "extra", "labels"
+        values = {key: x for key, x in dataclasses.asdict(self).items() if key not in left_out and x is not None}
         values["pos_att_type"] = list(self.pos_att_type)
         values["pooler_hidden_size"] = self.pooler_hidden_size or self.hidden_size
+        if self.labels != DebertaConfig.labels:
+            values["id2label"] = {str(index): label for index, label in enumerate(self.labels)}
+            values["label2id"] = {label: index for index, label in enumerate(self.labels)}
         return {**values, **self.extra}
 
 
@@ -218,6 +227,21 @@ def _terms(value: Any) -> tuple[str, ...]:
     return tuple(sorted({name.strip() for name in names} - {"", "none"}))
 
 
+def _labels(values: dict[str, Any]) -> tuple[str, ...]:
+    """The names of a classifier's outputs, taken out of `values`; `LABEL_0`… where a file has no more than a number."""
+    named, number = values.pop("id2label", None), values.pop("num_labels", None)
+    values.pop("label2id", None)
+    if named is None:
+        number = len(DebertaConfig.labels) if number is None else number
+        if type(number) is not int or number < 1:
+            raise InputError(f"config: num_labels must be a whole number above 0, not {number!r}")
+        return tuple(f"LABEL_{index}" for index in range(number))
+    numbered = isinstance(named, dict) and {str(key) for key in named} == {str(index) for index in range(len(named))}
+    if not named or not numbered or (number or len(named)) != len(named):
+        raise InputError(f"config: id2label must name the labels 0, 1, … up to num_labels, not {named!r}")
+    return tuple(str(label) for _, label in sorted(named.items(), key=lambda pair: int(pair[0])))
+
+
 def _problems(config: DebertaConfig) -> Iterator[str]:
     for name, least in _LEAST.items():
         if (value := getattr(config, name)) is not None and value < least:
@@ -236,6 +260,12 @@ def _problems(config: DebertaConfig) -> Iterator[str]:
             f"attention_head_size {config.head_size} x num_attention_heads {config.num_attention_heads} must be "
             f"hidden_size {config.hidden_size}"
         )
+    if config.pooler_hidden_size not in (None, config.hidden_size):
+        yield f"pooler_hidden_size {config.pooler_hidden_size} must be hidden_size {config.hidden_size}"
+    if config.problem_type not in (None, *PROBLEM_TYPES):
+        yield f"problem_type {config.problem_type!r} is not one of {', '.join(PROBLEM_TYPES)}"
+    if not config.labels:
+        yield "labels must name one class at least"
     if config.position_buckets == 1:
         yield "position_buckets 1 leaves no room for a sign: use at least 2, or -1 for none"
     if config.position_buckets > 0 and config.max_distance <= config.position_buckets // 2 + 1:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from deberta_jax.training.losses import cross_entropy
 
 Batch = Mapping[str, Array]
 
@@ -40,13 +41,3 @@ def masked_lm(model: nnx.Module, batch: Batch, key: PRNGKeyArray | None) -> Sums
         tokens=jnp.sum(batch["segment_ids"] > 0),
         metrics={"accuracy": jnp.sum(jnp.where(correct, weights, 0))},
     )
-
-
-def cross_entropy(logits: Float[Array, "*B V"], labels: Int[Array, "*B"]) -> Float[Array, "*B"]:
-    """Minus the logarithm of the label's probability, in float32.
-
-    The label's logit is picked by comparison, not by a gather, so that a vocabulary split over devices stays split.
-    """
-    logits = logits.astype(jnp.float32)
-    is_label: Bool[Array, "*B V"] = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
-    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(is_label, logits, 0), axis=-1)

@@ -17,10 +17,21 @@ import numpy as np
 import safetensors.numpy
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.hub.layout import export_tensors, import_tensors
+from deberta_jax.hub.canonical import canonical
+from deberta_jax.hub.layout import export_tensors
+from deberta_jax.hub.placing import import_tensors
+from deberta_jax.hub.tensors import held
 from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.heads import (
+    EntityScoring,
+    MultipleChoice,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+)
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.ops.positions import log_bucket, relative_rows
+from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, squared_error
 
 BOUND_32, BOUND_64, BOUND_GRADIENT = 2e-5, 1e-9, 1e-5
 
@@ -71,8 +82,8 @@ def read_case(folder: Path) -> Case:
 
 def loaded(case: Case, build: Callable[[jax.Array], object], dtype: str) -> object:
     """The model of a case with the case's weights in `dtype`."""
-    abstract = jax.eval_shape(build, jax.random.key(0))
-    model = import_tensors(abstract, case.config, case.weights, source=str(case.folder))
+    tensors = canonical({name: held(array) for name, array in case.weights.items()}, case.config, source=case.folder)
+    model, _ = import_tensors(build, case.config, tensors, source=case.folder)
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), model)
 
 
@@ -146,6 +157,83 @@ def run_masked_lm(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[s
     return on_host(outputs), export_tensors(gradients, case.config, head=head)
 
 
+def run_head(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A model with a head for a task, and the loss that its source gives it."""
+    kind, options, outputs_of = HEADS[case.about["class"].removeprefix("DebertaV2").removeprefix("Deberta")]
+    rows = case.weights.get("classifier.weight", np.zeros((2, 0))).shape[0]
+    config = dataclasses.replace(case.config, labels=tuple(map(str, range(rows))))
+    model = loaded(case, lambda key: kind(config, key=key, **options), dtype)
+
+    def loss(model):
+        outputs = outputs_of(case, model)
+        return outputs["loss"], outputs
+
+    if dtype == "float32" or not case.gradients:
+        return on_host(jax.jit(lambda model: loss(model)[1])(model)), {}
+    gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(model)
+    return on_host(outputs), export_tensors(gradients, config)
+
+
+def mean_over(losses: jax.Array, counted: np.ndarray) -> jax.Array:
+    return jnp.sum(jnp.where(counted, losses, 0)) / counted.sum()
+
+
+def of_texts(case: Case, model: SequenceClassification) -> dict[str, jax.Array]:
+    logits, labels = model(case.inputs["input_ids"], **masks(case), **extras(case)), case.inputs["labels"]
+    several = case.about["kind"] != "ms_head" and case.config.problem_type == "multi_label_classification"
+    if logits.shape[-1] == 1:
+        return {"logits": logits[:, 0], "loss": squared_error(logits[:, 0], labels).mean()}
+    if labels.ndim == 2:
+        each = binary_cross_entropy(logits, labels) if several else soft_cross_entropy(logits, labels)
+        return {"logits": logits, "loss": each.mean()}
+    return {"logits": logits, "loss": mean_over(cross_entropy(logits, jnp.asarray(labels)), labels >= 0)}
+
+
+def of_tokens(case: Case, model: TokenClassification) -> dict[str, jax.Array]:
+    logits, labels = model(case.inputs["input_ids"], **masks(case), **extras(case)), case.inputs["labels"]
+    return {"logits": logits, "loss": mean_over(cross_entropy(logits, jnp.asarray(labels)), labels >= 0)}
+
+
+def of_spans(case: Case, model: QuestionAnswering) -> dict[str, jax.Array]:
+    start, end = model(case.inputs["input_ids"], **masks(case), **extras(case))
+    # Hugging Face's loss counts the logits at padding, which are of its own making: they are taken from it.
+    real = np.asarray(masks(case)["input_mask"]) != 0
+    filled = [
+        jnp.where(real, logits, jnp.asarray(case.outputs64[name], logits.dtype))
+        for name, logits in (("start_logits", start), ("end_logits", end))
+    ]
+    ends = zip(filled, (case.inputs["start_positions"], case.inputs["end_positions"]), strict=True)
+    # A place before the text is its first token, one beyond its end is left out.
+    inside = [(logits, at.clip(0), at < logits.shape[1]) for logits, at in ends]
+    losses = [mean_over(cross_entropy(logits, jnp.asarray(at)), counted) for logits, at, counted in inside]
+    return {"start_logits": start, "end_logits": end, "loss": sum(losses) / 2}
+
+
+def of_choices(case: Case, model: MultipleChoice) -> dict[str, jax.Array]:
+    mask = case.inputs["attention_mask"]
+    logits = model(case.inputs["input_ids"], mask, **extras(case))
+    return {"logits": logits, "loss": cross_entropy(logits, jnp.asarray(case.inputs["labels"])).mean()}
+
+
+def of_entities(case: Case, model: EntityScoring) -> dict[str, jax.Array]:
+    at, labels = case.inputs["entity_indice"], case.inputs["labels"]
+    logits = model(case.inputs["input_ids"], **masks(case), **extras(case), entity_positions=at)
+    losses = binary_cross_entropy(logits, jnp.asarray(labels, logits.dtype))
+    return {"logits": logits, "loss": mean_over(losses, (at > 0).any(-1))}
+
+
+HEADS = {
+    "ForSequenceClassification": (SequenceClassification, {}, of_texts),
+    "ForTokenClassification": (TokenClassification, {}, of_tokens),
+    "ForQuestionAnswering": (QuestionAnswering, {}, of_spans),
+    "ForMultipleChoice": (MultipleChoice, {}, of_choices),
+    "SequenceClassificationModel": (SequenceClassification, {}, of_texts),
+    "MultiChoiceModel": (MultipleChoice, {}, of_choices),
+    "NERModel": (TokenClassification, {"projected": True}, of_tokens),
+    "ReCoRDQAModel": (EntityScoring, {}, of_entities),
+}
+
+
 def gathered(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Target positions as [B, M], and which of those slots are in use."""
     width = targets.sum(1).max()
@@ -159,6 +247,7 @@ RUNNERS = {
     "ms_mlm": run_masked_lm,
     "DebertaForMaskedLM": run_masked_lm,
     "DebertaV2ForMaskedLM": run_masked_lm,
+    **{f"{model}{head}": run_head for head in HEADS for model in ("Deberta", "DebertaV2", "") if head},
 }
 
 
@@ -169,10 +258,20 @@ def runner(case_json: dict) -> Callable | None:
 
 def attended(case: Case, name: str, array: np.ndarray) -> np.ndarray:
     """The part of an output that is compared: real tokens, and with Hugging Face no fully masked row."""
-    if name not in ("last_hidden_state", "hidden_states", "last_but_one_hidden_state", "attentions", "logits"):
+    of_token = "start_logits", "end_logits"
+    if name not in (
+        "last_hidden_state",
+        "hidden_states",
+        "last_but_one_hidden_state",
+        "attentions",
+        "logits",
+        *of_token,
+    ):
         return array
-    if case.about["kind"] == "ms_mlm" and name == "logits":
+    if name == "logits" and (case.about["kind"] == "ms_mlm" or array.shape[:2] != case.inputs["input_ids"].shape):
         return array
+    if name in of_token:
+        array = array[..., None]
     mask = masks(case)["input_mask"]
     full = masks(case).get("attention_mask")
     if mask is None:

@@ -1,0 +1,295 @@
+"""What a task reads off the encoder: labels of a text, of its tokens, spans, choices, replaced tokens and entities."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
+
+from deberta_jax.config import DebertaConfig
+from deberta_jax.model.activation import activation
+from deberta_jax.model.deberta import Deberta, as_arrays
+from deberta_jax.model.encoder import Remat
+from deberta_jax.model.projection import LayerNorm, Projection
+from deberta_jax.ops.dropout import dropout
+from deberta_jax.ops.precision import wide
+
+# The score of an entity without tokens (golden d46).
+ABSENT = -10000.0
+
+
+class Pooler(nnx.Module):
+    """The first token's state through a dense layer and an activation (spec 2.5)."""
+
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
+        self.config = config
+        self.dense = square(config, key)
+
+    def __call__(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B D"]:
+        first = dropout(states[:, 0], self.config.pooler_dropout, key=key)
+        return activation(self.config.pooler_hidden_act)(self.dense(first))
+
+
+class SequenceClassification(nnx.Module):
+    """One label for each text, several, or a number: the pooled first token and a linear map (spec 2.5).
+
+    Logits are [B, C] for the C `labels` of the config; with one label they are the predicted number.
+    """
+
+    def __init__(
+        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
+    ):
+        keys = jax.random.split(key, 3)
+        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.pooler = Pooler(config, key=keys[1])
+        self.classifier = linear(config, len(config.labels), keys[2])
+
+    def __call__(
+        self,
+        input_ids: Int[ArrayLike, "B T"],
+        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        *,
+        token_type_ids: Int[ArrayLike, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B C"]:
+        """Logits, in float32 or wider."""
+        keys = split(key, 2)
+        states = self.deberta(input_ids, input_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
+        return self.head(states, key=keys[1])
+
+    def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B C"]:
+        """Logits from the states of the last layer."""
+        keys = split(key, 2)
+        pooled = dropout(self.pooler(states, key=keys[0]), class_dropout(self.deberta.config), key=keys[1])
+        return widened(self.classifier(pooled))
+
+
+class MultipleChoice(nnx.Module):
+    """Which of several choices fits: each is a text of its own, pooled and scored (spec 2.5)."""
+
+    def __init__(
+        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
+    ):
+        keys = jax.random.split(key, 3)
+        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.pooler = Pooler(config, key=keys[1])
+        self.classifier = linear(config, 1, keys[2])
+
+    def __call__(
+        self,
+        input_ids: Int[ArrayLike, "B M T"],
+        input_mask: Bool[ArrayLike, "B M T"] | Int[ArrayLike, "B M T"] | None = None,
+        *,
+        token_type_ids: Int[ArrayLike, "B M T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B M"]:
+        """Logits of the M choices of each example, in float32 or wider."""
+        keys = split(key, 2)
+        (ids,) = as_arrays(input_ids)
+        B, M, T = ids.shape
+        flat = (None if x is None else x.reshape(B * M, T) for x in as_arrays(input_mask, token_type_ids))
+        mask, types = flat
+        states = self.deberta(ids.reshape(B * M, T), mask, token_type_ids=types, key=keys[0]).last_hidden_state
+        return self.head(states, key=keys[1]).reshape(B, M)
+
+    def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B"]:
+        """The score of each text from the states of the last layer."""
+        keys = split(key, 2)
+        pooled = dropout(self.pooler(states, key=keys[0]), class_dropout(self.deberta.config), key=keys[1])
+        return widened(self.classifier(pooled))[:, 0]
+
+
+class TokenClassification(nnx.Module):
+    """A label for each token: a linear map, after a dense layer with GELU in Microsoft's form (`projected`; spec 2.5)."""
+
+    def __init__(
+        self,
+        config: DebertaConfig,
+        *,
+        projected: bool = False,
+        dtype: DTypeLike | None = None,
+        remat: Remat = "none",
+        key: PRNGKeyArray,
+    ):
+        keys = jax.random.split(key, 3)
+        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.projection = square(config, keys[1]) if projected else None
+        self.classifier = linear(config, len(config.labels), keys[2])
+
+    def __call__(
+        self,
+        input_ids: Int[ArrayLike, "B T"],
+        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        *,
+        token_type_ids: Int[ArrayLike, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B T C"]:
+        """Logits, in float32 or wider."""
+        keys = split(key, 2)
+        states = self.deberta(input_ids, input_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
+        return self.head(states, key=keys[1])
+
+    def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B T C"]:
+        """Logits from the states of the last layer."""
+        if self.projection is not None:
+            states = activation("gelu")(self.projection(states))
+        return widened(self.classifier(dropout(states, class_dropout(self.deberta.config), key=key)))
+
+
+class SpanLogits(NamedTuple):
+    """How well an answer starts, and ends, at each token."""
+
+    start: Float[Array, "B T"]
+    end: Float[Array, "B T"]
+
+
+class QuestionAnswering(nnx.Module):
+    """The start and the end of an answer in a text (Hugging Face's head: one linear map)."""
+
+    def __init__(
+        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
+    ):
+        keys = jax.random.split(key)
+        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.span = linear(config, 2, keys[1])
+
+    def __call__(
+        self,
+        input_ids: Int[ArrayLike, "B T"],
+        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        *,
+        token_type_ids: Int[ArrayLike, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> SpanLogits:
+        """Logits of the start and of the end, in float32 or wider."""
+        return self.head(self.deberta(input_ids, input_mask, token_type_ids=token_type_ids, key=key).last_hidden_state)
+
+    def head(self, states: Float[Array, "B T D"]) -> SpanLogits:
+        """Logits from the states of the last layer."""
+        logits = widened(self.span(states))
+        return SpanLogits(logits[..., 0], logits[..., 1])
+
+
+class ReplacedTokenHead(nnx.Module):
+    """Norm of each state plus the first one's, dense, activation, one logit: the norm comes first (spec 4.1)."""
+
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
+        keys = jax.random.split(key)
+        self.config = config
+        self.norm = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
+        self.dense = square(config, keys[0])
+        self.classifier = linear(config, 1, keys[1])
+
+    def __call__(self, states: Float[Array, "B T D"], first: Float[Array, "B #T D"]) -> Float[Array, "B T"]:
+        hidden = activation(self.config.hidden_act)(self.dense(self.norm(states + first)))
+        return widened(self.classifier(hidden))[..., 0]
+
+
+class ReplacedTokenDetection(nnx.Module):
+    """The discriminator of v3: whether each token was replaced (He, Gao and Chen 2023, 3.1; spec 4.1)."""
+
+    def __init__(
+        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
+    ):
+        keys = jax.random.split(key)
+        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.detector = ReplacedTokenHead(config, key=keys[1])
+
+    def __call__(
+        self,
+        input_ids: Int[ArrayLike, "B T"],
+        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        *,
+        token_type_ids: Int[ArrayLike, "B T"] | None = None,
+        segment_ids: Int[ArrayLike, "B T"] | None = None,
+        position_ids: Int[ArrayLike, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B T"]:
+        """The logit that a token was replaced, above 0 for yes, in float32 or wider.
+
+        The first state is that of position 0 in the token's document, so packed rows need their `position_ids`.
+        """
+        states = self.deberta(
+            input_ids,
+            input_mask,
+            token_type_ids=token_type_ids,
+            segment_ids=segment_ids,
+            position_ids=position_ids,
+            key=key,
+        ).last_hidden_state
+        (positions,) = as_arrays(position_ids)
+        if positions is None:
+            return self.detector(states, states[:, :1])
+        starts = jnp.arange(states.shape[1], dtype=positions.dtype) - positions
+        return self.detector(states, jnp.take_along_axis(states, starts[..., None], axis=1))
+
+
+class EntityScoring(nnx.Module):
+    """Which entities of a passage answer its query: Microsoft's head for ReCoRD (spec 8.3).
+
+    An entity is its tokens' states, weighed by how much the first token attends to each.
+    """
+
+    def __init__(
+        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
+    ):
+        keys = jax.random.split(key, 3)
+        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.projection = square(config, keys[1])
+        self.classifier = linear(config, 1, keys[2])
+
+    def __call__(
+        self,
+        input_ids: Int[ArrayLike, "B T"],
+        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        *,
+        entity_positions: Int[ArrayLike, "B E P"],
+        token_type_ids: Int[ArrayLike, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B E"]:
+        """A logit for each entity, whose tokens stand at `entity_positions`; 0 is no token, and -10000 no entity."""
+        keys = split(key, 2)
+        states = self.deberta(input_ids, input_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
+        (positions,) = as_arrays(entity_positions)
+        return self.head(states, positions, key=keys[1])
+
+    def head(
+        self, states: Float[Array, "B T D"], entity_positions: Int[Array, "B E P"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B E"]:
+        """Logits from the states of the last layer."""
+        B, E, P = entity_positions.shape
+        exists = entity_positions > 0
+        scores = jnp.einsum("BTD,BD->BT", states, states[:, 0]) * (1 / math.sqrt(states.shape[-1]))
+        scores = jnp.take_along_axis(widened(scores), entity_positions.reshape(B, E * P), axis=1).reshape(B, E, P)
+        lowest = float(jnp.finfo(scores.dtype).min)
+        weights = jnp.where(exists, jax.nn.softmax(jnp.where(exists, scores, lowest), axis=-1), 0)
+        tokens = jnp.take_along_axis(states, entity_positions.reshape(B, E * P, 1), axis=1).reshape(B, E, P, -1)
+        entities = jnp.einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
+        hidden = dropout(activation("gelu")(self.projection(entities)), class_dropout(self.deberta.config), key=key)
+        return jnp.where(exists.any(-1), widened(self.classifier(hidden))[..., 0], ABSENT)
+
+
+def square(config: DebertaConfig, key: PRNGKeyArray) -> Projection:
+    """Hidden width to hidden width."""
+    D = config.hidden_size
+    return Projection((D, D), (None, "embed"), stddev=config.initializer_range, key=key)
+
+
+def linear(config: DebertaConfig, outputs: int, key: PRNGKeyArray) -> Projection:
+    """Hidden width to a few outputs, which are never split over a mesh."""
+    return Projection((config.hidden_size, outputs), ("embed", None), stddev=config.initializer_range, key=key)
+
+
+def class_dropout(config: DebertaConfig) -> float:
+    return config.hidden_dropout_prob if config.cls_dropout is None else config.cls_dropout
+
+
+def split(key: PRNGKeyArray | None, number: int) -> tuple[PRNGKeyArray | None, ...]:
+    return (None,) * number if key is None else tuple(jax.random.split(key, number))
+
+
+def widened(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return x.astype(wide(x.dtype))
