@@ -6,8 +6,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deberta_jax.config import PRESETS, DebertaConfig
     from deberta_jax.errors import InputError
+    from deberta_jax.hub.batch import Batch
     from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
-    from deberta_jax.hub.sentencepiece import Tokenizer
+    from deberta_jax.hub.tokenizer import Tokenizer
+    from deberta_jax.inference.answers import answer
+    from deberta_jax.inference.buckets import Batching
+    from deberta_jax.inference.candidates import score_entities
+    from deberta_jax.inference.choices import choose
+    from deberta_jax.inference.embeddings import embed
+    from deberta_jax.inference.entities import tag
+    from deberta_jax.inference.labels import classify, zero_shot
+    from deberta_jax.inference.masks import fill_mask
+    from deberta_jax.inference.predict import predict
+    from deberta_jax.inference.replaced import detect
+    from deberta_jax.inference.stream import stream
+    from deberta_jax.inference.trace import trace
     from deberta_jax.model.deberta import Deberta
     from deberta_jax.model.masked_lm import MaskedLM
     from deberta_jax.model.shardings import shardings
@@ -24,44 +37,72 @@ if TYPE_CHECKING:
 
 # Where each public name lives; a module is imported when one of its names is first used.
 _HOMES = {
-    "PRESETS": "config",
+    "Batch": "hub.batch",
+    "Batching": "inference.buckets",
     "Deberta": "model.deberta",
     "DebertaConfig": "config",
     "InputError": "errors",
     "MaskedLM": "model.masked_lm",
-    "Tokenizer": "hub.sentencepiece",
+    "PRESETS": "config",
+    "Tokenizer": "hub.tokenizer",
+    "answer": "inference.answers",
     "attention_probabilities": "ops.attention",
     "c2c_scores": "ops.attention",
     "c2p_scores": "ops.attention",
+    "choose": "inference.choices",
+    "classify": "inference.labels",
+    "detect": "inference.replaced",
     "disentangled_attention": "ops.attention",
+    "embed": "inference.embeddings",
+    "fill_mask": "inference.masks",
     "from_pretrained": "hub.pretrained",
     "log_bucket": "ops.positions",
     "make_mesh": "sharding",
     "p2c_scores": "ops.attention",
+    "predict": "inference.predict",
     "relative_rows": "ops.positions",
     "save_pretrained": "hub.pretrained",
+    "score_entities": "inference.candidates",
     "shardings": "model.shardings",
+    "stream": "inference.stream",
+    "tag": "inference.entities",
+    "trace": "inference.trace",
     "visible": "ops.attention",
+    "zero_shot": "inference.labels",
 }
 __all__ = [
     "PRESETS",
+    "Batch",
+    "Batching",
     "Deberta",
     "DebertaConfig",
     "InputError",
     "MaskedLM",
     "Tokenizer",
+    "answer",
     "attention_probabilities",
     "c2c_scores",
     "c2p_scores",
+    "choose",
+    "classify",
+    "detect",
     "disentangled_attention",
+    "embed",
+    "fill_mask",
     "from_pretrained",
     "log_bucket",
     "make_mesh",
     "p2c_scores",
+    "predict",
     "relative_rows",
     "save_pretrained",
+    "score_entities",
     "shardings",
+    "stream",
+    "tag",
+    "trace",
     "visible",
+    "zero_shot",
 ]
 
 

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from deberta_jax.hub.sentencepiece import MASK, WORD_START, Tokenizer
+from deberta_jax.hub.sentencepiece import WORD_START
+from deberta_jax.hub.special_tokens import MASK
+from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.model.masked_lm import MaskedLM
 
 # Texts are padded to a multiple of this, so that few programs are compiled.

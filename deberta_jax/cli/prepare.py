@@ -6,7 +6,7 @@ from pathlib import Path
 from deberta_jax.cli.progress import counted
 from deberta_jax.data.prepare import prepare
 from deberta_jax.errors import InputError
-from deberta_jax.hub.sentencepiece import Tokenizer
+from deberta_jax.hub.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

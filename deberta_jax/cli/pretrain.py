@@ -25,7 +25,9 @@ from deberta_jax.data.sources import documents, find
 from deberta_jax.errors import InputError
 from deberta_jax.folders import held
 from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
-from deberta_jax.hub.sentencepiece import MASK, Tokenizer, train_tokenizer
+from deberta_jax.hub.special_tokens import MASK
+from deberta_jax.hub.tokenizer import Tokenizer
+from deberta_jax.hub.train_tokenizer import train_tokenizer
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import HostBatch, train

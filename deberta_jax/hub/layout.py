@@ -5,7 +5,7 @@ rows of query, key and value head by head (spec 1.1).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError
+from deberta_jax.hub.tensors import Made, Tensor
 
 Shape = tuple[int, ...]
 
@@ -81,13 +81,25 @@ _MASKED_LM_HEADS = {
         ("head.bias", "cls.predictions.bias", SAME),
     ],
 }
-# In files though nothing of this model: a tied copy, a buffer, or a part that only another model uses.
-_TIED = {
+_TASK_HEADS = [
+    *(("pooler.dense.kernel", "pooler.dense.weight", INTO), ("pooler.dense.bias", "pooler.dense.bias", SAME)),
+    *(("classifier.kernel", "classifier.weight", INTO), ("classifier.bias", "classifier.bias", SAME)),
+    # Microsoft's dense layer before the labels of tokens, and of entities.
+    *(("projection.kernel", "proj.weight", INTO), ("projection.bias", "proj.bias", SAME)),
+    *(("span.kernel", "qa_outputs.weight", INTO), ("span.bias", "qa_outputs.bias", SAME)),
+    ("detector.norm", "mask_predictions.LayerNorm", SAME),
+    ("detector.dense.kernel", "mask_predictions.dense.weight", INTO),
+    ("detector.dense.bias", "mask_predictions.dense.bias", SAME),
+    ("detector.classifier.kernel", "mask_predictions.classifier.weight", INTO),
+    ("detector.classifier.bias", "mask_predictions.classifier.bias", SAME),
+]
+# In files though nothing of every model: a tied copy, a buffer, or a part that only another model uses.
+TIED = {
     "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 _UNUSED = ("deberta.embeddings.position_embeddings.weight", "deberta.embeddings.position_ids")
-_OTHER_HEADS = ("lm_predictions.", "cls.predictions.", "mask_predictions.", "classifier.", "pooler.", "qa_outputs.")
+_HEADS = ("lm_predictions.", "cls.predictions.", "mask_predictions.", "classifier.", "pooler.", "qa_outputs.", "proj.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +118,10 @@ class Entry:
         heads = tensor.reshape(N, len(self.paths), H, D)
         return [heads[:, part].transpose(2, 0, 1) for part in range(len(self.paths))]
 
+    def shape(self, shapes: Iterable[Shape]) -> Shape:
+        """The shape of the file's tensor, of our shapes without the layer axis."""
+        return self.write([np.broadcast_to(np.int8(0), shape) for shape in shapes]).shape
+
     def write(self, arrays: list[np.ndarray]) -> np.ndarray:
         """The file's tensor out of our arrays."""
         if len(self.paths) == 1:
@@ -120,12 +136,18 @@ def model_paths(model: nnx.Module) -> dict[str, Any]:
     return {".".join(key.name for key in path[:-1]): leaf for path, leaf in leaves}
 
 
-def entries(config: DebertaConfig, paths: Iterable[str], *, head: str = "lm_predictions") -> list[Entry]:
-    """The table for a model of these parameter paths, with `{layer}` still in the names of stacked ones."""
+def entries(
+    config: DebertaConfig, paths: Iterable[str], *, head: str = "lm_predictions", prefixed: bool = False
+) -> list[Entry]:
+    """The table for a model of these parameter paths, with `{layer}` still in the names of stacked ones.
+
+    The names of a bare model begin with `deberta.` too if `prefixed`.
+    """
     paths = set(paths)
     inner = "deberta." if any(path.startswith("deberta.") for path in paths) else ""
-    table = [(inner + path, inner + name, order) for path, name, order in _ENCODER]
-    self_name = inner + _LAYER + "attention.self."
+    before = "deberta." if prefixed else inner
+    table = [(inner + path, before + name, order) for path, name, order in _ENCODER]
+    self_name = before + _LAYER + "attention.self."
     self_path = inner + "encoder.layers.attention."
     for ours, theirs in _PROJECTIONS[config.model_type].items():
         table.append((f"{self_path}{ours}.kernel", f"{self_name}{theirs}.weight", INTO))
@@ -133,7 +155,7 @@ def entries(config: DebertaConfig, paths: Iterable[str], *, head: str = "lm_pred
     if config.model_type == "deberta":
         table.append((f"{self_path}query.bias", f"{self_name}q_bias", FLAT))
         table.append((f"{self_path}value.bias", f"{self_name}v_bias", FLAT))
-    table += _DECODER + _MASKED_LM_HEADS[head]
+    table += _DECODER + _MASKED_LM_HEADS[head] + _TASK_HEADS
     norms = [(path, name, order) for path, name, order in table if path.endswith("norm")]
     table = [row for row in table if row not in norms]
     table += [(f"{path}.scale", f"{name}.weight", order) for path, name, order in norms]
@@ -148,76 +170,30 @@ def entries(config: DebertaConfig, paths: Iterable[str], *, head: str = "lm_pred
     return found
 
 
-def canonical_names(names: Iterable[str], *, bare: bool) -> dict[str, str]:
-    """Present-day name of each name in a file: old norm names, old prefix, with the prefix `deberta.` or without."""
-    canonical = {}
-    for name in names:
-        new = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if new.startswith("bert."):
-            new = "deberta." + new.removeprefix("bert.")
-        if bare:
-            new = new.removeprefix("deberta.")
-        elif new.startswith(("embeddings.", "encoder.")):
-            new = "deberta." + new
-        canonical[new] = name
-    return canonical
+def file_tensors(model: nnx.Module, config: DebertaConfig, *, head: str = "lm_predictions") -> dict[str, Tensor]:
+    """Every tensor of the model under its file name, computed when it is read."""
+    arrays = model_paths(model)
+    tensors: dict[str, Tensor] = {}
+    for entry in entries(config, arrays, head=head):
+        ours = [arrays[path] for path in entry.paths]
+        stacked = "{layer}" in entry.name
+        for layer in range(ours[0].shape[0]) if stacked else [None]:
+            shape = entry.shape([x.shape[stacked:] for x in ours])
+            read = lambda entry=entry, ours=ours, layer=layer: _written(entry, ours, layer)  # noqa: E731
+            tensors[entry.name.format(layer=layer)] = Made(shape, np.dtype(ours[0].dtype), read)
+    return tensors
 
 
 def export_tensors(model: nnx.Module, config: DebertaConfig, *, head: str = "lm_predictions") -> dict[str, np.ndarray]:
-    """Every tensor of the model under its file name, contiguous."""
-    arrays = model_paths(model)
-    tensors = {}
-    for entry in entries(config, arrays, head=head):
-        ours = [np.asarray(arrays[path]) for path in entry.paths]
-        if "{layer}" in entry.name:
-            for layer in range(ours[0].shape[0]):
-                tensors[entry.name.format(layer=layer)] = entry.write([array[layer] for array in ours])
-        else:
-            tensors[entry.name] = entry.write(ours)
-    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    """The tensors of `file_tensors` as arrays, all in memory."""
+    return {name: tensor.read() for name, tensor in file_tensors(model, config, head=head).items()}
 
 
-def import_tensors(model: nnx.Module, config: DebertaConfig, tensors: Mapping[str, np.ndarray], *, source: str) -> Any:
-    """The model with every parameter out of `tensors`, in the dtype of the model's own.
-
-    `model` may be abstract (`jax.eval_shape`). Raises `InputError` that lists all tensors that are missing, not known,
-    or of another shape; `source` names the file in it.
-    """
-    shapes = {path: tuple(leaf.shape) for path, leaf in model_paths(model).items()}
-    dtypes = {path: leaf.dtype for path, leaf in model_paths(model).items()}
-    bare = not any(path.startswith("deberta.") for path in shapes)
-    names = canonical_names(tensors, bare=bare)
-    head = "cls" if any(name.startswith("cls.predictions.") for name in names) else "lm_predictions"
-    table = entries(config, shapes, head=head)
-    problems, arrays, used = [], {}, set()
-    for entry in table:
-        layers = range(shapes[entry.paths[0]][0]) if "{layer}" in entry.name else [None]
-        skip = 0 if layers == [None] else 1
-        ours = [shapes[path][skip:] for path in entry.paths]
-        wanted = entry.write([np.broadcast_to(np.int8(0), shape) for shape in ours]).shape
-        parts = []
-        for layer in layers:
-            name = entry.name.format(layer=layer)
-            used.add(name)
-            if name not in names:
-                problems.append(f"{name} is missing")
-            elif (shape := tuple(np.shape(tensors[names[name]]))) != wanted:
-                problems.append(f"{name} has shape {shape}, {wanted} in the model")
-            else:
-                parts.append(entry.read(np.asarray(tensors[names[name]]), ours))
-        if len(parts) == len(layers):
-            for path, *layer_arrays in zip(entry.paths, *parts, strict=True):
-                array = np.stack(layer_arrays) if skip else layer_arrays[0]
-                arrays[path] = np.ascontiguousarray(array, dtypes[path])
-    problems += [f"{name} is not known" for name in sorted(names) if name not in used and not _may_be_left(name, bare)]
-    for copy, original in _TIED.items():
-        if copy in names and not np.array_equal(tensors[names[copy]], tensors[names[original]]):
-            problems.append(f"{copy} differs from {original}, which it must repeat")
-    if problems:
-        raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {'; '.join(problems)}")
-    return jax.tree.unflatten(jax.tree.structure(model), [arrays[path] for path in shapes])
+def may_be_left(name: str) -> bool:
+    """Whether a model may do without a tensor of this name, `deberta.` being left out of a bare model's names."""
+    return f"deberta.{name.removeprefix('deberta.')}" in _UNUSED or name in TIED or name.startswith(_HEADS)
 
 
-def _may_be_left(name: str, bare: bool) -> bool:
-    full = f"deberta.{name}" if bare else name
-    return full in _UNUSED or name in _TIED or name.startswith(_OTHER_HEADS)
+def _written(entry: Entry, ours: list[Any], layer: int | None) -> np.ndarray:
+    arrays = [np.asarray(x if layer is None else x[layer]) for x in ours]
+    return np.ascontiguousarray(entry.write(arrays))

@@ -1,118 +1,272 @@
-"""Model folders: `config.json`, `model.safetensors` and a tokenizer, as Hugging Face transformers has them."""
+"""Model folders: `config.json`, weights and a tokenizer, as Hugging Face transformers and Microsoft have them."""
 
+import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import safetensors
-import safetensors.numpy
+from jax.sharding import Mesh
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, read_json, read_rtd_pair
 from deberta_jax.errors import InputError
-from deberta_jax.hub.layout import canonical_names, export_tensors, import_tensors
-from deberta_jax.hub.sentencepiece import FILE_NAME, Tokenizer
+from deberta_jax.hub.canonical import canonical
+from deberta_jax.hub.download import CONFIGS, GENERATOR, resolve
+from deberta_jax.hub.layout import file_tensors
+from deberta_jax.hub.placing import import_tensors
+from deberta_jax.hub.tensors import (
+    MOST_BYTES,
+    Tensor,
+    read_tensors,
+    weight_file,
+    write_safetensors,
+)
+from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.heads import (
+    EntityScoring,
+    MultipleChoice,
+    QuestionAnswering,
+    ReplacedTokenDetection,
+    SequenceClassification,
+    TokenClassification,
+)
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.shardings import shardings
 
-Head = Literal["masked_lm"]
-WEIGHTS = "model.safetensors"
-_log = logging.getLogger(__name__)
-_CLASSES = {
-    ("deberta", Deberta): "DebertaModel",
-    ("deberta", MaskedLM): "DebertaForMaskedLM",
-    ("deberta-v2", Deberta): "DebertaV2Model",
-    ("deberta-v2", MaskedLM): "DebertaV2ForMaskedLM",
+Head = Literal[
+    "masked_lm",
+    "sequence_classification",
+    "token_classification",
+    "question_answering",
+    "multiple_choice",
+    "replaced_token_detection",
+    "entity_scoring",
+]
+Model = (
+    Deberta
+    | MaskedLM
+    | SequenceClassification
+    | TokenClassification
+    | QuestionAnswering
+    | MultipleChoice
+    | ReplacedTokenDetection
+    | EntityScoring
+)
+HEADS: dict[str | None, Any] = {
+    None: Deberta,
+    "masked_lm": MaskedLM,
+    "sequence_classification": SequenceClassification,
+    "token_classification": TokenClassification,
+    "question_answering": QuestionAnswering,
+    "multiple_choice": MultipleChoice,
+    "replaced_token_detection": ReplacedTokenDetection,
+    "entity_scoring": EntityScoring,
 }
+# What transformers calls each; of two heads it has no class and loads the encoder.
+_ARCHITECTURES: dict[Any, str] = {
+    Deberta: "Model",
+    MaskedLM: "ForMaskedLM",
+    SequenceClassification: "ForSequenceClassification",
+    TokenClassification: "ForTokenClassification",
+    QuestionAnswering: "ForQuestionAnswering",
+    MultipleChoice: "ForMultipleChoice",
+    ReplacedTokenDetection: "Model",
+    EntityScoring: "Model",
+}
+_POSITIONS = "deberta.embeddings.position_embeddings.weight"
+_log = logging.getLogger(__name__)
 
 
-def save_pretrained(folder: str | Path, model: Deberta | MaskedLM, tokenizer: Tokenizer | None = None) -> None:
+class Pretrained(NamedTuple):
+    """A loaded model, its tokenizer, and the names of the tensors that the file had not and that are new."""
+
+    model: Any
+    tokenizer: Tokenizer | None
+    new: list[str]
+
+
+def save_pretrained(
+    folder: str | Path, model: Model, tokenizer: Tokenizer | None = None, *, most_bytes: int = MOST_BYTES
+) -> None:
     """Write a folder that transformers loads; each file is complete or, on an error, as it was before.
 
     A masked language model carries its position embeddings and `lm_predictions` head, as Microsoft's files do;
-    transformers reads the head (`legacy` false) and has no use for the positions.
+    transformers reads the head (`legacy` false) and has no use for the positions. Heads that transformers has not
+    stand in the file under Microsoft's names. Weights of more than `most_bytes` are split over several files.
     """
+    folder = make_folder(folder)
+    config = config_of(model)
+    write_config(folder, config, type(model), dtype=str(jax.tree.leaves(model)[0].dtype))
+    write_safetensors(folder, file_tensors(model, config), most_bytes)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def config_of(model: Model) -> DebertaConfig:
+    return model.config if isinstance(model, Deberta) else model.deberta.config
+
+
+def make_folder(folder: str | Path) -> Path:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: no folder could be made ({error.strerror})") from None
-    config = model.config if isinstance(model, Deberta) else model.deberta.config
-    values = config.to_dict() | {"architectures": [_CLASSES[config.model_type, type(model)]], "dtype": "float32"}
-    if isinstance(model, MaskedLM):
+    return folder
+
+
+def write_config(folder: Path, config: DebertaConfig, kind: type, *, dtype: str) -> None:
+    """Write `config.json`, with what transformers wants beside the architecture."""
+    version = "Deberta" if config.model_type == "deberta" else "DebertaV2"
+    values = config.to_dict() | {"architectures": [version + _ARCHITECTURES[kind]], "dtype": dtype}
+    if kind is MaskedLM:
         values["legacy"] = False
-    tensors = export_tensors(model, config)
     _replace(folder / "config.json", lambda path: path.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
-    _replace(folder / WEIGHTS, lambda path: safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"}))
-    if tokenizer is not None:
-        tokenizer.save(folder)
-
-
-@overload
-def from_pretrained(
-    folder: str | Path, head: None = None, *, dtype: DTypeLike | None = None
-) -> tuple[Deberta, Tokenizer | None]: ...
-
-
-@overload
-def from_pretrained(
-    folder: str | Path, head: Literal["masked_lm"], *, dtype: DTypeLike | None = None
-) -> tuple[MaskedLM, Tokenizer | None]: ...
 
 
 def from_pretrained(
-    folder: str | Path, head: Head | None = None, *, dtype: DTypeLike | None = None
-) -> tuple[Deberta | MaskedLM, Tokenizer | None]:
-    """Load a model folder, and its tokenizer where it has one.
+    name: str | Path,
+    head: Head | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = "float32",
+    mesh: Mesh | None = None,
+    generator: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    key: PRNGKeyArray | None = None,
+) -> tuple[Any, Tokenizer | None]:
+    """Load a model folder or a model of the Hugging Face hub, and its tokenizer where it has one.
 
-    `head` "masked_lm" decodes through the enhanced mask decoder where the file holds its positions, and says so where
-    not. Parameters keep the float32 of training; `dtype` is what the model computes in. Raises `InputError` for a
-    folder that is not a model's.
+    `head` names what stands on the encoder (nothing by default). "masked_lm" decodes through the enhanced mask decoder
+    where the file holds its positions, and says so where not; `generator` takes the generator of a replaced-token
+    detection pair. `labels` are those of a classifier; where they are others than the file's, and where the file has no
+    such head, the head is initialised by `key` (seed 0 without one), which is said by name.
+
+    Parameters are of `param_dtype`; `dtype` is what the model computes in, theirs by default. On a `mesh` each
+    parameter goes straight to its devices; the host holds one tensor at a time. `revision` and `token` are the hub's.
+    Raises `InputError` for what is no model folder, lists all tensors that do not fit, and loads nothing then.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; a local folder with config.json and {WEIGHTS} is wanted")
-    config = DebertaConfig.from_file(folder / "config.json")
-    tensors = _read(folder / WEIGHTS)
-    positions = "deberta.embeddings.position_embeddings.weight" in canonical_names(tensors, bare=False)
-    if head == "masked_lm" and not positions:
-        _log.warning(
-            "%s: holds no position embeddings, so masks are filled without the enhanced mask decoder, from the last "
-            "layer",
-            folder,
-        )
-
-    def build(key: PRNGKeyArray) -> Deberta | MaskedLM:
-        if head is None:
-            return Deberta(config, dtype=dtype, key=key)
-        return MaskedLM(config, enhanced_mask_decoder=positions, dtype=dtype, key=key)
-
-    abstract = jax.eval_shape(build, jax.random.key(0))
-    model = import_tensors(abstract, config, tensors, source=str(folder / WEIGHTS))
-    tokenizer = Tokenizer(folder) if (folder / FILE_NAME).is_file() else None
-    return jax.tree.map(jnp.asarray, model), tokenizer
+    seeded = jax.random.key(0) if key is None else key
+    loaded = load_pretrained(
+        resolve(name, revision=revision, token=token, generator=generator),
+        head,
+        labels=labels,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        mesh=mesh,
+        generator=generator,
+        key=seeded,
+    )
+    if loaded.new:
+        _log.warning("%s: has no %s: newly initialised, to be trained", name, ", ".join(loaded.new))
+    return loaded.model, loaded.tokenizer
 
 
-def _read(path: Path) -> dict:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+def load_pretrained(
+    folder: Path,
+    head: Head | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = "float32",
+    mesh: Mesh | None = None,
+    generator: bool = False,
+    key: PRNGKeyArray | None = None,
+) -> Pretrained:
+    """As `from_pretrained`, of a local folder; without `key` a head that the file has not is an error."""
+    if head not in HEADS:
+        raise InputError(f"no head {head!r}; there are {', '.join(str(name) for name in HEADS)}")
+    config, tensors, source = read_folder(folder, generator=generator)
+    config, tensors = _labelled(config, tensors, head, labels)
+    options: dict[str, Any] = {"dtype": dtype}
+    if head == "masked_lm":
+        options["enhanced_mask_decoder"] = _POSITIONS in tensors
+        if _POSITIONS not in tensors:
+            _log.warning(
+                "%s: holds no position embeddings, so masks are filled without the enhanced mask decoder, from the "
+                "last layer",
+                folder,
+            )
+    if head == "token_classification":
+        options["projected"] = "proj.weight" in tensors
+
+    def build(key: PRNGKeyArray) -> Any:
+        return HEADS[head](config, key=key, **options)
+
+    places = None if mesh is None else shardings(jax.eval_shape(build, jax.random.key(0)), mesh)
+    model, new = import_tensors(
+        build, config, tensors, source=source, key=key, shardings=places, dtype=jax.numpy.dtype(param_dtype)
+    )
+    return Pretrained(model, Tokenizer(folder) if Tokenizer.stands_in(folder) else None, new)
+
+
+def read_folder(folder: Path, *, generator: bool = False) -> tuple[DebertaConfig, dict[str, Tensor], Path]:
+    """The config of a model folder, its tensors by their present-day names, unread, and the file that they are in."""
+    config = _read_config(folder, generator=generator)
+    own = folder / GENERATOR
+    source = own if generator and own.is_file() else weight_file(folder)
+    tensors = read_tensors(source)
+    if generator and not own.is_file() and not any(name.startswith("generator.") for name in tensors):
+        raise InputError(f"{folder}: holds no generator: {GENERATOR} is wanted")
+    others = partial(read_tensors, own) if own.is_file() else None
+    named = canonical(tensors, config, source=source, generator=generator, generator_tensors=others)
+    if generator:
+        # A generator has the config of its discriminator, and half of its layers (spec 4.1).
+        depth = len({name.split(".")[3] for name in named if name.startswith("deberta.encoder.layer.")})
+        config = dataclasses.replace(config, num_hidden_layers=max(depth, 1))
+    return config, named, source
+
+
+def _read_config(folder: Path, *, generator: bool) -> DebertaConfig:
+    found = [folder / name for name in CONFIGS if (folder / name).is_file()]
+    if not found:
+        raise InputError(f"{folder / CONFIGS[0]}: no such file; a model folder has it, or Microsoft's {CONFIGS[1]}")
+    values = read_json(found[0])
     try:
-        return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+        if "generator" in values and "discriminator" in values:
+            first, second, _ = read_rtd_pair(found[0])
+            return first if generator else second
+        return DebertaConfig.from_dict(values)
+    except InputError as error:
+        raise InputError(f"{found[0]}: {str(error).removeprefix('config: ')}") from None
+
+
+def _labelled(
+    config: DebertaConfig, tensors: Mapping[str, Tensor], head: Head | None, labels: Sequence[str] | None
+) -> tuple[DebertaConfig, dict[str, Tensor]]:
+    """The config with the labels wanted, else those of the file; a classifier of other labels is left in the file."""
+    tensors = dict(tensors)
+    if head not in ("sequence_classification", "token_classification"):
+        if labels is not None:
+            raise InputError(f"labels are those of a classifier; head is {head!r}")
+        return config, tensors
+    kept = tensors.get("classifier.weight")
+    if kept is not None and config.labels == DebertaConfig.labels and kept.shape:
+        config = dataclasses.replace(config, labels=tuple(f"LABEL_{index}" for index in range(kept.shape[0])))
+    if labels is None:
+        return config, tensors
+    unnamed = config.labels == tuple(f"LABEL_{index}" for index in range(len(config.labels)))
+    if len(labels) != len(config.labels) or not (unnamed or set(labels) == set(config.labels)):
+        for name in [name for name in tensors if name.startswith("classifier.")]:
+            del tensors[name]
+        return dataclasses.replace(config, labels=tuple(labels)), tensors
+    return dataclasses.replace(config, labels=tuple(labels) if unnamed else config.labels), tensors
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
+    partial_path = path.with_name(f"{path.name}.partial")
     try:
-        write(partial)
-        os.replace(partial, path)
-    except (OSError, safetensors.SafetensorError) as error:
+        write(partial_path)
+        os.replace(partial_path, path)
+    except OSError as error:
         raise InputError(f"{path}: could not be written ({error}); what stood there is unchanged") from None
     finally:
-        partial.unlink(missing_ok=True)
+        partial_path.unlink(missing_ok=True)

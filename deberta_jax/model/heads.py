@@ -88,7 +88,7 @@ class MultipleChoice(nnx.Module):
     ) -> Float[Array, "B M"]:
         """Logits of the M choices of each example, in float32 or wider."""
         keys = split(key, 2)
-        (ids,) = as_arrays(input_ids)
+        ids = jnp.asarray(input_ids)
         B, M, T = ids.shape
         flat = (None if x is None else x.reshape(B * M, T) for x in as_arrays(input_mask, token_type_ids))
         mask, types = flat
@@ -103,7 +103,7 @@ class MultipleChoice(nnx.Module):
 
 
 class TokenClassification(nnx.Module):
-    """A label for each token: a linear map, after a dense layer with GELU in Microsoft's form (`projected`; spec 2.5)."""
+    """A label for each token: a linear map, after a dense layer in Microsoft's form (`projected`; spec 2.5)."""
 
     def __init__(
         self,
@@ -253,8 +253,7 @@ class EntityScoring(nnx.Module):
         """A logit for each entity, whose tokens stand at `entity_positions`; 0 is no token, and -10000 no entity."""
         keys = split(key, 2)
         states = self.deberta(input_ids, input_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
-        (positions,) = as_arrays(entity_positions)
-        return self.head(states, positions, key=keys[1])
+        return self.head(states, jnp.asarray(entity_positions), key=keys[1])
 
     def head(
         self, states: Float[Array, "B T D"], entity_positions: Int[Array, "B E P"], *, key: PRNGKeyArray | None = None

@@ -9,7 +9,7 @@ from deberta_jax.cli.tokenizer import TokenizerConfig
 from deberta_jax.cli.tokenizer import run as train_tokenizer
 from deberta_jax.data.prepare import read_manifest
 from deberta_jax.errors import InputError
-from deberta_jax.hub.sentencepiece import Tokenizer
+from deberta_jax.hub.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -76,6 +76,6 @@ def test_a_mask_in_the_text_is_the_mask_and_words_decode(text, tmp_path):
     assert tokenizer.decode(ids) == "the [MASK] fox"
     starts = tokenizer.word_starts()
     assert starts[tokenizer.mask_id]
-    assert not starts[tokenizer.model.piece_to_id("<0x41>")]
+    assert not starts[tokenizer.vocabulary.id_of("<0x41>")]
     tokenizer.save(tmp_path / "saved")
     assert Tokenizer(tmp_path / "saved").sha256 == tokenizer.sha256

@@ -175,18 +175,18 @@ def run_head(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, n
 
 
 def mean_over(losses: jax.Array, counted: np.ndarray) -> jax.Array:
-    return jnp.sum(jnp.where(counted, losses, 0)) / counted.sum()
+    return jnp.sum(jnp.where(counted, losses, 0)) / int(counted.sum())
 
 
 def of_texts(case: Case, model: SequenceClassification) -> dict[str, jax.Array]:
-    logits, labels = model(case.inputs["input_ids"], **masks(case), **extras(case)), case.inputs["labels"]
+    logits, labels = model(case.inputs["input_ids"], **masks(case), **extras(case)), jnp.asarray(case.inputs["labels"])
     several = case.about["kind"] != "ms_head" and case.config.problem_type == "multi_label_classification"
     if logits.shape[-1] == 1:
         return {"logits": logits[:, 0], "loss": squared_error(logits[:, 0], labels).mean()}
     if labels.ndim == 2:
         each = binary_cross_entropy(logits, labels) if several else soft_cross_entropy(logits, labels)
         return {"logits": logits, "loss": each.mean()}
-    return {"logits": logits, "loss": mean_over(cross_entropy(logits, jnp.asarray(labels)), labels >= 0)}
+    return {"logits": logits, "loss": mean_over(cross_entropy(logits, labels), case.inputs["labels"] >= 0)}
 
 
 def of_tokens(case: Case, model: TokenClassification) -> dict[str, jax.Array]:

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from hub_stand_in import serving
 
 import deberta_jax as dj
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
-from deberta_jax.hub.sentencepiece import _sample, train_tokenizer
-from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.hub.layout import export_tensors
+from deberta_jax.hub.pretrained import HEADS, config_of, from_pretrained, load_pretrained, save_pretrained
+from deberta_jax.hub.torch_file import write_torch_file
+from deberta_jax.hub.train_tokenizer import _sample, train_tokenizer
 
 SMALL = {
     "vocab_size": 67,
@@ -31,7 +32,7 @@ V2 = dataclasses.replace(V3, conv_kernel_size=3, conv_act="gelu")
 V1 = DebertaConfig(**SMALL, model_type="deberta")
 BIASED = DebertaConfig(**SMALL, position_buckets=8, position_biased_input=True, type_vocab_size=2, embedding_size=20)
 CONFIGS = {"v1": V1, "v2": V2, "v3": V3, "biased": BIASED}
-HEADS = {None: Deberta, "masked_lm": MaskedLM}
+TASKS = [head for head in HEADS if head not in (None, "masked_lm")]
 
 
 @pytest.fixture(params=CONFIGS)
@@ -102,10 +103,143 @@ def test_a_bare_model_is_read_out_of_a_masked_language_model(config, tmp_path):
     assert same(from_pretrained(tmp_path)[0], model.deberta)
 
 
-def test_a_head_that_the_file_has_not_is_missed_by_name(tmp_path):
-    save_pretrained(tmp_path, made(V3, None))
-    with pytest.raises(InputError, match=r"5 tensors do not fit the model: lm_predictions.lm_head.dense.weight is mis"):
-        from_pretrained(tmp_path, "masked_lm")
+def test_a_head_that_the_file_has_not_is_new_and_said_once_by_name(tmp_path, caplog):
+    save_pretrained(tmp_path, made(V3))
+    model, _ = from_pretrained(tmp_path, "sequence_classification", labels=("no", "maybe", "yes"))
+    assert model.classifier.kernel.shape == (24, 3)
+    assert config_of(model).labels == ("no", "maybe", "yes")
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "has no pooler.dense.weight, pooler.dense.bias, classifier.weight, classifier.bias: newly initialised, to be "
+        "trained"
+    ]
+    assert same(model.deberta, made(V3).deberta)
+    with pytest.raises(InputError, match=r"4 tensors do not fit the model: pooler.dense.weight is missing"):
+        load_pretrained(tmp_path, "sequence_classification")
+
+
+def test_a_classifier_of_other_labels_is_left_in_the_file_and_its_pooler_kept(tmp_path, caplog):
+    config = dataclasses.replace(V3, labels=("contradiction", "neutral", "entailment"))
+    model = made(config, "sequence_classification")
+    save_pretrained(tmp_path, model)
+    assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {
+        "0": "contradiction",
+        "1": "neutral",
+        "2": "entailment",
+    }
+    assert same(from_pretrained(tmp_path, "sequence_classification")[0], model)
+    reordered = ("entailment", "neutral", "contradiction")
+    kept = from_pretrained(tmp_path, "sequence_classification", labels=reordered)[0]
+    assert same(kept, model)
+    assert config_of(kept).labels == config.labels
+    assert not caplog.records
+    two, _ = from_pretrained(tmp_path, "sequence_classification", labels=("a", "b"))
+    assert two.classifier.kernel.shape == (24, 2)
+    assert same(two.pooler, model.pooler)
+    assert "has no classifier.weight, classifier.bias: newly" in caplog.text
+    with pytest.raises(InputError, match="labels are those of a classifier; head is 'masked_lm'"):
+        from_pretrained(tmp_path, "masked_lm", labels=("a",))
+
+
+def test_the_number_of_labels_is_the_files_where_the_config_is_silent(tmp_path):
+    config = dataclasses.replace(V3, labels=("a", "b", "c"))
+    model = made(config, "token_classification")
+    save_pretrained(tmp_path, model)
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["id2label"], values["label2id"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert same(from_pretrained(tmp_path, "token_classification")[0], model)
+
+
+@pytest.mark.parametrize("head", TASKS)
+def test_every_head_is_saved_and_loaded_again(head, tmp_path):
+    save_pretrained(tmp_path, made(V2, head))
+    assert same(load_pretrained(tmp_path, head).model, made(V2, head))
+
+
+def microsoft_folder(folder, tensors, config, name="pytorch_model.bin"):
+    """A folder as Microsoft's own code leaves it."""
+    folder.mkdir(exist_ok=True)
+    write_torch_file(folder / name, tensors.items())
+    values = config.to_dict() | {"padding_idx": config.pad_token_id, "pos_att_type": "|".join(config.pos_att_type)}
+    values = {key: value for key, value in values.items() if key not in ("model_type", "clamp_distances")}
+    (folder / "model_config.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["v2", "v3"])
+def test_a_folder_of_microsofts_is_read(name, tmp_path):
+    config = CONFIGS[name]
+    model = made(config, "token_classification")
+    old = {key.replace("deberta.", "bert."): x for key, x in export_tensors(model, config).items()}
+    microsoft_folder(tmp_path, old | {"proj.weight": np.eye(24, dtype="f"), "proj.bias": np.zeros(24, "f")}, config)
+    loaded, _ = from_pretrained(tmp_path, "token_classification")
+    assert same(loaded.deberta, model.deberta)
+    assert same(loaded.classifier, model.classifier)
+    np.testing.assert_array_equal(loaded.projection.kernel, np.eye(24))
+
+
+def test_the_generator_is_read_out_of_its_own_file(tmp_path, caplog):
+    shallow = dataclasses.replace(V3, num_hidden_layers=2)
+    generator, discriminator = made(shallow), made(V3, "replaced_token_detection")
+    words = "deberta.embeddings.word_embeddings"
+    mine, its = export_tensors(discriminator, V3), export_tensors(generator, shallow)
+    mine[f"{words}._weight"] = mine.pop(f"{words}.weight") - its[f"{words}.weight"]
+    microsoft_folder(tmp_path, mine, V3)
+    with pytest.raises(InputError, match="only the difference to a generator's tables"):
+        from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="holds no generator: pytorch_model.generator.bin is wanted"):
+        from_pretrained(tmp_path, "masked_lm", generator=True)
+    write_torch_file(tmp_path / "pytorch_model.generator.bin", its.items())
+    loaded, _ = from_pretrained(tmp_path, "masked_lm", generator=True)
+    assert same(loaded, generator)
+    assert loaded.decoder is not None
+    loaded, _ = from_pretrained(tmp_path, "replaced_token_detection")
+    wanted = (mine[f"{words}._weight"] + its[f"{words}.weight"]).astype("f")
+    np.testing.assert_array_equal(loaded.deberta.embeddings.word.table, wanted)
+    assert same(loaded.detector, discriminator.detector)
+
+
+def test_a_pair_in_one_file_is_read_with_the_config_of_each(tmp_path):
+    shallow = dataclasses.replace(V3, num_hidden_layers=2)
+    generator, discriminator = made(shallow), made(V3, "replaced_token_detection")
+    pair = {f"generator.{name}": x for name, x in export_tensors(generator, shallow).items()}
+    pair |= {f"discriminator.{name}": x for name, x in export_tensors(discriminator, V3).items()}
+    microsoft_folder(tmp_path, pair, V3)
+    one = json.loads((tmp_path / "model_config.json").read_text())
+    two = {"generator": one | {"num_hidden_layers": 2}, "discriminator": one, "embedding_sharing": "none"}
+    (tmp_path / "model_config.json").write_text(json.dumps(two))
+    assert same(from_pretrained(tmp_path, "masked_lm", generator=True)[0], generator)
+    assert same(from_pretrained(tmp_path, "replaced_token_detection")[0], discriminator)
+
+
+def test_large_weights_are_split_over_files_and_old_ones_go(tmp_path):
+    model = made(V3)
+    save_pretrained(tmp_path, model)
+    save_pretrained(tmp_path, model, most_bytes=20_000)
+    files = sorted(os.listdir(tmp_path))
+    parts = len(files) - 2
+    assert parts > 2
+    assert files[1] == f"model-00001-of-{parts:05}.safetensors"
+    assert files[-1] == "model.safetensors.index.json"
+    assert same(from_pretrained(tmp_path, "masked_lm")[0], model)
+    (tmp_path / files[2]).unlink()
+    with pytest.raises(InputError, match=rf"index.json: 1 of {parts} files are missing: {files[2]}"):
+        from_pretrained(tmp_path)
+    save_pretrained(tmp_path, model)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_is_loaded_straight_onto_a_mesh(dtype, tmp_path):
+    model = made(V2, "sequence_classification")
+    save_pretrained(tmp_path, model)
+    mesh = dj.make_mesh(data=2, fsdp=4)
+    loaded, _ = from_pretrained(tmp_path, "sequence_classification", mesh=mesh, param_dtype=dtype)
+    assert same(loaded, jax.tree.map(lambda x: x.astype(dtype), model))
+    kernel = loaded.deberta.encoder.layers.expand.kernel
+    assert kernel.sharding.shard_shape(kernel.shape) == (3, 6, 40)
+    with jax.set_mesh(mesh):
+        assert jax.jit(lambda model: model(np.arange(16).reshape(8, 2)))(loaded).shape == (8, 2)
 
 
 def test_masks_are_filled_without_the_decoder_where_the_file_has_no_positions(tmp_path, caplog):
@@ -161,12 +295,15 @@ def test_a_folder_that_is_no_models_is_refused_in_one_line(tmp_path):
     weights.write_bytes(b"")
     assert "model.safetensors: not a whole safetensors file" in message()
     weights.unlink()
-    assert "model.safetensors: no such file" in message()
+    assert "holds no weights; model.safetensors or pytorch_model.bin is wanted" in message()
 
 
-def test_an_identifier_of_the_hub_is_no_folder():
-    with pytest.raises(InputError, match="microsoft/deberta-v3-base: no such folder; a local folder with config.json"):
-        from_pretrained("microsoft/deberta-v3-base")
+def test_a_model_of_the_hub_is_loaded_by_its_name(tmp_path, monkeypatch):
+    save_pretrained(tmp_path / "tiny", made(V3))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    with serving({"me/tiny": tmp_path / "tiny"}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        assert same(from_pretrained("me/tiny", "masked_lm")[0], made(V3))
 
 
 def test_weights_of_another_geometry_are_refused_with_both_shapes(tmp_path):
@@ -209,13 +346,6 @@ def transformers_values(config):
     return {key: value for key, value in values.items() if key not in ("model_type", "clamp_distances")}
 
 
-def theirs(model, ids, mask):
-    import torch
-
-    with torch.no_grad():
-        return model(torch.tensor(ids), attention_mask=torch.tensor(mask))[0].numpy()
-
-
 @pytest.fixture
 def transformers():
     import transformers
@@ -225,57 +355,100 @@ def transformers():
     return transformers
 
 
-REFERENCES = {
-    "v1": ("DebertaModel", "DebertaConfig", V1, {}),
-    "v2": ("DebertaV2Model", "DebertaV2Config", V2, {}),
-    "v1 with positions": ("DebertaModel", "DebertaConfig", dataclasses.replace(V1, position_biased_input=True), {}),
-    "v3 masked": ("DebertaV2ForMaskedLM", "DebertaV2Config", V3, {"legacy": False}),
-    "v3 masked, legacy": ("DebertaV2ForMaskedLM", "DebertaV2Config", BIASED, {"legacy": True}),
-    "v1 masked": ("DebertaForMaskedLM", "DebertaConfig", V1, {"legacy": False}),
+CLASSES = {
+    "Model": None,
+    "ForMaskedLM": "masked_lm",
+    "ForSequenceClassification": "sequence_classification",
+    "ForTokenClassification": "token_classification",
+    "ForQuestionAnswering": "question_answering",
+    "ForMultipleChoice": "multiple_choice",
 }
+LABELS = tuple("abcde")
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("name", REFERENCES)
-def test_a_model_of_transformers_is_loaded_and_agrees(name, tmp_path, transformers):
-    class_name, config_name, config, settings = REFERENCES[name]
-    values = transformers_values(config) | settings | {"initializer_range": 0.3, "attn_implementation": "eager"}
-    model = getattr(transformers, class_name)(getattr(transformers, config_name)(**values)).eval()
-    model.save_pretrained(tmp_path)
-    ids, mask = arguments_of(config)
-    head = "masked_lm" if "MaskedLM" in class_name else None
-    ours, _ = from_pretrained(tmp_path, head)
+def classes(name):
+    """The classes of transformers for a config, by our names of heads."""
+    version = "Deberta" if CONFIGS[name].model_type == "deberta" else "DebertaV2"
+    known = {head: version + suffix for suffix, head in CLASSES.items()}
+    return {head: kind for head, kind in known.items() if kind != "DebertaForMultipleChoice"}
+
+
+ALL = [(name, head) for name in CONFIGS for head in classes(name)]
+
+
+def outputs_of(model, head, ids, mask):
+    """What a head of ours gives, at real tokens; masks are filled from the last layer, as transformers does."""
     if head is None:
-        output = ours(ids, mask).last_hidden_state
-    else:
-        # Hugging Face has no enhanced mask decoder: a file of theirs has no positions, or adds them to the input.
-        assert ours.decoder is None
-        output = ours(ids, mask)
-    wanted = theirs(model, ids, mask)
-    real = mask[..., None] == 1
-    np.testing.assert_allclose(np.where(real, output, 0), np.where(real, wanted, 0), atol=1e-5 * max(1, wanted.std()))
+        return np.where(mask[..., None] == 1, model(ids, mask).last_hidden_state, 0)
+    if head == "masked_lm":
+        states = model.deberta(ids, mask).last_hidden_state
+        return np.where(mask[..., None] == 1, model.head(states, model.deberta.embeddings.word.table[...]), 0)
+    if head == "multiple_choice":
+        return np.asarray(model(np.stack([ids, ids[::-1]], 1), np.stack([mask, mask[::-1]], 1)))
+    output = model(ids, mask)
+    if head == "question_answering":
+        return np.where(mask == 1, output.start, 0)
+    return np.where(mask[..., None] == 1, output, 0) if head == "token_classification" else np.asarray(output)
+
+
+def theirs(model, head, ids, mask):
+    import torch
+
+    if head == "multiple_choice":
+        ids, mask = np.stack([ids, ids[::-1]], 1), np.stack([mask, mask[::-1]], 1)
+    with torch.no_grad():
+        output = model(torch.tensor(ids), attention_mask=torch.tensor(mask))[0].float().numpy()
+    if head in (None, "masked_lm", "token_classification"):
+        return np.where(mask[..., None] == 1, output, 0)
+    return np.where(mask == 1, output, 0) if head == "question_answering" else output
+
+
+def agree(ours, wanted):
+    np.testing.assert_allclose(ours, wanted, atol=1e-5 * max(1, wanted.std()))
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", ["v1", "v2", "v3"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("name", "head"), ALL)
+@pytest.mark.parametrize("form", ["safetensors", "sharded", "bin", "bfloat16"])
+def test_a_model_of_transformers_is_loaded_and_agrees(name, head, form, tmp_path, transformers):
+    import torch
+
+    config, kind = CONFIGS[name], classes(name)[head]
+    values = transformers_values(config) | {"initializer_range": 0.3, "attn_implementation": "eager"}
+    values |= {"num_labels": len(LABELS)} if head in ("sequence_classification", "token_classification") else {}
+    values |= {"legacy": name == "biased"} if head == "masked_lm" else {}
+    version = kind.partition("For")[0].removesuffix("Model")
+    model = getattr(transformers, kind)(getattr(transformers, f"{version}Config")(**values)).eval()
+    if form == "bfloat16":
+        model = model.to(torch.bfloat16)
+    model.save_pretrained(tmp_path, **({"max_shard_size": "20KB"} if form == "sharded" else {}))
+    assert (tmp_path / "model.safetensors.index.json").exists() == (form == "sharded")
+    if form == "bin":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    loaded = load_pretrained(tmp_path, head).model
+    if head == "masked_lm":
+        # Hugging Face has no enhanced mask decoder: a file of theirs has no positions, or adds them to the input.
+        assert loaded.decoder is None
+    ids, mask = arguments_of(config)
+    agree(outputs_of(loaded, head, ids, mask), theirs(model.float(), head, ids, mask))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(("name", "head"), [(name, head) for name, head in ALL if name != "biased"])
 def test_transformers_loads_what_is_saved_and_agrees(name, head, tmp_path, transformers):
-    config = CONFIGS[name]
+    config = dataclasses.replace(CONFIGS[name], labels=LABELS if "classification" in (head or "") else V3.labels)
     model = made(config, head)
-    save_pretrained(tmp_path, model)
+    save_pretrained(tmp_path, model, most_bytes=30_000)
     class_name = json.loads((tmp_path / "config.json").read_text())["architectures"][0]
+    assert class_name == classes(name)[head]
     model_of_theirs, report = getattr(transformers, class_name).from_pretrained(
         tmp_path, output_loading_info=True, attn_implementation="eager"
     )
     assert not report["missing_keys"]
     assert not report["mismatched_keys"]
     assert set(report["unexpected_keys"]) <= {"deberta.embeddings.position_embeddings.weight"}
+    if config.labels == LABELS:
+        assert model_of_theirs.config.id2label == dict(enumerate(LABELS))
     ids, mask = arguments_of(config)
-    if head is None:
-        output = model(ids, mask).last_hidden_state
-    else:
-        states = model.deberta(ids, mask).last_hidden_state
-        output = model.head(states, model.deberta.embeddings.word.table[...])
-    wanted = theirs(model_of_theirs.eval(), ids, mask)
-    real = mask[..., None] == 1
-    np.testing.assert_allclose(np.where(real, output, 0), np.where(real, wanted, 0), atol=1e-5 * max(1, wanted.std()))
+    agree(outputs_of(model, head, ids, mask), theirs(model_of_theirs.eval(), head, ids, mask))
