@@ -29,6 +29,8 @@ _TO_MEND = {
 }
 COMMANDS = {
     "pretrain": "train a masked language model, from text to a model folder",
+    "predict": "fill masks, classify, tag, answer or embed texts with a model",
+    "convert": "turn a model folder into another form: Hugging Face, Microsoft, or a run to go on from",
     "prepare": "turn text into shards of tokenized rows",
     "tokenizer": "train a SentencePiece tokenizer on text",
 }

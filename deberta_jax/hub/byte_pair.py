@@ -38,6 +38,10 @@ class BytePairVocabulary:
         else:
             self.files = (path, path.with_name(MERGES))
             self.ids, self.merges = _ids(path), _merges(_read(path.with_name(MERGES)), path.with_name(MERGES))
+        if token := _made_otherwise(self.merges):
+            raise InputError(
+                f"{self.files[-1]}: its merges do not make {token!r}; merges as they were trained are wanted"
+            )
         self.size = max(self.ids.values()) + 1
         self.unk_id = self.ids.get(UNK)
         contents = json.dumps([sorted((index, token) for token, index in self.ids.items()), self.merges])
@@ -109,9 +113,34 @@ def sign_of_bytes() -> dict[int, str]:
 _SIGNS = {sign: byte for byte, sign in sign_of_bytes().items()}
 
 
+_AS_LATIN_1 = str.maketrans({sign: chr(byte) for sign, byte in _SIGNS.items()})
+
+
 def _bytes(token: str) -> bytes:
-    # Names of special tokens may hold what is no byte's sign.
-    return bytes(_SIGNS[sign] for sign in token) if all(sign in _SIGNS for sign in token) else token.encode()
+    try:
+        return token.translate(_AS_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
+        # The name of a special token may hold what is no byte's sign.
+        return token.encode()
+
+
+def _made_otherwise(merges: list[tuple[str, str]]) -> str | None:
+    """A token that its own merges do not give, which training never leaves; None where there is none.
+
+    Without such a token merging any neighbours that form a token, the first in order first, as tiktoken does, is
+    merging the listed pairs in their order, as GPT-2 does.
+    """
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    for first, second in merges:
+        parts = list(first + second)
+        while len(parts) > 1:
+            rank, place = min(
+                (ranks.get(pair, len(ranks)), place) for place, pair in enumerate(itertools.pairwise(parts))
+            )
+            if rank == len(ranks):
+                return first + second
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return None
 
 
 def _ids(path: Path) -> dict[str, int]:

@@ -49,6 +49,11 @@ def import_tensors(
     return model, [entry.name for entry in fresh]
 
 
+def check_tensors(build: Build, config: DebertaConfig, tensors: Mapping[str, Tensor], *, source: str | Path) -> None:
+    """Raise InputError, as `import_tensors` does, where tensors do not fit; none is read but tied copies."""
+    _checked(model_paths(jax.eval_shape(build, jax.random.key(0))), config, tensors, source, may_be_new=False)
+
+
 def _checked(
     leaves: Mapping[str, Any],
     config: DebertaConfig,

@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ from deberta_jax.config import DebertaConfig, read_json, read_rtd_pair
 from deberta_jax.errors import InputError
 from deberta_jax.hub.canonical import canonical
 from deberta_jax.hub.download import CONFIGS, GENERATOR, resolve
+from deberta_jax.hub.files import make_folder, replace
 from deberta_jax.hub.layout import file_tensors
 from deberta_jax.hub.placing import import_tensors
 from deberta_jax.hub.tensors import (
@@ -112,22 +112,16 @@ def config_of(model: Model) -> DebertaConfig:
     return model.config if isinstance(model, Deberta) else model.deberta.config
 
 
-def make_folder(folder: str | Path) -> Path:
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: no folder could be made ({error.strerror})") from None
-    return folder
+def write_config(folder: Path, config: DebertaConfig, kind: Any, *, dtype: str, legacy: bool = False) -> None:
+    """Write `config.json`, with what transformers wants beside the architecture.
 
-
-def write_config(folder: Path, config: DebertaConfig, kind: type, *, dtype: str) -> None:
-    """Write `config.json`, with what transformers wants beside the architecture."""
+    `legacy` says which names the head of a masked language model has: `cls.predictions`, not `lm_predictions`.
+    """
     version = "Deberta" if config.model_type == "deberta" else "DebertaV2"
     values = config.to_dict() | {"architectures": [version + _ARCHITECTURES[kind]], "dtype": dtype}
     if kind is MaskedLM:
-        values["legacy"] = False
-    _replace(folder / "config.json", lambda path: path.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
+        values["legacy"] = legacy
+    replace(folder / "config.json", lambda path: path.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
 
 
 def from_pretrained(
@@ -259,14 +253,3 @@ def _labelled(
             del tensors[name]
         return dataclasses.replace(config, labels=tuple(labels)), tensors
     return dataclasses.replace(config, labels=tuple(labels) if unnamed else config.labels), tensors
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial_path = path.with_name(f"{path.name}.partial")
-    try:
-        write(partial_path)
-        os.replace(partial_path, path)
-    except OSError as error:
-        raise InputError(f"{path}: could not be written ({error}); what stood there is unchanged") from None
-    finally:
-        partial_path.unlink(missing_ok=True)

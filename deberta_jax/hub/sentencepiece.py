@@ -15,6 +15,8 @@ WORD_START = "\u2581"
 FILE_NAME = "spm.model"
 # What nmt_nfkc makes a space of though Python does not call it one.
 _SPACES = "\u2581\u200b\u200e\u200f\ufeff\ufffd"
+# Fewer characters are encoded before a thread has started.
+_FEW = 10_000
 
 
 class SentencePieceVocabulary:
@@ -38,11 +40,13 @@ class SentencePieceVocabulary:
             raise InputError(f"{path}: a SentencePiece model without pieces; download or copy it again")
         self.sha256 = hashlib.sha256(contents).hexdigest()
         self.unk_id = self.model.unk_id()
-        pieces = [self.model.id_to_piece(index) for index in range(self.size)]
-        bytes_ = [int(piece[1:-1], 16) if self.model.is_byte(index) else -1 for index, piece in enumerate(pieces)]
-        self._bytes = np.asarray(bytes_, np.int32)
+        self.pieces = list(map(self.model.id_to_piece, range(self.size)))
+        self._bytes = np.full(self.size, -1, np.int32)
+        for index, piece in enumerate(self.pieces):
+            if piece.startswith("<0x") and self.model.is_byte(index):
+                self._bytes[index] = int(piece[1:-1], 16)
         self.has_bytes = bool((self._bytes >= 0).any())
-        self._lengths = np.asarray([len(piece) for piece in pieces], np.int32)
+        self._lengths = np.asarray(list(map(len, self.pieces)), np.int32)
         spaces = [sign for sign in _SPACES if self.model.normalize(f"a{sign}a").lstrip(WORD_START) == f"a{WORD_START}a"]
         self._blank = blank_signs("".join(spaces))
 
@@ -53,7 +57,7 @@ class SentencePieceVocabulary:
 
     def token(self, index: int) -> str:
         """The piece of an id."""
-        return self.model.id_to_piece(index)
+        return self.pieces[index]
 
     def scores(self, other: float) -> list[float]:
         """The log probability of each piece, `other` of those that no text is cut into: bytes and control pieces."""
@@ -63,8 +67,9 @@ class SentencePieceVocabulary:
         return [other if is_never else model.get_score(index) for index, is_never in enumerate(never)]
 
     def encode_many(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
-        """Ids of each text, on all cores."""
-        return self.model.encode(list(texts), return_type="numpy")
+        """Ids of each text, on all cores where it is worth starting threads."""
+        threads = 1 if sum(map(len, texts)) < _FEW else -1
+        return self.model.encode(list(texts), return_type="numpy", num_threads=threads)
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T 2"]]]:
         """Ids of each text; start and end in characters of what each came from, without white space at the ends."""
@@ -104,5 +109,4 @@ class SentencePieceVocabulary:
 
     def word_starts(self) -> Bool[np.ndarray, "V"]:
         """Which pieces begin a word: leading spaces and single signs; all others continue (spec 5.4)."""
-        pieces = map(self.model.id_to_piece, range(self.size))
-        return np.asarray([piece.startswith(WORD_START) or one_sign(piece) for piece in pieces])
+        return np.asarray([piece.startswith(WORD_START) or one_sign(piece) for piece in self.pieces])

@@ -1,5 +1,6 @@
 """Text to token ids and back, and to batches: the one tokenizer over the vocabularies of v1 and of v2 and v3."""
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
@@ -69,7 +70,6 @@ class Tokenizer:
         self._splitter = splitter(self.added)
         self.vocab_size = max(self.vocabulary.size, *(index + 1 for index in self._named))
         self.sha256 = self._sha256()
-        self._word_starts = self.word_starts()
 
     def _special_id(self, name: str, token: str, added: dict[str, int]) -> int:
         index = self.vocabulary.id_of(token)
@@ -179,7 +179,7 @@ class Tokenizer:
                     ids.append(np.asarray([index], np.int32))
                     offsets.append(np.asarray([[start, end]], np.int32))
             joined = np.concatenate(ids)
-            begins = self._word_starts[joined]
+            begins = self._begins[joined]
             begins[:1] = True
             encoded.append(Encoded(joined, np.concatenate(offsets), begins))
         return encoded
@@ -214,6 +214,10 @@ class Tokenizer:
     def token(self, index: SupportsInt) -> str:
         """The piece of one id, as the vocabulary writes it."""
         return self._named.get(int(index)) or self.vocabulary.token(int(index))
+
+    @functools.cached_property
+    def _begins(self) -> Bool[np.ndarray, "V"]:
+        return self.word_starts()
 
     def word_starts(self) -> Bool[np.ndarray, "V"]:
         """Which ids begin a word: leading spaces, named tokens and single signs; all others continue (spec 5.4)."""

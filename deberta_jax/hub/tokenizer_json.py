@@ -86,7 +86,7 @@ def _unigram(vocabulary: SentencePieceVocabulary) -> dict | None:
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
     if normalizer.get(_EXTRA_SPACES, 1):
         steps += [_replace("Regex", "^ +| +$", ""), _replace("Regex", " {2,}", " ")]
-    pieces = [model.id_to_piece(index) for index in range(vocabulary.size)]
+    pieces = vocabulary.pieces
     # Words can be cut one by one where no piece goes over the space between two.
     split = all(WORD_START not in piece[1:] for piece in pieces)
     scheme = "always" if normalizer.get(_PREFIX, 1) else "never"

@@ -91,6 +91,31 @@ class Checkpointer:
             )
         return None
 
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of every array of the newest checkpoint, by name; empty if there is none."""
+        if not self.steps:
+            return {}
+        saved = self._orbax.metadata(self.steps[-1]).custom_metadata or {}
+        return {name: (tuple(shape), dtype) for name, (shape, dtype, *_) in saved.get("leaves", {}).items()}
+
+    def restore_model(self, abstract: Any) -> Any:
+        """The model alone of the newest checkpoint, which stays as it is; raises InputError where it is damaged."""
+        step = self.steps[-1]
+        wanted = {f"model.{name}": leaf for name, leaf in _named(abstract).items()}
+        leaves = (self._orbax.metadata(step).custom_metadata or {}).get("leaves", {})
+        self._check_arrays(step, wanted, {name: leaf for name, leaf in leaves.items() if name.startswith("model.")})
+        some = ocp.Context()
+        some.pytree.loading.partial_load = True
+        try:
+            with some:
+                arrays = self._orbax.load(step, wanted)
+        except Exception as error:
+            raise InputError(f"checkpoint {self.folder / str(step)} cannot be read: {_one_line(error)}") from error
+        marks = fingerprint(arrays)
+        if changed := [name for name in wanted if marks[name] != leaves[name][2:]]:
+            raise InputError(f"checkpoint {self.folder / str(step)} changed since it was saved, in {_few(changed)}")
+        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
+
     def close(self) -> None:
         """Wait, and end Orbax's threads."""
         try:

@@ -82,9 +82,9 @@ class PretrainConfig:
         return _json(settings)
 
     def model_config(self, vocab_size: int | None = None) -> DebertaConfig:
-        """The model, with a table for a tokenizer of `vocab_size`; the preset's own where that is padded enough."""
+        """The model, with a table for a tokenizer of `vocab_size`; the preset's own where that is little larger."""
         preset = PRESETS[self.model]
-        if vocab_size is None or 0 <= preset.vocab_size - vocab_size < _ROWS:
+        if vocab_size is None or 0 <= preset.vocab_size - vocab_size < max(_ROWS, preset.vocab_size // 100):
             return preset
         return dataclasses.replace(preset, vocab_size=-(-vocab_size // _ROWS) * _ROWS)
 

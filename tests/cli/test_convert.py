@@ -1,0 +1,131 @@
+import dataclasses
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deberta_jax.cli.main import main
+from deberta_jax.config import PRESETS, DebertaConfig
+from deberta_jax.hub.layout import export_tensors
+from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
+from deberta_jax.hub.tensors import held, read_tensors, write_safetensors
+from deberta_jax.hub.torch_file import write_torch_file
+from deberta_jax.model.heads import ReplacedTokenDetection, SequenceClassification
+from deberta_jax.model.masked_lm import MaskedLM
+
+SMALL = {"vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
+V3 = DebertaConfig(**SMALL, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True)
+V1 = DebertaConfig(**SMALL, model_type="deberta", labels=("no", "yes", "maybe"))
+
+
+def random(build, seed=0):
+    draw = np.random.default_rng(seed)
+    abstract = jax.eval_shape(build, jax.random.key(0))
+    return jax.tree.map(lambda x: jnp.asarray(draw.normal(0, 0.3, x.shape), x.dtype), abstract)
+
+
+def same(one, other):
+    pairs = zip(jax.tree.leaves_with_path(one), jax.tree.leaves_with_path(other), strict=True)
+    return all(path == its_path and (leaf == its_leaf).all() for (path, leaf), (its_path, its_leaf) in pairs)
+
+
+def contents(file):
+    return {name: tensor.read() for name, tensor in read_tensors(file).items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name]) for name in one
+    )
+
+
+def all_heads(config):
+    """What a released discriminator holds: its own head, and one for masks that transformers' users know."""
+    masked = export_tensors(random(lambda key: MaskedLM(config, key=key)), config)
+    return masked | export_tensors(random(lambda key: ReplacedTokenDetection(config, key=key)), config)
+
+
+def test_to_microsofts_form_and_back_everything_is_kept(tmp_path, capsys):
+    config = dataclasses.replace(V3, hidden_dropout_prob=0.2)
+    tensors = {name: x.astype("float16") for name, x in all_heads(config).items()}
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "config.json").write_text(json.dumps(config.to_dict()))
+    write_safetensors(first, {name: held(x) for name, x in tensors.items()})
+    assert main(["convert", str(first), str(tmp_path / "ms"), "--to", "microsoft"]) == 0
+    assert sorted(os.listdir(tmp_path / "ms")) == ["model_config.json", "pytorch_model.bin"]
+    assert equal(contents(tmp_path / "ms" / "pytorch_model.bin"), tensors)
+    values = json.loads((tmp_path / "ms" / "model_config.json").read_text())
+    assert values["pos_att_type"] == "c2p|p2c"
+    assert values["padding_idx"] == 0
+    assert "model_type" not in values
+    assert main(["convert", str(tmp_path / "ms"), str(tmp_path / "back")]) == 0
+    assert equal(contents(tmp_path / "back" / "model.safetensors"), tensors)
+    values = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert values["architectures"] == ["DebertaV2Model"]
+    assert values["hidden_dropout_prob"] == 0.2
+    for head in "masked_lm", "replaced_token_detection":
+        assert same(load_pretrained(tmp_path / "back", head).model, load_pretrained(first, head).model)
+    assert "tensors of" in capsys.readouterr().out
+
+
+def test_an_old_file_of_version_1_becomes_one_that_transformers_reads(tmp_path):
+    model = random(lambda key: SequenceClassification(V1, key=key))
+    old = {
+        name.replace("deberta.", "bert.").replace("LayerNorm.weight", "LayerNorm.gamma"): x
+        for name, x in export_tensors(model, V1).items()
+    }
+    (tmp_path / "old").mkdir()
+    write_torch_file(tmp_path / "old" / "pytorch_model.bin", old.items())
+    (tmp_path / "old" / "config.json").write_text(json.dumps(V1.to_dict()))
+    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert equal(contents(tmp_path / "new" / "model.safetensors"), export_tensors(model, V1))
+    values = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert values["architectures"] == ["DebertaForSequenceClassification"]
+    assert list(values["id2label"].values()) == ["no", "yes", "maybe"]
+
+
+def test_a_run_goes_on_from_a_converted_model_and_is_converted_back(tmp_path, capsys):
+    model = random(lambda key: MaskedLM(PRESETS["tiny"], key=key))
+    save_pretrained(tmp_path / "model", model)
+    run = tmp_path / "run"
+    assert main(["convert", str(tmp_path / "model"), str(run), "--to", "checkpoint"]) == 0
+    assert f"go on with `deberta-jax pretrain tiny --folder {run}`" in capsys.readouterr().out
+    (run / "config.json").write_text(json.dumps({"model": "tiny", "tokenizer": None}))
+    assert main(["convert", str(run), str(tmp_path / "back")]) == 0
+    assert same(load_pretrained(tmp_path / "back", "masked_lm").model, model)
+    small = random(lambda key: MaskedLM(V3, key=key))
+    save_pretrained(tmp_path / "small", small)
+    assert main(["convert", str(tmp_path / "small"), str(tmp_path / "other"), "--to", "checkpoint"]) == 2
+    assert "is no preset of `deberta-jax pretrain`" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, capsys):
+    tensors = all_heads(V3)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(V3.to_dict() | {"intermediate_size": 44}))
+    write_safetensors(tmp_path / "model", {name: held(x) for name, x in tensors.items()})
+    target = tmp_path / "target"
+    assert main(["convert", str(tmp_path / "model"), str(target)]) == 2
+    assert "intermediate.dense.weight has shape (40, 24), (44, 24) in the model" in capsys.readouterr().err
+    assert not target.exists()
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "model")]) == 2
+    assert "exists and is not an empty folder" in capsys.readouterr().err
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text('{"model": "tiny"}')
+    assert main(["convert", str(tmp_path / "run"), str(target)]) == 2
+    assert "holds no checkpoint of a pretraining run" in capsys.readouterr().err
+
+
+@pytest.mark.reference
+def test_torch_reads_what_was_converted_to_microsofts_form(tmp_path):
+    import torch
+
+    save_pretrained(tmp_path / "model", random(lambda key: MaskedLM(V3, key=key)))
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "ms"), "--to", "microsoft"]) == 0
+    loaded = torch.load(tmp_path / "ms" / "pytorch_model.bin", weights_only=True)
+    assert equal({name: x.numpy() for name, x in loaded.items()}, contents(tmp_path / "model" / "model.safetensors"))
