@@ -88,6 +88,11 @@ def bad_merges(folder):
     (folder / "merges.txt").write_text("#version: 0.2\nt h\nt h e\n")
 
 
+def untrained_merges(folder):
+    """No text has "t" and "he" side by side: "t" and "h" are merged before."""
+    (folder / "merges.txt").write_text("#version: 0.2\nt h\nh e\nt he\n")
+
+
 def bad_json(folder):
     (folder / "vocab.json").write_text('{"a": 1')
 
@@ -109,6 +114,7 @@ def not_text(folder):
     [
         (without_merges, "merges.txt: cannot be read"),
         (bad_merges, "merges.txt: merge 3 is not two tokens"),
+        (untrained_merges, "merges.txt: its merges do not make 'the'"),
         (bad_json, "vocab.json: not JSON"),
         (no_ids, "vocab.json: not an object of tokens"),
         (one_id_twice, "vocab.json: two tokens have one id"),
