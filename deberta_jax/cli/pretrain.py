@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from deberta_jax.cli.fill import fill_mask, masked_sentences
+from deberta_jax.cli.fill import masked_sentences
 from deberta_jax.cli.progress import counted
 from deberta_jax.config import DebertaConfig
 from deberta_jax.data.batches import Batches, held_out
@@ -28,6 +28,7 @@ from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
 from deberta_jax.hub.special_tokens import MASK
 from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.hub.train_tokenizer import train_tokenizer
+from deberta_jax.inference.masks import fill_mask
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import HostBatch, train
@@ -238,9 +239,11 @@ def _prepare(files: Sequence[str], folder: Path, tokenizer: Tokenizer, length: i
 def _show_filled(folder: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
     """Five masks of held-out sentences, filled by the exported model."""
     model, _ = from_pretrained(folder, head="masked_lm")
-    for sentence, word in masked_sentences(texts, tokenizer, 5):
-        guesses = fill_mask(model, tokenizer, sentence)[0]
-        listed = ", ".join(f"{token} {probability:.0%}" for token, probability in guesses)
+    found = masked_sentences(texts, tokenizer, 5)
+    for (sentence, word), masks in zip(
+        found, fill_mask(model, tokenizer, [sentence for sentence, _ in found], top=3), strict=True
+    ):
+        listed = ", ".join(f"{guess.token} {guess.probability:.0%}" for guess in masks[0])
         _say(f"  {sentence.replace(MASK, '____')}\n    {listed} (it was: {word})")
 
 

@@ -1,0 +1,1 @@
+"""From texts to answers: fill masks, embed, classify, tag, answer."""

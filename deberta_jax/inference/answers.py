@@ -1,0 +1,156 @@
+"""Answers to questions, as spans of a context of any length."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from deberta_jax.errors import InputError
+from deberta_jax.hub.tokenizer import Tokenizer
+from deberta_jax.inference.buckets import BATCHING, Batching
+from deberta_jax.inference.rows import Row, Texts, encode, limit_of
+from deberta_jax.inference.stream import Task, complete
+from deberta_jax.inference.windows import stride_of
+from deberta_jax.model.heads import QuestionAnswering
+
+# The score of a span that is none, finite so that differences of scores are numbers.
+_NEVER = -1e9
+
+
+class Answer(NamedTuple):
+    """`context[start:end]`, or "" at 0 where there is none; its probability; and how much none is likelier.
+
+    `probability` is among the spans of its window and, where there is a threshold, no answer. `no_answer` is the score
+    of no answer less the score of the best span, what the threshold is compared with.
+    """
+
+    text: str
+    start: int
+    end: int
+    probability: float
+    no_answer: float
+
+
+class Span(NamedTuple):
+    """The best span of a row, its score, that of [CLS], and the logarithm of the sum over all spans."""
+
+    start: int
+    end: int
+    score: float
+    none: float
+    total: float
+
+
+# The spans of a batch, [B] each.
+Spans = tuple[
+    Int[Array, "B"],
+    Int[Array, "B"],
+    Float[Array, "B"],
+    Float[Array, "B"],
+    Float[Array, "B"],
+]
+
+
+def answer(
+    model: QuestionAnswering,
+    tokenizer: Tokenizer,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    *,
+    longest: int = 30,
+    no_answer_threshold: float | None = 0.0,
+    batching: Batching = BATCHING,
+) -> list[Answer]:
+    """The best span of at most `longest` tokens in each context, by the sum of its start's and end's logits.
+
+    Longer contexts are read in windows that share a quarter of a row. There is no answer where [CLS] scores higher than
+    the best span by more than `no_answer_threshold`, its least over the windows (as SQuAD 2.0 is evaluated); with None
+    there always is one, if the context has a token. Raises InputError with the number of what is no text, and of a
+    question that leaves no room for its context.
+    """
+    task = answering(model, tokenizer, longest=longest, no_answer_threshold=no_answer_threshold, batching=batching)
+    return complete(task, questions, contexts)
+
+
+def answering(
+    model: QuestionAnswering,
+    tokenizer: Tokenizer,
+    *,
+    longest: int = 30,
+    no_answer_threshold: float | None = 0.0,
+    batching: Batching = BATCHING,
+) -> Task[Answer]:
+    """The task of `answer`, for `stream`; an example is `(question, context)`."""
+    limit = limit_of(model, batching)
+    if longest < 1:
+        raise InputError(f"longest is {longest}, an answer has 1 token at least")
+
+    def texts_of(example: tuple) -> list[Texts]:
+        if len(example) != 2:
+            raise InputError("a question and its context are wanted")
+        return [example]
+
+    def read(example: tuple, rows: list[Row]) -> Answer:
+        spans = [Span(*(value.item() for value in row.outputs)) for row in rows]
+        none = min(span.none for span in spans)
+        best = max(range(len(rows)), key=lambda place: spans[place].score)
+        span, offsets = spans[best], rows[best].offsets
+        more = none - span.score
+        if no_answer_threshold is None:
+            total = span.total
+        else:
+            total = float(np.logaddexp(span.total, none))
+            if more > no_answer_threshold:
+                return Answer("", 0, 0, float(np.exp(none - total)), more)
+        start, end = (int(offsets[span.start, 0]), int(offsets[span.end, 1])) if span.score > _NEVER else (0, 0)
+        return Answer(example[1][start:end], start, end, float(np.exp(span.score - total)), more)
+
+    return Task(
+        model,
+        functools.partial(best_spans, longest=longest),
+        lambda examples: encode(
+            tokenizer,
+            examples,
+            texts_of=texts_of,
+            max_length=limit,
+            truncation="second",
+            stride=stride_of(limit),
+        ),
+        read,
+        limit,
+        tokenizer.pad_id,
+        batching,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="longest")
+def best_spans(
+    model: QuestionAnswering,
+    input_ids: Int[Array, "B T"],
+    input_mask: Int[Array, "B T"],
+    token_type_ids: Int[Array, "B T"],
+    *,
+    longest: int,
+) -> Spans:
+    """The best span of each row's context, whose tokens have the type 1, its last [SEP] left out."""
+    logits = model(input_ids, input_mask, token_type_ids=token_type_ids)
+    B, T = input_ids.shape
+    followed = jnp.pad(input_mask[:, 1:], ((0, 0), (0, 1)))
+    inside = (token_type_ids == 1) & (followed == 1)
+    size = min(longest, T)
+    ends = np.arange(T)[:, None] + np.arange(size)
+    possible = inside[:, :, None] & jnp.pad(inside, ((0, 0), (0, size)))[:, ends]
+    scores = logits.start[:, :, None] + jnp.pad(logits.end, ((0, 0), (0, size)))[:, ends]
+    scores = jnp.where(possible, scores, jnp.asarray(_NEVER, scores.dtype)).reshape(B, -1)
+    best = scores.argmax(-1)
+    return (
+        best // size,
+        best // size + best % size,
+        scores.max(-1),
+        logits.start[:, 0] + logits.end[:, 0],
+        jax.nn.logsumexp(scores, axis=-1),
+    )
