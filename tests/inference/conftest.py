@@ -12,7 +12,6 @@ import pytest
 from deberta_jax.config import DebertaConfig
 from deberta_jax.hub.pretrained import HEADS
 from deberta_jax.hub.train_tokenizer import train_tokenizer
-from deberta_jax.inference.buckets import Batching
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -28,7 +27,6 @@ SIZES = {
     "intermediate_size": 24,
     "max_position_embeddings": 32,
 }
-BATCHING = Batching(batch_tokens=256)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """What must hold of every task: its batches are invisible, its programs few, its errors told one by one."""
 
 import logging
-from functools import partial
 
 import jax
 import numpy as np
@@ -10,24 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deberta_jax.errors import InputError
-from deberta_jax.inference import labels
 from deberta_jax.inference.buckets import BATCHING, Batching, bucket_lengths, bucket_width, plan
 from deberta_jax.inference.embeddings import embed, embedding, pool_mean
 from deberta_jax.inference.labels import classify, classifying
-from deberta_jax.inference.predict import TASKS, predict, predicting
+from deberta_jax.inference.predict import predict, predicting
 from deberta_jax.inference.stream import complete, stream
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
 
-SMALL = Batching(batch_tokens=256)
-OTHER = Batching(batch_tokens=256, chunk=7)
+# As many as four rows, and one where there are few texts.
+SMALL = Batching(batch_tokens=64)
+OTHER = Batching(batch_tokens=64, chunk=7)
 LABELS = ("O", "B-A", "I-A")
 
 
 def examples_for(head, texts):
     """Examples that a head's task takes."""
     return {
-        "masked_lm": [(f"{text[:20]} [MASK] and [MASK]",) for text in texts],
+        "masked_lm": [(f"{text[:8]} [MASK] and [MASK]",) for text in texts],
         "question_answering": [("What is it?", text) for text in texts],
         "multiple_choice": [(text, ["A man eats.", text[:30], "fox"][: 1 + len(text) % 3]) for text in texts],
         "entity_scoring": [(text, "She is @placeholder.", [(0, 1)] if text.strip() else []) for text in texts],
@@ -47,7 +46,6 @@ def same(one, other, tolerance=1e-5):
     return one == other
 
 
-HEADS = [None, *TASKS]
 NAMES = [
     None,
     "masked_lm",
@@ -86,9 +84,9 @@ def test_a_stream_of_random_lengths_compiles_one_program_for_each_bucket(made, t
     random = np.random.default_rng(0)
     texts = [" ".join(["fox"] * size) for size in random.integers(0, 80, 600)]
     before = pool_mean._cache_size()
-    vectors = embed(model, tokenizer, texts, batching=Batching(batch_tokens=256, chunk=100))
+    vectors = embed(model, tokenizer, texts, batching=Batching(batch_tokens=64, chunk=100))
     assert vectors.shape == (600, 16)
-    assert pool_mean._cache_size() - before <= len(bucket_lengths(48)) == 4
+    assert pool_mean._cache_size() - before <= len(bucket_lengths(32)) == 3
 
 
 def test_a_bad_example_is_told_and_the_others_are_done(made, tokenizer):
@@ -121,7 +119,7 @@ def test_results_come_before_the_stream_ends_and_no_more_is_read_than_needed(mad
             read.append(number)
             yield ("fox",)
 
-    results = stream(embedding(made(None), tokenizer, batching=Batching(batch_tokens=256, chunk=10)), examples())
+    results = stream(embedding(made(None), tokenizer, batching=Batching(batch_tokens=64, chunk=10)), examples())
     next(results)
     assert len(read) == 20
 
@@ -129,27 +127,27 @@ def test_results_come_before_the_stream_ends_and_no_more_is_read_than_needed(mad
 def test_what_is_cut_is_counted_and_said_once(made, tokenizer, texts, caplog):
     model = made("sequence_classification")
     with caplog.at_level(logging.WARNING):
-        classify(model, tokenizer, texts, batching=Batching(batch_tokens=256, chunk=5))
+        classify(model, tokenizer, texts, batching=Batching(batch_tokens=64, chunk=5))
         classify(model, tokenizer, [text[:30] for text in texts], batching=SMALL)
-    long = sum(len(tokenizer.encode(text)) + 2 > 48 for text in texts)
+    long = sum(len(tokenizer.encode(text)) + 2 > 32 for text in texts)
     assert long > 1
     assert [record.message for record in caplog.records] == [
-        f"{long} of {len(texts)} texts have more than 48 tokens and were cut at their ends"
+        f"{long} of {len(texts)} texts have more than 32 tokens and were cut at their ends"
     ]
 
 
 def test_a_row_that_just_fits_is_not_called_cut(made, tokenizer, caplog):
-    text = tokenizer.decode(tokenizer.encode("fox " * 60)[:46])
-    assert len(tokenizer.encode(text)) == 46
+    text = tokenizer.decode(tokenizer.encode("fox " * 60)[:30])
+    assert len(tokenizer.encode(text)) == 30
     embed(made(None), tokenizer, [text])
     assert not caplog.records
 
 
 def test_rows_longer_than_the_positions_are_for_models_without_absolute_ones(made, tokenizer, texts):
-    longer = Batching(batch_tokens=256, max_length=300)
+    longer = Batching(batch_tokens=64, max_length=300)
     assert embed(made(None), tokenizer, texts[24:25], batching=longer).shape == (1, 16)
     for model in (made("masked_lm"), made(None, position_biased_input=True)):
-        with pytest.raises(InputError, match="max_length is 300, the model has 48 absolute positions; give 48 or less"):
+        with pytest.raises(InputError, match="max_length is 300, the model has 32 absolute positions; give 32 or less"):
             predict(model, tokenizer, texts, batching=longer)
 
 
@@ -159,7 +157,7 @@ def test_a_model_on_a_mesh_gives_the_same_results(head, made, tokenizer, texts):
     wanted = list(stream(predicting(model, tokenizer, batching=SMALL), examples))
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     placed = jax.device_put(model, shardings(model, mesh))
-    for batching in (SMALL, Batching(batch_tokens=4096)):
+    for batching in (SMALL, Batching(batch_tokens=8)):
         assert same(list(stream(predicting(placed, tokenizer, batching=batching), examples)), wanted, 1e-4)
     # A program that was made for the mesh leaves none behind.
     assert jax.sharding.get_abstract_mesh().empty
