@@ -13,8 +13,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from deberta_jax.cli.fill import masked_sentences
 from deberta_jax.cli.progress import counted
+from deberta_jax.cli.sentences import masked_sentences
 from deberta_jax.config import DebertaConfig
 from deberta_jax.data.batches import Batches, held_out
 from deberta_jax.data.documentation import write_documentation

@@ -11,14 +11,15 @@ import time
 import numpy as np
 import pytest
 
-from deberta_jax.cli.fill import fill_mask, masked_sentences
 from deberta_jax.cli.main import main
 from deberta_jax.cli.pretrain import most_frequent_share
+from deberta_jax.cli.sentences import masked_sentences
 from deberta_jax.data.documentation import prose
 from deberta_jax.data.hold_out import hold_out
 from deberta_jax.data.prepare import read_manifest
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained
+from deberta_jax.inference.masks import fill_mask
 
 OPTIONS = [
     *("--vocabulary", "400", "--data.length", "32", "--data.evaluate-batches", "3", "--batch-size", "8"),
@@ -99,10 +100,9 @@ def test_a_run_ends_with_a_model_folder_a_plot_and_five_filled_masks(finished):
     assert "of masked tokens found (always guessing the most frequent one:" in out
     assert out.count("____") == 5
     model, tokenizer = from_pretrained(folder / "model", head="masked_lm")
-    (guesses,) = fill_mask(model, tokenizer, "Compute the [MASK] of a matrix.", most=4)
-    probabilities = [probability for _, probability in guesses]
+    [[guesses]] = fill_mask(model, tokenizer, ["Compute the [MASK] of a matrix."], top=4)
     assert len(guesses) == 4
-    assert probabilities == sorted(probabilities, reverse=True)
+    assert guesses == sorted(guesses, key=lambda guess: -guess.probability)
     sentences = masked_sentences(["Return the eigenvalues and the right eigenvectors of the matrix here"], tokenizer, 5)
     assert all("[MASK]" in sentence and word not in ("", "[MASK]") for sentence, word in sentences)
 
