@@ -2,9 +2,9 @@
 
 `python benchmarks/predict.py [TEXT_FILE [REPETITIONS]]` takes 2,000 sentences of the file, else of the documentation of
 the packages installed here. Both have the same weights and the same vocabulary. Hugging Face's eager model gets batches
-of 32 sentences padded to their longest, in the order given as users write it, and again sorted by length; ours has
-its default of 4,096 tokens a batch, which is what 32 sentences in the order given are padded to or less. Each peer lives
-in a process of its own and they take turns; medians. Needs the extra `reference`.
+of 32 sentences padded to their longest, in the order given as users write it, and again sorted by length; ours has its
+default of 4,096 tokens a batch, padding included. Each peer lives in a process of its own and they take turns;
+medians; a run of each goes before, which is ours with compilation. Needs the extra `reference`.
 """
 
 import json
@@ -107,6 +107,7 @@ def deberta_jax(folder: Path, texts: list[str]):
 
 def worker(peer: str, folder: Path) -> None:
     """For each line that is read, print the seconds of one run, the number of programs and, once, the scores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     texts = json.loads((folder / "texts.json").read_text())
     if peer == "deberta_jax":
         run, programs = deberta_jax(folder, texts)
@@ -121,7 +122,6 @@ def worker(peer: str, folder: Path) -> None:
 
 def start(peer: str, folder: Path) -> subprocess.Popen:
     environment = dict(os.environ, OMP_NUM_THREADS=str(CORES), JAX_PLATFORMS="cpu", HF_HUB_OFFLINE="1")
-    cores = sorted(os.sched_getaffinity(0))[:CORES]
     process = subprocess.Popen(
         [sys.executable, __file__, "worker", peer, str(folder)],
         env=environment,
@@ -129,7 +129,6 @@ def start(peer: str, folder: Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     while (line := process.stdout.readline()) and line.strip() != "ready":
         pass
@@ -139,7 +138,9 @@ def start(peer: str, folder: Path) -> subprocess.Popen:
 def ask(process: subprocess.Popen) -> tuple[float, int, list[float]]:
     process.stdin.write("\n")
     process.stdin.flush()
-    return tuple(json.loads(process.stdout.readline()))
+    seconds, programs, scores = json.loads(process.stdout.readline())
+    print(f"{seconds:.1f} s", file=sys.stderr, flush=True)
+    return seconds, programs, scores
 
 
 def main(path: str | None = None, repetitions: int = 5) -> int:
@@ -162,9 +163,10 @@ def main(path: str | None = None, repetitions: int = 5) -> int:
     print("| peer | sentences/s | ours over it | first run, s | sentences/s of the first run | ours over it |")
     print("|---|---|---|---|---|---|")
     for peer in PEERS:
+        warm, cold = medians[peer], first[peer][0]
         print(
-            f"| {peer} | {NUMBER / medians[peer]:.1f} | {medians[peer] / medians['deberta_jax']:.2f} | {first[peer][0]:.1f} "
-            f"| {NUMBER / first[peer][0]:.1f} | {first[peer][0] / first['deberta_jax'][0]:.2f} |"
+            f"| {peer} | {NUMBER / warm:.1f} | {warm / medians['deberta_jax']:.2f} | {cold:.1f} "
+            f"| {NUMBER / cold:.1f} | {cold / first['deberta_jax'][0]:.2f} |"
         )
     apart = max(abs(a - b) for a, b in zip(first["hugging_face"][2], first["deberta_jax"][2], strict=True))
     compiling = first["deberta_jax"][0] - medians["deberta_jax"]

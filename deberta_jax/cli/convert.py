@@ -14,7 +14,7 @@ from deberta_jax.config import PRESETS, DebertaConfig, read_json
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.files import make_folder
-from deberta_jax.hub.layout import TIED, file_tensors
+from deberta_jax.hub.layout import TIED, file_tensors, with_head
 from deberta_jax.hub.microsoft import write_microsoft
 from deberta_jax.hub.placing import check_tensors, import_tensors
 from deberta_jax.hub.pretrained import HEADS, read_folder, write_config
@@ -48,7 +48,8 @@ class ConvertConfig:
     SOURCE is a folder of Hugging Face's form or of Microsoft's, the folder of a run of `pretrain`, or a model of the
     hub. `to` is the form of TARGET: "huggingface" is config.json and safetensors, "microsoft" is model_config.json and
     pytorch_model.bin, "checkpoint" a run's folder that `pretrain --folder TARGET` goes on from. Every tensor is kept,
-    to the bit, heads that the other side does not know included. `generator` takes the generator of a pair.
+    to the bit, heads that the other side does not know included; the head for masks gets the names that it is looked
+    for by. `generator` takes the generator of a pair.
     """
 
     source: tyro.conf.Positional[str]
@@ -81,9 +82,8 @@ def run(config: ConvertConfig) -> None:
     else:
         head = next((head for name, head in _HEAD_OF.items() if name in kept), None)
         dtype = str(kept["deberta.embeddings.word_embeddings.weight"].dtype)
-        legacy = any(name.startswith("cls.predictions.") for name in kept)
-        write_config(target, model_config, HEADS[head], dtype=dtype, legacy=legacy)
-        write_safetensors(target, kept)
+        write_config(target, model_config, HEADS[head], dtype=dtype)
+        write_safetensors(target, {with_head(name, "cls"): tensor for name, tensor in kept.items()})
     if tokenizer is not None:
         tokenizer.save(target)
     print(f"{target}: {len(kept)} tensors of {source}{'' if tokenizer else '; no tokenizer was there'}")

@@ -189,6 +189,16 @@ def export_tensors(model: nnx.Module, config: DebertaConfig, *, head: str = "lm_
     return {name: tensor.read() for name, tensor in file_tensors(model, config, head=head).items()}
 
 
+def with_head(name: str, head: str) -> str:
+    """The name of a tensor where the masked language model's head has those of `head`, "cls" or "lm_predictions"."""
+    pairs = zip(*(_MASKED_LM_HEADS[form] for form in ("cls", "lm_predictions")), strict=True)
+    for named in ({"cls": first, "lm_predictions": second} for (_, first, _), (_, second, _) in pairs):
+        for form, its in named.items():
+            if form != head and (name == its or name.startswith(f"{its}.")):
+                return named[head] + name.removeprefix(its)
+    return name
+
+
 def may_be_left(name: str) -> bool:
     """Whether a model may do without a tensor of this name, `deberta.` being left out of a bare model's names."""
     return f"deberta.{name.removeprefix('deberta.')}" in _UNUSED or name in TIED or name.startswith(_HEADS)

@@ -7,20 +7,18 @@ from typing import Any
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.hub.files import replace
+from deberta_jax.hub.layout import with_head
 from deberta_jax.hub.tensors import TORCH, Tensor
 from deberta_jax.hub.torch_file import write_torch_file
-
-_HEAD = {
-    "cls.predictions.transform.": "lm_predictions.lm_head.",
-    "cls.predictions.bias": "lm_predictions.lm_head.bias",
-}
 
 
 def write_microsoft(folder: Path, config: DebertaConfig, tensors: Mapping[str, Tensor]) -> None:
     """Write `pytorch_model.bin` and `model_config.json` (spec 9.1, peers 2.4); tensors keep their dtypes."""
     values = _config(config)
     replace(folder / "model_config.json", lambda path: path.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
-    write_torch_file(folder / TORCH, ((_name(name), tensor.read()) for name, tensor in tensors.items()))
+    write_torch_file(
+        folder / TORCH, ((with_head(name, "lm_predictions"), tensor.read()) for name, tensor in tensors.items())
+    )
 
 
 def _config(config: DebertaConfig) -> dict[str, Any]:
@@ -30,9 +28,3 @@ def _config(config: DebertaConfig) -> dict[str, Any]:
     values["padding_idx"] = values.pop("pad_token_id")
     values["pos_att_type"] = "|".join(config.pos_att_type) or "none"
     return values | {"pooling": {"dropout": config.pooler_dropout, "hidden_act": config.pooler_hidden_act}}
-
-
-def _name(name: str) -> str:
-    for theirs, ours in _HEAD.items():
-        name = name.replace(theirs, ours)
-    return name

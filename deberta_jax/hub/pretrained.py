@@ -96,14 +96,15 @@ def save_pretrained(
 ) -> None:
     """Write a folder that transformers loads; each file is complete or, on an error, as it was before.
 
-    A masked language model carries its position embeddings and `lm_predictions` head, as Microsoft's files do;
-    transformers reads the head (`legacy` false) and has no use for the positions. Heads that transformers has not
-    stand in the file under Microsoft's names. Weights of more than `most_bytes` are split over several files.
+    A masked language model carries its position embeddings, for which transformers has no use; its head has the names
+    that transformers looks for by default (`cls.predictions`: version 4 cannot load one named as Microsoft's). Heads
+    that transformers has not stand in the file under Microsoft's names. Weights of more than `most_bytes` are split
+    over several files.
     """
     folder = make_folder(folder)
     config = config_of(model)
     write_config(folder, config, type(model), dtype=str(jax.tree.leaves(model)[0].dtype))
-    write_safetensors(folder, file_tensors(model, config), most_bytes)
+    write_safetensors(folder, file_tensors(model, config, head="cls"), most_bytes)
     if tokenizer is not None:
         tokenizer.save(folder)
 
@@ -112,15 +113,13 @@ def config_of(model: Model) -> DebertaConfig:
     return model.config if isinstance(model, Deberta) else model.deberta.config
 
 
-def write_config(folder: Path, config: DebertaConfig, kind: Any, *, dtype: str, legacy: bool = False) -> None:
-    """Write `config.json`, with what transformers wants beside the architecture.
-
-    `legacy` says which names the head of a masked language model has: `cls.predictions`, not `lm_predictions`.
-    """
+def write_config(folder: Path, config: DebertaConfig, kind: Any, *, dtype: str) -> None:
+    """Write `config.json`, with what transformers wants beside the architecture."""
     version = "Deberta" if config.model_type == "deberta" else "DebertaV2"
     values = config.to_dict() | {"architectures": [version + _ARCHITECTURES[kind]], "dtype": dtype}
     if kind is MaskedLM:
-        values["legacy"] = legacy
+        # The head's names are `cls.predictions`, not `lm_predictions`.
+        values["legacy"] = True
     replace(folder / "config.json", lambda path: path.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
 
 
