@@ -17,11 +17,19 @@ if TYPE_CHECKING:
     from deberta_jax.inference.entities import tag
     from deberta_jax.inference.labels import classify, zero_shot
     from deberta_jax.inference.masks import fill_mask
-    from deberta_jax.inference.predict import predict
+    from deberta_jax.inference.predict import predict, predicting
     from deberta_jax.inference.replaced import detect
     from deberta_jax.inference.stream import stream
     from deberta_jax.inference.trace import trace
     from deberta_jax.model.deberta import Deberta
+    from deberta_jax.model.heads import (
+        EntityScoring,
+        MultipleChoice,
+        QuestionAnswering,
+        ReplacedTokenDetection,
+        SequenceClassification,
+        TokenClassification,
+    )
     from deberta_jax.model.masked_lm import MaskedLM
     from deberta_jax.model.shardings import shardings
     from deberta_jax.ops.attention import (
@@ -41,9 +49,15 @@ _HOMES = {
     "Batching": "inference.buckets",
     "Deberta": "model.deberta",
     "DebertaConfig": "config",
+    "EntityScoring": "model.heads",
     "InputError": "errors",
     "MaskedLM": "model.masked_lm",
+    "MultipleChoice": "model.heads",
     "PRESETS": "config",
+    "QuestionAnswering": "model.heads",
+    "ReplacedTokenDetection": "model.heads",
+    "SequenceClassification": "model.heads",
+    "TokenClassification": "model.heads",
     "Tokenizer": "hub.tokenizer",
     "answer": "inference.answers",
     "attention_probabilities": "ops.attention",
@@ -60,6 +74,7 @@ _HOMES = {
     "make_mesh": "sharding",
     "p2c_scores": "ops.attention",
     "predict": "inference.predict",
+    "predicting": "inference.predict",
     "relative_rows": "ops.positions",
     "save_pretrained": "hub.pretrained",
     "score_entities": "inference.candidates",
@@ -76,8 +91,14 @@ __all__ = [
     "Batching",
     "Deberta",
     "DebertaConfig",
+    "EntityScoring",
     "InputError",
     "MaskedLM",
+    "MultipleChoice",
+    "QuestionAnswering",
+    "ReplacedTokenDetection",
+    "SequenceClassification",
+    "TokenClassification",
     "Tokenizer",
     "answer",
     "attention_probabilities",
@@ -94,6 +115,7 @@ __all__ = [
     "make_mesh",
     "p2c_scores",
     "predict",
+    "predicting",
     "relative_rows",
     "save_pretrained",
     "score_entities",

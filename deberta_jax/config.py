@@ -134,7 +134,7 @@ class DebertaConfig:
         model_type = values.setdefault("model_type", "microsoft")
         if model_type == "microsoft":
             values = _from_microsoft(values)
-        elif model_type in _HUGGING_FACE_DEFAULTS:
+        elif isinstance(model_type, str) and model_type in _HUGGING_FACE_DEFAULTS:
             silent = {"relative_attention": False, "position_biased_input": True, "pos_att_type": None}
             values = {**silent, **_HUGGING_FACE_DEFAULTS[model_type], **values}
             values.setdefault("clamp_distances", False)
@@ -180,6 +180,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(values, dict):
@@ -204,6 +206,8 @@ def _from_microsoft(values: dict[str, Any]) -> dict[str, Any]:
         if theirs in values:
             values[ours] = values.pop(theirs)
     pooling = values.pop("pooling", None) or {}
+    if not isinstance(pooling, dict):
+        raise InputError(f"config: pooling must be an object, not {pooling!r}")
     values["pooler_hidden_act"] = pooling.get("hidden_act", values.get("hidden_act", "gelu"))
     values["pooler_dropout"] = pooling.get("dropout", 0.0)
     return values

@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -12,15 +14,15 @@ import tyro
 
 from deberta_jax.config import PRESETS, DebertaConfig, read_json
 from deberta_jax.errors import InputError
+from deberta_jax.folders import held
 from deberta_jax.hub.download import resolve
-from deberta_jax.hub.files import make_folder
-from deberta_jax.hub.layout import TIED, file_tensors, with_head
+from deberta_jax.hub.layout import TIED, file_tensors, head_for_masks, with_head
 from deberta_jax.hub.microsoft import write_microsoft
 from deberta_jax.hub.placing import check_tensors, import_tensors
-from deberta_jax.hub.pretrained import HEADS, read_folder, write_config
+from deberta_jax.hub.pretrained import HEADS, config_text, read_folder
 from deberta_jax.hub.tensors import Tensor, write_safetensors
 from deberta_jax.hub.tokenizer import Tokenizer
-from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.heads import EntityScoring
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
@@ -60,47 +62,107 @@ class ConvertConfig:
 
 
 def run(config: ConvertConfig) -> None:
-    """Read no more than names and shapes, check them, then write tensor by tensor."""
-    target = config.target
+    """Read no more than names and shapes, check them, then write file by file."""
+    target, partial = config.target, config.target.with_name(f"{config.target.name}.partial")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not an empty folder: name another")
     if (Path(config.source) / CHECKPOINTS).is_dir():
-        model_config, tensors, tokenizer = _of_run(Path(config.source))
+        if config.generator or config.revision:
+            raise InputError(f"{config.source} is a run: --generator and --revision are for models")
         source = Path(config.source)
+        model_config, tensors, tokenizer = _of_run(source)
     else:
         folder = resolve(config.source, revision=config.revision, generator=config.generator)
         model_config, tensors, source = read_folder(folder, generator=config.generator)
         tokenizer = Tokenizer(folder) if Tokenizer.stands_in(folder) else None
-    check_tensors(lambda key: Deberta(model_config, key=key), model_config, tensors, source=source)
-    kept = {name: x for name, x in tensors.items() if name not in TIED and not name.endswith(".position_ids")}
-    if config.to == "checkpoint":
-        _write_run(target, model_config, kept, tokenizer, source)
-        return
-    make_folder(target)
-    if config.to == "microsoft":
-        write_microsoft(target, model_config, kept)
+    kind, projected = _head_of(model_config, tensors)
+    options = {"projected": True} if projected else {}
+    if kind is MaskedLM:
+        options = {"enhanced_mask_decoder": "deberta.embeddings.position_embeddings.weight" in tensors}
+    check_tensors(lambda key: kind(model_config, key=key, **options), model_config, tensors, source=source)
+    kept = _of_one_form(model_config, tensors, source)
+    with held(partial):
+        try:
+            if config.to == "checkpoint":
+                said = _write_run(partial, target, model_config, kept, tokenizer, source)
+            else:
+                said = _write_model(partial, config.to, model_config, kind, projected, kept, tokenizer)
+            (partial / ".lock").unlink(missing_ok=True)
+            if target.exists():
+                target.rmdir()
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    print(f"{target}: {said.format(source=source, target=target)}")
+
+
+def _head_of(config: DebertaConfig, names: Iterable[str]) -> tuple[Any, bool]:
+    """The model of a file: what its config says where the file has it, else what its tensors tell; and if projected."""
+    there = set(names)
+    found = [head for name, head in _HEAD_OF.items() if name in there]
+    said = [head for head in found if head in _said(config)]
+    head = next(iter(said or found), None)
+    if head == "sequence_classification" and config.labels == ("LABEL_0",) and "multiple_choice" in _said(config):
+        head = "multiple_choice"
+    projected = "proj.weight" in there
+    if projected and head == "token_classification" and config.labels == ("LABEL_0",):
+        return EntityScoring, False
+    return HEADS[head], projected and head == "token_classification"
+
+
+def _said(config: DebertaConfig) -> list[str]:
+    """The heads that a config's `architectures` name."""
+    named = config.extra.get("architectures")
+    words = [str(name).partition("For")[2] for name in named] if isinstance(named, list) else []
+    return ["masked_lm" if word == "MaskedLM" else re.sub(r"(?<!^)(?=[A-Z])", "_", word).lower() for word in words]
+
+
+def _of_one_form(config: DebertaConfig, tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """Without tied copies and buffers, and with one head for masks."""
+    form = head_for_masks(tensors, config)
+    others = {"cls", "lm_predictions"} - {form}
+    double = [name for name in tensors if name.partition(".")[0] in others]
+    if double:
+        _log.warning("%s: has two heads for masks; %s are left out", source, ", ".join(double))
+    left = {*TIED, *double, "deberta.embeddings.position_ids"}
+    return {name: tensor for name, tensor in tensors.items() if name not in left}
+
+
+def _write_model(
+    folder: Path,
+    form: str,
+    config: DebertaConfig,
+    kind: Any,
+    projected: bool,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None,
+) -> str:
+    if form == "microsoft":
+        write_microsoft(folder, config, tensors)
     else:
-        head = next((head for name, head in _HEAD_OF.items() if name in kept), None)
-        dtype = str(kept["deberta.embeddings.word_embeddings.weight"].dtype)
-        write_config(target, model_config, HEADS[head], dtype=dtype)
-        write_safetensors(target, {with_head(name, "cls"): tensor for name, tensor in kept.items()})
+        dtype = str(tensors["deberta.embeddings.word_embeddings.weight"].dtype)
+        text = config_text(config, kind, projected=projected, dtype=dtype)
+        named = {with_head(name, "cls"): tensor for name, tensor in tensors.items()}
+        write_safetensors(folder, named, beside={"config.json": text})
     if tokenizer is not None:
-        tokenizer.save(target)
-    print(f"{target}: {len(kept)} tensors of {source}{'' if tokenizer else '; no tokenizer was there'}")
+        tokenizer.save(folder)
+    return f"{len(tensors)} tensors of {{source}}{'' if tokenizer else '; no tokenizer was there'}"
 
 
 def _of_run(folder: Path) -> tuple[DebertaConfig, dict[str, Tensor], Tokenizer | None]:
     """The model of a run's newest checkpoint."""
     settings = read_json(folder / "config.json")
-    with closing(Checkpointer(folder / CHECKPOINTS)) as checkpointer:
+    with closing(Checkpointer(folder / CHECKPOINTS, read_only=True)) as checkpointer:
         words = checkpointer.shapes().get("model.deberta.embeddings.word.table.value")
-        if words is None or settings.get("model") not in PRESETS:
+        if words is None or settings.get("model") not in list(PRESETS):
             raise InputError(f"{folder}: holds no checkpoint of a pretraining run")
         config = dataclasses.replace(PRESETS[settings["model"]], vocab_size=words[0][0])
         build = lambda key: MaskedLM(config, key=key)  # noqa: E731
         model = checkpointer.restore_model(_abstract(build))
     given = settings.get("tokenizer")
     path = Path(given) if given else folder / "tokenizer"
+    if given and not path.exists():
+        raise InputError(f"{path}: no such tokenizer, which the run {folder} was trained with; bring it back")
     return config, file_tensors(model, config), Tokenizer(path) if path.exists() else None
 
 
@@ -115,8 +177,13 @@ def _abstract(build: Any) -> Any:
 
 
 def _write_run(
-    target: Path, config: DebertaConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer | None, source: Path
-) -> None:
+    folder: Path,
+    target: Path,
+    config: DebertaConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None,
+    source: Path,
+) -> str:
     """Step 0 of a run: the model's parameters, and an optimizer that has seen nothing."""
     name = next((name for name, preset in PRESETS.items() if _same(preset, config)), None)
     if name is None:
@@ -130,14 +197,16 @@ def _write_run(
     model, new = import_tensors(build, config, tensors, source=source, key=jax.random.key(0), shardings=places)
     if new:
         _log.warning("%s: has no %s: newly initialised", source, ", ".join(new))
+    used = {"deberta", head_for_masks(tensors, config)}
+    if left := [name for name in tensors if name.partition(".")[0] not in used]:
+        _log.warning("%s: a run of pretraining has no place for %s", source, ", ".join(left))
     state = initial_state(build, optimizer, 0, mesh)._replace(model=model)
-    make_folder(target)
-    with closing(Checkpointer(target / CHECKPOINTS)) as checkpointer:
+    with closing(Checkpointer(folder / CHECKPOINTS)) as checkpointer:
         checkpointer.save(state, {"next_batch": 0, "settings": {}})
     if tokenizer is not None:
-        tokenizer.save(target / "tokenizer")
-    given = f" --tokenizer {target / 'tokenizer'}" if tokenizer else ""
-    print(f"{target}: go on with `deberta-jax pretrain {name} --folder {target}{given}`")
+        tokenizer.save(folder / "tokenizer")
+    given = " --tokenizer {target}/tokenizer" if tokenizer else ""
+    return f"go on with `deberta-jax pretrain {name} --folder {{target}}{given}`"
 
 
 def _same(one: DebertaConfig, other: DebertaConfig) -> bool:

@@ -38,15 +38,14 @@ def canonical(
     """
     pair = {name.partition(".")[0] for name in tensors} == {"generator", "discriminator"}
     mine, other = ("generator.", "discriminator.") if generator else ("discriminator.", "generator.")
-    renamed = {canonical_name(name.removeprefix(mine)): x for name, x in tensors.items() if not name.startswith(other)}
+    own = {name.removeprefix(mine): x for name, x in tensors.items() if not name.startswith(other)}
+    renamed = _renamed(own, source)
     if any(name.endswith(_DIFFERENCE) for name in renamed):
         if pair:
             shared = {name.removeprefix(other): x for name, x in tensors.items() if name.startswith(other)}
         else:
             shared = dict(generator_tensors()) if generator_tensors else {}
-        renamed = _summed(renamed, {canonical_name(name): x for name, x in shared.items()}, source)
-    encoder = "embeddings.", "encoder."
-    renamed = {f"deberta.{name}" if name.startswith(encoder) else name: x for name, x in renamed.items()}
+        renamed = _summed(renamed, _renamed(shared, source), source)
     fused = any(name.endswith("attention.self.in_proj.weight") for name in renamed)
     if config.model_type == "deberta" and not fused:
         return _fused(renamed, config, source)
@@ -55,11 +54,20 @@ def canonical(
     return renamed
 
 
-def canonical_name(name: str) -> str:
-    """Old names of norms, `bert.`, and what data-parallel training puts before."""
+def _renamed(tensors: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    olds: dict[str, list[str]] = {}
+    for name in tensors:
+        olds.setdefault(_present_name(name), []).append(name)
+    if twice := [" and ".join(names) for names in olds.values() if len(names) > 1]:
+        raise InputError(f"{source}: holds the same tensor under two names: {'; '.join(twice)}")
+    return {new: tensors[old] for new, (old,) in olds.items()}
+
+
+def _present_name(name: str) -> str:
+    """Without what data-parallel training puts before, with today's names of norms and of the encoder."""
     name = name.removeprefix("module.").replace("LayerNorm.gamma", "LayerNorm.weight")
-    name = name.replace("LayerNorm.beta", "LayerNorm.bias")
-    return "deberta." + name.removeprefix("bert.") if name.startswith("bert.") else name
+    name = name.replace("LayerNorm.beta", "LayerNorm.bias").removeprefix("deberta.").removeprefix("bert.")
+    return f"deberta.{name}" if name.startswith(("embeddings.", "encoder.")) else name
 
 
 def _summed(tensors: Mapping[str, Tensor], generator: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
@@ -69,8 +77,10 @@ def _summed(tensors: Mapping[str, Tensor], generator: Mapping[str, Tensor], sour
     lost = []
     for name in sorted(differences):
         difference = tensors[name.removesuffix(".weight") + _DIFFERENCE]
-        shared = generator.get(name, generator.get(name.removeprefix("deberta.")))
-        if shared is not None and shared.shape == difference.shape:
+        shared = generator.get(name)
+        if shared is not None and shared.shape != difference.shape:
+            raise InputError(f"{source}: {name} is {difference.shape} off its generator's, which is {shared.shape}")
+        if shared is not None:
             summed[name] = _sum(shared, difference)
         elif name in tensors:
             _log.warning("%s: %s is taken as it was saved, one step behind: no generator is beside it", source, name)
@@ -88,15 +98,22 @@ def _fused(tensors: Mapping[str, Tensor], config: DebertaConfig, source: str | P
     """Version 1 as Hugging Face keeps it, out of Microsoft's later form: one projection, no bias on keys."""
     result: dict[str, Tensor] = {}
     biases: list[str] = []
+    unfit: list[str] = []
     for name, tensor in tensors.items():
         found = _SELF.fullmatch(name)
         before, part = (found["self"], found["part"]) if found else ("", "")
         if part == "query_proj.weight":
-            parts = [tensors.get(f"{before}{other}_proj.weight") for other in _PARTS]
-            if all(other is not None and other.shape == tensor.shape for other in parts):
-                shape = (3 * tensor.shape[0], tensor.shape[1])
-                read = lambda parts=parts: _interleave([x.read() for x in parts], config)  # noqa: E731
-                result[f"{before}in_proj.weight"] = Made(shape, tensor.dtype, read)
+            parts = {f"{before}{other}_proj.weight": tensors.get(f"{before}{other}_proj.weight") for other in _PARTS}
+            shapes = {other: None if x is None else x.shape for other, x in parts.items()}
+            wanted = (config.hidden_size, config.hidden_size)
+            unfit += [f"{other} is missing" for other, shape in shapes.items() if shape is None]
+            unfit += [
+                f"{other} has shape {x}, {wanted} in the model"
+                for other, x in shapes.items()
+                if x not in (None, wanted)
+            ]
+            read = lambda parts=parts: _interleave([x.read() for x in parts.values()], config)  # noqa: E731
+            result[f"{before}in_proj.weight"] = Made((3 * wanted[0], wanted[1]), tensor.dtype, read)
         elif part in ("query_proj.bias", "value_proj.bias"):
             result[f"{before}{part[0]}_bias"] = tensor
         elif part in ("key_proj.bias", "pos_key_proj.bias"):
@@ -106,6 +123,8 @@ def _fused(tensors: Mapping[str, Tensor], config: DebertaConfig, source: str | P
             for first, later in _POSITIONS.items():
                 part = part.replace(f"{later}.", f"{first}.")
             result[before + part if found else name] = tensor
+    if unfit:
+        raise InputError(f"{source}: {len(unfit)} tensors do not fit the model: {'; '.join(unfit)}")
     if biases:
         raise InputError(
             f'{source}: model_type "deberta" has no bias on keys, and these are not zero: {", ".join(biases)}; '
@@ -120,8 +139,8 @@ def _separate(tensors: Mapping[str, Tensor], config: DebertaConfig) -> dict[str,
     for name, tensor in tensors.items():
         found = _SELF.fullmatch(name)
         before, part = (found["self"], found["part"]) if found else ("", "")
-        if part == "in_proj.weight" and tensor.shape[0] % (3 * config.num_attention_heads) == 0:
-            D = tensor.shape[0] // 3
+        if part == "in_proj.weight" and tensor.shape == (3 * config.hidden_size, config.hidden_size):
+            D = config.hidden_size
             for number, its in enumerate(_PARTS):
                 read = lambda x=tensor, n=number: _part(x.read(), n, config)  # noqa: E731
                 result[f"{before}{its}_proj.weight"] = Made((D, *tensor.shape[1:]), tensor.dtype, read)
@@ -147,7 +166,8 @@ def _part(fused: np.ndarray, number: int, config: DebertaConfig) -> np.ndarray:
 
 
 def _sum(table: Tensor, difference: Tensor) -> Made:
-    return Made(difference.shape, difference.dtype, lambda: table.read() + difference.read())
+    dtype = np.result_type(table.dtype, difference.dtype)
+    return Made(difference.shape, dtype, lambda: np.asarray(table.read() + difference.read(), dtype))
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> Made:

@@ -99,7 +99,7 @@ TIED = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 _UNUSED = ("deberta.embeddings.position_embeddings.weight", "deberta.embeddings.position_ids")
-_HEADS = ("lm_predictions.", "cls.predictions.", "mask_predictions.", "classifier.", "pooler.", "qa_outputs.", "proj.")
+_HEADS = ("lm_predictions", "cls", "mask_predictions", "classifier", "pooler", "qa_outputs", "proj")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,9 +199,24 @@ def with_head(name: str, head: str) -> str:
     return name
 
 
-def may_be_left(name: str) -> bool:
-    """Whether a model may do without a tensor of this name, `deberta.` being left out of a bare model's names."""
-    return f"deberta.{name.removeprefix('deberta.')}" in _UNUSED or name in TIED or name.startswith(_HEADS)
+def may_be_left(name: str, built: Iterable[str]) -> bool:
+    """Whether a model may do without a tensor of a file: any of another head, none of its own but tied copies.
+
+    `built` are the first words of its names, such as "pooler".
+    """
+    first = name.partition(".")[0]
+    return name in _UNUSED or name in TIED or (first in _HEADS and first not in built)
+
+
+def head_for_masks(names: Iterable[str], config: DebertaConfig) -> str | None:
+    """Under which names a file has the masked language model's head, "cls" or "lm_predictions"; None if it has none.
+
+    Of two the config's `legacy` says which; transformers takes "cls" where it is silent.
+    """
+    found = {name.partition(".")[0] for name in names} & {"cls", "lm_predictions"}
+    if len(found) == 2:
+        return "lm_predictions" if config.extra.get("legacy") is False else "cls"
+    return next(iter(found), None)
 
 
 def _written(entry: Entry, ours: list[Any], layer: int | None) -> np.ndarray:

@@ -13,7 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.hub.layout import TIED, Entry, entries, may_be_left, model_paths
+from deberta_jax.hub.layout import TIED, Entry, entries, head_for_masks, may_be_left, model_paths
 from deberta_jax.hub.tensors import Tensor
 
 Build = Callable[[PRNGKeyArray], Any]
@@ -63,7 +63,7 @@ def _checked(
     may_be_new: bool,
 ) -> tuple[list[Entry], list[Entry]]:
     """What to read, and what to initialise."""
-    head = "cls" if any(name.startswith("cls.predictions.") for name in tensors) else "lm_predictions"
+    head = head_for_masks(tensors, config) or "lm_predictions"
     table = entries(config, leaves, head=head, prefixed=True)
     there = {_part(entry) for entry in table if entry.name in tensors}
     fresh = [entry for entry in table if may_be_new and _part(entry) not in (*there, "deberta")]
@@ -80,7 +80,10 @@ def _checked(
                 problems.append(f"{name} has shape {tensors[name].shape}, {wanted} in the model")
             elif not jnp.issubdtype(tensors[name].dtype, jnp.floating):
                 problems.append(f"{name} is of type {tensors[name].dtype}, a floating one is wanted")
-    problems += [f"{name} is not known" for name in sorted(tensors) if name not in used and not may_be_left(name)]
+    built = {entry.name.partition(".")[0] for entry in table}
+    problems += [
+        f"{name} is not known" for name in sorted(tensors) if name not in used and not may_be_left(name, built)
+    ]
     if problems:
         raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {'; '.join(problems)}")
     for copy, original in TIED.items():

@@ -16,7 +16,7 @@ from deberta_jax.config import DebertaConfig, read_json, read_rtd_pair
 from deberta_jax.errors import InputError
 from deberta_jax.hub.canonical import canonical
 from deberta_jax.hub.download import CONFIGS, GENERATOR, resolve
-from deberta_jax.hub.files import make_folder, replace
+from deberta_jax.hub.files import make_folder
 from deberta_jax.hub.layout import file_tensors
 from deberta_jax.hub.placing import import_tensors
 from deberta_jax.hub.tensors import (
@@ -68,16 +68,13 @@ HEADS: dict[str | None, Any] = {
     "replaced_token_detection": ReplacedTokenDetection,
     "entity_scoring": EntityScoring,
 }
-# What transformers calls each; of two heads it has no class and loads the encoder.
+# What transformers calls each; of the others it has no class, and loads the encoder.
 _ARCHITECTURES: dict[Any, str] = {
-    Deberta: "Model",
     MaskedLM: "ForMaskedLM",
     SequenceClassification: "ForSequenceClassification",
     TokenClassification: "ForTokenClassification",
     QuestionAnswering: "ForQuestionAnswering",
     MultipleChoice: "ForMultipleChoice",
-    ReplacedTokenDetection: "Model",
-    EntityScoring: "Model",
 }
 _POSITIONS = "deberta.embeddings.position_embeddings.weight"
 _log = logging.getLogger(__name__)
@@ -99,12 +96,14 @@ def save_pretrained(
     A masked language model carries its position embeddings, for which transformers has no use; its head has the names
     that transformers looks for by default (`cls.predictions`: version 4 cannot load one named as Microsoft's). Heads
     that transformers has not stand in the file under Microsoft's names. Weights of more than `most_bytes` are split
-    over several files.
+    over several files. Of several processes one writes, with arrays that it holds whole.
     """
     folder = make_folder(folder)
     config = config_of(model)
-    write_config(folder, config, type(model), dtype=str(jax.tree.leaves(model)[0].dtype))
-    write_safetensors(folder, file_tensors(model, config, head="cls"), most_bytes)
+    projected = isinstance(model, TokenClassification) and model.projection is not None
+    text = config_text(config, type(model), projected=projected, dtype=str(jax.tree.leaves(model)[0].dtype))
+    tensors = file_tensors(model, config, head="cls")
+    write_safetensors(folder, tensors, most_bytes, beside={"config.json": text})
     if tokenizer is not None:
         tokenizer.save(folder)
 
@@ -113,14 +112,19 @@ def config_of(model: Model) -> DebertaConfig:
     return model.config if isinstance(model, Deberta) else model.deberta.config
 
 
-def write_config(folder: Path, config: DebertaConfig, kind: Any, *, dtype: str) -> None:
-    """Write `config.json`, with what transformers wants beside the architecture."""
+def config_text(config: DebertaConfig, kind: Any, *, projected: bool = False, dtype: str) -> str:
+    """`config.json`, with what transformers wants beside the architecture.
+
+    Labels of tokens after a dense layer (`projected`) it has not, nor multiple choice by version 1.
+    """
     version = "Deberta" if config.model_type == "deberta" else "DebertaV2"
-    values = config.to_dict() | {"architectures": [version + _ARCHITECTURES[kind]], "dtype": dtype}
+    lacking = projected or (kind is MultipleChoice and version == "Deberta")
+    architecture = "Model" if lacking else _ARCHITECTURES.get(kind, "Model")
+    values = config.to_dict() | {"architectures": [version + architecture], "dtype": dtype}
     if kind is MaskedLM:
         # The head's names are `cls.predictions`, not `lm_predictions`.
         values["legacy"] = True
-    replace(folder / "config.json", lambda path: path.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
+    return json.dumps(values, indent=2) + "\n"
 
 
 def from_pretrained(
@@ -175,8 +179,10 @@ def load_pretrained(
     key: PRNGKeyArray | None = None,
 ) -> Pretrained:
     """As `from_pretrained`, of a local folder; without `key` a head that the file has not is an error."""
-    if head not in HEADS:
+    if head is not None and head not in tuple(HEADS):
         raise InputError(f"no head {head!r}; there are {', '.join(str(name) for name in HEADS)}")
+    dtype = None if dtype is None else _floating("dtype", dtype)
+    param_dtype = _floating("param_dtype", param_dtype)
     config, tensors, source = read_folder(folder, generator=generator)
     config, tensors = _labelled(config, tensors, head, labels)
     options: dict[str, Any] = {"dtype": dtype}
@@ -195,14 +201,15 @@ def load_pretrained(
         return HEADS[head](config, key=key, **options)
 
     places = None if mesh is None else shardings(jax.eval_shape(build, jax.random.key(0)), mesh)
-    model, new = import_tensors(
-        build, config, tensors, source=source, key=key, shardings=places, dtype=jax.numpy.dtype(param_dtype)
-    )
+    model, new = import_tensors(build, config, tensors, source=source, key=key, shardings=places, dtype=param_dtype)
     return Pretrained(model, Tokenizer(folder) if Tokenizer.stands_in(folder) else None, new)
 
 
 def read_folder(folder: Path, *, generator: bool = False) -> tuple[DebertaConfig, dict[str, Tensor], Path]:
-    """The config of a model folder, its tensors by their present-day names, unread, and the file that they are in."""
+    """The config of a model folder, its tensors by their present-day names, unread, and the file that they are in.
+
+    Where the config names no labels they are numbered, as many as the file's classifier has.
+    """
     config = _read_config(folder, generator=generator)
     own = folder / GENERATOR
     source = own if generator and own.is_file() else weight_file(folder)
@@ -215,6 +222,9 @@ def read_folder(folder: Path, *, generator: bool = False) -> tuple[DebertaConfig
         # A generator has the config of its discriminator, and half of its layers (spec 4.1).
         depth = len({name.split(".")[3] for name in named if name.startswith("deberta.encoder.layer.")})
         config = dataclasses.replace(config, num_hidden_layers=max(depth, 1))
+    kept = named.get("classifier.weight")
+    if kept is not None and config.labels == DebertaConfig.labels and kept.shape and kept.shape[0]:
+        config = dataclasses.replace(config, labels=_numbered(kept.shape[0]))
     return config, named, source
 
 
@@ -229,26 +239,46 @@ def _read_config(folder: Path, *, generator: bool) -> DebertaConfig:
             return first if generator else second
         return DebertaConfig.from_dict(values)
     except InputError as error:
-        raise InputError(f"{found[0]}: {str(error).removeprefix('config: ')}") from None
+        raise InputError(f"{found[0]}: {str(error).removeprefix('config: ').removeprefix(f'{found[0]}: ')}") from None
 
 
 def _labelled(
     config: DebertaConfig, tensors: Mapping[str, Tensor], head: Head | None, labels: Sequence[str] | None
 ) -> tuple[DebertaConfig, dict[str, Tensor]]:
     """The config with the labels wanted, else those of the file; a classifier of other labels is left in the file."""
-    tensors = dict(tensors)
+    without = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
     if head not in ("sequence_classification", "token_classification"):
         if labels is not None:
             raise InputError(f"labels are those of a classifier; head is {head!r}")
-        return config, tensors
-    kept = tensors.get("classifier.weight")
-    if kept is not None and config.labels == DebertaConfig.labels and kept.shape:
-        config = dataclasses.replace(config, labels=tuple(f"LABEL_{index}" for index in range(kept.shape[0])))
+        kept = tensors.get("classifier.weight")
+        # Choices and entities have one score each.
+        alone = kept is None or kept.shape[:1] == (1,)
+        unlabelled = dataclasses.replace(config, labels=DebertaConfig.labels, problem_type=None)
+        return unlabelled, dict(tensors) if alone else without
     if labels is None:
-        return config, tensors
-    unnamed = config.labels == tuple(f"LABEL_{index}" for index in range(len(config.labels)))
-    if len(labels) != len(config.labels) or not (unnamed or set(labels) == set(config.labels)):
-        for name in [name for name in tensors if name.startswith("classifier.")]:
-            del tensors[name]
-        return dataclasses.replace(config, labels=tuple(labels)), tensors
-    return dataclasses.replace(config, labels=tuple(labels) if unnamed else config.labels), tensors
+        return config, dict(tensors)
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels) or not labels:
+        raise InputError(f"labels must be a list of names, not {labels!r}")
+    if len(set(labels)) != len(labels):
+        raise InputError(f"labels must differ from each other, not {', '.join(labels)}")
+    wanted, unnamed = tuple(labels), config.labels == _numbered(len(config.labels))
+    if len(wanted) == len(config.labels) and (unnamed or set(wanted) == set(config.labels)):
+        return dataclasses.replace(config, labels=wanted if unnamed else config.labels), dict(tensors)
+    return dataclasses.replace(config, labels=wanted, problem_type=None), without
+
+
+def _numbered(number: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{index}" for index in range(number))
+
+
+def _floating(name: str, dtype: DTypeLike) -> Any:
+    """A dtype that parameters can have here."""
+    try:
+        known = jax.numpy.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jax.numpy.issubdtype(known, jax.numpy.floating):
+        raise InputError(f"{name} is {dtype!r}; a floating type such as float32 or bfloat16 is wanted")
+    if jax.dtypes.canonicalize_dtype(known) != known:
+        raise InputError(f"{name} is {known}, which JAX has only with jax_enable_x64")
+    return known

@@ -1,7 +1,9 @@
 """The tensors of a model's files: where they lie, what they are, and each read when it is wanted."""
 
 import dataclasses
+import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -101,6 +103,8 @@ def _indexed(path: Path) -> dict[str, Tensor]:
     if beyond := sorted({str(name) for name in places.values() if Path(str(name)).name != name}):
         raise InputError(f"{path}: names files outside its folder: {', '.join(beyond)}")
     files = {name: path.parent / name for name in sorted(set(places.values()))}
+    if others := [name for name in files if Path(name).suffix not in (".safetensors", ".bin")]:
+        raise InputError(f"{path}: names files that hold no tensors: {', '.join(others)}")
     if missing := [name for name, file in files.items() if not file.is_file()]:
         raise InputError(f"{path}: {len(missing)} of {len(files)} files are missing: {', '.join(missing)}")
     read = {name: read_tensors(file) for name, file in files.items()}
@@ -119,7 +123,9 @@ def _safe(path: Path) -> dict[str, Tensor]:
                 name: _Stored(path, name, tuple(part.get_shape()), _dtype(path, name, part.get_dtype()))
                 for name, part in slices.items()
             }
-    except (safetensors.SafetensorError, OSError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror or error})") from None
+    except safetensors.SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}){_pointer(path)}") from None
 
 
@@ -145,52 +151,86 @@ def _pointer(path: Path) -> str:
     return ": this is a git-lfs pointer; fetch the file it stands for (`git lfs pull`)" if is_pointer else ""
 
 
-def write_safetensors(folder: Path, tensors: Mapping[str, Tensor], most_bytes: int = MOST_BYTES) -> None:
+def write_safetensors(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    most_bytes: int = MOST_BYTES,
+    *,
+    beside: Mapping[str, str] | None = None,
+) -> None:
     """Write `model.safetensors`, or several files and their index where they are larger than `most_bytes`.
 
-    Files that stood there stay as they were until all of the new ones are written.
+    `beside` are texts by their file names. Everything is written before anything that stood there is replaced; what is
+    in one file is in memory at once.
     """
+    groups = _groups(tensors, most_bytes)
+    files = [SAFE] if len(groups) == 1 else _new_names(folder, len(groups))
+    texts = dict(beside or {})
+    if len(groups) > 1:
+        texts[INDEX.format(SAFE)] = json.dumps(_index(tensors, dict(zip(files, groups, strict=True))), indent=2) + "\n"
+    partials = {name: folder / f"{name}.partial" for name in [*files, *texts]}
+    try:
+        for name, group in zip(files, groups, strict=True):
+            # Anything but contiguous arrays is written wrongly, without a word.
+            arrays = {tensor: np.ascontiguousarray(tensors[tensor].read()) for tensor in group}
+            arrays = {tensor: array.reshape(tensors[tensor].shape) for tensor, array in arrays.items()}
+            safetensors.numpy.save_file(arrays, partials[name], metadata={"format": "pt"})
+            # The library lets no one else read it.
+            partials[name].chmod(0o666 & ~_umask())
+        for name, text in texts.items():
+            partials[name].write_text(text, encoding="utf-8")
+        # The index last: until then it names the former files.
+        for name, partial in partials.items():
+            os.replace(partial, folder / name)
+    except (OSError, safetensors.SafetensorError) as error:
+        where = folder / files[0]
+        raise InputError(f"{where}: could not be written ({error}); what stood there is unchanged") from None
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+    _drop_others(folder, keep=[*files, *texts])
+
+
+def _groups(tensors: Mapping[str, Tensor], most_bytes: int) -> list[list[str]]:
     groups: list[list[str]] = [[]]
     size = 0
     for name, tensor in tensors.items():
-        bytes_here = int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
-        if groups[-1] and size + bytes_here > most_bytes:
+        if groups[-1] and size + _bytes(tensor) > most_bytes:
             groups.append([])
             size = 0
         groups[-1].append(name)
-        size += bytes_here
-    single = len(groups) == 1
-    files = [SAFE] if single else [f"model-{n + 1:05}-of-{len(groups):05}.safetensors" for n in range(len(groups))]
-    partials = [folder / f"{name}.partial" for name in [*files, INDEX.format(SAFE)]]
-    try:
-        for partial, names in zip(partials, groups, strict=False):
-            # Anything but contiguous arrays is written wrongly, without a word.
-            arrays = {name: np.ascontiguousarray(tensors[name].read()).reshape(tensors[name].shape) for name in names}
-            safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt"})
-        if not single:
-            partials[-1].write_text(json.dumps(_index(tensors, dict(zip(files, groups, strict=True))), indent=2) + "\n")
-        for name, partial in zip([*files, INDEX.format(SAFE)], partials, strict=True):
-            if partial.exists():
-                os.replace(partial, folder / name)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(
-            f"{folder / files[0]}: could not be written ({error}); what stood there is unchanged"
-        ) from None
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-    _drop_others(folder, keep=[*files, *([] if single else [INDEX.format(SAFE)])])
+        size += _bytes(tensor)
+    return groups
+
+
+def _new_names(folder: Path, number: int) -> list[str]:
+    """Names of several files, none of which is there: an interruption leaves the former ones whole."""
+    for attempt in itertools.count():
+        mark = f"-{attempt}" if attempt else ""
+        names = [f"model{mark}-{part + 1:05}-of-{number:05}.safetensors" for part in range(number)]
+        if not any((folder / name).exists() for name in names):
+            break
+    return names
+
+
+def _bytes(tensor: Tensor) -> int:
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _index(tensors: Mapping[str, Tensor], groups: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    total = sum(int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize for tensor in tensors.values())
     places = {name: file for file, names in groups.items() for name in names}
-    return {"metadata": {"total_size": total}, "weight_map": places}
+    return {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": places}
 
 
 def _drop_others(folder: Path, keep: list[str]) -> None:
     """Take away the safetensors files of a model that stood here before: beside the new ones they would be read."""
-    former = [*folder.glob("model-*-of-*.safetensors"), folder / SAFE, folder / INDEX.format(SAFE)]
+    former = [*folder.glob("model-*of-*.safetensors"), folder / SAFE, folder / INDEX.format(SAFE)]
     for path in former:
         if path.name not in keep:
             path.unlink(missing_ok=True)

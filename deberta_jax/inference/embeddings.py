@@ -44,7 +44,7 @@ def embedding(
     """The task of `embed`, for `stream`; an example is `(text,)` or `(text, pair)`."""
     if pooling not in _POOLED:
         raise InputError(f"no pooling {pooling!r}; there are {', '.join(get_args(Pooling))}")
-    limit = limit_of(model, batching)
+    limit = limit_of(encoder_of(model), batching)
 
     def read(example: tuple, rows: list[Row]) -> Float[np.ndarray, "D"]:
         [row] = rows

@@ -17,6 +17,8 @@ from deberta_jax.model.heads import TokenClassification
 
 _OUTSIDE = "O"
 _SCHEME = re.compile(r"([BIESLU])[-_](.+)", re.DOTALL)
+# Thai, Lao, Burmese, Khmer, kana and Chinese characters.
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 
 
 class Entity(NamedTuple):
@@ -43,9 +45,10 @@ def tag(
 ) -> list[list[Entity]]:
     """The entities of each text, in their order, of texts of any length.
 
-    Of a word of several pieces the first decides. Labels are IOB1, IOB2 or BIOES (BILOU), or plain ones, of which
-    neighbours are one entity; "O" is none. Longer texts are read in windows that share a quarter; each token has its
-    label from the window in which it has most context. Raises InputError with the number of what is no text.
+    Of a word of several pieces the first decides; scripts without spaces have words of one piece. Labels are IOB1,
+    IOB2 or BIOES (BILOU), or plain ones, of which neighbours are one entity; "O" is none. Longer texts are read in
+    windows that share a quarter; each token has its label from the window in which it has most context. Raises
+    InputError with the number of what is no text.
     """
     return complete(tagging(model, tokenizer, batching=batching), texts)
 
@@ -56,7 +59,7 @@ def tagging(model: TokenClassification, tokenizer: Tokenizer, *, batching: Batch
     labels = model.deberta.config.labels
 
     def read(example: tuple, rows: list[Row]) -> list[Entity]:
-        return merged(example[0], words_of(stitched(rows, limit), labels), _marked(labels))
+        return merged(example[0], words_of(example[0], stitched(rows, limit), labels), _marked(labels))
 
     return Task(
         model,
@@ -81,10 +84,16 @@ def likeliest_labels(
     return probabilities.argmax(-1), probabilities.max(-1)
 
 
-def words_of(tokens: Tokens, labels: Sequence[str]) -> list[Word]:
-    """Words, each with the label of its first piece; what is white space only is none."""
-    starts = np.flatnonzero(tokens.word_starts)
-    ends = np.append(starts[1:], len(tokens.word_starts))[: len(starts)]
+def words_of(text: str, tokens: Tokens, labels: Sequence[str]) -> list[Word]:
+    """Words, each with the label of its first piece; what is white space only is none.
+
+    In scripts without spaces each piece is a word.
+    """
+    places = tokens.offsets[:, 0]
+    unspaced = [bool(_UNSPACED.match(text, place)) for place in places.tolist()]
+    begins = tokens.word_starts | (np.asarray(unspaced, bool) & (np.diff(places, prepend=-1) > 0))
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts[1:], len(begins))[: len(starts)]
     words = []
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         stretches = tokens.offsets[start:end]

@@ -1,5 +1,6 @@
 """Labels and numbers for whole texts: of a trained classifier, or of any labels by natural language inference."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -110,6 +111,8 @@ def inferring(
     if "{}" not in template:
         raise InputError(f"template {template!r} has no {{}} for the label")
     entailed, against = _inference_labels(model.deberta.config.labels)
+    # As many rows at a time as of other tasks.
+    batching = dataclasses.replace(batching, chunk=max(batching.chunk // len(labels), 1))
     hypotheses = [template.replace("{}", label) for label in labels]
 
     def texts_of(example: tuple) -> list[Texts]:

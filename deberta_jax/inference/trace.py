@@ -31,7 +31,7 @@ def trace(
 
     `model` may have any head or none. Raises InputError for a text longer than the model's rows.
     """
-    limit = limit_of(model, batching)
+    limit = limit_of(encoder_of(model), batching)
     batch = tokenizer(text, pair, max_length=limit, truncation=None, buckets=bucket_lengths(limit))
     states, attentions = traced(encoder_of(model), batch.input_ids, batch.attention_mask, batch.token_type_ids)
     T = int(batch.attention_mask.sum())

@@ -62,9 +62,7 @@ class SequenceClassification(nnx.Module):
 
     def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B C"]:
         """Logits from the states of the last layer."""
-        keys = split(key, 2)
-        pooled = dropout(self.pooler(states, key=keys[0]), class_dropout(self.deberta.config), key=keys[1])
-        return widened(self.classifier(pooled))
+        return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)
 
 
 class MultipleChoice(nnx.Module):
@@ -97,9 +95,7 @@ class MultipleChoice(nnx.Module):
 
     def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B"]:
         """The score of each text from the states of the last layer."""
-        keys = split(key, 2)
-        pooled = dropout(self.pooler(states, key=keys[0]), class_dropout(self.deberta.config), key=keys[1])
-        return widened(self.classifier(pooled))[:, 0]
+        return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)[:, 0]
 
 
 class TokenClassification(nnx.Module):
@@ -261,14 +257,27 @@ class EntityScoring(nnx.Module):
         """Logits from the states of the last layer."""
         B, E, P = entity_positions.shape
         exists = entity_positions > 0
-        scores = jnp.einsum("BTD,BD->BT", states, states[:, 0]) * (1 / math.sqrt(states.shape[-1]))
-        scores = jnp.take_along_axis(widened(scores), entity_positions.reshape(B, E * P), axis=1).reshape(B, E, P)
+        scores = jnp.einsum("BTD,BD->BT", states, states[:, 0], preferred_element_type=wide(states.dtype))
+        scores = scores * (1 / math.sqrt(states.shape[-1]))
+        scores = jnp.take_along_axis(scores, entity_positions.reshape(B, E * P), axis=1).reshape(B, E, P)
         lowest = float(jnp.finfo(scores.dtype).min)
         weights = jnp.where(exists, jax.nn.softmax(jnp.where(exists, scores, lowest), axis=-1), 0)
         tokens = jnp.take_along_axis(states, entity_positions.reshape(B, E * P, 1), axis=1).reshape(B, E, P, -1)
         entities = jnp.einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
         hidden = dropout(activation("gelu")(self.projection(entities)), class_dropout(self.deberta.config), key=key)
         return jnp.where(exists.any(-1), widened(self.classifier(hidden))[..., 0], ABSENT)
+
+
+def pooled_logits(
+    config: DebertaConfig,
+    pooler: Pooler,
+    classifier: Projection,
+    states: Float[Array, "B T D"],
+    key: PRNGKeyArray | None,
+) -> Float[Array, "B C"]:
+    """Pool, drop out, map."""
+    keys = split(key, 2)
+    return widened(classifier(dropout(pooler(states, key=keys[0]), class_dropout(config), key=keys[1])))
 
 
 def square(config: DebertaConfig, key: PRNGKeyArray) -> Projection:

@@ -26,10 +26,11 @@ class Checkpointer:
     """The checkpoints of one run: a folder for each saved step, written by Orbax, with a fingerprint of every array.
 
     The latest `keep` steps stay, and each `keep_every`-th one. A step's folder appears under its name only when it is
-    complete, so a process killed while saving leaves the former steps as they were.
+    complete, so a process killed while saving leaves the former steps as they were. `read_only` leaves what another
+    process is saving.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, keep_every: int = 0):
+    def __init__(self, folder: Path, keep: int = 2, keep_every: int = 0, *, read_only: bool = False):
         self.folder = folder.absolute()
         policies: list[Any] = [_policies.LatestN(keep)]
         if keep_every:
@@ -37,7 +38,7 @@ class Checkpointer:
         self._orbax = ocp.training.Checkpointer(
             self.folder,
             preservation_policy=_policies.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
         self._saving: tuple[int, Any] | None = None
 

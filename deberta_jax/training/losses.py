@@ -14,7 +14,7 @@ def cross_entropy(logits: Float[Array, "*B V"], labels: Int[Array, "*B"]) -> Flo
     label that is no class picks nothing.
     """
     logits = logits.astype(wide(logits.dtype))
-    is_label: Bool[Array, "*B V"] = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    is_label: Bool[Array, "*B V"] = labels.astype(jnp.int32)[..., None] == jnp.arange(logits.shape[-1], dtype=jnp.int32)
     return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
 
 

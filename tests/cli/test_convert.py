@@ -13,7 +13,7 @@ from deberta_jax.hub.layout import export_tensors, with_head
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.hub.tensors import held, read_tensors, write_safetensors
 from deberta_jax.hub.torch_file import write_torch_file
-from deberta_jax.model.heads import ReplacedTokenDetection, SequenceClassification
+from deberta_jax.model.heads import MultipleChoice, ReplacedTokenDetection, SequenceClassification
 from deberta_jax.model.masked_lm import MaskedLM
 
 SMALL = {"vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
@@ -108,6 +108,51 @@ def test_a_run_goes_on_from_a_converted_model_and_is_converted_back(tmp_path, ca
     assert not (tmp_path / "other").exists()
 
 
+def architecture(folder):
+    values = json.loads((folder / "config.json").read_text())
+    return values["architectures"], list(values.get("id2label", {}).values())
+
+
+def test_labels_and_heads_that_no_config_names_are_told_by_the_tensors(tmp_path):
+    three = dataclasses.replace(V3, labels=("a", "b", "c"))
+    save_pretrained(tmp_path / "three", random(lambda key: SequenceClassification(three, key=key)))
+    assert main(["convert", str(tmp_path / "three"), str(tmp_path / "ms"), "--to", "microsoft"]) == 0
+    values = json.loads((tmp_path / "ms" / "model_config.json").read_text())
+    del values["id2label"], values["label2id"]
+    (tmp_path / "ms" / "model_config.json").write_text(json.dumps(values))
+    assert main(["convert", str(tmp_path / "ms"), str(tmp_path / "back")]) == 0
+    assert architecture(tmp_path / "back") == (
+        ["DebertaV2ForSequenceClassification"],
+        ["LABEL_0", "LABEL_1", "LABEL_2"],
+    )
+    save_pretrained(tmp_path / "choice", random(lambda key: MultipleChoice(V3, key=key)))
+    assert main(["convert", str(tmp_path / "choice"), str(tmp_path / "same")]) == 0
+    assert architecture(tmp_path / "same")[0] == ["DebertaV2ForMultipleChoice"]
+
+
+def test_a_run_has_no_place_for_other_heads_and_that_is_said(tmp_path, capsys):
+    tiny = PRESETS["tiny"]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(tiny.to_dict()))
+    write_safetensors(tmp_path / "model", {name: held(x) for name, x in all_heads(tiny).items()})
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "run"), "--to", "checkpoint"]) == 0
+    assert sorted(os.listdir(tmp_path / "run")) == ["checkpoints"]
+    assert (
+        "a run of pretraining has no place for mask_predictions.LayerNorm.bias, mask_predictions"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_run_that_is_saving_is_left_alone(tmp_path):
+    save_pretrained(tmp_path / "model", random(lambda key: MaskedLM(PRESETS["tiny"], key=key)))
+    run = tmp_path / "run"
+    assert main(["convert", str(tmp_path / "model"), str(run), "--to", "checkpoint"]) == 0
+    (run / "config.json").write_text(json.dumps({"model": "tiny", "tokenizer": None}))
+    (run / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir()
+    assert main(["convert", str(run), str(tmp_path / "back")]) == 0
+    assert (run / "checkpoints" / "6.orbax-checkpoint-tmp").is_dir()
+
+
 def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, capsys):
     tensors = all_heads(V3)
     (tmp_path / "model").mkdir()
@@ -119,6 +164,7 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, capsys
     assert not target.exists()
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / "model")]) == 2
     assert "exists and is not an empty folder" in capsys.readouterr().err
+    assert not (tmp_path / "target.partial").exists()
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text('{"model": "tiny"}')
     assert main(["convert", str(tmp_path / "run"), str(target)]) == 2

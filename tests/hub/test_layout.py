@@ -216,6 +216,34 @@ def test_all_that_does_not_fit_is_listed_at_once_and_nothing_is_read(config):
     assert "deberta.encoder.surprise is not known" in message
 
 
+def test_a_tensor_under_two_names_is_refused():
+    tensors = export_tensors(masked_lm(V2), V2)
+    tensors["bert.embeddings.LayerNorm.gamma"] = tensors["deberta.embeddings.LayerNorm.weight"] + 1
+    with pytest.raises(
+        InputError, match=r"under two names: deberta.embeddings.LayerNorm.weight and bert.embeddings.Lay"
+    ):
+        read(lambda key: MaskedLM(V2, key=key), V2, tensors)
+
+
+def test_what_is_not_known_in_a_head_is_refused_where_that_head_is_built():
+    model = random(lambda key: SequenceClassification(V2, key=key))
+    tensors = export_tensors(model, V2) | {"classifier.out_proj.weight": np.zeros(3, np.float32)}
+    assert same(read(lambda key: Deberta(V2, key=key), V2, tensors), model.deberta)
+    with pytest.raises(InputError, match="1 tensors do not fit the model: classifier.out_proj.weight is not known"):
+        read(lambda key: SequenceClassification(V2, key=key), V2, tensors)
+
+
+def test_projections_that_cannot_be_fused_are_refused_by_their_own_names():
+    later = later_form(V1, export_tensors(masked_lm(V1), V1))
+    name = "deberta.encoder.layer.1.attention.self."
+    del later[f"{name}key_proj.weight"]
+    later[f"{name}value_proj.weight"] = np.zeros(3, np.float32)
+    with pytest.raises(InputError) as caught:
+        read(lambda key: MaskedLM(V1, key=key), V1, later)
+    assert f"{name}key_proj.weight is missing" in str(caught.value)
+    assert f"{name}value_proj.weight has shape (3,), (12, 12) in the model" in str(caught.value)
+
+
 def test_a_tied_copy_that_differs_is_refused(config):
     model, build = masked_lm(config), lambda key: MaskedLM(config, key=key)
     tensors = export_tensors(model, config, head="cls")

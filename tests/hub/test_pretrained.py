@@ -18,6 +18,7 @@ from deberta_jax.hub.layout import export_tensors
 from deberta_jax.hub.pretrained import HEADS, config_of, from_pretrained, load_pretrained, save_pretrained
 from deberta_jax.hub.torch_file import write_torch_file
 from deberta_jax.hub.train_tokenizer import _sample, train_tokenizer
+from deberta_jax.model.heads import TokenClassification
 
 SMALL = {
     "vocab_size": 67,
@@ -210,6 +211,73 @@ def test_a_pair_in_one_file_is_read_with_the_config_of_each(tmp_path):
     (tmp_path / "model_config.json").write_text(json.dumps(two))
     assert same(from_pretrained(tmp_path, "masked_lm", generator=True)[0], generator)
     assert same(from_pretrained(tmp_path, "replaced_token_detection")[0], discriminator)
+
+
+@pytest.mark.parametrize(("head", "new"), [("question_answering", "qa_outputs"), ("multiple_choice", "classifier")])
+def test_another_task_starts_from_a_classifier_without_its_labels(head, new, tmp_path, caplog):
+    config = dataclasses.replace(V3, labels=("a", "b", "c"), problem_type="multi_label_classification")
+    save_pretrained(tmp_path, made(config, "sequence_classification"))
+    model, _ = from_pretrained(tmp_path, head)
+    assert f"has no {new}.weight, {new}.bias: newly initialised" in caplog.text
+    assert config_of(model).labels == V3.labels
+    assert config_of(model).problem_type is None
+    assert same(model.deberta, made(config, "sequence_classification").deberta)
+    assert config_of(from_pretrained(tmp_path, "sequence_classification", labels=("x", "y"))[0]).problem_type is None
+
+
+def test_what_transformers_has_no_class_for_is_named_as_the_encoder(tmp_path):
+    def architecture(model):
+        save_pretrained(tmp_path, model)
+        return json.loads((tmp_path / "config.json").read_text())["architectures"]
+
+    assert architecture(made(V1, "multiple_choice")) == ["DebertaModel"]
+    assert architecture(made(V3, "multiple_choice")) == ["DebertaV2ForMultipleChoice"]
+    projected = jax.tree.map(jnp.asarray, TokenClassification(V3, projected=True, key=jax.random.key(0)))
+    assert architecture(projected) == ["DebertaV2Model"]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_an_interrupted_save_leaves_the_former_model_whole(at, tmp_path, monkeypatch):
+    former = made(V3)
+    save_pretrained(tmp_path, former, most_bytes=30_000)
+    latter = jax.tree.map(lambda x: x + 1, former)
+    replace, calls = os.replace, []
+
+    def interrupted(*paths):
+        calls.append(paths)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_pretrained(tmp_path, latter, most_bytes=30_000)
+    monkeypatch.undo()
+    assert same(from_pretrained(tmp_path, "masked_lm")[0], former)
+    save_pretrained(tmp_path, latter, most_bytes=30_000)
+    assert same(from_pretrained(tmp_path, "masked_lm")[0], latter)
+
+
+def test_others_may_read_what_is_saved(tmp_path):
+    save_pretrained(tmp_path, made(V3))
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
+@pytest.mark.parametrize("options", [{"param_dtype": "int8"}, {"param_dtype": "what"}, {"dtype": "int32"}])
+def test_parameters_of_a_type_that_cannot_be_are_refused(options, tmp_path):
+    save_pretrained(tmp_path, made(V3))
+    with pytest.raises(InputError, match=r"dtype is .*; a floating type such as float32 or bfloat16 is wanted"):
+        from_pretrained(tmp_path, **options)
+    with pytest.raises(InputError, match="float64, which JAX has only with jax_enable_x64"):
+        from_pretrained(tmp_path, param_dtype="float64")
+
+
+@pytest.mark.parametrize("labels", ["yes", (), ("a", "a")])
+def test_labels_that_are_no_names_are_refused(labels, tmp_path):
+    save_pretrained(tmp_path, made(V3))
+    with pytest.raises(InputError, match=r"labels must (be a list of names|differ from each other)"):
+        load_pretrained(tmp_path, "sequence_classification", labels=labels)
 
 
 def test_large_weights_are_split_over_files_and_old_ones_go(tmp_path):

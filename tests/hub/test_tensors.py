@@ -1,4 +1,6 @@
+import argparse
 import json
+import pickle
 import subprocess
 import sys
 
@@ -44,6 +46,25 @@ def test_a_torch_file_is_read_where_there_is_no_other(tmp_path):
     write_torch_file(path, ((name, array) for name, array in ARRAYS.items()))
     assert weight_file(tmp_path) == path
     assert_same(contents(path))
+
+
+def test_what_is_no_tensor_is_left_out(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    with (tmp_path / "pytorch_model.bin").open("wb") as file:
+        pickle.dump({"config": {"hidden_size": 3}, "step": 7}, file, protocol=2)
+    with pytest.raises(InputError, match="pytorch_model.bin: holds no tensors by name"):
+        read_tensors(path)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_config_beside_the_tensors_of_a_torch_file_is_left_out(wrapped, tmp_path):
+    import torch
+
+    state = {"a": torch.arange(3.0), "config": argparse.Namespace(hidden_size=3), "names": ["x"]}
+    torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "pytorch_model.bin")
+    np.testing.assert_array_equal(contents(tmp_path / "pytorch_model.bin")["a"], [0, 1, 2])
+    assert contents(tmp_path / "pytorch_model.bin").keys() == {"a"}
 
 
 def test_files_are_looked_for_in_their_order(tmp_path):

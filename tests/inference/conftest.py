@@ -37,6 +37,7 @@ def tokenizer(tmp_path_factory):
 @functools.cache
 def _made(head, **fields):
     # The table is larger than the vocabulary, as v3's is.
+    fields = {"labels": ("O", "B-A", "I-A")} | fields
     config = DebertaConfig(
         vocab_size=370, **SIZES, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True, **fields
     )

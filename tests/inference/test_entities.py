@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deberta_jax.hub.batch import Encoded, assemble, frame
-from deberta_jax.inference.entities import Word, merged, tag
+from deberta_jax.inference.entities import Word, merged, tag, words_of
 from deberta_jax.inference.rows import Row
-from deberta_jax.inference.windows import stitched, stride_of
+from deberta_jax.inference.windows import Tokens, stitched, stride_of
 
 TEXT = "a b c d e f"
 
@@ -33,6 +33,21 @@ def test_entities_are_read_from_every_scheme_of_labels(labels, wanted):
 
 def test_neighbours_of_one_plain_label_are_one_entity():
     assert entities_of("X X O Y X X", marked=False) == [("X", "a b"), ("Y", "d"), ("X", "e f")]
+
+
+def test_words_are_pieces_up_to_the_next_beginning_and_single_pieces_where_no_spaces_are_written():
+    text = "Ab cd日本語"
+    offsets = np.asarray([(0, 1), (1, 2), (3, 5), (5, 6), (5, 6), (6, 8)], np.int32)
+    starts = np.asarray([True, False, True, False, False, False])
+    outputs = np.arange(6), np.linspace(0.1, 0.6, 6)
+    words = words_of(text, Tokens(offsets, starts, outputs), "abcdef")
+    assert [(text[word.start : word.end], word.label) for word in words] == [
+        ("Ab", "a"),
+        ("cd", "c"),
+        ("日", "d"),
+        ("本語", "f"),
+    ]
+    assert words_of("", Tokens(offsets[:0], starts[:0], outputs), "abcdef") == []
 
 
 def test_an_entitys_probability_is_the_mean_of_its_words():

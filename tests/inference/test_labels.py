@@ -5,7 +5,7 @@ import pytest
 from deberta_jax.errors import InputError
 from deberta_jax.inference.choices import choose
 from deberta_jax.inference.embeddings import embed
-from deberta_jax.inference.labels import classify, several_of, zero_shot
+from deberta_jax.inference.labels import class_logits, classify, several_of, zero_shot
 from deberta_jax.inference.predict import predict
 from deberta_jax.inference.replaced import detect
 
@@ -13,10 +13,9 @@ TEXTS = ["A man eats.", "Over the dog"]
 INFERENCE = ("Contradiction", "neutral", "ENTAILMENT")
 
 
-def logits_of(model, tokenizer, *texts, **options):
-    batch = tokenizer(*texts, **options)
-    program = jax.jit(lambda model, ids, mask, types: model(ids, mask, token_type_ids=types))
-    return program(model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
+def logits_of(model, tokenizer, *texts):
+    batch = tokenizer(*texts, buckets=(32,))
+    return class_logits(model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
 
 
 def test_one_label_holds_and_probabilities_add_up(made, tokenizer):
@@ -104,8 +103,10 @@ def test_tokens_are_detected_where_they_stand(made, tokenizer):
 
 def test_vectors_are_means_over_real_tokens_or_the_first_state(made, tokenizer):
     model = made("sequence_classification")
+    program = jax.jit(lambda model, ids, mask: model(ids, mask).last_hidden_state)
     for text in (*TEXTS, ""):
-        states = jax.jit(lambda model, ids: model(ids).last_hidden_state)(model.deberta, tokenizer(text).input_ids)[0]
+        batch = tokenizer(text, buckets=(32,))
+        states = program(model.deberta, batch.input_ids, batch.attention_mask)[0, : batch.attention_mask.sum()]
         for pooling, wanted in (("mean", states.mean(0)), ("cls", states[0])):
             [vector] = embed(model, tokenizer, [text], pooling=pooling)
             assert vector.dtype == np.float32

@@ -20,7 +20,6 @@ from deberta_jax.sharding import make_mesh
 # As many as three rows, and one where there are few texts.
 SMALL = Batching(batch_tokens=48)
 OTHER = Batching(batch_tokens=48, chunk=7)
-LABELS = ("O", "B-A", "I-A")
 
 
 def examples_for(head, texts):
@@ -60,7 +59,7 @@ NAMES = [
 
 @pytest.mark.parametrize("head", NAMES)
 def test_results_are_those_of_one_example_at_a_time_whatever_the_batches_and_the_order(head, made, tokenizer, texts):
-    model = made(head, labels=LABELS)
+    model = made(head)
     examples = examples_for(head, texts)
     alone = predicting(model, tokenizer, batching=SMALL)
     wanted = [result for example in examples for result in stream(alone, [example])]
@@ -73,7 +72,7 @@ def test_results_are_those_of_one_example_at_a_time_whatever_the_batches_and_the
 
 @pytest.mark.parametrize("head", NAMES)
 def test_no_texts_have_no_results(head, made, tokenizer):
-    results = predict(made(head, labels=LABELS), tokenizer, [])
+    results = predict(made(head), tokenizer, [])
     assert len(results) == 0
     if head is None:
         assert results.shape == (0, 16)
