@@ -174,9 +174,9 @@ def test_cross_entropy_is_minus_the_log_of_the_labels_probability():
     logits = jnp.float32([[1.0, 2.0, -1.0], [0.0, 0.0, 40.0]])
     expected = -np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[[0, 1], [1, 2]]
     np.testing.assert_allclose(cross_entropy(logits, jnp.array([1, 2])), expected, rtol=1e-6, atol=1e-7)
-    # 5 is no other class of 300, though it is the low byte of one.
+    # 5 is no other class of 300, though it is the low byte of another.
     many = jnp.zeros((1, 300)).at[0, 261].set(50.0)
-    np.testing.assert_allclose(cross_entropy(many, jnp.array([5], jnp.uint8)), [50.0], rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy(many, jnp.array([5], jnp.int8)), [50.0], rtol=1e-6)
 
 
 def test_a_batch_that_does_not_divide_is_refused():
