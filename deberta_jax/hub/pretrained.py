@@ -194,6 +194,12 @@ def load_pretrained(
                 "last layer",
                 folder,
             )
+        if any(name.startswith("mask_predictions.") for name in tensors):
+            _log.warning(
+                "%s: is the discriminator of a pair, which was not trained to fill masks; generator=True (--generator) "
+                "takes the one that was",
+                folder,
+            )
     if head == "token_classification":
         options["projected"] = "proj.weight" in tensors
 

@@ -200,6 +200,13 @@ def test_the_generator_is_read_out_of_its_own_file(tmp_path, caplog):
     assert same(loaded.detector, discriminator.detector)
 
 
+def test_that_a_discriminator_was_not_trained_to_fill_masks_is_said(tmp_path, caplog):
+    tensors = export_tensors(made(V3), V3) | export_tensors(made(V3, "replaced_token_detection"), V3)
+    microsoft_folder(tmp_path, tensors, V3)
+    from_pretrained(tmp_path, "masked_lm")
+    assert "is the discriminator of a pair, which was not trained to fill masks; generator=True" in caplog.text
+
+
 def test_a_pair_in_one_file_is_read_with_the_config_of_each(tmp_path):
     shallow = dataclasses.replace(V3, num_hidden_layers=2)
     generator, discriminator = made(shallow), made(V3, "replaced_token_detection")
