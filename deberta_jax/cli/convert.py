@@ -83,6 +83,7 @@ def run(config: ConvertConfig) -> None:
     kept = _of_one_form(model_config, tensors, source)
     with held(partial):
         try:
+            _empty(partial)
             if config.to == "checkpoint":
                 said = _write_run(partial, target, model_config, kept, tokenizer, source)
             else:
@@ -94,6 +95,15 @@ def run(config: ConvertConfig) -> None:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     print(f"{target}: {said.format(source=source, target=target)}")
+
+
+def _empty(folder: Path) -> None:
+    """Take away what a conversion that was killed has left, its lock aside."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
 
 
 def _head_of(config: DebertaConfig, names: Iterable[str]) -> tuple[Any, bool]:

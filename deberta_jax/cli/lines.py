@@ -17,6 +17,7 @@ import numpy as np
 from deberta_jax.config import read_json
 from deberta_jax.errors import InputError
 from deberta_jax.folders import held
+from deberta_jax.hub.files import make_folder
 
 # A longer line is no example: a whole file on one line must not fill the memory.
 LONGEST = 1 << 22
@@ -174,6 +175,7 @@ def resumed(path: Path, settings: Mapping[str, object]) -> Generator[Written, No
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file with --output")
+    make_folder(path.parent)
     progress = path.with_name(f"{path.name}.progress")
     begun = progress / "settings.json"
     _refuse_complete(path, begun)
@@ -217,7 +219,7 @@ def _write_surely(file: io.FileIO, lines: bytes, path: Path) -> None:
 
 def _refuse_complete(path: Path, begun: Path) -> None:
     if path.exists() and not begun.exists():
-        raise InputError(f"{path} exists and is complete: delete it, or name another file with --output")
+        raise InputError(f"{path} exists, and is not one to go on with: delete it, or name another file with --output")
 
 
 def _whole_lines(path: Path) -> tuple[int, int, int]:

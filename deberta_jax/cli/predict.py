@@ -88,6 +88,12 @@ class PredictConfig:
     """Labels to choose from (zero-shot)."""
     template: str = "This example is {}."
     """Sentence that a label completes, in the texts' language (zero-shot)."""
+    several: bool = False
+    """Let any number of labels hold, each for itself (zero-shot)."""
+    longest: int = 30
+    """Tokens of the longest answer (question-answering)."""
+    no_answer_threshold: float | None = 0.0
+    """How much likelier no answer must be than the best one; None for always one (question-answering)."""
     top: int = 5
     """Tokens for each mask (fill-mask)."""
     pooling: Pooling = "mean"
@@ -166,6 +172,8 @@ def _source(config: PredictConfig, task: Task, name: TaskName) -> Source:
     columns = {key: getattr(config, key) for key in ("text", "pair", "question", "context", "choices")}
     given = {key: values for key, values in columns.items() if values}
     if config.input is not None:
+        if config.output.exists() and config.input.exists() and config.output.samefile(config.input):
+            raise InputError(f"{config.output} is the --input: name another file with --output")
         if given:
             raise InputError(f"{_listed(given)} and --input: give one of them")
         return source_of_file(config.input)

@@ -63,7 +63,7 @@ TASKS: dict[TaskName, Task] = {
         pairs=True,
     ),
     "classification": Task(*_SEQUENCE, classifying, pairs=True),
-    "zero-shot": Task(*_SEQUENCE, inferring, options=("labels", "template")),
+    "zero-shot": Task(*_SEQUENCE, inferring, options=("labels", "template", "several")),
     "token-classification": Task(
         "token_classification",
         "ForTokenClassification",
@@ -75,6 +75,7 @@ TASKS: dict[TaskName, Task] = {
         "ForQuestionAnswering",
         lambda parts: "qa_outputs" in parts,
         answering,
+        options=("longest", "no_answer_threshold"),
         fields=("question", "context"),
     ),
     "multiple-choice": Task("multiple_choice", "ForMultipleChoice", _pooled, choosing, fields=("text", "choices")),
@@ -104,6 +105,8 @@ def texts_of(row: Row, task: Task) -> tuple:
     if task.pairs:
         pair = next((key for key in ("pair", "text_pair") if row.get(key) is not None), None)
         values += [] if pair is None else [_text(row, pair)]
+    elif "pair" in row and "pair" not in task.fields:
+        raise InputError('has a "pair", which is of no use for this task')
     return tuple(values)
 
 

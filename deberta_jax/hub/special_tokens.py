@@ -29,7 +29,9 @@ class AddedToken:
     def pattern(self) -> str:
         """What it matches, as a regular expression."""
         before, after = (r"(?<!\w)", r"(?!\w)") if self.single_word else ("", "")
-        left, right = (r"\s*" if strip else "" for strip in (self.lstrip, self.rstrip))
+        # From the beginning of the white space, or from where the token before took it in: else every sign is tried.
+        left = r"(?:(?<!\s)\s*|(?<=\s))" if self.lstrip else ""
+        right = r"\s*" if self.rstrip else ""
         return f"{left}{before}({re.escape(self.text)}){after}{right}"
 
     def to_dict(self) -> dict[str, str | bool]:

@@ -62,6 +62,10 @@ def write_tokenizer(
         folder.mkdir(parents=True, exist_ok=True)
         for name, file in files.items():
             _replace(folder / name, file)
+        # Of another tokenizer that stood here; two in a folder would be taken for one.
+        for name in (sentencepiece.FILE_NAME, byte_pair.VOCABULARY, byte_pair.MERGES, byte_pair.MICROSOFT, ADDED):
+            if name not in files:
+                (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: the tokenizer could not be written ({error.strerror})") from None
 

@@ -64,7 +64,7 @@ def scoring_entities(
         )
         inside = np.where(rows.batch.sequence_ids == 0, 1, 0)
         positions = [
-            _positions(its, offsets, examples[source][2])
+            _positions(its, offsets, [_trimmed(examples[source][0], span) for span in examples[source][2]])
             for source, its, offsets in zip(rows.batch.sources.tolist(), inside, rows.batch.offsets, strict=True)
         ]
         return rows._replace(positions=positions)
@@ -100,6 +100,13 @@ def _passage_and_query(example: tuple, mask: str) -> Texts:
         if not 0 <= start < end <= len(passage) or not passage[start:end].strip():
             raise InputError(f"entity from {start} to {end} is no stretch of the passage of {len(passage)} characters")
     return passage, query.replace(PLACEHOLDER, mask)
+
+
+def _trimmed(passage: str, span: tuple[int, int]) -> tuple[int, int]:
+    """Without the white space at its ends, which no token covers."""
+    start, end = span
+    inside = passage[start:end]
+    return end - len(inside.lstrip()), start + len(inside.rstrip())
 
 
 def _positions(

@@ -1,11 +1,11 @@
 """Entities in texts: labels of tokens, merged to words and to spans of characters."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from deberta_jax.hub.tokenizer import Tokenizer
@@ -16,6 +16,7 @@ from deberta_jax.inference.windows import Tokens, stitched, stride_of
 from deberta_jax.model.heads import TokenClassification
 
 _OUTSIDE = "O"
+_INSIDE_WORDS = ("'", "’", ".", "-", "‐", "&", "_", "@", "·")
 _SCHEME = re.compile(r"([BIESLU])[-_](.+)", re.DOTALL)
 # Thai, Lao, Burmese, Khmer, kana and Chinese characters.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
@@ -45,7 +46,7 @@ def tag(
 ) -> list[list[Entity]]:
     """The entities of each text, in their order, of texts of any length.
 
-    Of a word of several pieces the first decides; scripts without spaces have words of one piece. Labels are IOB1,
+    Of a word of several pieces the first decides (`words_of`). Labels are IOB1,
     IOB2 or BIOES (BILOU), or plain ones, of which neighbours are one entity; "O" is none. Longer texts are read in
     windows that share a quarter; each token has its label from the window in which it has most context. Raises
     InputError with the number of what is no text.
@@ -87,21 +88,44 @@ def likeliest_labels(
 def words_of(text: str, tokens: Tokens, labels: Sequence[str]) -> list[Word]:
     """Words, each with the label of its first piece; what is white space only is none.
 
-    In scripts without spaces each piece is a word.
+    White space parts words, and so do signs, each a word of its own, but for those within one, as in O'Brien and
+    U.S. In scripts without spaces each piece is a word.
     """
-    places = tokens.offsets[:, 0]
-    unspaced = [bool(_UNSPACED.match(text, place)) for place in places.tolist()]
-    begins = tokens.word_starts | (np.asarray(unspaced, bool) & (np.diff(places, prepend=-1) > 0))
-    starts = np.flatnonzero(begins)
-    ends = np.append(starts[1:], len(begins))[: len(starts)]
+    stretches = [
+        (number, *stretch) for number, stretch in enumerate(tokens.offsets.tolist()) if stretch[0] < stretch[1]
+    ]
+    groups: list[list[tuple[int, int, int]]] = []
+    former: tuple[int, int, int] | None = None
+    for piece in stretches:
+        if former is None or _parted(text, former, piece):
+            groups.append([])
+        groups[-1].append(piece)
+        former = piece
     words = []
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        stretches = tokens.offsets[start:end]
-        stretches = stretches[stretches[:, 0] < stretches[:, 1]]
-        if len(stretches):
-            label, probability = (x[start].item() for x in tokens.outputs)
-            words.append(Word(int(stretches[0, 0]), int(stretches[-1, 1]), labels[label], probability))
+    for group in groups:
+        label, probability = (x[group[0][0]].item() for x in tokens.outputs)
+        words.append(Word(group[0][1], group[-1][2], labels[label], probability))
     return words
+
+
+def _parted(text: str, former: tuple[int, int, int], piece: tuple[int, int, int]) -> bool:
+    """Whether a word ends between two pieces: number, start and end of each."""
+    (_, begun, ended), (_, start, end) = former, piece
+    if start < ended:
+        return False
+    if start > ended or (_UNSPACED.match(text, start) and start > begun):
+        return True
+    signs = _is_sign(text, former), _is_sign(text, piece)
+    return (signs[0] and not _within(text, begun, ended)) or (signs[1] and not _within(text, start, end))
+
+
+def _is_sign(text: str, piece: tuple[int, int, int]) -> bool:
+    return all(unicodedata.category(sign)[0] in "PS" for sign in text[piece[1] : piece[2]])
+
+
+def _within(text: str, start: int, end: int) -> bool:
+    """Whether a sign stands between two letters or digits, and is one that words have inside."""
+    return text[start:end] in _INSIDE_WORDS and text[start - 1 : start].isalnum() and text[end : end + 1].isalnum()
 
 
 def merged(text: str, words: Sequence[Word], marked: bool) -> list[Entity]:
@@ -113,7 +137,8 @@ def merged(text: str, words: Sequence[Word], marked: bool) -> list[Entity]:
         if word.label == _OUTSIDE:
             going_on = False
             continue
-        sign, kind = _parts(word.label) if marked else ("I", word.label)
+        match = _SCHEME.fullmatch(word.label) if marked else None
+        sign, kind = match.groups() if match else ("I", word.label)
         if going_on and sign in "IEL" and kinds[-1] == kind:
             entities[-1].append(word)
         else:
@@ -133,10 +158,7 @@ def merged(text: str, words: Sequence[Word], marked: bool) -> list[Entity]:
 
 
 def _marked(labels: Sequence[str]) -> bool:
-    return all(_SCHEME.fullmatch(label) for label in labels if label != _OUTSIDE)
-
-
-def _parts(label: str) -> tuple[str, str]:
-    match = _SCHEME.fullmatch(label)
-    assert match is not None
-    return match[1], match[2]
+    """Whether labels say where an entity begins or goes on; such as X, without a hyphen, may stand beside those."""
+    hyphened = [label for label in labels if "-" in label or "_" in label]
+    matches = [_SCHEME.fullmatch(label) for label in hyphened]
+    return any(match and match[1] == "I" for match in matches) and all(matches)

@@ -89,8 +89,8 @@ def zero_shot(
     """Which of any labels fits each text, by a model of natural language inference (Yin, Hay and Roth 2019).
 
     The text is the premise, `template` with the label in it the hypothesis. One label holds, that which is entailed
-    most, or with `several` each for itself, entailment against contradiction. Raises InputError where the model has no
-    label "entailment", and with the number of what is no text.
+    most, or with `several`, and of one label alone, each for itself, entailment against contradiction. Raises
+    InputError where the model has no label "entailment", and with the number of what is no text.
     """
     return complete(inferring(model, tokenizer, labels, template=template, several=several, batching=batching), texts)
 
@@ -122,7 +122,7 @@ def inferring(
 
     def read(example: tuple, rows: list[Row]) -> Classified:
         logits = np.stack([row.outputs for row in rows]).astype(np.float64)
-        if several:
+        if several or len(labels) == 1:
             return several_of(labels, logits[:, entailed] - logits[:, against])
         return one_of(labels, logits[:, entailed])
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from deberta_jax.errors import InputError
 from deberta_jax.hub.batch import Batch, Truncation
@@ -35,7 +35,6 @@ class Row(NamedTuple):
     input_ids: Int[np.ndarray, "T"]
     offsets: Int[np.ndarray, "T 2"]
     sequence_ids: Int[np.ndarray, "T"]
-    word_starts: Bool[np.ndarray, "T"]
     outputs: Any
 
 

@@ -158,7 +158,6 @@ def _results(task: Task[Result], chunk: _Chunk) -> Iterator[Result | InputError]
                     batch.input_ids[place, its],
                     batch.offsets[place, its],
                     batch.sequence_ids[place, its],
-                    batch.word_starts[place, its],
                     chunk.outputs[place],
                 )
             )

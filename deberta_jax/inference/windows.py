@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from deberta_jax.inference.rows import Row
 
@@ -17,7 +17,6 @@ class Tokens(NamedTuple):
     """All tokens of a text of any length, without special ones, and what a program gave for each."""
 
     offsets: Int[np.ndarray, "T 2"]
-    word_starts: Bool[np.ndarray, "T"]
     outputs: Any
 
 
@@ -50,6 +49,4 @@ def stitched(rows: Sequence[Row], limit: int) -> Tokens:
     def join(*columns: np.ndarray) -> np.ndarray:
         return np.concatenate([x[which] for x, which in zip(columns, chosen, strict=True)])
 
-    fields = zip(*[(row.offsets, row.word_starts, row.outputs) for row in rows], strict=True)
-    offsets, word_starts, outputs = fields
-    return Tokens(join(*offsets), join(*word_starts), jax.tree.map(join, *outputs))
+    return Tokens(join(*(row.offsets for row in rows)), jax.tree.map(join, *(row.outputs for row in rows)))

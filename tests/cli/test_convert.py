@@ -85,7 +85,11 @@ def test_an_old_file_of_version_1_becomes_one_that_transformers_reads(tmp_path):
     (tmp_path / "old").mkdir()
     write_torch_file(tmp_path / "old" / "pytorch_model.bin", old.items())
     (tmp_path / "old" / "config.json").write_text(json.dumps(V1.to_dict()))
+    # What a conversion that was killed has left is none of this one.
+    (tmp_path / "new.partial" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "new.partial" / "spm.model").write_text("another's")
     assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert sorted(os.listdir(tmp_path / "new")) == ["config.json", "model.safetensors"]
     assert equal(contents(tmp_path / "new" / "model.safetensors"), export_tensors(model, V1))
     values = json.loads((tmp_path / "new" / "config.json").read_text())
     assert values["architectures"] == ["DebertaForSequenceClassification"]

@@ -320,7 +320,10 @@ def test_a_complete_output_is_not_written_over(masked, tmp_path, capfd):
     whole = (tmp_path / "out.jsonl").read_bytes()
     capfd.readouterr()
     assert main(command) == 2
-    assert "out.jsonl exists and is complete: delete it, or name another file with --output" in capfd.readouterr().err
+    assert (
+        "out.jsonl exists, and is not one to go on with: delete it, or name another file with --output"
+        in capfd.readouterr().err
+    )
     assert (tmp_path / "out.jsonl").read_bytes() == whole
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
@@ -570,3 +573,28 @@ def test_the_help_tells_of_tasks_bad_lines_and_interruptions(capfd):
     said = " ".join(capfd.readouterr().out.replace("│", " ").split())
     for part in ("fill-mask", '{"line": 7, "error": "..."}', "exit code is 2", "OUTPUT.progress", "(default: 5)"):
         assert part in said
+
+
+def test_the_input_is_not_taken_for_the_output(masked, tmp_path, capfd):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "A [MASK]."}\n')
+    assert main(["predict", masked, "--input", str(path), "--output", str(path)]) == 2
+    assert "in.jsonl is the --input: name another file with --output" in capfd.readouterr().err
+    assert path.read_text() == '{"text": "A [MASK]."}\n'
+
+
+def test_a_pair_that_no_use_is_made_of_is_a_bad_line(folders, tmp_path, capfd):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "A fox.", "pair": "A dog."}\n{"text": "A fox."}\n')
+    options = ["--task", "zero-shot", "--labels", "sport", "--several", "--input", str(path)]
+    assert main(["predict", folders["sequence_classification"], *options]) == 2
+    out, err = capfd.readouterr()
+    assert 'in.jsonl, line 1: has a "pair", which is of no use for this task' in err
+    assert [sorted(json.loads(line)) for line in out.splitlines()] == [["error", "line"], ["prediction", "text"]]
+
+
+def test_an_answer_is_always_given_without_a_threshold(folders, capfd):
+    asked = ["--question", "Who eats?", "--context", "The fox eats what it finds."]
+    always = ["--no-answer-threshold", "None", "--longest", "3"]
+    assert main(["predict", folders["question_answering"], *asked, *always]) == 0
+    assert json.loads(capfd.readouterr().out)["prediction"]["text"]

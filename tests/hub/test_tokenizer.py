@@ -1,5 +1,6 @@
 import json
 import pickle
+import time
 from collections import Counter
 
 import numpy as np
@@ -225,3 +226,12 @@ def test_settings_that_change_ids_are_refused(tmp_path, v3):
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(InputError, match=r"tokenizer_config.json: not JSON"):
         dj.Tokenizer(tmp_path)
+
+
+def test_white_space_takes_no_more_time_than_it_has_signs(v1):
+    text = " " * 200_000 + "a"
+    started = time.process_time()
+    v1.encode(text)
+    assert time.process_time() - started < 5
+    mask = v1.mask_id
+    assert v1.encode("a   [MASK] [MASK]  b").tolist().count(mask) == 2

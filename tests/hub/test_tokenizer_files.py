@@ -155,3 +155,17 @@ def test_sentencepiece_reads_the_saved_file(v3, tmp_path):
     dj.Tokenizer(v3).save(tmp_path / "saved")
     judge = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "saved" / "spm.model"))
     assert judge.encode(TEXT) == dj.Tokenizer(v3).encode(TEXT).tolist()
+
+
+def test_saved_over_another_kind_the_former_vocabulary_goes(tmp_path):
+    for name, write in (("v3", write_unigram), ("v1", write_byte_pair)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+    first, third = dj.Tokenizer(tmp_path / "v1"), dj.Tokenizer(tmp_path / "v3")
+    third.save(tmp_path / "saved")
+    first.save(tmp_path / "saved")
+    assert dj.Tokenizer(tmp_path / "saved").encode("A man eats.").tolist() == first.encode("A man eats.").tolist()
+    assert not (tmp_path / "saved" / "spm.model").exists()
+    third.save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "vocab.json").exists()
+    assert dj.Tokenizer(tmp_path / "saved").encode("A man eats.").tolist() == third.encode("A man eats.").tolist()

@@ -11,9 +11,12 @@ import pytest
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.hub.pretrained import HEADS
+from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.hub.train_tokenizer import train_tokenizer
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "hub")]
+
+from made_tokenizers import write_byte_pair
 
 TEXT = """The quick brown fox jumps over the lazy dog, and eats what it finds there, every day of the year.
 Fine offices flow from first efforts; it's 1/2 of what they'd said (in 2021) to be enough - or 12% more than that.
@@ -32,6 +35,13 @@ SIZES = {
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
     return train_tokenizer([TEXT] * 10, tmp_path_factory.mktemp("vocabulary") / "spm.model", 360)
+
+
+@pytest.fixture(scope="session")
+def byte_pair_tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("byte_pairs")
+    write_byte_pair(folder)
+    return Tokenizer(folder)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deberta_jax.hub.batch import Encoded, assemble, frame
-from deberta_jax.inference.entities import Word, merged, tag, words_of
+from deberta_jax.inference.entities import Word, _marked, merged, tag, words_of
 from deberta_jax.inference.rows import Row
 from deberta_jax.inference.windows import Tokens, stitched, stride_of
 
@@ -35,19 +35,42 @@ def test_neighbours_of_one_plain_label_are_one_entity():
     assert entities_of("X X O Y X X", marked=False) == [("X", "a b"), ("Y", "d"), ("X", "e f")]
 
 
-def test_words_are_pieces_up_to_the_next_beginning_and_single_pieces_where_no_spaces_are_written():
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("He (London) said", ["He", "(", "London", ")", "said"]),
+        ("“Berlin”, #Rome!", ["“", "Berlin", "”", ",", "#", "Rome", "!"]),
+        ("O'Brien's e-mail of the U.S.", ["O'Brien's", "e-mail", "of", "the", "U.S", "."]),
+        ("Paris/Rome—AT&T ...", ["Paris", "/", "Rome", "—", "AT&T", ".", ".", "."]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["unigram", "byte_pair"])
+def test_signs_part_words_but_for_those_within_one(text, wanted, kind, tokenizer, byte_pair_tokenizer):
+    ids, offsets = (tokenizer if kind == "unigram" else byte_pair_tokenizer).encode_with_offsets(text)
+    outputs = np.zeros(len(ids), np.int64), np.ones(len(ids))
+    words = words_of(text, Tokens(offsets, outputs), "a")
+    assert [text[word.start : word.end] for word in words] == wanted
+
+
+def test_a_label_of_no_scheme_stands_beside_those_of_one():
+    assert _marked(("O", "B-PER", "I-PER", "X", "[CLS]"))
+    assert not _marked(("O", "B-cell", "T-cell", "protein"))
+    assert entities_of("B-X I-X X O O O") == [("X", "a b c")]
+    assert entities_of("B-Y I-Y X O O O") == [("Y", "a b"), ("X", "c")]
+
+
+def test_words_are_parted_by_white_space_and_are_single_pieces_where_no_spaces_are_written():
     text = "Ab cd日本語"
     offsets = np.asarray([(0, 1), (1, 2), (3, 5), (5, 6), (5, 6), (6, 8)], np.int32)
-    starts = np.asarray([True, False, True, False, False, False])
     outputs = np.arange(6), np.linspace(0.1, 0.6, 6)
-    words = words_of(text, Tokens(offsets, starts, outputs), "abcdef")
+    words = words_of(text, Tokens(offsets, outputs), "abcdef")
     assert [(text[word.start : word.end], word.label) for word in words] == [
         ("Ab", "a"),
         ("cd", "c"),
         ("日", "d"),
         ("本語", "f"),
     ]
-    assert words_of("", Tokens(offsets[:0], starts[:0], outputs), "abcdef") == []
+    assert words_of("", Tokens(offsets[:0], outputs), "abcdef") == []
 
 
 def test_an_entitys_probability_is_the_mean_of_its_words():
@@ -81,11 +104,10 @@ def test_each_token_is_read_in_the_window_in_which_it_has_most_context(number, l
         windows.append(its[1 : size - 1].tolist())
         place = len(rows)
         outputs = np.stack([its, np.full(len(its), place)], axis=1)
-        rows.append(Row(its[:size], batch.offsets[place, :size], its[:size], batch.word_starts[place, :size], outputs))
+        rows.append(Row(its[:size], batch.offsets[place, :size], its[:size], outputs))
     tokens = stitched(rows, limit)
     assert tokens.outputs[:, 0].tolist() == ids.tolist()
     assert tokens.offsets.tolist() == offsets.tolist()
-    assert tokens.word_starts.tolist() == (ids % 3 == 0).tolist()
 
     def context(token, place):
         left = windows[place].index(token) if place else 1000

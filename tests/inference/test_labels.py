@@ -64,6 +64,15 @@ def test_any_labels_are_judged_by_entailment(made, tokenizer):
         np.testing.assert_allclose([result.scores[label] for label in labels], row, rtol=1e-4)
 
 
+def test_one_label_alone_is_judged_against_its_contradiction(made, tokenizer):
+    model = made("sequence_classification", labels=("contradiction", "neutral", "entailment"))
+    [alone], [several] = (
+        zero_shot(model, tokenizer, TEXTS[:1], ["sport"], several=several) for several in (False, True)
+    )
+    assert alone == several
+    assert alone.probability < 1
+
+
 def test_zero_shot_says_what_it_lacks(made, tokenizer):
     model = made("sequence_classification", labels=INFERENCE)
     with pytest.raises(InputError, match="the model's labels are no, maybe; zero-shot classification needs"):
