@@ -180,7 +180,12 @@ def resumed(path: Path, settings: Mapping[str, object]) -> Generator[Written, No
     begun = progress / "settings.json"
     _refuse_complete(path, begun)
     with held(progress):
-        _refuse_complete(path, begun)
+        try:
+            _refuse_complete(path, begun)
+        except InputError:
+            # Another process has come to its end in between.
+            shutil.rmtree(progress)
+            raise
         lines, bad, size = _whole_lines(path)
         if lines:
             _refuse_other(path, begun, settings)

@@ -59,7 +59,7 @@ class PredictConfig:
     Each example is a --text, or a line of --input, and gives one line of JSON, in the same order: the example's fields,
     and the result as "prediction". In a file an example is a JSON object with "text" and, where a task takes two
     texts, a "pair"; question-answering takes "question" and "context", multiple-choice "text" and "choices". Other
-    fields, such as "id", are kept. A line of a .txt file is a text.
+    fields, such as "id", are kept. A line of a .txt file is a text. Standard input is answered by the thousand lines.
 
     A line that cannot be used is told with its number, and {"line": 7, "error": "..."} stands in its place; the others
     are done, and the exit code is 2. The same command goes on with an --output that was interrupted, after its last

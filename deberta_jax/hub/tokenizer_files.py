@@ -1,13 +1,14 @@
 """A tokenizer's folder as transformers 4 and 5 read it."""
 
+import functools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deberta_jax.errors import InputError
 from deberta_jax.hub import byte_pair, sentencepiece
 from deberta_jax.hub.byte_pair import BytePairVocabulary
+from deberta_jax.hub.files import make_folder, replace
 from deberta_jax.hub.sentencepiece import SentencePieceVocabulary
 from deberta_jax.hub.special_tokens import ADDED, CONFIG, SPECIAL_MAP, AddedToken
 from deberta_jax.hub.tokenizer_json import tokenizer_json
@@ -58,26 +59,14 @@ def write_tokenizer(
     files[SPECIAL_MAP] = _json(roles)
     if beside := {token.text: token.id for token in added if vocabulary.id_of(token.text) is None}:
         files[ADDED] = _json(beside)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, file in files.items():
-            _replace(folder / name, file)
-        # Of another tokenizer that stood here; two in a folder would be taken for one.
-        for name in (sentencepiece.FILE_NAME, byte_pair.VOCABULARY, byte_pair.MERGES, byte_pair.MICROSOFT, ADDED):
-            if name not in files:
-                (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: the tokenizer could not be written ({error.strerror})") from None
+    make_folder(folder)
+    for name, file in files.items():
+        replace(folder / name, functools.partial(Path.write_bytes, data=file))
+    # Of another tokenizer that stood here; two in a folder would be taken for one.
+    for name in (sentencepiece.FILE_NAME, byte_pair.VOCABULARY, byte_pair.MERGES, byte_pair.MICROSOFT, ADDED):
+        if name not in files:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _replace(path: Path, contents: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(contents)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

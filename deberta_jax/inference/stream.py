@@ -18,6 +18,8 @@ from deberta_jax.sharding import BATCH_AXES, batch_sharding
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
+# Texts that are tokenised together, whatever their number.
+CHARACTERS = 4_000_000
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +106,7 @@ def _dispatched(task: Task[Result], examples: Iterable[tuple]) -> Iterator[tuple
     mesh = mesh_of(task.model)
     multiple = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     examples = iter(examples)
-    while some := list(itertools.islice(examples, task.batching.chunk)):
+    while some := _taken(examples, task.batching.chunk):
         chunk = _Chunk(some, task.encode(some), {})
         batch, errors = chunk.rows.batch, chunk.rows.errors
         good = np.flatnonzero([source not in errors for source in batch.sources.tolist()])
@@ -116,6 +118,18 @@ def _dispatched(task: Task[Result], examples: Iterable[tuple]) -> Iterator[tuple
             yield chunk, places.tolist(), run_on(task.model, task.program, *inputs), left == 0
         if not planned:
             yield chunk, [], None, True
+
+
+def _taken(examples: Iterator[tuple], most: int) -> list[tuple]:
+    """The next examples, at most so many, and no more once their texts are long: their tokens are held together."""
+    taken: list[tuple] = []
+    characters = 0
+    for example in itertools.islice(examples, most):
+        taken.append(example)
+        characters += sum(len(part) for part in example if isinstance(part, str))
+        if characters > CHARACTERS:
+            break
+    return taken
 
 
 def _inputs(rows: Rows, places: Int[np.ndarray, "P"], planned: Planned, pad_id: int) -> list[Int[np.ndarray, "B ..."]]:

@@ -1,5 +1,6 @@
 """What must hold of every task: its batches are invisible, its programs few, its errors told one by one."""
 
+import dataclasses
 import logging
 
 import jax
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deberta_jax.errors import InputError
+from deberta_jax.inference import stream as stream_module
 from deberta_jax.inference.buckets import BATCHING, Batching, bucket_lengths, bucket_width, plan
 from deberta_jax.inference.embeddings import embed, embedding, pool_mean
 from deberta_jax.inference.labels import classify, classifying
@@ -189,3 +191,13 @@ def test_buckets_and_widths_are_few_and_hold_what_they_must():
     for field, value in (("batch_tokens", 0), ("max_length", 2), ("chunk", 0)):
         with pytest.raises(InputError, match=f"{field} is {value}, at least"):
             Batching(**{field: value})
+
+
+def test_long_texts_are_tokenised_few_at_a_time(monkeypatch, made, tokenizer):
+    monkeypatch.setattr(stream_module, "CHARACTERS", 50)
+    sizes = []
+    task = embedding(made(None), tokenizer, batching=BATCHING)
+    encode = task.encode
+    task = dataclasses.replace(task, encode=lambda examples: sizes.append(len(examples)) or encode(examples))
+    assert len(list(stream(task, [("A fox. " * 5,)] * 5))) == 5
+    assert sizes == [2, 2, 1]
