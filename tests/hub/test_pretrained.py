@@ -489,7 +489,8 @@ def test_a_model_of_transformers_is_loaded_and_agrees(name, head, form, tmp_path
     import torch
 
     config, kind = CONFIGS[name], classes(name)[head]
-    values = transformers_values(config) | {"initializer_range": 0.3, "attn_implementation": "eager"}
+    values = transformers_values(config) | {"initializer_range": 0.1, "attn_implementation": "eager"}
+    torch.manual_seed(0)
     values |= {"num_labels": len(LABELS)} if head in ("sequence_classification", "token_classification") else {}
     values |= {"legacy": name == "biased"} if head == "masked_lm" else {}
     version = kind.partition("For")[0].removesuffix("Model")
