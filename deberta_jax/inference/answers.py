@@ -17,6 +17,8 @@ from deberta_jax.inference.stream import Task, complete
 from deberta_jax.inference.windows import stride_of
 from deberta_jax.model.heads import QuestionAnswering
 
+# What pieces of white space alone are written with, by either vocabulary.
+_BLANK = "\u2581\u0120\u010a\u010d\u0109"
 # The score of a span that is none, finite so that differences of scores are numbers.
 _NEVER = -1e9
 
@@ -89,6 +91,9 @@ def answering(
     if longest < 1:
         raise InputError(f"longest is {longest}, an answer has 1 token at least")
 
+    # An answer neither begins nor ends with white space.
+    blank = tuple(index for index in range(tokenizer.vocab_size) if not tokenizer.token(index).strip(_BLANK))
+
     def texts_of(example: tuple) -> list[Texts]:
         if len(example) != 2:
             raise InputError("a question and its context are wanted")
@@ -111,7 +116,7 @@ def answering(
 
     return Task(
         model,
-        functools.partial(best_spans, longest=longest),
+        functools.partial(best_spans, longest=longest, blank=blank),
         lambda examples: encode(
             tokenizer,
             examples,
@@ -127,7 +132,7 @@ def answering(
     )
 
 
-@functools.partial(jax.jit, static_argnames="longest")
+@functools.partial(jax.jit, static_argnames=("longest", "blank"))
 def best_spans(
     model: QuestionAnswering,
     input_ids: Int[Array, "B T"],
@@ -135,12 +140,18 @@ def best_spans(
     token_type_ids: Int[Array, "B T"],
     *,
     longest: int,
+    blank: tuple[int, ...] = (),
 ) -> Spans:
-    """The best span of each row's context, whose tokens have the type 1, its last [SEP] left out."""
+    """The best span of each row's context, whose tokens have the type 1, its last [SEP] left out.
+
+    Tokens of the ids `blank` neither begin nor end one.
+    """
     logits = model(input_ids, input_mask, token_type_ids=token_type_ids)
     B, T = input_ids.shape
     followed = jnp.pad(input_mask[:, 1:], ((0, 0), (0, 1)))
     inside = (token_type_ids == 1) & (followed == 1)
+    for index in blank:
+        inside &= input_ids != index
     size = min(longest, T)
     ends = np.arange(T)[:, None] + np.arange(size)
     possible = inside[:, :, None] & jnp.pad(inside, ((0, 0), (0, size)))[:, ends]
