@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -54,8 +54,8 @@ class ConvertConfig:
     for by. `generator` takes the generator of a pair.
     """
 
-    source: tyro.conf.Positional[str]
-    target: tyro.conf.Positional[Path]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     to: Literal["huggingface", "microsoft", "checkpoint"] = "huggingface"
     generator: bool = False
     revision: str | None = None
