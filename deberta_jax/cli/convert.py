@@ -49,9 +49,9 @@ class ConvertConfig:
 
     SOURCE is a folder of Hugging Face's form or of Microsoft's, the folder of a run of `pretrain`, or a model of the
     hub. `to` is the form of TARGET: "huggingface" is config.json and safetensors, "microsoft" is model_config.json and
-    pytorch_model.bin, "checkpoint" a run's folder that `pretrain --folder TARGET` goes on from. Every tensor is kept,
-    to the bit, heads that the other side does not know included; the head for masks gets the names that it is looked
-    for by. `generator` takes the generator of a pair.
+    pytorch_model.bin, "checkpoint" a run's folder that `pretrain --folder TARGET` goes on from. Between the first two
+    every tensor is kept, to the bit, heads that the other side does not know included; the head for masks gets the
+    names that it is looked for by. `generator` takes the generator of a pair.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
