@@ -293,13 +293,15 @@ def test_killed_in_the_middle_of_a_save_the_former_checkpoint_is_usable(tmp_path
         )
         for line in process.stdout:
             if line.startswith("saving") and int(line.split()[1]) % 10 == 3:
+                reached = int(line.split()[1])
                 break
         time.sleep(rng.random() * 0.1)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         partial += bool(list(tmp_path.glob("*orbax-checkpoint-tmp*")))
         state, note = restored(tmp_path)
-        assert int(state.step) == note["step"] >= 2
+        # The step before the one announced may be on its way to the disk still; the one before that is there.
+        assert int(state.step) == note["step"] >= reached - 2
         assert not list(tmp_path.glob("*.damaged*"))
     assert partial, "no kill fell into a save"
 
