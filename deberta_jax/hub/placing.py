@@ -65,8 +65,8 @@ def _checked(
     """What to read, and what to initialise."""
     head = head_for_masks(tensors, config) or "lm_predictions"
     table = entries(config, leaves, head=head, prefixed=True)
-    there = {_part(entry) for entry in table if entry.name in tensors}
-    fresh = [entry for entry in table if may_be_new and _part(entry) not in (*there, "deberta")]
+    kept = {_part(entry) for entry in table if entry.name in tensors} | {"deberta"}
+    fresh = [entry for entry in table if may_be_new and _part(entry) not in kept]
     table = [entry for entry in table if entry not in fresh]
     problems = []
     used: set[str] = set()
@@ -86,12 +86,10 @@ def _checked(
     ]
     if problems:
         raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {'; '.join(problems)}")
-    for copy, original in TIED.items():
-        if (
-            copy in tensors
-            and original in tensors
-            and not np.array_equal(tensors[copy].read(), tensors[original].read())
-        ):
+    repeated = TIED if "cls" in built else {}
+    for copy, original in repeated.items():
+        there = tensors.keys() >= {copy, original}
+        if there and not np.array_equal(tensors[copy].read(), tensors[original].read(), equal_nan=True):
             raise InputError(f"{source}: {copy} differs from {original}, which it must repeat")
     return table, fresh
 

@@ -253,6 +253,8 @@ def test_a_tied_copy_that_differs_is_refused(config):
     tensors["cls.predictions.decoder.weight"] = words + 1
     with pytest.raises(InputError, match=r"decoder.weight differs from deberta.embeddings.word_embeddings.weight"):
         read(build, config, tensors)
+    # The encoder alone has no use for it.
+    assert same(read(lambda key: Deberta(config, key=key), config, tensors), model.deberta)
 
 
 def test_a_head_that_a_file_has_not_is_made_by_a_key_and_named(config):
