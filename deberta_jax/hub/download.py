@@ -13,14 +13,13 @@ from pathlib import Path
 
 from deberta_jax.config import DebertaConfig, read_json
 from deberta_jax.errors import InputError
+from deberta_jax.hub.tensors import WEIGHTS
 
 CONFIGS = ("config.json", "model_config.json")
 TOKENIZERS = (
     *("spm.model", "vocab.json", "merges.txt", "bpe_encoder.bin", "tokenizer.json"),
     *("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"),
 )
-# The first of these that is there is taken, the others are left.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 GENERATOR = "pytorch_model.generator.bin"
 _log = logging.getLogger(__name__)
 

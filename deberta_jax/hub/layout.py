@@ -177,8 +177,8 @@ def file_tensors(model: nnx.Module, config: DebertaConfig, *, head: str = "lm_pr
     for entry in entries(config, arrays, head=head):
         ours = [arrays[path] for path in entry.paths]
         stacked = "{layer}" in entry.name
+        shape = entry.shape([x.shape[stacked:] for x in ours])
         for layer in range(ours[0].shape[0]) if stacked else [None]:
-            shape = entry.shape([x.shape[stacked:] for x in ours])
             read = lambda entry=entry, ours=ours, layer=layer: _written(entry, ours, layer)  # noqa: E731
             tensors[entry.name.format(layer=layer)] = Made(shape, np.dtype(ours[0].dtype), read)
     return tensors

@@ -20,6 +20,8 @@ from deberta_jax.hub.torch_file import read_torch_file
 
 SAFE, TORCH = "model.safetensors", "pytorch_model.bin"
 INDEX = "{}.index.json"
+# The first of these that is there is taken, the others are left.
+WEIGHTS = (SAFE, INDEX.format(SAFE), TORCH, INDEX.format(TORCH))
 # A larger model is split over several files, each written from memory as a whole.
 MOST_BYTES = 2 * 10**9
 
@@ -70,8 +72,7 @@ def held(array: np.ndarray) -> Made:
 
 def weight_file(folder: Path) -> Path:
     """The file that holds a folder's weights, or the index of several: safetensors before Microsoft's."""
-    names = [SAFE, INDEX.format(SAFE), TORCH, INDEX.format(TORCH)]
-    found = [folder / name for name in names if (folder / name).is_file()]
+    found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not found:
         raise InputError(f"{folder}: holds no weights; {SAFE} or {TORCH} is wanted, or the index of several such files")
     return found[0]
