@@ -118,6 +118,14 @@ class DebertaConfig:
         """The relative terms that are computed; the scale counts `pos_att_type` even where none is (spec 1.4)."""
         return self.pos_att_type if self.relative_attention else ()
 
+    def has_parameters_of(self, other: "DebertaConfig") -> bool:
+        """Whether two models' parameters are the same in number, shape and use, however many tokens they know."""
+        aside = {"extra", "labels", "problem_type", "vocab_size"}
+        aside |= {"clamp_distances", "attention_head_size", "initializer_range"}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in aside]
+        names = [name for name in names if "dropout" not in name and "pooler" not in name]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DebertaConfig":
         """Read a Hugging Face `config.json` or, without `model_type`, a Microsoft `model_config.json`.

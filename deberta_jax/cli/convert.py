@@ -195,7 +195,7 @@ def _write_run(
     source: Path,
 ) -> str:
     """Step 0 of a run: the model's parameters, and an optimizer that has seen nothing."""
-    name = next((name for name, preset in PRESETS.items() if _same(preset, config)), None)
+    name = next((name for name, preset in PRESETS.items() if preset.has_parameters_of(config)), None)
     if name is None:
         raise InputError(f"{source}: is no preset of `deberta-jax pretrain`, which trains {', '.join(PRESETS)}")
     config = dataclasses.replace(PRESETS[name], vocab_size=config.vocab_size)
@@ -210,29 +210,10 @@ def _write_run(
     used = {"deberta", head_for_masks(tensors, config)}
     if left := [name for name in tensors if name.partition(".")[0] not in used]:
         _log.warning("%s: a run of pretraining has no place for %s", source, ", ".join(left))
-    state = initial_state(build, optimizer, 0, mesh)._replace(model=model)
+    state = initial_state(build, optimizer, 0, mesh, model)
     with closing(Checkpointer(folder / CHECKPOINTS)) as checkpointer:
         checkpointer.save(state, {"next_batch": 0, "settings": {}})
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer")
     given = " --tokenizer {target}/tokenizer" if tokenizer else ""
-    return f"go on with `deberta-jax pretrain {name} --folder {{target}}{given}`"
-
-
-def _same(one: DebertaConfig, other: DebertaConfig) -> bool:
-    """Whether the parameters of two models are the same in number, shape and use."""
-    aside = {
-        "extra",
-        "labels",
-        "problem_type",
-        "vocab_size",
-        "clamp_distances",
-        "attention_head_size",
-        "initializer_range",
-    }
-    aside |= {field.name for field in dataclasses.fields(one) if "dropout" in field.name or "pooler" in field.name}
-    return all(
-        getattr(one, field.name) == getattr(other, field.name)
-        for field in dataclasses.fields(one)
-        if field.name not in aside
-    )
+    return f"go on with `deberta-jax pretrain {name} --objective mlm --folder {{target}}{given}`"

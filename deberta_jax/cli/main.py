@@ -1,7 +1,8 @@
 """`deberta-jax COMMAND`: finds the command, reads its options, and says in one line what is wrong with them.
 
 A command is a module of this folder with a function `run`, whose only parameter is a dataclass of options. Where it has
-`RECIPES`, name to description and options, its first word is one of them, and later words change it.
+`RECIPES`, name to description and options, its first word is one of them, and later words change it; options may be a
+function of those words.
 """
 
 import contextlib
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if recipe is None:
                 return 0
             program, default = f"{program} {recipe}", recipes[recipe][1]
+            default = default(words) if callable(default) else default
         module.run(_parse(kind, words, program, default))
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)

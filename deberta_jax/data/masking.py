@@ -22,12 +22,13 @@ from deberta_jax.errors import InputError
 class Masking:
     """How much is masked, and what stands in its place: what the two shares leave becomes a random token.
 
-    `max_ngram` counts words, P(n) is proportional to 1/n. (In mode "tail_biased" with `max_ngram` 1 it counts single
-    tokens: the original groups words for longer n-grams only.)
+    `max_ngram` counts words, or single tokens without `whole_words`; P(n) is proportional to 1/n. (In mode
+    "tail_biased" with `max_ngram` 1 it counts tokens at all events: the original groups words for longer n-grams only.)
     """
 
     rate: float = 0.15
     max_ngram: int = 3
+    whole_words: bool = True
     mask_share: float = 0.8
     keep_share: float = 0.1
     mode: Literal["uniform", "tail_biased"] = "uniform"
@@ -109,7 +110,7 @@ def tail_biased(
     """
     candidates = np.flatnonzero(_maskable(input_ids, segment_ids, vocabulary))
     starts = vocabulary.word_starts[input_ids[candidates]]
-    if masking.max_ngram == 1:
+    if masking.max_ngram == 1 or not masking.whole_words:
         starts = np.ones_like(starts)
     starts[1:] |= np.diff(segment_ids[candidates]) != 0
     starts[:1] = True
@@ -163,6 +164,8 @@ def _choose_uniform(
     # A piece right after a special token begins a word, whatever it is: its document may be cut there.
     starts = vocabulary.word_starts[input_ids[candidates]] | ~maskable[candidates - 1] | (candidates == 0)
     starts[0] = True
+    if not masking.whole_words:
+        starts = np.ones_like(starts)
     bounds = [*np.flatnonzero(starts).tolist(), len(candidates)]
     count = len(bounds) - 1
     budget = max(1, round(len(candidates) * masking.rate))

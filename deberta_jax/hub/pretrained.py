@@ -211,10 +211,13 @@ def load_pretrained(
     return Pretrained(model, Tokenizer(folder) if Tokenizer.stands_in(folder) else None, new)
 
 
-def read_folder(folder: Path, *, generator: bool = False) -> tuple[DebertaConfig, dict[str, Tensor], Path]:
+def read_folder(
+    folder: Path, *, generator: bool = False, generator_folder: Path | None = None
+) -> tuple[DebertaConfig, dict[str, Tensor], Path]:
     """The config of a model folder, its tensors by their present-day names, unread, and the file that they are in.
 
-    Where the config names no labels they are numbered, as many as the file's classifier has.
+    Where the config names no labels they are numbered, as many as the file's classifier has. Tables that are kept as
+    the difference to a generator's are added to that, which is in the same folder or in one of its own.
     """
     config = _read_config(folder, generator=generator)
     own = folder / GENERATOR
@@ -222,16 +225,36 @@ def read_folder(folder: Path, *, generator: bool = False) -> tuple[DebertaConfig
     tensors = read_tensors(source)
     if generator and not own.is_file() and not any(name.startswith("generator.") for name in tensors):
         raise InputError(f"{folder}: holds no generator: {GENERATOR} is wanted")
-    others = partial(read_tensors, own) if own.is_file() else None
+    beside = folder if own.is_file() else generator_folder
+    others = None if beside is None else partial(_generator_tensors, beside)
     named = canonical(tensors, config, source=source, generator=generator, generator_tensors=others)
     if generator:
-        # A generator has the config of its discriminator, and half of its layers (spec 4.1).
-        depth = len({name.split(".")[3] for name in named if name.startswith("deberta.encoder.layer.")})
-        config = dataclasses.replace(config, num_hidden_layers=max(depth, 1))
+        config = _as_deep(config, named)
     kept = named.get("classifier.weight")
     if kept is not None and config.labels == DebertaConfig.labels and kept.shape and kept.shape[0]:
         config = dataclasses.replace(config, labels=_numbered(kept.shape[0]))
     return config, named, source
+
+
+def read_generator(folder: Path) -> tuple[DebertaConfig, dict[str, Tensor], Path]:
+    """As `read_folder`, of a generator: the one beside a discriminator, or one with a folder of its own."""
+    if (folder / GENERATOR).is_file():
+        return read_folder(folder, generator=True)
+    config = _read_config(folder, generator=True)
+    source = weight_file(folder)
+    named = canonical(read_tensors(source), config, source=source, generator=True)
+    return _as_deep(config, named), named, source
+
+
+def _generator_tensors(folder: Path) -> Mapping[str, Tensor]:
+    own = folder / GENERATOR
+    return read_tensors(own if own.is_file() else weight_file(folder))
+
+
+def _as_deep(config: DebertaConfig, named: Mapping[str, Tensor]) -> DebertaConfig:
+    """A generator may have the config of its discriminator, and half of its layers (spec 4.1)."""
+    depth = len({name.split(".")[3] for name in named if name.startswith("deberta.encoder.layer.")})
+    return dataclasses.replace(config, num_hidden_layers=max(depth, 1))
 
 
 def _read_config(folder: Path, *, generator: bool) -> DebertaConfig:

@@ -216,6 +216,12 @@ class ReplacedTokenDetection(nnx.Module):
             position_ids=position_ids,
             key=key,
         ).last_hidden_state
+        return self.head(states, position_ids)
+
+    def head(
+        self, states: Float[Array, "B T D"], position_ids: Int[ArrayLike, "B T"] | None = None
+    ) -> Float[Array, "B T"]:
+        """Logits from the states of the last layer."""
         (positions,) = as_arrays(position_ids)
         if positions is None:
             return self.detector(states, states[:, :1])

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -15,13 +14,13 @@ from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.flops import peak_flops
-from deberta_jax.training.objectives import Objective, Sums
-from deberta_jax.training.optimizer import learning_rate, make_optimizer
+from deberta_jax.training.method import Method
+from deberta_jax.training.objectives import Evaluate
 from deberta_jax.training.preemption import Preemption
 from deberta_jax.training.recorder import Recorder
 from deberta_jax.training.run import TrainingConfig, claim
-from deberta_jax.training.state import Build, TrainState, abstract_state, initial_state
-from deberta_jax.training.step import check_batch_size, make_evaluation, make_step, place
+from deberta_jax.training.state import TrainState, abstract_state, initial_state
+from deberta_jax.training.step import check_batch_size, make_evaluation, place
 
 HostBatch = Mapping[str, np.ndarray]
 
@@ -45,13 +44,15 @@ def train(
     config: TrainingConfig,
     folder: Path,
     settings: Mapping[str, Any],
-    build: Build,
-    objective: Objective,
+    method: Method,
     batches: Callable[[int], Source],
     held_out: Callable[[], Iterable[HostBatch]],
     flops: int = 0,
+    start: Callable[[], Any] | None = None,
 ) -> Trained:
-    """Train the model that `build` makes from a key, in a run's folder: anew, or on from its newest checkpoint.
+    """Train a model by a method, in a run's folder: anew, or on from its newest checkpoint.
+
+    Anew it is the model that `start` returns, laid out as the method's, or one that the method builds.
 
     `batches(k)` yields batches k, k + 1, ..., of each the rows that are this process's. `settings` is all that makes
     the run what it is, as JSON; a folder of other settings is refused. `flops` are those of a step, to show how well
@@ -60,10 +61,9 @@ def train(
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch_size(config.batch_size, mesh, config.accumulate)
-    optimizer, rate = make_optimizer(config.optimizer, config.steps), learning_rate(config.optimizer, config.steps)
-    abstract = abstract_state(build, optimizer, config.seed, mesh)
-    step = make_step(objective, optimizer, rate, shardings(abstract, mesh), config.accumulate)
-    evaluate = make_evaluation(objective, mesh)
+    abstract = abstract_state(method.build, method.optimizer, config.seed, mesh)
+    step = method.make_step(shardings(abstract, mesh))
+    evaluate = make_evaluation(method.evaluate, mesh)
     if jax.process_index() == 0:
         claim(folder, settings)
 
@@ -72,25 +72,31 @@ def train(
         closing(Checkpointer(folder / "checkpoints", config.keep, config.keep_every)) as checkpointer,
     ):
         restored = checkpointer.restore_latest(abstract)
-        state = restored[0] if restored else initial_state(build, optimizer, config.seed, mesh)
-        start = int(state.step)
+        state = restored[0] if restored else _first_state(config, method, mesh, start)
+        first = int(state.step)
         peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0.0)
 
         def means() -> dict[str, float] | None:
-            return _means(evaluate, state, held_out(), mesh, preemption)
+            return _evaluated(method, evaluate, state, held_out(), mesh, preemption)
 
-        with closing(batches(start)) as source, closing(Recorder(folder, config.steps, start, flops, peak)) as recorder:
-            recorder.say(f"going on from step {start}" if restored else f"training in {folder}")
-            if start and start % config.evaluate_every == 0 and start < config.steps:
+        with closing(batches(first)) as source, closing(Recorder(folder, config.steps, first, flops, peak)) as recorder:
+
+            def record(number: int, found: dict[str, float] | None) -> None:
+                recorder.evaluation(number, found)
+                if found and (warning := method.alarm(number, found)):
+                    recorder.say(f"warning: {warning}")
+
+            recorder.say(f"going on from step {first}" if restored else f"training in {folder}")
+            if first and first % config.evaluate_every == 0 and first < config.steps:
                 # It may have been stopped before it could.
-                recorder.evaluation(start, means())
-            for number in range(start + 1, config.steps + 1):
+                record(first, means())
+            for number in range(first + 1, config.steps + 1):
                 state, metrics = step(state, place(next(source), mesh))
                 recorder.step(number, metrics)
                 _stop_if_diverged(recorder, config.stop_after, checkpointer)
                 last = number == config.steps
                 if number % config.evaluate_every == 0 and not last:
-                    recorder.evaluation(number, means())
+                    record(number, means())
                 asked = preemption.reached(number)
                 if asked or last or number % config.checkpoint_every == 0:
                     recorder.flush()
@@ -100,7 +106,7 @@ def train(
                     recorder.say(f"stopped after step {number}; the same command goes on from there")
                     return Trained(state, False, {})
             found = means()
-            recorder.evaluation(config.steps, found)
+            record(config.steps, found)
             if found is None:
                 recorder.say("stopped before the last evaluation; the same command goes on from there")
                 return Trained(state, False, {})
@@ -108,25 +114,28 @@ def train(
             return Trained(state, True, found)
 
 
-def _means(
-    evaluate: Callable[[Any, Any], Sums],
+def _first_state(config: TrainingConfig, method: Method, mesh: Mesh, start: Callable[[], Any] | None) -> TrainState:
+    return initial_state(method.build, method.optimizer, config.seed, mesh, start() if start else None)
+
+
+def _evaluated(
+    method: Method,
+    evaluate: Evaluate,
     state: TrainState,
     batches: Iterable[HostBatch],
     mesh: Mesh,
     preemption: Preemption,
 ) -> dict[str, float] | None:
-    """Loss, perplexity and what else the objective reports, over all batches together; None if asked to stop."""
-    parts = []
-    for batch in batches:
-        parts.append(jax.device_get(evaluate(state.model, place(batch, mesh))))
+    """What the method says of all batches together; None if asked to stop."""
+    total = None
+    for number, batch in enumerate(batches):
+        sums = jax.tree.map(np.float64, jax.device_get(evaluate(state.model, place(batch, mesh), number)))
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
         if preemption.asked:
             return None
-    if not parts:
+    if total is None:
         raise InputError("no held-out batch to evaluate on: hold out more text")
-    sums = jax.tree.map(lambda *part: float(np.sum(part, dtype=np.float64)), *parts)
-    loss = sums.loss / sums.weight
-    others = {name: total / sums.weight for name, total in sums.metrics.items()}
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), **others}
+    return method.summarise(total)
 
 
 def _stop_if_diverged(recorder: Recorder, stop_after: int, checkpointer: Checkpointer) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -58,8 +59,13 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Clipping by the global norm, moments, decoupled weight decay, learning rate; lookahead around them."""
+def make_optimizer(
+    config: OptimizerConfig, total_steps: int, spared: Collection[str] = ()
+) -> optax.GradientTransformation:
+    """Clipping by the global norm, moments, decoupled weight decay, learning rate; lookahead around them.
+
+    Parameters with the dotted paths `spared` do not decay, besides those that never do.
+    """
     moments = {
         "adamw": optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
         "microsoft_adam": scale_by_microsoft_adam(config.beta1, config.beta2, config.epsilon),
@@ -70,22 +76,23 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         moments,
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        optax.add_decayed_weights(config.weight_decay, mask=functools.partial(is_decayed, spared=spared)),
         scale_by_radam_correction(config.beta1, config.beta2, total_steps) if radam else optax.identity(),
         optax.scale_by_learning_rate(learning_rate(config, total_steps)),
     )
     return lookahead(chain, config.lookahead) if config.lookahead else chain
 
 
-def is_decayed(model: Any) -> Any:
-    """True for each leaf whose weight decays: all but biases and the scales of layer norms.
+def is_decayed(model: Any, spared: Collection[str] = ()) -> Any:
+    """True for each leaf whose weight decays: all but biases, the scales of layer norms, and the paths `spared`.
 
     Follows Microsoft's regexes `bias` and `LayerNorm.weight` (spec 7.1): embeddings do decay, relative ones too.
     """
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
-        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").rsplit(".")[-1]
-        return not (name.endswith("bias") or name == "scale")
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        last = name.rsplit(".")[-1]
+        return not (last.endswith("bias") or last == "scale" or name in spared)
 
     return jax.tree_util.tree_map_with_path(decays, model)
 

@@ -1,27 +1,35 @@
-"""What a pretraining run is: a model, text, masks, a tokenizer and a training; and the recipes known by name."""
+"""What a pretraining run is: a model, an objective, text, masks, a tokenizer and a training."""
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import tyro
+from jaxtyping import PRNGKeyArray
 
 from deberta_jax.config import PRESETS, DebertaConfig
 from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError
 from deberta_jax.model.encoder import Remat
-from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
+from deberta_jax.sharding import make_mesh
+from deberta_jax.training.method import Method, one_objective
+from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.processes import ProcessesConfig
-from deberta_jax.training.run import MeshConfig, TrainingConfig
+from deberta_jax.training.replaced_tokens import RtdConfig, replaced_token_detection
+from deberta_jax.training.run import TrainingConfig
+from deberta_jax.training.sizes import Sizes, sizes
+from deberta_jax.training.state import abstract_state
 
-# Parameters and optimizer of the largest models are split over all devices.
-_WHOLE = MeshConfig()
-_SPLIT = MeshConfig(data=1, fsdp=-1)
+ObjectiveName = Literal["mlm", "rtd"]
 # A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
 _ROWS = 128
-# Pieces of the released vocabularies, by the rows of their tables.
-_PIECES = {50265: 50_264, 128100: 128_000, 251000: 250_100}
+# In place of the name of a generator.
+FRESH = "fresh"
 
 
 @dataclass(frozen=True)
@@ -53,20 +61,32 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Masked language modelling from text to a model folder.
+    """Pretraining, from text to model folders.
 
-    `folder` holds everything of the run. Without `tokenizer` one of `vocabulary` pieces is trained on the text.
+    `objective` is masked language modelling (mlm) or version 3's replaced-token detection (rtd), which trains a
+    generator of half as many layers beside the model. `folder` holds everything of the run. Without `tokenizer` one of
+    `vocabulary` pieces is trained on the text.
+
+    `start` names a model, a folder or one of the hub, to go on from in place of random weights, with its tokenizer; for
+    rtd it is the discriminator, and its generator is beside it, or is the model `generator` ("fresh": a new one, which
+    begins with the discriminator's embeddings).
     """
 
     model: str = "v3-base"
+    objective: ObjectiveName = "mlm"
     folder: Path = Path("runs/pretrain")
     tokenizer: Path | None = None
     vocabulary: int = 32000
+    start: str | None = None
+    generator: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Remat = "none"
     data: DataConfig = field(default_factory=DataConfig)
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
+    rtd: RtdConfig = field(default_factory=RtdConfig)
     processes: ProcessesConfig = field(default_factory=ProcessesConfig)
+    # The recipe that the options began as.
+    recipe: tyro.conf.Suppress[str] = ""
 
     def __post_init__(self) -> None:
         if self.model not in PRESETS:
@@ -74,11 +94,16 @@ class PretrainConfig:
         most = PRESETS[self.model].max_position_embeddings
         if self.data.length > most:
             raise InputError(f"data.length is {self.data.length}, the position table of {self.model} ends at {most}")
+        if self.generator and self.objective == "mlm":
+            raise InputError("generator is for objective rtd; for mlm give start")
+        if self.generator == FRESH and not self.start:
+            raise InputError("generator fresh goes with start, the discriminator; without both all is new")
 
     def settings(self) -> dict[str, Any]:
         """All that makes the run what it is, as JSON."""
         settings = dataclasses.asdict(self)
-        del settings["folder"], settings["processes"]
+        for name in ("folder", "processes", "recipe", *(("rtd", "generator") if self.objective == "mlm" else ())):
+            del settings[name]
         return _json(settings)
 
     def model_config(self, vocab_size: int | None = None) -> DebertaConfig:
@@ -88,6 +113,47 @@ class PretrainConfig:
             return preset
         return dataclasses.replace(preset, vocab_size=-(-vocab_size // _ROWS) * _ROWS)
 
+    def evaluation_masking(self) -> Masking:
+        """How held-out text is masked; a discriminator is judged on the whole of each row (spec 5.1)."""
+        masking = self.data.masking
+        return masking if self.objective == "mlm" else dataclasses.replace(masking, mode="uniform")
+
+    def method(self, model: DebertaConfig) -> Method:
+        """How a model of this config is trained."""
+        dtype = jnp.dtype(self.dtype)
+        if self.objective == "mlm":
+            return one_objective(
+                self.training, lambda key: MaskedLM(model, dtype=dtype, remat=self.remat, key=key), masked_lm
+            )
+
+        def build(key: PRNGKeyArray) -> ReplacedTokenPair:
+            return initial_pair(
+                generator_config(model), model, self.rtd.sharing, dtype=dtype, remat=self.remat, key=key
+            )
+
+        return replaced_token_detection(self.training, self.rtd, build)
+
+
+def generator_config(discriminator: DebertaConfig) -> DebertaConfig:
+    """The generator's config: the discriminator's, with half of its layers, two at least (spec 4.1)."""
+    return dataclasses.replace(discriminator, num_hidden_layers=max(2, discriminator.num_hidden_layers // 2))
+
+
+def measure(config: PretrainConfig, model: DebertaConfig) -> Sizes:
+    """The sizes of a run on the devices that are here, by shapes alone."""
+    mesh = make_mesh(config.training.mesh.data, config.training.mesh.fsdp, config.training.mesh.tensor)
+    # A schedule of no steps has no warm-up.
+    training = dataclasses.replace(config.training, steps=max(config.training.steps, 10**6))
+    method = dataclasses.replace(config, training=training).method(model)
+    abstract = abstract_state(method.build, method.optimizer, config.training.seed, mesh)
+    rows, length = config.training.batch_size, config.data.length
+    slots = config.data.masking.predictions(length)
+    widths = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), length)
+    widths |= dict.fromkeys(("masked_positions", "labels"), slots)
+    batch = {name: jax.ShapeDtypeStruct((rows, width), jnp.int32) for name, width in widths.items()}
+    batch["label_weights"] = jax.ShapeDtypeStruct((rows, slots), jnp.float32)
+    return sizes(method.evaluate, abstract, batch)
+
 
 def _json(value: Any) -> Any:
     if isinstance(value, dict):
@@ -95,73 +161,3 @@ def _json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_json(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _published(
-    model: str,
-    batch_size: int,
-    steps: int,
-    rate: float,
-    beta2: float = 0.999,
-    remat: Remat = "none",
-    mesh: MeshConfig = _WHOLE,
-) -> PretrainConfig:
-    optimizer = OptimizerConfig(learning_rate=rate, warmup=10_000.0, beta2=beta2)
-    training = TrainingConfig(
-        steps=steps,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        mesh=mesh,
-        evaluate_every=1000,
-        checkpoint_every=1000,
-        keep_every=50_000,
-    )
-    return PretrainConfig(
-        model, Path("runs") / model, vocabulary=_PIECES[PRESETS[model].vocab_size], remat=remat, training=training
-    )
-
-
-def _small(model: str, length: int) -> PretrainConfig:
-    training = TrainingConfig(steps=2000, optimizer=OptimizerConfig(learning_rate=1e-3))
-    data = DataConfig(length=length)
-    return PretrainConfig(model, Path("runs") / model, vocabulary=8000, dtype="float32", data=data, training=training)
-
-
-# Published batch sizes, steps and rates: spec 9.3. Those of v3 are of replaced-token detection.
-RECIPES: dict[str, tuple[str, PretrainConfig]] = {
-    "demo": (
-        "A tiny model on the documentation installed here: minutes on a laptop, no download",
-        PretrainConfig(
-            "tiny",
-            Path("runs/demo"),
-            vocabulary=4000,
-            dtype="float32",
-            # Single words are hidden, not runs of them, and the rate is high: a model this small must learn fast.
-            data=DataConfig(length=64, masking=Masking(max_ngram=1), evaluate_batches=20),
-            training=TrainingConfig(
-                steps=800,
-                optimizer=OptimizerConfig(learning_rate=2e-3),
-                evaluate_every=200,
-                checkpoint_every=200,
-            ),
-        ),
-    ),
-    "tiny": ("2 layers of width 128: for a CPU", _small("tiny", 128)),
-    "mini": ("4 layers of width 256: for a CPU with patience", _small("mini", 256)),
-    "v1-base": ("139 M parameters", _published("v1-base", 2048, 1_000_000, 2e-4)),
-    "v1-large": ("405 M parameters", _published("v1-large", 2048, 1_000_000, 2e-4, remat="dots")),
-    "v1-xlarge": (
-        "758 M parameters",
-        _published("v1-xlarge", 2048, 1_000_000, 2e-4, remat="full", mesh=_SPLIT),
-    ),
-    "v2-xlarge": ("885 M parameters", _published("v2-xlarge", 2048, 1_000_000, 2e-4, remat="full", mesh=_SPLIT)),
-    "v2-xxlarge": ("1.5 B parameters", _published("v2-xxlarge", 2048, 1_000_000, 1.5e-4, remat="full", mesh=_SPLIT)),
-    "v3-xsmall": ("71 M parameters", _published("v3-xsmall", 8192, 500_000, 6e-4, 0.98)),
-    "v3-small": ("142 M parameters", _published("v3-small", 8192, 500_000, 6e-4, 0.98)),
-    "v3-base": ("185 M parameters", _published("v3-base", 8192, 500_000, 6e-4, 0.98)),
-    "v3-large": ("435 M parameters", _published("v3-large", 8192, 500_000, 3e-4, 0.98, "dots")),
-    "mdeberta-v3-base": (
-        "280 M parameters",
-        _published("mdeberta-v3-base", 8192, 500_000, 6e-4, 0.98),
-    ),
-}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from deberta_jax.training.flops import count_flops
-from deberta_jax.training.objectives import Objective
+from deberta_jax.training.objectives import Evaluate
 from deberta_jax.training.state import TrainState
 
 
@@ -26,13 +26,13 @@ class Sizes(NamedTuple):
         )
 
 
-def sizes(objective: Objective, abstract: TrainState, batch: Mapping[str, Any]) -> Sizes:
+def sizes(evaluate: Evaluate, abstract: TrainState, batch: Mapping[str, Any]) -> Sizes:
     """Counted from shapes and shardings alone, `batch` may be of `ShapeDtypeStruct`s: nothing is allocated.
 
     A step counts, by convention, three forward passes: what remat computes again is no work of the model's.
     """
     leaves = [leaf for leaf in jax.tree.leaves(abstract) if not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
-    forward = count_flops(lambda model, batch: objective(model, batch, None), abstract.model, dict(batch))
+    forward = count_flops(lambda model, batch: evaluate(model, batch, 0), abstract.model, dict(batch))
     return Sizes(
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract.model)),
         state_bytes=sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves),

@@ -1,7 +1,7 @@
 """All that changes while training, born where it will live."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,14 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from deberta_jax.model.shardings import shardings
 
 Build = Callable[[PRNGKeyArray], nnx.Module]
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """What has a state for a model: an optax transformation, or several."""
+
+    @property
+    def init(self) -> Callable[[Any], Any]: ...
 
 
 class TrainState(NamedTuple):
@@ -29,14 +37,22 @@ class TrainState(NamedTuple):
     skipped_in_row: Int[Array, ""]
 
 
-def initial_state(build: Build, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
-    """Step 0; no device ever holds more than its part."""
+def initial_state(
+    build: Build, optimizer: Optimizer, seed: int, mesh: Mesh, model: nnx.Module | None = None
+) -> TrainState:
+    """Step 0, of `model` where one is given; no device ever holds more than its part."""
     born = abstract_state(build, optimizer, seed, mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, born)
-    return jax.jit(_initialiser(build, optimizer), out_shardings=places)(jax.random.key(seed))
+    if model is None:
+        return jax.jit(_initialiser(build, optimizer), out_shardings=places)(jax.random.key(seed))
+
+    def begin(key: PRNGKeyArray, model: nnx.Module) -> TrainState:
+        return _initialiser(lambda _: model, optimizer)(key)
+
+    return jax.jit(begin, out_shardings=places, donate_argnums=1)(jax.random.key(seed), model)
 
 
-def abstract_state(build: Build, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+def abstract_state(build: Build, optimizer: Optimizer, seed: int, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state; takes no memory."""
     shapes = jax.eval_shape(_initialiser(build, optimizer), jax.eval_shape(lambda: jax.random.key(seed)))
     return jax.tree.map(
@@ -46,7 +62,7 @@ def abstract_state(build: Build, optimizer: optax.GradientTransformation, seed: 
     )
 
 
-def _initialiser(build: Build, optimizer: optax.GradientTransformation) -> Callable[[PRNGKeyArray], TrainState]:
+def _initialiser(build: Build, optimizer: Optimizer) -> Callable[[PRNGKeyArray], TrainState]:
     def initialise(key: PRNGKeyArray) -> TrainState:
         model_key, run_key = jax.random.split(key)
         model = build(model_key)

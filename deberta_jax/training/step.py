@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,22 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import BATCH_AXES, batch_sharding
-from deberta_jax.training.objectives import Batch, Objective, Sums
+from deberta_jax.training.objectives import Batch, Evaluate, Objective, Sums
 from deberta_jax.training.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class Updated(NamedTuple):
+    """A model and its optimizer's state after a batch; `metrics` hold at least `loss`, `grad_norm` and `tokens`."""
+
+    model: Any
+    optimizer_state: Any
+    metrics: Metrics
+
+
+Update = Callable[[Any, Any, Batch, PRNGKeyArray], Updated]
 
 
 def make_step(
@@ -34,27 +45,37 @@ def make_step(
     over `accumulate` micro-batches. Where the loss or the gradient's norm is not finite, only counts change.
     """
 
+    def update(model: nnx.Module, optimizer_state: Any, batch: Batch, key: PRNGKeyArray) -> Updated:
+        sums, gradients = mean_gradient(objective, model, batch, key, places.model, accumulate)
+        model, optimizer_state = apply(optimizer, gradients, optimizer_state, model)
+        loss = sums.loss / sums.weight
+        means = {name: total / sums.weight for name, total in sums.metrics.items()}
+        norm = {"tokens": sums.tokens, "grad_norm": optax.tree.norm(gradients)}
+        return Updated(model, optimizer_state, {"loss": loss, **means, **norm})
+
+    return compiled(update, {"learning_rate": learning_rate}, places)
+
+
+def compiled(update: Update, learning_rates: Mapping[str, optax.Schedule], places: TrainState) -> Step:
+    """The jitted step of an update, which donates the state; what is not finite changes nothing but the counts."""
+
     mesh: Mesh = jax.tree.leaves(places)[0].mesh
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             key = jax.random.fold_in(state.key, state.step)
-            sums, gradients = _accumulated(objective, state.model, batch, key, places.model, accumulate)
-            gradients = jax.tree.map(lambda g: g / sums.weight, gradients)
-            loss, norm = sums.loss / sums.weight, optax.tree.norm(gradients)
-            finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-
-            updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.model)
-            updated = (optax.apply_updates(state.model, updates), optimizer_state)
+            updated = update(state.model, state.optimizer_state, batch, key)
+            finite = jnp.isfinite(updated.metrics["loss"]) & jnp.isfinite(updated.metrics["grad_norm"])
             former = (state.model, state.optimizer_state)
-            model, optimizer_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, former)
-
+            model, optimizer_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old), (updated.model, updated.optimizer_state), former
+            )
+        rates = {
+            name: jnp.asarray(rate(state.step - state.skipped), jnp.float32) for name, rate in learning_rates.items()
+        }
         metrics = {
-            "loss": loss,
-            **{name: total / sums.weight for name, total in sums.metrics.items()},
-            "tokens": sums.tokens,
-            "grad_norm": norm,
-            "learning_rate": jnp.asarray(learning_rate(state.step - state.skipped), jnp.float32),
+            **updated.metrics,
+            **rates,
             "skipped_in_row": jnp.where(finite, 0, state.skipped_in_row + 1),
         }
         state = state._replace(
@@ -69,14 +90,20 @@ def make_step(
     return jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(mesh, PartitionSpec())))
 
 
-def make_evaluation(objective: Objective, mesh: Mesh) -> Callable[[nnx.Module, Batch], Sums]:
-    """A jitted `(model, batch) -> Sums`, without dropout."""
+def apply(optimizer: optax.GradientTransformation, gradients: Any, state: Any, model: Any) -> tuple[Any, Any]:
+    """The model and the optimizer's state after one update."""
+    updates, state = optimizer.update(gradients, state, model)
+    return optax.apply_updates(model, updates), state
 
-    def evaluate(model: nnx.Module, batch: Batch) -> Sums:
+
+def make_evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
+    """Jitted sums of a batch, without dropout."""
+
+    def evaluation(model: nnx.Module, batch: Batch, number: int | Array = 0) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return objective(model, batch, None)
+            return evaluate(model, batch, number)
 
-    return jax.jit(evaluate)
+    return jax.jit(evaluation)
 
 
 @functools.cache
@@ -113,12 +140,18 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int) -> None:
         )
 
 
-def _accumulated(
-    objective: Objective, model: nnx.Module, batch: Batch, key: PRNGKeyArray, places: Any, accumulate: int
+def mean_gradient(
+    objective: Objective, model: Any, batch: Batch, key: PRNGKeyArray, places: Any, accumulate: int
 ) -> tuple[Sums, Any]:
-    """Sums and the gradient of the summed loss, micro-batch after micro-batch; accumulators in float32."""
+    """Sums over a batch, taken micro-batch after micro-batch, and the gradient of the mean loss, in float32."""
+    sums, gradients = _summed_gradient(objective, model, batch, key, places, accumulate)
+    return sums, jax.tree.map(lambda g: g / sums.weight, gradients)
 
-    def summed(model: nnx.Module, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], Sums]:
+
+def _summed_gradient(
+    objective: Objective, model: Any, batch: Batch, key: PRNGKeyArray, places: Any, accumulate: int
+) -> tuple[Sums, Any]:
+    def summed(model: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], Sums]:
         sums = objective(model, batch, key)
         return sums.loss, sums
 
@@ -135,12 +168,18 @@ def _accumulated(
         x = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
         return jax.lax.with_sharding_constraint(x, PartitionSpec(None, BATCH_AXES))
 
-    def add(total: tuple[Sums, Any], turn: tuple[Batch, Array]) -> tuple[tuple[Sums, Any], None]:
+    def joined(x: Array) -> Array:
+        x = jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+    def add(total: tuple[Sums, Any], turn: tuple[Batch, Array]) -> tuple[tuple[Sums, Any], Any]:
         micro_batch, index = turn
-        return jax.tree.map(jnp.add, total, gradient(micro_batch, jax.random.fold_in(key, index))), None
+        sums, gradients = gradient(micro_batch, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, (sums._replace(rows={}), gradients)), sums.rows
 
     turns = (jax.tree.map(split, dict(batch)), jnp.arange(accumulate))
     shapes = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], turns[0]), key)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0]._replace(rows={}), shapes[1]))
     zeros = (zeros[0], jax.lax.with_sharding_constraint(zeros[1], places))
-    return jax.lax.scan(add, zeros, turns)[0]
+    (sums, gradients), rows = jax.lax.scan(add, zeros, turns)
+    return sums._replace(rows=jax.tree.map(joined, rows)), gradients

@@ -132,7 +132,8 @@ def test_a_complete_run_is_only_evaluated_when_started_again(uninterrupted, tmp_
     before = (uninterrupted / "metrics.jsonl").read_text()
     trained = train_stub(uninterrupted, config())
     assert trained.complete
-    assert trained.held_out["loss"] == pytest.approx(lines_of(uninterrupted, "held_out")[60]["loss"], rel=1e-6)
+    # Sums over devices may be taken in another order, and the loss is a small difference of large logits.
+    assert trained.held_out["loss"] == pytest.approx(lines_of(uninterrupted, "held_out")[60]["loss"], abs=1e-6)
     assert (uninterrupted / "metrics.jsonl").read_text() == before
 
 

@@ -12,6 +12,7 @@ from stub import StubLM, make_batch
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import train
+from deberta_jax.training.method import one_objective
 from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.processes import ProcessesConfig, join
@@ -56,8 +57,7 @@ def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
         config,
         Path(folder),
         {"training": asdict(config)} | settings,
-        lambda key: StubLM(key=key, dropout=0.1),
-        masked_lm,
+        one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm),
         batches_of(config.mesh, pause, poisoned),
         lambda: (of_this_process(make_batch(10_000 + k), config.mesh) for k in range(3)),
     )
