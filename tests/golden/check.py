@@ -34,6 +34,8 @@ from deberta_jax.ops.positions import log_bucket, relative_rows
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, squared_error
 
 BOUND_32, BOUND_64, BOUND_GRADIENT = 2e-5, 1e-9, 1e-5
+# The kind of a case that holds two models: pairs.py.
+PAIR = "ms_rtd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +258,11 @@ def runner(case_json: dict) -> Callable | None:
     return RUNNERS.get(case_json.get("class")) or RUNNERS.get(case_json["kind"])
 
 
+def known(case_json: dict) -> bool:
+    """Whether this version runs such a case."""
+    return case_json["kind"] == PAIR or runner(case_json) is not None
+
+
 def attended(case: Case, name: str, array: np.ndarray) -> np.ndarray:
     """The part of an output that is compared: real tokens, and with Hugging Face no fully masked row."""
     of_token = "start_logits", "end_logits"
@@ -291,6 +298,12 @@ def run_case(folder: Path) -> Iterator[Difference]:
     """Every difference of a case in float32 and in float64."""
     if not (folder / "case.json").exists():
         yield from run_tables(folder)
+        return
+    about = json.loads((folder / "case.json").read_text())
+    if about["kind"] == PAIR:
+        import pairs
+
+        yield from pairs.run_pair(folder)
         return
     case = read_case(folder)
     run = runner(case.about)
@@ -354,7 +367,7 @@ def main(folders: list[str]) -> int:
     status = 0
     for folder in map(Path, folders):
         about = folder / "case.json"
-        if about.exists() and runner(json.loads(about.read_text())) is None:
+        if about.exists() and not known(json.loads(about.read_text())):
             print(f"{folder.name}: no runner for kind {json.loads(about.read_text())['kind']!r}")
             status = 1
             continue

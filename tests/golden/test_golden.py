@@ -16,10 +16,10 @@ SCALE_DEFECT = "a11_v1_posatt_none_string"
 
 
 def runs(folder: Path) -> bool:
-    """Whether a folder is a case of the encoder or of the masked language model, or the tables of positions."""
+    """Whether a folder is a case of a model, or the tables of positions."""
     if not (folder / "case.json").is_file():
         return folder.name.startswith("e01")
-    return check.runner(json.loads((folder / "case.json").read_text())) is not None
+    return check.known(json.loads((folder / "case.json").read_text()))
 
 
 def folders(root: Path) -> list[str]:

@@ -1,0 +1,123 @@
+"""Golden cases of replaced-token detection (d30 to d34): a generator, a discriminator, and the gradient of each loss."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Difference, gathered, largest
+
+from deberta_jax.config import read_rtd_pair
+from deberta_jax.hub.canonical import canonical
+from deberta_jax.hub.layout import export_tensors
+from deberta_jax.hub.placing import import_tensors
+from deberta_jax.hub.tensors import held
+from deberta_jax.model.heads import ReplacedTokenDetection
+from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.pair import ReplacedTokenPair
+from deberta_jax.training.losses import binary_cross_entropy, cross_entropy
+from deberta_jax.training.objectives import masked_logits, masked_sums
+from deberta_jax.training.replaced_tokens import detection_sums, replaced
+
+
+def loaded_pair(folder: Path, dtype: str) -> ReplacedTokenPair:
+    """The pair of a case, its differences formed in `dtype`."""
+    configs = dict(zip(("generator", "discriminator"), read_rtd_pair(folder / "config.json")[:2], strict=True))
+    sharing = read_rtd_pair(folder / "config.json")[2]
+    weights = safetensors.numpy.load_file(folder / "weights.safetensors")
+    tensors = {name: held(array.astype(dtype)) for name, array in weights.items()}
+    models = {}
+    for name, kind in (("generator", MaskedLM), ("discriminator", ReplacedTokenDetection)):
+        config = configs[name]
+        named = canonical(tensors, config, source=folder, generator=name == "generator")
+        build = lambda key, kind=kind, config=config: kind(config, key=key)  # noqa: E731
+        models[name], _ = import_tensors(build, config, named, source=folder, dtype=dtype)
+    return ReplacedTokenPair(models["generator"], models["discriminator"], sharing)
+
+
+def run_pair(folder: Path) -> Iterator[Difference]:
+    """Every difference of a case in float32 and in float64."""
+    before = jax.config.jax_enable_x64
+    try:
+        for dtype, bound in (("float32", BOUND_32), ("float64", BOUND_64)):
+            jax.config.update("jax_enable_x64", dtype == "float64")
+            yield from _run(folder, dtype, bound)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _run(folder: Path, dtype: str, bound: float) -> Iterator[Difference]:
+    pair = loaded_pair(folder, dtype)
+    inputs, about = dict(np.load(folder / "inputs.npz")), json.loads((folder / "case.json").read_text())
+    labels, real = inputs["labels"], inputs["input_mask"] > 0
+    positions, used = gathered(labels > 0)
+    written = np.zeros(positions.shape, np.int32)
+    written[used] = inputs["sampled_tokens"]
+    batch = {
+        "input_ids": jnp.asarray(inputs["input_ids"]),
+        "segment_ids": jnp.asarray(inputs["input_mask"]),
+        "position_ids": jnp.asarray(inputs["position_ids"]),
+        "masked_positions": jnp.asarray(positions),
+        "labels": jnp.asarray(np.take_along_axis(labels, positions, 1)),
+        "label_weights": jnp.asarray(used, dtype),
+    }
+
+    def mlm(pair):
+        logits = masked_logits(pair.generator, batch, None)
+        sums = masked_sums(logits, batch)
+        each = cross_entropy(logits, batch["labels"])
+        return sums.loss / sums.weight, {"generator_logits": logits[used], "mlm_loss_per_token": each[used]}
+
+    def rtd(pair):
+        read = replaced(batch, jnp.asarray(written))
+        arguments = {name: read[name] for name in ("segment_ids", "position_ids")}
+        logits = pair.detector()(read["input_ids"], **arguments)
+        sums = detection_sums(logits, read)
+        return sums.loss / sums.weight, {
+            "discriminator_input_ids": read["input_ids"],
+            "discriminator_logits": jnp.where(real, logits, 0),
+            "discriminator_labels": read["replaced"][real],
+            "rtd_loss_per_token": binary_cross_entropy(logits, read["replaced"])[real],
+        }
+
+    losses = {"mlm": mlm, "rtd": rtd}
+    found = {name: jax.jit(jax.value_and_grad(loss, has_aux=True))(pair) for name, loss in losses.items()}
+    outputs = {f"{name}_loss": value for name, ((value, _), _) in found.items()}
+    outputs |= found["mlm"][0][1] | found["rtd"][0][1] | {"generator_labels": batch["labels"][used]}
+    outputs["total_loss"] = outputs["mlm_loss"] + about["rtd_lambda"] * outputs["rtd_loss"]
+    references = dict(np.load(folder / "outputs64.npz"))
+    if dtype == "float32":
+        references = dict(np.load(folder / "outputs.npz")) | references
+    for name, reference in references.items():
+        if name == "discriminator_logits":
+            # A padded row attends to nothing here as in the original, yet is no output.
+            reference = np.where(real, reference, 0)
+        yield Difference(name, dtype, largest(np.asarray(outputs[name], np.float64), reference), bound)
+    if dtype == "float64":
+        for name, (_, gradient) in found.items():
+            yield from _gradients(folder, pair, name, gradient, about["grad_table"])
+
+
+def _gradients(folder: Path, pair: ReplacedTokenPair, loss: str, gradient, table: dict) -> Iterator[Difference]:
+    """Which parameter moves by which loss, and by how much."""
+    ours = {}
+    for part in ("generator", "discriminator"):
+        of_part = getattr(gradient, part)
+        for name, array in export_tensors(of_part, getattr(pair, part).deberta.config).items():
+            difference = part == "discriminator" and pair.sharing == "gdes" and ".embeddings." in f".{name}"
+            tail = "_embeddings.weight"
+            ours[f"{part}.{name.replace(tail, '_embeddings._weight') if difference else name}"] = array
+    theirs = safetensors.numpy.load_file(folder / f"grads_{loss}.safetensors")
+    assert set(theirs) == {name for name, norms in table.items() if norms[loss] is not None}
+    zero = 1e-10 * max(np.abs(reference).max() for reference in theirs.values())
+    for name, reference in theirs.items():
+        scale = max(np.abs(reference).max(), zero)
+        value = largest(ours[name], reference.astype(np.float64)) / scale if name in ours else np.inf
+        yield Difference(f"gradient of {loss} by {name}", "float64", value, BOUND_GRADIENT)
+    for name, norms in table.items():
+        if norms[loss] is None and name in ours:
+            # No gradient at all: zero to the bit.
+            yield Difference(f"no gradient of {loss} by {name}", "float64", float(np.abs(ours[name]).max()), 0.0)
