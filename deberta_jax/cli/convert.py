@@ -19,15 +19,17 @@ from deberta_jax.hub.download import resolve
 from deberta_jax.hub.layout import TIED, file_tensors, head_for_masks, with_head
 from deberta_jax.hub.microsoft import write_microsoft
 from deberta_jax.hub.placing import check_tensors, import_tensors
-from deberta_jax.hub.pretrained import HEADS, config_text, read_folder
+from deberta_jax.hub.pretrained import HEADS, config_of, config_text, read_folder
 from deberta_jax.hub.tensors import Tensor, write_safetensors
 from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.model.heads import EntityScoring
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.pair import initial_pair
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+from deberta_jax.training.pretrain import generator_config
 from deberta_jax.training.state import abstract_state, initial_state
 
 CHECKPOINTS = "checkpoints"
@@ -51,7 +53,7 @@ class ConvertConfig:
     hub. `to` is the form of TARGET: "huggingface" is config.json and safetensors, "microsoft" is model_config.json and
     pytorch_model.bin, "checkpoint" a run's folder that `pretrain --folder TARGET` goes on from. Between the first two
     every tensor is kept, to the bit, heads that the other side does not know included; the head for masks gets the
-    names that it is looked for by. `generator` takes the generator of a pair.
+    names that it is looked for by. `generator` takes the generator of a pair, or of a run that trains one.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -67,10 +69,10 @@ def run(config: ConvertConfig) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not an empty folder: name another")
     if (Path(config.source) / CHECKPOINTS).is_dir():
-        if config.generator or config.revision:
-            raise InputError(f"{config.source} is a run: --generator and --revision are for models")
+        if config.revision:
+            raise InputError(f"{config.source} is a run: --revision is for models of the hub")
         source = Path(config.source)
-        model_config, tensors, tokenizer = _of_run(source)
+        model_config, tensors, tokenizer = _of_run(source, generator=config.generator)
     else:
         folder = resolve(config.source, revision=config.revision, generator=config.generator)
         model_config, tensors, source = read_folder(folder, generator=config.generator)
@@ -159,21 +161,33 @@ def _write_model(
     return f"{len(tensors)} tensors of {{source}}{'' if tokenizer else '; no tokenizer was there'}"
 
 
-def _of_run(folder: Path) -> tuple[DebertaConfig, dict[str, Tensor], Tokenizer | None]:
-    """The model of a run's newest checkpoint."""
+def _of_run(folder: Path, *, generator: bool) -> tuple[DebertaConfig, dict[str, Tensor], Tokenizer | None]:
+    """The model of a run's newest checkpoint; of a pair the discriminator, with its tables summed, or the generator."""
     settings = read_json(folder / "config.json")
+    paired = settings.get("objective") == "rtd"
+    if generator and not paired:
+        raise InputError(f"{folder}: is a run of one model, which has no generator")
     with closing(Checkpointer(folder / CHECKPOINTS, read_only=True)) as checkpointer:
-        words = checkpointer.shapes().get("model.deberta.embeddings.word.table.value")
+        words = checkpointer.shapes().get(f"model.{'generator.' * paired}deberta.embeddings.word.table.value")
         if words is None or settings.get("model") not in list(PRESETS):
             raise InputError(f"{folder}: holds no checkpoint of a pretraining run")
         config = dataclasses.replace(PRESETS[settings["model"]], vocab_size=words[0][0])
-        build = lambda key: MaskedLM(config, key=key)  # noqa: E731
+        build: Any = lambda key: MaskedLM(config, key=key)  # noqa: E731
+        if paired:
+            sharing = settings["rtd"]["sharing"]
+            build = lambda key: initial_pair(generator_config(config), config, sharing, key=key)  # noqa: E731
         model = checkpointer.restore_model(_abstract(build))
-    given = settings.get("tokenizer")
-    path = Path(given) if given else folder / "tokenizer"
-    if given and not path.exists():
-        raise InputError(f"{path}: no such tokenizer, which the run {folder} was trained with; bring it back")
-    return config, file_tensors(model, config), Tokenizer(path) if path.exists() else None
+    if paired:
+        model = model.generator if generator else model.detector()
+    return config_of(model), file_tensors(model, config_of(model)), _tokenizer_of_run(folder, settings)
+
+
+def _tokenizer_of_run(folder: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
+    given, start = settings.get("tokenizer"), settings.get("start")
+    if given and not Path(given).exists():
+        raise InputError(f"{given}: no such tokenizer, which the run {folder} was trained with; bring it back")
+    path = Path(given) if given else resolve(start) if start else folder / "tokenizer"
+    return Tokenizer(path) if path.exists() else None
 
 
 def _abstract(build: Any) -> Any:
@@ -216,4 +230,6 @@ def _write_run(
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer")
     given = " --tokenizer {target}/tokenizer" if tokenizer else ""
-    return f"go on with `deberta-jax pretrain {name} --objective mlm --folder {{target}}{given}`"
+    recipe = name.removesuffix("-generator")
+    recipe += f" --model {name}" if name != recipe else ""
+    return f"go on with `deberta-jax pretrain {recipe} --objective mlm --folder {{target}}{given}`"

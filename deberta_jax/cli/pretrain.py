@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from deberta_jax.cli.corpus import Text, check_inputs, on_first, say, shards_of, tokenizer_of
 from deberta_jax.cli.results import export, report, totals
-from deberta_jax.cli.start import config_with_start, first_model
+from deberta_jax.cli.start import check_start, config_with_start, first_model
 from deberta_jax.data.batches import Batches, held_out
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepare import read_manifest
@@ -40,6 +40,7 @@ def run(config: PretrainConfig) -> None:
     learning_rate(config.training.optimizer, config.training.steps)
     refuse_other(config.folder, config.settings())
     check_inputs(config)
+    check_start(config)
     with ExitStack() as stack:
         on_first(lambda: stack.enter_context(held(config.folder)))
         _run(config, mesh)

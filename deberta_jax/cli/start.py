@@ -1,11 +1,14 @@
 """The model that pretraining goes on from, in place of random weights."""
 
+import copy
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
@@ -13,7 +16,7 @@ from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import GENERATOR, resolve
 from deberta_jax.hub.placing import import_tensors
-from deberta_jax.hub.pretrained import read_folder, read_generator
+from deberta_jax.hub.pretrained import has_generator, read_folder, read_generator
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.model.heads import ReplacedTokenDetection
@@ -22,35 +25,44 @@ from deberta_jax.model.pair import ReplacedTokenPair, tables, with_tables
 from deberta_jax.model.shardings import shardings
 from deberta_jax.training.pretrain import FRESH, PretrainConfig, generator_config
 
+# A model's config, its tensors, unread, and the file that they are in.
+Read = tuple[DebertaConfig, dict[str, Tensor], Path]
 _log = logging.getLogger(__name__)
 
 
+def check_start(config: PretrainConfig) -> None:
+    """What of `start` and `generator` can be refused before text is read."""
+    if config.start or config.generator:
+        config_with_start(config, _tokenizer(config))
+
+
 def config_with_start(config: PretrainConfig, tokenizer: Tokenizer) -> DebertaConfig:
-    """The model's config with as many rows as the model to start from has; raises InputError where they do not fit."""
+    """The model's config, with as many words as the model to go on from; raises InputError where they do not fit."""
     plain = config.model_config(tokenizer.vocab_size)
-    if not config.start:
+    start, generator = _read(config)
+    first = start or generator
+    if first is None:
         return plain
-    there = read_folder(resolve(config.start))[0]
-    if tokenizer.vocab_size > there.vocab_size:
-        raise InputError(
-            f"{config.start}: has {there.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}; leave --tokenizer "
-            "out to take the model's own"
-        )
-    return _fitting(dataclasses.replace(plain, vocab_size=there.vocab_size), there, config.start, config.model)
+    model = dataclasses.replace(plain, vocab_size=first[0].vocab_size)
+    if start is not None:
+        _check(start, model, tokenizer, str(config.start), config.model)
+    if generator is not None:
+        name = config.generator or f"the generator beside {config.start}"
+        _check(generator, generator_config(model), tokenizer, name, f"the generator of {config.model}")
+    return model
 
 
 def first_model(config: PretrainConfig, model: DebertaConfig, mesh: Mesh) -> Any:
     """The model of step 0, each parameter on its devices: what `start` and `generator` name, and else new."""
-    key = jax.random.key(config.training.seed)
-    method = config.method(model)
+    start, generator = _read(config)
+    build = config.method(model).build
+    # As the state of a run that begins anew has it.
+    key, _ = jax.random.split(jax.random.key(config.training.seed))
     if config.objective == "mlm":
-        folder = resolve(str(config.start))
-        _, tensors, source = read_folder(folder)
-        return _loaded(method.build, model, tensors, source, key, mesh)
+        return _loaded(build, model, start, key, mesh)
 
-    options: dict[str, Any] = {"dtype": jax.numpy.dtype(config.dtype), "remat": config.remat}
-    half = generator_config(model)
-    places = shardings(jax.eval_shape(method.build, key), mesh)
+    options: dict[str, Any] = {"dtype": jnp.dtype(config.dtype), "remat": config.remat}
+    half, keys = generator_config(model), jax.random.split(key)
 
     def build_generator(key: PRNGKeyArray) -> MaskedLM:
         return MaskedLM(half, **options, key=key)
@@ -58,62 +70,106 @@ def first_model(config: PretrainConfig, model: DebertaConfig, mesh: Mesh) -> Any
     def build_detector(key: PRNGKeyArray) -> ReplacedTokenDetection:
         return ReplacedTokenDetection(model, **options, key=key)
 
-    def alone(generator: MaskedLM) -> ReplacedTokenPair:
-        detector = build_detector(key)
-        if config.rtd.sharing == "gdes":
-            detector = with_tables(detector, tables(generator))
-        return ReplacedTokenPair(generator, detector, config.rtd.sharing)
+    def pair(first: Any, second: Any) -> ReplacedTokenPair:
+        """Whichever of the two is new begins with the other's embeddings."""
+        if second is None:
+            second = with_tables(build_detector(keys[1]), tables(first))
+        if first is None:
+            first = with_tables(build_generator(keys[0]), tables(second))
+        return ReplacedTokenPair(first, second, config.rtd.sharing)
 
-    def pair(generator: MaskedLM | None, detector: ReplacedTokenDetection) -> ReplacedTokenPair:
-        if generator is None:
-            generator = with_tables(build_generator(key), tables(detector))
-        return ReplacedTokenPair(generator, detector, config.rtd.sharing)
+    first = _loaded(build_generator, half, generator, keys[0], mesh)
+    second = _loaded(build_detector, model, start, keys[1], mesh)
+    if first is None or second is None:
+        new = "generator" if first is None else "discriminator"
+        _log.warning(
+            "%s: goes on with a new %s, which begins with its embeddings", config.start or config.generator, new
+        )
+    elif config.rtd.sharing == "es" and not _equal(tables(first), tables(second)):
+        _log.warning("%s: its embeddings differ from the generator's, which are both models' from now on", config.start)
+    return jax.jit(pair, out_shardings=shardings(jax.eval_shape(build, key), mesh))(first, second)
 
-    generator = None
-    beside: Path | None = None
-    if config.generator != FRESH:
-        its, tensors, source = _generator_tensors(config)
-        _fitting(half, its, str(source), f"the generator of {config.model}")
-        generator = _loaded(build_generator, half, tensors, source, key, mesh)
-        beside = source.parent
+
+def _tokenizer(config: PretrainConfig) -> Tokenizer:
+    if config.tokenizer:
+        return Tokenizer(config.tokenizer)
     if config.start is None:
-        # A generator alone: the discriminator is new, and begins with its embeddings.
-        return jax.jit(alone, out_shardings=places)(generator)
-    _, tensors, source = read_folder(resolve(config.start), generator_folder=beside)
-    detector = _loaded(build_detector, model, tensors, source, key, mesh)
-    if generator is None:
-        _log.warning("%s: goes on with a new generator, which begins with its embeddings", config.start)
-    return jax.jit(pair, out_shardings=places)(generator, detector)
+        raise InputError(f"{config.generator}: a generator without --start needs its tokenizer: --tokenizer")
+    folder = resolve(config.start)
+    if not Tokenizer.stands_in(folder):
+        raise InputError(f"{config.start}: holds no tokenizer; name the model's own with --tokenizer")
+    return Tokenizer(folder)
 
 
-def _generator_tensors(config: PretrainConfig) -> tuple[DebertaConfig, dict[str, Tensor], Path]:
-    if config.generator:
-        return read_generator(resolve(config.generator))
+def _read(config: PretrainConfig) -> tuple[Read | None, Read | None]:
+    """What is named to go on from: the model, and the generator of a pair."""
+    generator = None
+    if config.objective == "rtd" and config.generator != FRESH and (config.start or config.generator):
+        generator = read_generator(_generator_folder(config))
+    if config.start is None:
+        return None, generator
+    # The discriminator may be kept as the difference to its generator.
+    beside = None if generator is None else generator[2].parent
+    return read_folder(resolve(config.start), generator_folder=beside), generator
+
+
+def _generator_folder(config: PretrainConfig) -> Path:
+    name = str(config.generator or config.start)
     try:
-        return read_folder(resolve(str(config.start), generator=True), generator=True)
+        # Of a model of the hub, with the generator that may be beside it.
+        folder = resolve(name, generator=True)
     except InputError as error:
-        if GENERATOR not in str(error):
+        # Off line a model that is a generator looks as one whose generator was not fetched.
+        alone = bool(config.generator) and "not whole in the cache" in str(error)
+        if not alone and f"has no {GENERATOR}" not in str(error):
             raise
-        raise InputError(
-            f"{error}: name the generator's folder with --generator, or begin a new one with --generator {FRESH}"
-        ) from None
-
-
-def _loaded(build: Any, config: DebertaConfig, tensors: Any, source: Path, key: PRNGKeyArray, mesh: Mesh) -> Any:
-    places = shardings(jax.eval_shape(build, key), mesh)
-    model, new = import_tensors(
-        build, config, tensors, source=source, key=key, shardings=places, dtype=jax.numpy.float32
+        folder = resolve(name)
+    if config.generator or has_generator(folder):
+        return folder
+    near = folder.parent / "generator"
+    raise InputError(
+        f"{name}: no generator is beside it as {GENERATOR}; name one with --generator "
+        f"{near if near.is_dir() else 'NAME'}, or begin a new one with --generator {FRESH}"
     )
+
+
+def _check(read: Read, wanted: DebertaConfig, tokenizer: Tokenizer, name: str, what: str) -> None:
+    there, _, source = read
+    if differing := list(_differing(wanted, there)):
+        raise InputError(f"{name}: is not {what}: {'; '.join(differing)}; name the recipe that fits it")
+    if tokenizer.vocab_size > there.vocab_size:
+        raise InputError(
+            f"{name}: has {there.vocab_size} tokens, the tokenizer {tokenizer.path} has {tokenizer.vocab_size}; "
+            "name the model's own with --tokenizer"
+        )
+    if Tokenizer.stands_in(source.parent) and Tokenizer(source.parent).sha256 != tokenizer.sha256:
+        raise InputError(
+            f"{name}: its tokenizer is another than {tokenizer.path}; leave --tokenizer out, or exchange the files in "
+            f"{source.parent} if the model's tokens are the same"
+        )
+
+
+def _differing(wanted: DebertaConfig, there: DebertaConfig) -> Iterator[str]:
+    """The fields in which a model's parameters are not those that are wanted, with both values."""
+    for field in dataclasses.fields(wanted):
+        ours, theirs = getattr(wanted, field.name), getattr(there, field.name)
+        # Not `replace`, which checks: this one field changed may make no model.
+        changed = copy.copy(wanted)
+        object.__setattr__(changed, field.name, theirs)
+        if ours != theirs and (field.name == "vocab_size" or not wanted.has_parameters_of(changed)):
+            yield f"{field.name} {theirs}, wanted {ours}"
+
+
+def _loaded(build: Any, config: DebertaConfig, read: Read | None, key: PRNGKeyArray, mesh: Mesh) -> Any:
+    if read is None:
+        return None
+    _, tensors, source = read
+    places = shardings(jax.eval_shape(build, key), mesh)
+    model, new = import_tensors(build, config, tensors, source=source, key=key, shardings=places, dtype=jnp.float32)
     if new:
         _log.warning("%s: has no %s: newly initialised", source, ", ".join(new))
     return model
 
 
-def _fitting(wanted: DebertaConfig, there: DebertaConfig, source: str, name: str) -> DebertaConfig:
-    if not wanted.has_parameters_of(there) or wanted.vocab_size != there.vocab_size:
-        raise InputError(
-            f"{source}: is not {name} ({there.num_hidden_layers} layers of width {there.hidden_size}, "
-            f"{there.vocab_size} tokens; wanted are {wanted.num_hidden_layers} of {wanted.hidden_size}, "
-            f"{wanted.vocab_size}); name the recipe that fits it"
-        )
-    return wanted
+def _equal(one: Any, other: Any) -> bool:
+    return all(map(jnp.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))

@@ -83,7 +83,7 @@ def _summed(tensors: Mapping[str, Tensor], generator: Mapping[str, Tensor], sour
         if shared is not None:
             summed[name] = _sum(shared, difference)
         elif name in tensors:
-            _log.warning("%s: %s is taken as it was saved, one step behind: no generator is beside it", source, name)
+            summed[name] = _behind(tensors[name], name, source)
         else:
             lost.append(name)
     if lost:
@@ -168,6 +168,16 @@ def _part(fused: np.ndarray, number: int, config: DebertaConfig) -> np.ndarray:
 def _sum(table: Tensor, difference: Tensor) -> Made:
     dtype = np.result_type(table.dtype, difference.dtype)
     return Made(difference.shape, dtype, lambda: np.asarray(table.read() + difference.read(), dtype))
+
+
+def _behind(table: Tensor, name: str, source: str | Path) -> Made:
+    """A sum that was saved, which is said where it is used."""
+
+    def read() -> np.ndarray:
+        _log.warning("%s: %s is taken as it was saved, one step behind: no generator is beside it", source, name)
+        return table.read()
+
+    return Made(table.shape, table.dtype, read)
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> Made:

@@ -222,9 +222,9 @@ def read_folder(
     config = _read_config(folder, generator=generator)
     own = folder / GENERATOR
     source = own if generator and own.is_file() else weight_file(folder)
-    tensors = read_tensors(source)
-    if generator and not own.is_file() and not any(name.startswith("generator.") for name in tensors):
+    if generator and not has_generator(folder):
         raise InputError(f"{folder}: holds no generator: {GENERATOR} is wanted")
+    tensors = read_tensors(source)
     beside = folder if own.is_file() else generator_folder
     others = None if beside is None else partial(_generator_tensors, beside)
     named = canonical(tensors, config, source=source, generator=generator, generator_tensors=others)
@@ -238,12 +238,21 @@ def read_folder(
 
 def read_generator(folder: Path) -> tuple[DebertaConfig, dict[str, Tensor], Path]:
     """As `read_folder`, of a generator: the one beside a discriminator, or one with a folder of its own."""
-    if (folder / GENERATOR).is_file():
+    if has_generator(folder):
         return read_folder(folder, generator=True)
     config = _read_config(folder, generator=True)
     source = weight_file(folder)
     named = canonical(read_tensors(source), config, source=source, generator=True)
+    if any(name.startswith("mask_predictions.") for name in named):
+        raise InputError(f"{source}: is a discriminator, and no generator is beside it")
     return _as_deep(config, named), named, source
+
+
+def has_generator(folder: Path) -> bool:
+    """Whether a folder holds a discriminator's generator, in a file of its own or in that of the pair."""
+    if (folder / GENERATOR).is_file():
+        return True
+    return any(name.startswith("generator.") for name in read_tensors(weight_file(folder)))
 
 
 def _generator_tensors(folder: Path) -> Mapping[str, Tensor]:

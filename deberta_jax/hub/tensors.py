@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -71,11 +72,20 @@ def held(array: np.ndarray) -> Made:
 
 
 def weight_file(folder: Path) -> Path:
-    """The file that holds a folder's weights, or the index of several: safetensors before Microsoft's."""
+    """The file that holds a folder's weights, or the index of several: safetensors before Microsoft's.
+
+    Without them it is what Microsoft's training saves at each of some steps, the latest.
+    """
     found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    if not found:
+        found = sorted(folder.glob("pytorch.model-*.bin"), key=_numbers, reverse=True)
     if not found:
         raise InputError(f"{folder}: holds no weights; {SAFE} or {TORCH} is wanted, or the index of several such files")
     return found[0]
+
+
+def _numbers(path: Path) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", path.name)]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,9 @@ def counts(scores: Float[Array, "*B"], chosen: Bool[Array, "*B"]) -> Int32[Array
 
     Sign, exponent and 11 bits of fraction: scores nearer to each other than one part in 4,096 may share a bin.
     """
-    bits = jax.lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.uint32)
+    scores = scores.astype(jnp.float32)
+    # There are two zeros.
+    bits = jax.lax.bitcast_convert_type(jnp.where(scores == 0, 0.0, scores), jnp.uint32)
     # Ascending scores have ascending keys: of a negative number every bit is turned, of others the sign.
     negative = bits >> 31
     ascending: UInt32[Array, "*B"] = bits ^ jnp.where(negative == 1, jnp.uint32(0xFFFFFFFF), jnp.uint32(0x80000000))

@@ -178,7 +178,7 @@ def detect(model: ReplacedTokenDetection, batch: Batch, key: PRNGKeyArray | None
 def detection_sums(logits: Float[Array, "B T"], batch: Batch) -> Sums:
     """The loss of those logits, and how many tokens were replaced."""
     real = batch["segment_ids"] > 0
-    losses = binary_cross_entropy(logits, batch["replaced"])
+    losses = binary_cross_entropy(logits, batch["replaced"].astype(logits.dtype))
     return Sums(
         loss=jnp.sum(jnp.where(real, losses, 0)),
         weight=jnp.sum(real).astype(losses.dtype),

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,20 @@ import numpy as np
 import pytest
 
 from deberta_jax.cli.main import main
+from deberta_jax.cli.results import export
 from deberta_jax.config import PRESETS, DebertaConfig
 from deberta_jax.hub.layout import export_tensors, with_head
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.hub.tensors import held, read_tensors, write_safetensors
 from deberta_jax.hub.torch_file import write_torch_file
+from deberta_jax.hub.train_tokenizer import train_tokenizer
 from deberta_jax.model.heads import MultipleChoice, ReplacedTokenDetection, SequenceClassification
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.sharding import make_mesh
+from deberta_jax.training.checkpoint import Checkpointer
+from deberta_jax.training.recipes import recipe
+from deberta_jax.training.replaced_tokens import RtdConfig
+from deberta_jax.training.state import initial_state
 
 SMALL = {"vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
 V3 = DebertaConfig(**SMALL, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True)
@@ -101,7 +109,7 @@ def test_a_run_goes_on_from_a_converted_model_and_is_converted_back(tmp_path, ca
     save_pretrained(tmp_path / "model", model)
     run = tmp_path / "run"
     assert main(["convert", str(tmp_path / "model"), str(run), "--to", "checkpoint"]) == 0
-    assert f"go on with `deberta-jax pretrain tiny --folder {run}`" in capsys.readouterr().out
+    assert f"go on with `deberta-jax pretrain tiny --objective mlm --folder {run}`" in capsys.readouterr().out
     (run / "config.json").write_text(json.dumps({"model": "tiny", "tokenizer": None}))
     assert main(["convert", str(run), str(tmp_path / "back")]) == 0
     assert same(load_pretrained(tmp_path / "back", "masked_lm").model, model)
@@ -110,6 +118,57 @@ def test_a_run_goes_on_from_a_converted_model_and_is_converted_back(tmp_path, ca
     assert main(["convert", str(tmp_path / "small"), str(tmp_path / "other"), "--to", "checkpoint"]) == 2
     assert "is no preset of `deberta-jax pretrain`" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture
+def unmarked(monkeypatch):
+    """Checkpoints without fingerprints, which are looked at elsewhere: compiling them takes most of the time."""
+    monkeypatch.setattr("deberta_jax.training.checkpoint.fingerprint", lambda arrays: {name: [0] for name in arrays})
+
+
+def test_a_recipe_trains_a_generator_alone_as_another_model(tmp_path, capsys, unmarked):
+    # As a released one but for its words.
+    config = dataclasses.replace(PRESETS["v3-xsmall-generator"], vocab_size=8)
+    save_pretrained(tmp_path / "model", random(lambda key: MaskedLM(config, key=key)))
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "run"), "--to", "checkpoint"]) == 0
+    assert "pretrain v3-xsmall --model v3-xsmall-generator --objective mlm --folder" in capsys.readouterr().out
+
+
+def small_run(folder, sharing, tokenizer):
+    """What a run of replaced-token detection leaves, one step after its start with random parameters."""
+    rtd = RtdConfig(sharing=sharing, step="joint" if sharing == "es" else "decoupled")
+    config = dataclasses.replace(recipe("tiny", "rtd"), folder=folder, rtd=rtd)
+    method = config.method(config.model_config(tokenizer.vocab_size))
+    state = initial_state(method.build, method.optimizer, 0, make_mesh())
+    pair = random(method.build)
+    with closing(Checkpointer(folder / "checkpoints")) as checkpointer:
+        checkpointer.save(state._replace(step=state.step + 1, model=pair), {})
+    (folder / "config.json").write_text(json.dumps(config.settings()))
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(folder / "tokenizer")
+    export(config, pair, tokenizer)
+    return pair
+
+
+@pytest.mark.parametrize("sharing", ["gdes", "es", "none"])
+def test_a_run_of_two_models_is_converted_to_what_it_exports(sharing, tmp_path, unmarked):
+    text = "The quick brown fox jumps over the lazy dog and eats what it finds there, every day of the year."
+    tokenizer = train_tokenizer([text] * 10, tmp_path / "vocabulary" / "spm.model", 290)
+    run = tmp_path / "run"
+    pair = small_run(run, sharing, tokenizer)
+    for name, options in {"discriminator": [], "generator": ["--generator"]}.items():
+        target = tmp_path / name
+        assert main(["convert", str(run), str(target), *options]) == 0
+        assert equal(contents(target / "model.safetensors"), contents(run / name / "model.safetensors"))
+        for file in "config.json", "spm.model", "tokenizer_config.json":
+            assert (target / file).read_bytes() == (run / name / file).read_bytes()
+        assert main(["convert", str(run), str(tmp_path / f"{name}-ms"), "--to", "microsoft", *options]) == 0
+        theirs = contents(tmp_path / f"{name}-ms" / "pytorch_model.bin")
+        assert equal({with_head(key, "cls"): x for key, x in theirs.items()}, contents(target / "model.safetensors"))
+    words = [np.asarray(model.deberta.embeddings.word.table) for model in (pair.generator, pair.detector())]
+    name = "deberta.embeddings.word_embeddings.weight"
+    assert (contents(tmp_path / "discriminator" / "model.safetensors")[name] == words[1]).all()
+    assert (words[0] == words[1]).all() == (sharing == "es")
 
 
 def architecture(folder):
@@ -147,7 +206,7 @@ def test_a_run_has_no_place_for_other_heads_and_that_is_said(tmp_path, capsys):
     )
 
 
-def test_a_run_that_is_saving_is_left_alone(tmp_path):
+def test_a_run_that_is_saving_is_left_alone(tmp_path, capsys):
     save_pretrained(tmp_path / "model", random(lambda key: MaskedLM(PRESETS["tiny"], key=key)))
     run = tmp_path / "run"
     assert main(["convert", str(tmp_path / "model"), str(run), "--to", "checkpoint"]) == 0
@@ -155,6 +214,8 @@ def test_a_run_that_is_saving_is_left_alone(tmp_path):
     (run / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir()
     assert main(["convert", str(run), str(tmp_path / "back")]) == 0
     assert (run / "checkpoints" / "6.orbax-checkpoint-tmp").is_dir()
+    assert main(["convert", str(run), str(tmp_path / "generator"), "--generator"]) == 2
+    assert "run: is a run of one model, which has no generator" in capsys.readouterr().err
 
 
 def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, capsys):

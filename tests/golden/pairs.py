@@ -80,7 +80,7 @@ def _run(folder: Path, dtype: str, bound: float) -> Iterator[Difference]:
             "discriminator_input_ids": read["input_ids"],
             "discriminator_logits": jnp.where(real, logits, 0),
             "discriminator_labels": read["replaced"][real],
-            "rtd_loss_per_token": binary_cross_entropy(logits, read["replaced"])[real],
+            "rtd_loss_per_token": binary_cross_entropy(logits, read["replaced"].astype(logits.dtype))[real],
         }
 
     losses = {"mlm": mlm, "rtd": rtd}

@@ -15,7 +15,16 @@ import deberta_jax as dj
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.layout import export_tensors
-from deberta_jax.hub.pretrained import HEADS, config_of, from_pretrained, load_pretrained, save_pretrained
+from deberta_jax.hub.pretrained import (
+    HEADS,
+    config_of,
+    from_pretrained,
+    has_generator,
+    load_pretrained,
+    read_generator,
+    save_pretrained,
+)
+from deberta_jax.hub.tensors import weight_file
 from deberta_jax.hub.torch_file import write_torch_file
 from deberta_jax.hub.train_tokenizer import _sample, train_tokenizer
 from deberta_jax.model.heads import TokenClassification
@@ -33,6 +42,7 @@ V2 = dataclasses.replace(V3, conv_kernel_size=3, conv_act="gelu")
 V1 = DebertaConfig(**SMALL, model_type="deberta")
 BIASED = DebertaConfig(**SMALL, position_buckets=8, position_biased_input=True, type_vocab_size=2, embedding_size=20)
 CONFIGS = {"v1": V1, "v2": V2, "v3": V3, "biased": BIASED}
+WORDS = "deberta.embeddings.word_embeddings.weight"
 TASKS = [head for head in HEADS if head not in (None, "masked_lm")]
 
 
@@ -198,6 +208,42 @@ def test_the_generator_is_read_out_of_its_own_file(tmp_path, caplog):
     wanted = (mine[f"{words}._weight"] + its[f"{words}.weight"]).astype("f")
     np.testing.assert_array_equal(loaded.deberta.embeddings.word.table, wanted)
     assert same(loaded.detector, discriminator.detector)
+
+
+def test_of_what_microsofts_training_saved_the_latest_step_is_read(tmp_path):
+    latest, model = "pytorch.model-1000000.bin", made(V3)
+    tensors = export_tensors(model, V3)
+    for step in "000100", "999999", "best":
+        write_torch_file(tmp_path / f"pytorch.model-{step}.bin", [("another", np.zeros(1, "f"))])
+    microsoft_folder(tmp_path, tensors, V3, latest)
+    assert weight_file(tmp_path).name == latest
+    assert same(from_pretrained(tmp_path, "masked_lm")[0], model)
+    # Where the usual file is there too, it is the model.
+    microsoft_folder(tmp_path, tensors, V3)
+    assert weight_file(tmp_path).name == "pytorch_model.bin"
+
+
+def test_a_generator_is_read_with_its_own_depth_wherever_it_lies(tmp_path):
+    shallow = dataclasses.replace(V3, num_hidden_layers=2)
+    generator, discriminator = made(shallow), made(V3, "replaced_token_detection")
+    its, mine = export_tensors(generator, shallow), export_tensors(discriminator, V3)
+    beside = microsoft_folder(tmp_path / "beside", mine, V3)
+    write_torch_file(beside / "pytorch_model.generator.bin", its.items())
+    pair = {f"generator.{name}": x for name, x in its.items()} | {
+        f"discriminator.{name}": x for name, x in mine.items()
+    }
+    both = microsoft_folder(tmp_path / "both", pair, V3)
+    alone = microsoft_folder(tmp_path / "alone", its, shallow, "pytorch.model-000100.bin")
+    save_pretrained(tmp_path / "saved", generator)
+    for folder, its_own in {beside: False, both: False, alone: True, tmp_path / "saved": True}.items():
+        config, tensors, source = read_generator(folder)
+        assert has_generator(folder) == (not its_own)
+        assert config.num_hidden_layers == 2
+        assert source.parent == folder
+        np.testing.assert_array_equal(tensors["deberta.embeddings.word_embeddings.weight"].read(), its[WORDS])
+    microsoft_folder(tmp_path / "discriminator", mine, V3)
+    with pytest.raises(InputError, match="pytorch_model.bin: is a discriminator, and no generator is beside it"):
+        read_generator(tmp_path / "discriminator")
 
 
 def test_that_a_discriminator_was_not_trained_to_fill_masks_is_said(tmp_path, caplog):
