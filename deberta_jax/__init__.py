@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         TokenClassification,
     )
     from deberta_jax.model.masked_lm import MaskedLM
+    from deberta_jax.model.pair import ReplacedTokenPair
     from deberta_jax.model.shardings import shardings
     from deberta_jax.ops.attention import (
         attention_probabilities,
@@ -56,6 +57,7 @@ _HOMES = {
     "PRESETS": "config",
     "QuestionAnswering": "model.heads",
     "ReplacedTokenDetection": "model.heads",
+    "ReplacedTokenPair": "model.pair",
     "SequenceClassification": "model.heads",
     "TokenClassification": "model.heads",
     "Tokenizer": "hub.tokenizer",
@@ -97,6 +99,7 @@ __all__ = [
     "MultipleChoice",
     "QuestionAnswering",
     "ReplacedTokenDetection",
+    "ReplacedTokenPair",
     "SequenceClassification",
     "TokenClassification",
     "Tokenizer",

@@ -93,6 +93,12 @@ def test_a_pair_for_replaced_token_detection_is_read(tmp_path):
     assert (generator, sharing) == (discriminator, "gdes")
     with pytest.raises(InputError, match="read_rtd_pair"):
         DebertaConfig.from_file(path)
+    for theirs, ours in {"ES": "es", "nes": "none"}.items():
+        path.write_text(json.dumps({"embedding_sharing": theirs, "generator": inner, "discriminator": inner}))
+        assert read_rtd_pair(path)[2] == ours
+    path.write_text(json.dumps({"embedding_sharing": "all", "generator": inner, "discriminator": inner}))
+    with pytest.raises(InputError, match="embedding_sharing is 'all'; it must be one of gdes, es, nes, none"):
+        read_rtd_pair(path)
     path.write_text("{}")
     with pytest.raises(InputError, match="section generator and discriminator"):
         read_rtd_pair(path)

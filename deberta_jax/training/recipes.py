@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -40,19 +41,19 @@ _SCRIPT = partial(Published, "microsoft/DeBERTa, experiments/language_model/rtd.
 # The paper trained on 160 GB of text; the scripts are set for WikiText-103.
 PUBLISHED: dict[str, dict[str, Published]] = {
     "v3-xsmall": {
-        "paper": _PAPER(8192, 500_000, 6e-4, 10_000, 0.98, 50.0),
-        "repository": _SCRIPT(64, 1_000_000, 3e-4, 10_000, 0.999, 10.0),
+        "paper": _PAPER(8192, 500_000, 6e-4, 10_000.0, 0.98, 50.0),
+        "repository": _SCRIPT(64, 1_000_000, 3e-4, 10_000.0, 0.999, 10.0),
     },
-    "v3-small": {"paper": _PAPER(8192, 500_000, 6e-4, 10_000, 0.98, 50.0)},
+    "v3-small": {"paper": _PAPER(8192, 500_000, 6e-4, 10_000.0, 0.98, 50.0)},
     "v3-base": {
-        "paper": _PAPER(8192, 500_000, 6e-4, 10_000, 0.98, 50.0),
-        "repository": _SCRIPT(256, 1_000_000, 1e-4, 10_000, 0.999, 10.0),
+        "paper": _PAPER(8192, 500_000, 6e-4, 10_000.0, 0.98, 50.0),
+        "repository": _SCRIPT(256, 1_000_000, 1e-4, 10_000.0, 0.999, 10.0),
     },
     "v3-large": {
-        "paper": _PAPER(8192, 500_000, 3e-4, 10_000, 0.98, 50.0),
-        "repository": _SCRIPT(256, 1_000_000, 1e-4, 10_000, 0.999, 10.0),
+        "paper": _PAPER(8192, 500_000, 3e-4, 10_000.0, 0.98, 50.0),
+        "repository": _SCRIPT(256, 1_000_000, 1e-4, 10_000.0, 0.999, 10.0),
     },
-    "mdeberta-v3-base": {"paper": _PAPER(8192, 500_000, 6e-4, 10_000, 0.98, 50.0)},
+    "mdeberta-v3-base": {"paper": _PAPER(8192, 500_000, 6e-4, 10_000.0, 0.98, 50.0)},
 }
 
 
@@ -61,7 +62,7 @@ def recipe(name: str, objective: ObjectiveName | None = None) -> PretrainConfig:
     config = dataclasses.replace(_RECIPES[name][1], recipe=name)
     if objective in (None, config.objective):
         return config
-    masking = _MASKING if objective == "rtd" else Masking(max_ngram=config.data.masking.max_ngram)
+    masking = _MASKING if objective == "rtd" else Masking()
     return dataclasses.replace(
         config,
         objective=objective,
@@ -73,7 +74,7 @@ def recipe(name: str, objective: ObjectiveName | None = None) -> PretrainConfig:
 
 def of_words(name: str, words: Sequence[str]) -> PretrainConfig:
     """The recipe that the words of a command line change, by the objective that is among them."""
-    given = [after for word, after in zip(words, [*words[1:], ""], strict=True) if word == "--objective"]
+    given = [after for word, after in pairwise(words) if word == "--objective"]
     given += [word.partition("=")[2] for word in words if word.startswith("--objective=")]
     known = [objective for objective in get_args(ObjectiveName) if given[-1:] == [objective]]
     return recipe(name, *known)
@@ -110,9 +111,7 @@ def _third(model: str, source: str = "paper", remat: Remat = "none") -> Pretrain
     masking = _MASKING
     if source == "repository":
         # Adam without bias correction, a schedule that jumps, masks that never reach the end of a row.
-        optimizer = dataclasses.replace(
-            config.training.optimizer, name="microsoft_adam", schedule="warmup_linear", warmup=its.warmup
-        )
+        optimizer = dataclasses.replace(config.training.optimizer, name="microsoft_adam", schedule="warmup_linear")
         training = dataclasses.replace(config.training, optimizer=optimizer)
         config = dataclasses.replace(config, folder=Path(f"runs/{model}-repository"), training=training)
         masking = dataclasses.replace(masking, mode="tail_biased")

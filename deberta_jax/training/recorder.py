@@ -131,7 +131,9 @@ class Recorder:
             self._events.add_scalar(f"{split}/{name}", value, step)
 
     def _show(self, step: int) -> None:
-        status = f"loss {self.latest['loss']:.4f}"
+        # A run of two models has two losses.
+        losses = [name for name in self.latest if name.endswith("_loss")] or ["loss"]
+        status = "  ".join(f"{name.replace('_', ' ')} {self.latest[name]:.4f}" for name in losses)
         if self._speed:
             status += f"  {self._speed:,.0f} tokens/s"
         if "mfu" in self.latest:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deberta_jax.cli.main import main
-from deberta_jax.cli.pretrain import most_frequent_share
+from deberta_jax.cli.results import most_frequent_share
 from deberta_jax.cli.sentences import masked_sentences
 from deberta_jax.data.documentation import prose
 from deberta_jax.data.hold_out import hold_out
@@ -20,11 +20,15 @@ from deberta_jax.data.prepare import read_manifest
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.inference.masks import fill_mask
+from deberta_jax.inference.replaced import detect
 
 OPTIONS = [
     *("--vocabulary", "400", "--data.length", "32", "--data.evaluate-batches", "3", "--batch-size", "8"),
     *("--steps", "14", "--evaluate-every", "7", "--checkpoint-every", "4"),
 ]
+
+
+RTD = ["--objective", "rtd"]
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +82,22 @@ def metrics(folder):
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, text, programs):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    process = start(folder, text, programs)
+def completed(folder, text, programs, *options):
+    process = start(folder, text, programs, *options)
     out, err = process.communicate()
     assert process.returncode == 0, err
     return folder, out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, text, programs):
+    return completed(tmp_path_factory.mktemp("runs") / "run", text, programs)
+
+
+@pytest.fixture(scope="module")
+def detecting(tmp_path_factory, text, programs):
+    """A run of replaced-token detection."""
+    return completed(tmp_path_factory.mktemp("runs") / "rtd", text, programs, *RTD)
 
 
 def test_a_run_ends_with_a_model_folder_a_plot_and_five_filled_masks(finished):
@@ -107,12 +120,34 @@ def test_a_run_ends_with_a_model_folder_a_plot_and_five_filled_masks(finished):
     assert all("[MASK]" in sentence and word not in ("", "[MASK]") for sentence, word in sentences)
 
 
+def test_a_run_of_replaced_tokens_ends_with_both_models_and_says_how_each_does(detecting):
+    folder, out = detecting
+    assert {path.name for path in folder.iterdir()} >= {"discriminator", "generator", "loss.png", "metrics.jsonl"}
+    assert "held out, generator: " in out and "of masked tokens found" in out
+    assert "held out, discriminator: AUC 0." in out and "the best constant: 0." in out
+    # So short a run has learned nothing, and is told so.
+    assert "warning: the discriminator has collapsed: AUC 0." in out
+    assert out.count("____") == 5 and out.count("    replaced: ") == 5
+    held_out = [line for line in metrics(folder) if line["split"] == "held_out"]
+    assert [line["step"] for line in held_out] == [7, 14]
+    names = {"generator_loss", "generator_perplexity", "generator_accuracy", "discriminator_loss", "gain", "auc"}
+    assert all(line.keys() >= names | {"average_precision", "spread", "replaced"} for line in held_out)
+    generator, tokenizer = from_pretrained(folder / "generator", head="masked_lm")
+    detector, _ = from_pretrained(folder / "discriminator", head="replaced_token_detection")
+    [[guesses]] = fill_mask(generator, tokenizer, ["Compute the [MASK] of a matrix."], top=4)
+    assert len(guesses) == 4
+    [found] = detect(detector, tokenizer, ["Compute the inverse of a matrix."])
+    assert all(0 < token.probability < 1 for token in found)
+
+
+@pytest.mark.parametrize(("way", "goals"), [("finished", (3, 9)), ("detecting", (6,))])
 def test_killed_at_a_random_moment_the_same_command_ends_with_the_same_losses_to_the_last_bit(
-    finished, tmp_path, text, programs
+    way, goals, request, tmp_path, text, programs
 ):
+    expected, options = metrics(request.getfixturevalue(way)[0]), RTD if way == "detecting" else []
     folder = tmp_path / "run"
-    for goal in (3, 9):
-        process = start(folder, text, programs)
+    for goal in goals:
+        process = start(folder, text, programs, *options)
         while not (
             (folder / "metrics.jsonl").exists() and len((folder / "metrics.jsonl").read_text().splitlines()) > goal
         ):
@@ -121,11 +156,9 @@ def test_killed_at_a_random_moment_the_same_command_ends_with_the_same_losses_to
         time.sleep(random.Random(goal).random() * 0.05)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    process = start(folder, text, programs)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    completed(folder, text, programs, *options)
     # The tokenizer was trained anew, from the same text: the whole chain is a function of it.
-    assert metrics(folder) == metrics(finished[0])
+    assert metrics(folder) == expected
 
 
 def test_a_folder_of_another_config_is_refused_with_the_fields_that_differ(finished, text, capsys):
@@ -148,6 +181,19 @@ def test_zero_steps_report_the_sizes_of_the_largest_model_and_write_nothing(tmp_
     assert not folder.exists()
 
 
+def test_zero_steps_of_a_published_recipe_tell_its_size_and_the_values_of_paper_and_repository(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["pretrain", "v3-base", "--folder", str(folder), "--steps", "0"]) == 0
+    out = capsys.readouterr().out
+    # Generator and discriminator of spec 9.1 with their heads; the discriminator has no absolute positions.
+    assert f"{141_697_536 + 720_228 + 183_831_552 + 592_897:,} parameters" in out
+    assert "8,192 rows of 512, 4,194,304 tokens" in out
+    assert "500,000 steps: 2,097,152,000,000 tokens, 2.17e+21 FLOP" in out
+    assert "paper: batch 8,192, 500,000 steps, learning rate 0.0006" in out
+    assert "repository: batch 256, 1,000,000 steps, learning rate 0.0001" in out
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -163,6 +209,8 @@ def test_zero_steps_report_the_sizes_of_the_largest_model_and_write_nothing(tmp_
         (["--data.evaluate-batches", "0"], "data.evaluate_batches is 0; it must be at least 1"),
         (["--data.shards", "here", "--data.files", "x.txt"], "give it without data.files"),
         (["--data.files", "nowhere.txt", "--steps", "0"], "nowhere.txt: no such file"),
+        (["--objective", "rtd", "--rtd.sharing", "es"], "give rtd.step joint, or another sharing"),
+        (["--generator", "fresh"], "generator is for objective rtd"),
         (["--lr", "1"], "did you mean --optimizer.learning-rate?"),
     ],
 )

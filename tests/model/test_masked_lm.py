@@ -83,9 +83,9 @@ def test_dropout_needs_a_key():
 
 
 def test_parameters_start_as_in_the_original():
-    model = jax.jit(lambda key: MaskedLM(dataclasses.replace(PRESETS["tiny"], conv_kernel_size=3), key=key))(
-        jax.random.key(0)
-    )
+    model = jax.jit(
+        lambda key: MaskedLM(dataclasses.replace(PRESETS["tiny"], initializer_range=0.02, conv_kernel_size=3), key=key)
+    )(jax.random.key(0))
     layers = model.deberta.encoder.layers
     for kernel in (
         model.deberta.embeddings.word.table,
