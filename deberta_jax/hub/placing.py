@@ -95,8 +95,9 @@ def _checked(
 
 
 def _part(entry: Entry) -> str:
-    """The encoder, or the part of a head, that an entry belongs to."""
-    return "deberta" if entry.name.startswith("deberta.") else entry.paths[0].partition(".")[0]
+    """The encoder, or the part of a head, that an entry belongs to; the decoder's positions are named as the former's."""
+    first = entry.paths[0].partition(".")[0]
+    return first if first == "decoder" or not entry.name.startswith("deberta.") else "deberta"
 
 
 def _names(entry: Entry, leaves: Mapping[str, Any]) -> list[str]:
