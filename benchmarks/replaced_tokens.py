@@ -1,8 +1,8 @@
 """What a step of replaced-token detection costs beside its parts, at the geometry of v3-small.
 
 `python benchmarks/replaced_tokens.py [ROWS LENGTH]` prints medians of alternated runs on this machine: a step of
-the generator by masked language modelling, the discriminator's forward and backward pass, and a joint and a decoupled step
-of both, with temporary memory as compiled beside that of logits at every position.
+the generator by masked language modelling, the discriminator's forward and backward pass, and a joint and a decoupled
+step of both, with temporary memory as compiled beside that of logits at every position.
 """
 
 import statistics

@@ -95,7 +95,7 @@ def _checked(
 
 
 def _part(entry: Entry) -> str:
-    """The encoder, or the part of a head, that an entry belongs to; the decoder's positions are named as the former's."""
+    """The encoder, or the part of a head, that an entry belongs to; a decoder's positions have the former's name."""
     first = entry.paths[0].partition(".")[0]
     return first if first == "decoder" or not entry.name.startswith("deberta.") else "deberta"
 

@@ -48,7 +48,7 @@ def masked_logits(model: Any, batch: Batch, key: PRNGKeyArray | None) -> Float[A
 def masked_sums(logits: Float[Array, "B M V"], batch: Batch) -> Sums:
     """Cross entropy and accuracy of those logits."""
     labels, weights = batch["labels"], batch["label_weights"]
-    correct = jnp.argmax(logits, axis=-1) == labels
+    correct = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
     return Sums(
         loss=jnp.sum(weights * cross_entropy(logits, labels)),
         weight=jnp.sum(weights),

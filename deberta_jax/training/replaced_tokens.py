@@ -202,7 +202,7 @@ def replaced(batch: Batch, written: Int[Array, "B M"]) -> Batch:
     used = batch["label_weights"] > 0
     # A slot that is not used lies outside the row, and is dropped.
     places = jnp.where(used, batch["masked_positions"], ids.shape[1])
-    rows = jnp.arange(ids.shape[0])[:, None]
+    rows = jnp.arange(ids.shape[0], dtype=places.dtype)[:, None]
     new = ids.at[rows, places].set(written.astype(ids.dtype), mode="drop")
     changed = jnp.zeros(ids.shape, bool).at[rows, places].set(written != batch["labels"], mode="drop")
     return {**batch, "input_ids": constrain(new, "batch", None), "replaced": constrain(changed, "batch", None)}
