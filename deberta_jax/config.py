@@ -326,12 +326,15 @@ _TINY: dict[str, Any] = {
     "position_buckets": 32,
     "norm_rel_ebd": "layer_norm",
     "share_att_key": True,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
 }
 
 PRESETS: dict[str, DebertaConfig] = {
     # For CPU: seconds and minutes. 2 and 4 layers, their own vocabulary of 8192 pieces. Initial weights grow as the
     # width shrinks, so that a product is as large as in the base model: with 0.02 a narrow model starts as all but the
-    # identity, and a discriminator learns nothing of context for hundreds of steps.
+    # identity, and a discriminator learns nothing of context for hundreds of steps. So small a model overfits nothing
+    # that it reads once: it has no dropout.
     "tiny": DebertaConfig(
         hidden_size=128,
         num_hidden_layers=2,

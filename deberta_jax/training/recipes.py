@@ -166,6 +166,11 @@ _RECIPES: dict[str, tuple[str, PretrainConfig]] = {
 }
 # What else another objective than its own changes in a recipe.
 _CHANGED: dict[tuple[str, ObjectiveName], dict[str, Any]] = {
-    ("demo", "rtd"): {"training": dataclasses.replace(_DEMO, steps=1000)},
+    # A generator that learns slowly leaves replaced tokens that so small a discriminator can find, and embeddings for
+    # it that hold still.
+    ("demo", "rtd"): {
+        "training": dataclasses.replace(_DEMO, steps=1200, optimizer=OptimizerConfig(learning_rate=5e-4)),
+        "rtd": RtdConfig(discriminator_learning_rate=2e-3),
+    },
 }
 RECIPES = {name: (description, partial(of_words, name)) for name, (description, _) in _RECIPES.items()}

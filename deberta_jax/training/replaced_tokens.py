@@ -61,7 +61,7 @@ class RtdConfig:
             raise InputError(f"rtd.loss_weight is {self.loss_weight}; it must be above 0")
         if self.discriminator_learning_rate is not None:
             if self.step == "joint":
-                raise InputError("rtd.discriminator_learning_rate is for decoupled steps; a joint one has one rate")
+                raise InputError("rtd.discriminator_learning_rate is for decoupled steps; a joint one has one rate: give None")
             if self.discriminator_learning_rate < 0:
                 raise InputError(
                     f"rtd.discriminator_learning_rate is {self.discriminator_learning_rate}; it cannot be negative"

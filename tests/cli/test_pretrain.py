@@ -125,8 +125,6 @@ def test_a_run_of_replaced_tokens_ends_with_both_models_and_says_how_each_does(d
     assert {path.name for path in folder.iterdir()} >= {"discriminator", "generator", "loss.png", "metrics.jsonl"}
     assert "held out, generator: " in out and "of masked tokens found" in out
     assert "held out, discriminator: AUC 0." in out and "the best constant: 0." in out
-    # So short a run has learned nothing, and is told so.
-    assert "warning: the discriminator has collapsed: AUC 0." in out
     assert out.count("____") == 5 and out.count("    replaced: ") == 5
     held_out = [line for line in metrics(folder) if line["split"] == "held_out"]
     assert [line["step"] for line in held_out] == [7, 14]

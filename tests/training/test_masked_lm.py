@@ -19,7 +19,14 @@ from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import make_step, place
 
 CONFIG = dataclasses.replace(
-    PRESETS["tiny"], vocab_size=352, hidden_size=64, num_attention_heads=4, intermediate_size=160, conv_kernel_size=3
+    PRESETS["tiny"],
+    vocab_size=352,
+    hidden_size=64,
+    num_attention_heads=4,
+    intermediate_size=160,
+    conv_kernel_size=3,
+    hidden_dropout_prob=0.1,
+    attention_probs_dropout_prob=0.1,
 )
 OPTIMIZER = OptimizerConfig(learning_rate=0.01, warmup=0.0)
 # Enough rows that activations are larger than parameters: below that, gathering an activation is the cheaper choice.

@@ -38,8 +38,6 @@ CONFIG = dataclasses.replace(
     num_hidden_layers=3,
     num_attention_heads=4,
     intermediate_size=64,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
 )
 GENERATOR = dataclasses.replace(CONFIG, num_hidden_layers=2)
 ROWS, LENGTH, MASKED = 16, 18, 5
