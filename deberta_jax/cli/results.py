@@ -98,5 +98,5 @@ def _show_filled(config: PretrainConfig, name: str, tokenizer: Tokenizer, senten
             sentence.replace(MASK, masks[0][1].token) for (sentence, _), masks in zip(sentences, filled, strict=True)
         ]
         for text, tokens in zip(written, detect(detector, tokenizer, written), strict=True):
-            suspect = max(tokens, key=lambda token: token.probability)
+            suspect = max((token for token in tokens if token.text.strip()), key=lambda token: token.probability)
             say(f"  {text}\n    replaced: {suspect.text} {suspect.probability:.0%}")
