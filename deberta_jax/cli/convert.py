@@ -186,7 +186,11 @@ def _tokenizer_of_run(folder: Path, settings: Mapping[str, Any]) -> Tokenizer | 
     given, start = settings.get("tokenizer"), settings.get("start")
     if given and not Path(given).exists():
         raise InputError(f"{given}: no such tokenizer, which the run {folder} was trained with; bring it back")
-    path = Path(given) if given else resolve(start) if start else folder / "tokenizer"
+    try:
+        path = Path(given) if given else resolve(start) if start else folder / "tokenizer"
+    except InputError as error:
+        _log.warning("%s; the run %s had its tokenizer from there, and is converted without", error, folder)
+        return None
     return Tokenizer(path) if path.exists() else None
 
 

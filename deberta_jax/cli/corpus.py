@@ -26,10 +26,22 @@ def check_inputs(config: PretrainConfig) -> None:
     """What can be refused before anything is written."""
     if named := [*config.data.files, *config.data.held_out]:
         find(named)
-    if config.tokenizer:
-        Tokenizer(config.tokenizer)
-    elif config.data.shards and not config.start:
+    if named_tokenizer(config) is None and config.data.shards:
         raise InputError("--data.shards needs the tokenizer they were made with: --tokenizer")
+
+
+def named_tokenizer(config: PretrainConfig) -> Tokenizer | None:
+    """The tokenizer that is named, or that of the model to start from; None where one is to be trained."""
+    if config.tokenizer:
+        return Tokenizer(config.tokenizer)
+    if config.start is None:
+        if config.generator:
+            raise InputError(f"{config.generator}: a generator without --start needs its tokenizer: --tokenizer")
+        return None
+    folder = resolve(config.start)
+    if not Tokenizer.stands_in(folder):
+        raise InputError(f"{config.start}: holds no tokenizer; name the model's own with --tokenizer")
+    return Tokenizer(folder)
 
 
 class Text:
@@ -55,13 +67,8 @@ class Text:
 
 def tokenizer_of(config: PretrainConfig, text: Text) -> Tokenizer:
     """The tokenizer that is named, that of the model to start from, or one trained on the text."""
-    if config.tokenizer:
-        return Tokenizer(config.tokenizer)
-    if config.start:
-        start = resolve(config.start)
-        if not Tokenizer.stands_in(start):
-            raise InputError(f"{config.start}: holds no tokenizer; name the model's own with --tokenizer")
-        return Tokenizer(start)
+    if named := named_tokenizer(config):
+        return named
     path = config.folder / "tokenizer" / "spm.model"
     before = time.perf_counter()
 

@@ -29,7 +29,7 @@ _TO_MEND = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
 }
 COMMANDS = {
-    "pretrain": "train a masked language model, from text to a model folder",
+    "pretrain": "train by masked language modelling or replaced-token detection, from text to a model folder",
     "predict": "fill masks, classify, tag, answer or embed texts with a model",
     "convert": "turn a model folder into another form: Hugging Face, Microsoft, or a run to go on from",
     "prepare": "turn text into shards of tokenized rows",

@@ -7,14 +7,13 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from deberta_jax.cli.corpus import Text, check_inputs, on_first, say, shards_of, tokenizer_of
+from deberta_jax.cli.corpus import Text, check_inputs, named_tokenizer, on_first, say, shards_of, tokenizer_of
 from deberta_jax.cli.results import export, report, totals
 from deberta_jax.cli.start import check_start, config_with_start, first_model
 from deberta_jax.data.batches import Batches, held_out
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepare import read_manifest
 from deberta_jax.folders import held
-from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import train
 from deberta_jax.training.optimizer import learning_rate
@@ -33,9 +32,10 @@ def run(config: PretrainConfig) -> None:
     check_batch_size(config.training.batch_size, mesh, config.training.accumulate)
     if config.training.steps == 0:
         check_inputs(config)
+        tokenizer = named_tokenizer(config)
         # A vocabulary that is trained gets [MASK] after it.
-        rows = Tokenizer(config.tokenizer).vocab_size if config.tokenizer else config.vocabulary + 1
-        say(totals(config, config.model_config(rows)))
+        plain = config.model_config(config.vocabulary + 1)
+        say(totals(config, config_with_start(config, tokenizer) if tokenizer else plain))
         return
     learning_rate(config.training.optimizer, config.training.steps)
     refuse_other(config.folder, config.settings())

@@ -16,14 +16,14 @@ from deberta_jax.inference.replaced import detect
 from deberta_jax.training.loop import HostBatch
 from deberta_jax.training.pretrain import PretrainConfig, measure
 from deberta_jax.training.recipes import PUBLISHED, recipe
-from deberta_jax.training.replaced_tokens import collapse, prior_loss
+from deberta_jax.training.replaced_tokens import alarm, prior_loss
 
 
 def totals(config: PretrainConfig, model: DebertaConfig) -> str:
     """How large a run is: parameters, tokens and FLOPs, those of the recipe where the run has no steps."""
     size = measure(config, model)
     training = config.training
-    steps = training.steps or recipe(config.recipe, config.objective).training.steps
+    steps = training.steps or (recipe(config.recipe, config.objective).training.steps if config.recipe else 0)
     tokens = training.batch_size * config.data.length
     lines = [
         f"{config.model}: {size}",
@@ -70,7 +70,7 @@ def report(
             f"(chance: 0.5, {found['replaced']:.3f}), loss {found['discriminator_loss']:.4f} (the best constant: "
             f"{prior_loss(found['replaced']):.4f}), spread {found['spread']:.2f}"
         )
-        if warning := collapse(found):
+        if warning := alarm(config.training, config.training.steps, found):
             say(f"warning: {warning}")
     sentences = masked_sentences(texts, tokenizer, 5)
     models = ("discriminator", "generator") if paired else ("model",)
@@ -86,7 +86,10 @@ def most_frequent_share(batches: Iterable[HostBatch]) -> float:
 
 
 def _show_filled(config: PretrainConfig, name: str, tokenizer: Tokenizer, sentences: Sequence[tuple[str, str]]) -> None:
-    """Masks filled by an exported model; with a discriminator beside it, how sure that is of the best filling."""
+    """Masks filled by an exported model; with a discriminator beside it, what that finds in sentences so filled.
+
+    The second best filling is written there: the best one is often the word that stood there.
+    """
     model, _ = from_pretrained(config.folder / name, head="masked_lm")
     filled = fill_mask(model, tokenizer, [sentence for sentence, _ in sentences], top=3)
     for (sentence, word), masks in zip(sentences, filled, strict=True):

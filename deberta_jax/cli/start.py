@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
+from deberta_jax.cli.corpus import named_tokenizer
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import GENERATOR, resolve
@@ -32,8 +33,9 @@ _log = logging.getLogger(__name__)
 
 def check_start(config: PretrainConfig) -> None:
     """What of `start` and `generator` can be refused before text is read."""
-    if config.start or config.generator:
-        config_with_start(config, _tokenizer(config))
+    tokenizer = named_tokenizer(config)
+    if tokenizer and (config.start or config.generator):
+        config_with_start(config, tokenizer)
 
 
 def config_with_start(config: PretrainConfig, tokenizer: Tokenizer) -> DebertaConfig:
@@ -88,17 +90,6 @@ def first_model(config: PretrainConfig, model: DebertaConfig, mesh: Mesh) -> Any
     elif config.rtd.sharing == "es" and not _equal(tables(first), tables(second)):
         _log.warning("%s: its embeddings differ from the generator's, which are both models' from now on", config.start)
     return jax.jit(pair, out_shardings=shardings(jax.eval_shape(build, key), mesh))(first, second)
-
-
-def _tokenizer(config: PretrainConfig) -> Tokenizer:
-    if config.tokenizer:
-        return Tokenizer(config.tokenizer)
-    if config.start is None:
-        raise InputError(f"{config.generator}: a generator without --start needs its tokenizer: --tokenizer")
-    folder = resolve(config.start)
-    if not Tokenizer.stands_in(folder):
-        raise InputError(f"{config.start}: holds no tokenizer; name the model's own with --tokenizer")
-    return Tokenizer(folder)
 
 
 def _read(config: PretrainConfig) -> tuple[Read | None, Read | None]:

@@ -1,8 +1,8 @@
-"""What masked-language modelling hides: whole words and n-grams of words, 80/10/10.
+"""What is hidden for pretraining: words, n-grams of words or single tokens, and what stands in their place.
 
 A pure function of a row and a generator. Two ways to choose, by name: "uniform" spreads the masks over the whole row;
 "tail_biased" is the original's, which spends its budget from the left and rarely reaches the end of a row
-(reference/microsoft-spec.md 5.1; mlm_task.py, `NGramMaskGenerator`).
+(spec 5.1; mlm_task.py, `NGramMaskGenerator`).
 """
 
 import math

@@ -27,6 +27,7 @@ def sample(logits: Float[Array, "*B V"], draws: Float[Array, "*B 2"]) -> Int32[A
 
 def _invert(weights: Float[Array, "*B K"], draw: Float[Array, "*B"]) -> Int32[Array, "*B"]:
     """The first index up to which the weights sum to more than `draw` of their total."""
-    sums = jnp.cumsum(weights, axis=-1)
+    # Rounded differently from place to place, sums of weights may fall where a weight is 0.
+    sums = jax.lax.cummax(jnp.cumsum(weights, axis=-1), axis=weights.ndim - 1)
     index = jnp.sum(sums <= draw.astype(sums.dtype)[..., None] * sums[..., -1:], axis=-1, dtype=jnp.int32)
     return jnp.minimum(index, weights.shape[-1] - 1)

@@ -69,7 +69,7 @@ class PretrainConfig:
 
     `start` names a model, a folder or one of the hub, to go on from in place of random weights, with its tokenizer; for
     rtd it is the discriminator, and its generator is beside it, or is the model `generator` ("fresh": a new one, which
-    begins with the discriminator's embeddings).
+    begins with the discriminator's embeddings). A generator without `start` gets a new discriminator.
     """
 
     model: str = "v3-base"
@@ -96,6 +96,8 @@ class PretrainConfig:
             raise InputError(f"data.length is {self.data.length}, the position table of {self.model} ends at {most}")
         if self.generator and self.objective == "mlm":
             raise InputError("generator is for objective rtd; for mlm give start")
+        if self.rtd != RtdConfig() and self.objective == "mlm":
+            raise InputError("options of rtd are given, and the objective is mlm; give --objective rtd")
         if self.generator == FRESH and not self.start:
             raise InputError("generator fresh goes with start, the discriminator; without both all is new")
 

@@ -11,7 +11,7 @@ BINS = 1 << 20
 def counts(scores: Float[Array, "*B"], chosen: Bool[Array, "*B"]) -> Int32[Array, "K"]:
     """How many chosen scores fall into each bin: 2^20 of them, by the upper 20 bits of the score as a float32.
 
-    Sign, exponent and 11 bits of fraction: scores nearer to each other than one part in 4,096 may share a bin.
+    Sign, exponent and 11 bits of fraction: scores nearer to each other than one part in 2,048 may share a bin.
     """
     scores = scores.astype(jnp.float32)
     # There are two zeros.

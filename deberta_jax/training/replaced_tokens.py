@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -61,7 +62,9 @@ class RtdConfig:
             raise InputError(f"rtd.loss_weight is {self.loss_weight}; it must be above 0")
         if self.discriminator_learning_rate is not None:
             if self.step == "joint":
-                raise InputError("rtd.discriminator_learning_rate is for decoupled steps; a joint one has one rate: give None")
+                raise InputError(
+                    "rtd.discriminator_learning_rate is for decoupled steps; a joint one has one rate: give None"
+                )
             if self.discriminator_learning_rate < 0:
                 raise InputError(
                     f"rtd.discriminator_learning_rate is {self.discriminator_learning_rate}; it cannot be negative"
@@ -104,10 +107,7 @@ def replaced_token_detection(config: TrainingConfig, rtd: RtdConfig, build: Buil
     def step(places: TrainState) -> Step:
         return compiled(make_update(rtd, optimizer, places.model, config.accumulate), rates, places)
 
-    def alarm(number: int, found: Mapping[str, float]) -> str | None:
-        return collapse(found) if number > warmup_steps(config.optimizer.warmup, config.steps) else None
-
-    return Method(build, optimizer, step, evaluate, summarise, alarm)
+    return Method(build, optimizer, step, evaluate, summarise, partial(alarm, config))
 
 
 def decoupled(rtd: RtdConfig, optimizers: Optimizers, places: Any, accumulate: int) -> Update:
@@ -130,7 +130,7 @@ def decoupled(rtd: RtdConfig, optimizers: Optimizers, places: Any, accumulate: i
         gradient = _scaled(gradient, rtd.loss_weight)
         discriminator, second = apply(optimizers.discriminator, gradient, states["discriminator"], pair.discriminator)
         pair = _pair(pair, generator, discriminator)
-        metrics = _metrics(rtd, written, found, slopes, gradient)
+        metrics = _metrics(rtd, written, found, optax.tree.norm(slopes), optax.tree.norm(gradient))
         return Updated(pair, {"generator": first, "discriminator": second}, metrics)
 
     return update
@@ -143,6 +143,7 @@ def joint(rtd: RtdConfig, optimizer: optax.GradientTransformation, places: Any, 
         keys = jax.random.split(key, 3)
         batch = with_draws(batch, keys[0])
         written, slopes = mean_gradient(generate, pair.generator, batch, keys[1], places.generator, accumulate)
+        generator_norm = optax.tree.norm(slopes)
         moved = pair.sharing == "es"
         found, (own, shared) = mean_gradient(
             lambda both, batch, key: detect(detector(both[0], both[1] or pair.shared, pair.sharing), batch, key),
@@ -153,12 +154,14 @@ def joint(rtd: RtdConfig, optimizer: optax.GradientTransformation, places: Any, 
             accumulate,
         )
         gradient = _scaled(own, rtd.loss_weight)
-        for name, table in _scaled(shared, rtd.loss_weight).items():
+        shared = _scaled(shared, rtd.loss_weight)
+        for name, table in shared.items():
             embeddings = slopes.deberta.embeddings
             setattr(embeddings, name, jax.tree.map(jnp.add, getattr(embeddings, name), table))
         gradients = _pair(pair, slopes, gradient)
         pair, state = apply(optimizer, gradients, state, pair)
-        return Updated(pair, state, _metrics(rtd, written, found, slopes, gradient))
+        metrics = _metrics(rtd, written, found, generator_norm, optax.tree.norm((gradient, shared)))
+        return Updated(pair, state, metrics)
 
     return update
 
@@ -266,21 +269,25 @@ def summarise(sums: PairSums) -> dict[str, float]:
     }
 
 
-def collapse(found: Mapping[str, float]) -> str | None:
-    """What is wrong with a discriminator that no longer tells tokens apart, in one line; None if nothing is."""
+def alarm(config: TrainingConfig, step: int, found: Mapping[str, float]) -> str | None:
+    """What is wrong with a discriminator that does not tell tokens apart after the warm-up, in one line, or None."""
+    if step <= warmup_steps(config.optimizer.warmup, config.steps):
+        return None
     signs = []
-    if found["auc"] < LEAST_AUC:
+    # What is not a number is no good sign either.
+    if not found["auc"] >= LEAST_AUC:
         signs.append(f"AUC {found['auc']:.3f}, chance is 0.5")
-    if found["spread"] < LEAST_SPREAD:
+    if collapsed := not found["spread"] >= LEAST_SPREAD:
         signs.append(f"its states are nearly one (spread {found['spread']:.4f})")
     if not signs:
         return None
-    return f"the discriminator has collapsed: {', '.join(signs)}; lower the learning rate, or lengthen the warm-up"
+    verdict = "has collapsed" if collapsed else "has collapsed, or has learned nothing yet"
+    return f"the discriminator {verdict}: {', '.join(signs)}; lower the learning rate, or lengthen the warm-up"
 
 
-def _metrics(rtd: RtdConfig, written: Sums, found: Sums, slopes: Any, gradient: Any) -> dict[str, Array]:
+def _metrics(rtd: RtdConfig, written: Sums, found: Sums, *norms: Array) -> dict[str, Array]:
+    """`norms` are those of the gradients of the generator's loss and of the discriminator's, times λ."""
     generator_loss, detector_loss = written.loss / written.weight, found.loss / found.weight
-    norms = [optax.tree.norm(tree) for tree in (slopes, gradient)]
     return {
         "loss": generator_loss + rtd.loss_weight * detector_loss,
         "generator_loss": generator_loss,

@@ -22,7 +22,7 @@ class Sizes(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.parameters:,} parameters; parameters and optimizer {_bytes(self.state_bytes)}, "
-            f"{_bytes(self.device_bytes)} on each device; {self.step_flops / 1e9:,.1f} GFLOP a step"
+            f"{_bytes(self.device_bytes)} on each device; {_flops(self.step_flops)} a step"
         )
 
 
@@ -39,6 +39,10 @@ def sizes(evaluate: Evaluate, abstract: TrainState, batch: Mapping[str, Any]) ->
         device_bytes=sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves),
         step_flops=3 * forward,
     )
+
+
+def _flops(number: int) -> str:
+    return f"{number / 1e12:,.1f} TFLOP" if number >= 1e12 else f"{number / 1e9:,.1f} GFLOP"
 
 
 def _bytes(number: int) -> str:

@@ -97,13 +97,13 @@ def apply(optimizer: optax.GradientTransformation, gradients: Any, state: Any, m
 
 
 def make_evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
-    """Jitted sums of a batch, without dropout."""
+    """Jitted sums of a batch, without dropout; every process gets them whole."""
 
     def evaluation(model: nnx.Module, batch: Batch, number: int | Array = 0) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return evaluate(model, batch, number)
 
-    return jax.jit(evaluation)
+    return jax.jit(evaluation, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.cache

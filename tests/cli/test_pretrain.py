@@ -4,10 +4,12 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -54,9 +56,9 @@ def text(tmp_path_factory):
     return path
 
 
-def start(folder, text, programs, *options):
+def start(folder, text, programs, *options, devices=2):
     # Compiled with less care: compiling is most of the time of so short a run.
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = os.environ | programs | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     code = "import sys; from deberta_jax.cli.main import main; sys.exit(main())"
     command = [
@@ -157,6 +159,23 @@ def test_killed_at_a_random_moment_the_same_command_ends_with_the_same_losses_to
     completed(folder, text, programs, *options)
     # The tokenizer was trained anew, from the same text: the whole chain is a function of it.
     assert metrics(folder) == expected
+
+
+def test_two_processes_train_both_models_as_one_does(detecting, tmp_path, text, programs):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    joined = ["--processes.join", "--processes.coordinator", address, "--processes.count", "2", "--processes.index"]
+    folder = tmp_path / "run"
+    processes = [start(folder, text, programs, *RTD, *joined, str(n), devices=1) for n in range(2)]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    for ours, theirs in zip(metrics(folder), metrics(detecting[0]), strict=True):
+        assert ours.pop("split") == theirs.pop("split")
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    for name, head in (("generator", "masked_lm"), ("discriminator", "replaced_token_detection")):
+        models = [from_pretrained(run / name, head=head)[0] for run in (folder, detecting[0])]
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), *models)
 
 
 def test_a_folder_of_another_config_is_refused_with_the_fields_that_differ(finished, text, capsys):

@@ -12,10 +12,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from stub import make_batch
-from train_stub import config, train_stub
+from stub import StubLM, make_batch
+from train_stub import batches_of, config, train_stub
 
 from deberta_jax.errors import InputError
+from deberta_jax.training.loop import train
+from deberta_jax.training.method import one_objective
+from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.run import MeshConfig
 
@@ -126,6 +129,17 @@ def test_on_another_number_of_devices_a_run_goes_on_the_same_up_to_rounding(unin
     assert out == "complete 60\n", err
     for step, line in exact(uninterrupted).items():
         assert lines_of(tmp_path)[step]["loss"] == pytest.approx(line["loss"], rel=1e-5), step
+
+
+def test_what_a_method_is_alarmed_by_is_said_in_the_log_after_each_evaluation(tmp_path, capsys):
+    settings = config(steps=20, evaluate_every=10)
+    method = one_objective(settings, lambda key: StubLM(key=key), masked_lm)
+    method = method._replace(alarm=lambda step, found: f"loss above 0 at {step}" if found["loss"] > 0 else None)
+    batches = batches_of(settings.mesh)
+    trained = train(settings, tmp_path / "run", {}, method, batches, lambda: [make_batch(10_000)])
+    assert trained.complete
+    said = capsys.readouterr().err
+    assert said.count("warning: loss above 0 at 10\n") == said.count("warning: loss above 0 at 20\n") == 1
 
 
 def test_a_complete_run_is_only_evaluated_when_started_again(uninterrupted, tmp_path):

@@ -59,6 +59,7 @@ def test_settings_name_what_an_objective_uses():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"rtd": RtdConfig(sharing="none")}, "options of rtd are given, and the objective is mlm"),
         ({"generator": "somewhere"}, "generator is for objective rtd; for mlm give start"),
         ({"objective": "rtd", "generator": "fresh"}, "generator fresh goes with start"),
     ],

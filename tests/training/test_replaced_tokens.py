@@ -19,7 +19,7 @@ from deberta_jax.training.losses import binary_cross_entropy
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.replaced_tokens import (
     RtdConfig,
-    collapse,
+    alarm,
     detect,
     evaluate,
     generate,
@@ -50,7 +50,9 @@ def batch(number):
     rng = np.random.default_rng(number)
     positions = np.arange(LENGTH)
     first = positions < 11
-    masked = np.tile(np.array([1, 4, 9, 12, 15]), (ROWS, 1))
+    masked = np.tile(np.array([1, 4, 9, 12, 13]), (ROWS, 1))
+    # Rows of different lengths, so that a mean of means would be wrong.
+    ends = 14 + np.arange(ROWS)[:, None] % 4
     ids = rng.integers(5, 352, (ROWS, LENGTH))
     # A slot in four is not used: its position and its label say nothing.
     used = rng.random((ROWS, MASKED)) < 0.75
@@ -59,7 +61,7 @@ def batch(number):
     np.put_along_axis(ids, masked, np.where(used, 4, np.take_along_axis(ids, masked, 1)), 1)
     return {
         "input_ids": ids.astype(np.int32),
-        "segment_ids": np.tile(np.where(first, 1, np.where(positions < 16, 2, 0)), (ROWS, 1)).astype(np.int32),
+        "segment_ids": np.where(first, 1, np.where(positions < ends, 2, 0)).astype(np.int32),
         "position_ids": np.tile(np.where(first, positions, positions - 11), (ROWS, 1)).astype(np.int32),
         "masked_positions": np.where(used, masked, 0).astype(np.int32),
         "labels": labels.astype(np.int32),
@@ -265,7 +267,7 @@ def test_the_discriminators_loss_is_the_mean_over_real_tokens_special_ones_too()
     assert float(sums.loss / sums.weight) == pytest.approx(losses.mean(), rel=1e-6)
 
 
-def test_held_out_text_gives_the_same_figures_however_it_is_cut_into_batches():
+def test_held_out_batches_add_up_and_are_always_drawn_alike():
     pair = pair_of("gdes")
     whole = jax.jit(evaluate)(pair, batch(5), 0)
     halves = [{name: x[rows] for name, x in batch(5).items()} for rows in (slice(0, 8), slice(8, 16))]
@@ -281,13 +283,14 @@ def test_held_out_text_gives_the_same_figures_however_it_is_cut_into_batches():
 
 
 def test_a_collapsed_discriminator_is_warned_of_after_the_warm_up():
-    found = {"auc": 0.51, "spread": 0.2}
-    assert "AUC 0.510, chance is 0.5" in collapse(found)
-    assert "spread 0.0010" in collapse({"auc": 0.9, "spread": 0.001})
-    assert collapse({"auc": 0.8, "spread": 0.2}) is None
-    method = method_of(warmup=4.0)
-    assert method.alarm(4, found) is None
-    assert method.alarm(5, found) == collapse(found)
+    method, poor = method_of(warmup=4.0), {"auc": 0.51, "spread": 0.2}
+    assert method.alarm(4, poor) is None
+    assert "has collapsed, or has learned nothing yet: AUC 0.510, chance is 0.5" in method.alarm(5, poor)
+    assert "has collapsed: its states are nearly one (spread 0.0010)" in method.alarm(5, {"auc": 0.9, "spread": 0.001})
+    assert "AUC nan" in method.alarm(5, {"auc": float("nan"), "spread": 0.2})
+    assert method.alarm(5, {"auc": 0.8, "spread": 0.2}) is None
+    config = TrainingConfig(steps=10, optimizer=OptimizerConfig(warmup=4.0))
+    assert alarm(config, 5, poor) == method.alarm(5, poor)
 
 
 @pytest.mark.parametrize(
