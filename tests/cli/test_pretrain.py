@@ -228,6 +228,8 @@ def test_zero_steps_of_a_published_recipe_tell_its_size_and_the_values_of_paper_
         (["--data.files", "nowhere.txt", "--steps", "0"], "nowhere.txt: no such file"),
         (["--objective", "rtd", "--rtd.sharing", "es"], "give rtd.step joint, or another sharing"),
         (["--generator", "fresh"], "generator is for objective rtd"),
+        (["--rtd.loss-weight", "7"], "options of rtd are given, and the objective is mlm; give --objective rtd"),
+        (["--start", "./nowhere", "--steps", "0"], "'./nowhere': no such folder"),
         (["--lr", "1"], "did you mean --optimizer.learning-rate?"),
     ],
 )
