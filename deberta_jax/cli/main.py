@@ -30,6 +30,8 @@ _TO_MEND = {
 }
 COMMANDS = {
     "pretrain": "train by masked language modelling or replaced-token detection, from text to a model folder",
+    "finetune": "train a model on a task: GLUE, SuperGLUE, SQuAD, RACE, NER, or a table of your own",
+    "evaluate": "score a model on a task's files by its official metrics",
     "predict": "fill masks, classify, tag, answer or embed texts with a model",
     "convert": "turn a model folder into another form: Hugging Face, Microsoft, or a run to go on from",
     "prepare": "turn text into shards of tokenized rows",

@@ -15,7 +15,7 @@ from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepare import read_manifest
 from deberta_jax.folders import held
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.loop import train
+from deberta_jax.training.loop import over_batches, train
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.pretrain import PretrainConfig, measure
 from deberta_jax.training.processes import join
@@ -79,13 +79,14 @@ def _run(config: PretrainConfig, mesh: Mesh) -> None:
             **common,
         )
 
+    method = config.method(model_config)
     trained = train(
         config.training,
         config.folder,
         settings,
-        config.method(model_config),
+        method,
         batches,
-        lambda: evaluated,
+        over_batches(method, mesh, lambda: evaluated),
         size.step_flops,
         (lambda: first_model(config, model_config, mesh)) if config.start or config.generator else None,
     )

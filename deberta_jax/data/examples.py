@@ -93,6 +93,7 @@ class Account:
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     named: list[str] = dataclasses.field(default_factory=list)
     malformed: int = 0
+    mended: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def use(self) -> None:
         """Count a row that became an example."""
@@ -107,6 +108,10 @@ class Account:
             where = f"line {line}" if isinstance(line, int) else line
             self.named.append(f"{self.file}, {where}: {reason}")
 
+    def mend(self, what: str) -> None:
+        """Count what was wrong in a row that is used all the same."""
+        self.mended[what] = self.mended.get(what, 0) + 1
+
     def check(self) -> None:
         """Raise InputError where nothing is left, or so much is malformed that the file must be another."""
         first = f"; {self.named[0]}" if self.named else ""
@@ -120,7 +125,8 @@ class Account:
     def __str__(self) -> str:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in self.skipped.items())
         left = f", {self.read - self.used:,} skipped ({reasons})" if self.skipped else ""
-        return f"{self.file}: {self.read:,} rows, {self.used:,} used{left}"
+        mended = "".join(f", {number:,} mended ({what})" for what, number in self.mended.items())
+        return f"{self.file}: {self.read:,} rows, {self.used:,} used{left}{mended}"
 
 
 class Examples(NamedTuple):

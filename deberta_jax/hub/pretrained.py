@@ -184,7 +184,7 @@ def load_pretrained(
     dtype = None if dtype is None else _floating("dtype", dtype)
     param_dtype = _floating("param_dtype", param_dtype)
     config, tensors, source = read_folder(folder, generator=generator)
-    config, tensors = _labelled(config, tensors, head, labels)
+    config, tensors = labelled(config, tensors, head, labels)
     options: dict[str, Any] = {"dtype": dtype}
     if head == "masked_lm":
         options["enhanced_mask_decoder"] = _POSITIONS in tensors
@@ -280,7 +280,7 @@ def _read_config(folder: Path, *, generator: bool) -> DebertaConfig:
         raise InputError(f"{found[0]}: {str(error).removeprefix('config: ').removeprefix(f'{found[0]}: ')}") from None
 
 
-def _labelled(
+def labelled(
     config: DebertaConfig, tensors: Mapping[str, Tensor], head: Head | None, labels: Sequence[str] | None
 ) -> tuple[DebertaConfig, dict[str, Tensor]]:
     """The config with the labels wanted, else those of the file; a classifier of other labels is left in the file."""

@@ -12,11 +12,13 @@ from jaxtyping import Array, Float, Int
 from deberta_jax.errors import InputError
 from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.rows import Row, Texts, encode, limit_of
+from deberta_jax.inference.rows import Row, Rows, Texts, encode, limit_of
 from deberta_jax.inference.stream import Task, complete
 from deberta_jax.inference.windows import stride_of
 from deberta_jax.model.heads import QuestionAnswering
 
+# How many spans of a row are told apart when they are ranked.
+_RANKED = 20
 # What pieces of white space alone are written with, by either vocabulary.
 _BLANK = "\u2581\u0120\u010a\u010d\u0109"
 # The score of a span that is none, finite so that differences of scores are numbers.
@@ -34,6 +36,16 @@ class Answer(NamedTuple):
     start: int
     end: int
     probability: float
+    no_answer: float
+
+
+class Ranked(NamedTuple):
+    """The best spans of a context as (text, probability), and how much likelier than the first one is no answer.
+
+    Probabilities are among the best spans of all windows and no answer, whose text is "".
+    """
+
+    spans: tuple[tuple[str, float], ...]
     no_answer: float
 
 
@@ -87,17 +99,7 @@ def answering(
     batching: Batching = BATCHING,
 ) -> Task[Answer]:
     """The task of `answer`, for `stream`; an example is `(question, context)`."""
-    limit = limit_of(model, batching)
-    if longest < 1:
-        raise InputError(f"longest is {longest}, an answer has 1 token at least")
-
-    # An answer neither begins nor ends with white space.
-    blank = tuple(index for index in range(tokenizer.vocab_size) if not tokenizer.token(index).strip(_BLANK))
-
-    def texts_of(example: tuple) -> list[Texts]:
-        if len(example) != 2:
-            raise InputError("a question and its context are wanted")
-        return [example]
+    limit, blank = _bounds(model, tokenizer, longest, batching)
 
     def read(example: tuple, rows: list[Row]) -> Answer:
         spans = [Span(*(value.item() for value in row.outputs)) for row in rows]
@@ -114,22 +116,65 @@ def answering(
         start, end = (int(offsets[span.start, 0]), int(offsets[span.end, 1])) if span.score > _NEVER else (0, 0)
         return Answer(example[1][start:end], start, end, float(np.exp(span.score - total)), more)
 
+    program = functools.partial(best_spans, longest=longest, blank=blank)
     return Task(
-        model,
-        functools.partial(best_spans, longest=longest, blank=blank),
-        lambda examples: encode(
-            tokenizer,
-            examples,
-            texts_of=texts_of,
-            max_length=limit,
-            truncation="second",
-            stride=stride_of(limit),
-        ),
-        read,
-        limit,
-        tokenizer.pad_id,
-        batching,
+        model, program, functools.partial(span_rows, tokenizer, limit=limit), read, limit, tokenizer.pad_id, batching
     )
+
+
+def ranking(
+    model: QuestionAnswering, tokenizer: Tokenizer, *, longest: int = 30, batching: Batching = BATCHING
+) -> Task[Ranked]:
+    """The best spans of each context, for `stream`; an example is `(question, context)`."""
+    limit, blank = _bounds(model, tokenizer, longest, batching)
+
+    def read(example: tuple, rows: list[Row]) -> Ranked:
+        found: dict[str, float] = {}
+        for row in rows:
+            for start, end, score in zip(*(part.tolist() for part in row.outputs[:3]), strict=True):
+                if score > _NEVER:
+                    text = example[1][row.offsets[start, 0] : row.offsets[end, 1]]
+                    found[text] = max(score, found.get(text, score))
+        none = min(row.outputs[3].item() for row in rows)
+        best = sorted(found.items(), key=lambda item: -item[1])[:_RANKED]
+        scores = np.asarray([none, *(score for _, score in best)], np.float64)
+        weights = np.exp(scores - scores.max())
+        its = (weights / weights.sum()).tolist()
+        spans = tuple((text, probability) for (text, _), probability in zip(best, its[1:], strict=True))
+        return Ranked(spans, none - (best[0][1] if best else _NEVER))
+
+    program = functools.partial(top_spans, longest=longest, blank=blank, number=_RANKED)
+    return Task(
+        model, program, functools.partial(span_rows, tokenizer, limit=limit), read, limit, tokenizer.pad_id, batching
+    )
+
+
+def span_rows(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> Rows:
+    """The windows of examples `(question, context)`."""
+    return encode(
+        tokenizer,
+        examples,
+        texts_of=_question_and_context,
+        max_length=limit,
+        truncation="second",
+        stride=stride_of(limit),
+    )
+
+
+def _question_and_context(example: tuple) -> list[Texts]:
+    if len(example) != 2:
+        raise InputError("a question and its context are wanted")
+    return [example]
+
+
+def _bounds(
+    model: QuestionAnswering, tokenizer: Tokenizer, longest: int, batching: Batching
+) -> tuple[int, tuple[int, ...]]:
+    """How long rows may be, and the tokens that an answer neither begins nor ends with: white space."""
+    if longest < 1:
+        raise InputError(f"longest is {longest}, an answer has 1 token at least")
+    blank = tuple(index for index in range(tokenizer.vocab_size) if not tokenizer.token(index).strip(_BLANK))
+    return limit_of(model, batching), blank
 
 
 @functools.partial(jax.jit, static_argnames=("longest", "blank"))
@@ -146,6 +191,37 @@ def best_spans(
 
     Tokens of the ids `blank` neither begin nor end one.
     """
+    scores, none, size = _span_scores(model, input_ids, input_mask, token_type_ids, longest, blank)
+    best = scores.argmax(-1)
+    return best // size, best // size + best % size, scores.max(-1), none, jax.nn.logsumexp(scores, axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames=("longest", "blank", "number"))
+def top_spans(
+    model: QuestionAnswering,
+    input_ids: Int[Array, "B T"],
+    input_mask: Int[Array, "B T"],
+    token_type_ids: Int[Array, "B T"],
+    *,
+    longest: int,
+    blank: tuple[int, ...],
+    number: int,
+) -> tuple[Int[Array, "B K"], Int[Array, "B K"], Float[Array, "B K"], Float[Array, "B"]]:
+    """Starts, ends and scores of the best spans of each row's context, and the score of [CLS]."""
+    scores, none, size = _span_scores(model, input_ids, input_mask, token_type_ids, longest, blank)
+    values, places = jax.lax.top_k(scores, min(number, scores.shape[1]))
+    return places // size, places // size + places % size, values, none
+
+
+def _span_scores(
+    model: QuestionAnswering,
+    input_ids: Int[Array, "B T"],
+    input_mask: Int[Array, "B T"],
+    token_type_ids: Int[Array, "B T"],
+    longest: int,
+    blank: tuple[int, ...],
+) -> tuple[Float[Array, "B spans"], Float[Array, "B"], int]:
+    """The score of each span by start and length, that of [CLS], and the number of lengths."""
     logits = model(input_ids, input_mask, token_type_ids=token_type_ids)
     B, T = input_ids.shape
     followed = jnp.pad(input_mask[:, 1:], ((0, 0), (0, 1)))
@@ -157,11 +233,4 @@ def best_spans(
     possible = inside[:, :, None] & jnp.pad(inside, ((0, 0), (0, size)))[:, ends]
     scores = logits.start[:, :, None] + jnp.pad(logits.end, ((0, 0), (0, size)))[:, ends]
     scores = jnp.where(possible, scores, jnp.asarray(_NEVER, scores.dtype)).reshape(B, -1)
-    best = scores.argmax(-1)
-    return (
-        best // size,
-        best // size + best % size,
-        scores.max(-1),
-        logits.start[:, 0] + logits.end[:, 0],
-        jax.nn.logsumexp(scores, axis=-1),
-    )
+    return scores, logits.start[:, 0] + logits.end[:, 0], size

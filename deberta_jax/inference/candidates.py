@@ -50,29 +50,31 @@ def scoring_entities(
     """The task of `score_entities`, for `stream`; an example is `(passage, query, entities)`."""
     limit = limit_of(model, batching)
 
-    def texts_of(example: tuple) -> list[Texts]:
-        return [_passage_and_query(example, tokenizer.mask_token)]
-
-    def placed(examples: Sequence[tuple]) -> Rows:
-        rows = encode(
-            tokenizer,
-            examples,
-            texts_of=texts_of,
-            max_length=limit,
-            truncation="first",
-            stride=stride_of(limit),
-        )
-        inside = np.where(rows.batch.sequence_ids == 0, 1, 0)
-        positions = [
-            _positions(its, offsets, [_trimmed(examples[source][0], span) for span in examples[source][2]])
-            for source, its, offsets in zip(rows.batch.sources.tolist(), inside, rows.batch.offsets, strict=True)
-        ]
-        return rows._replace(positions=positions)
-
     def read(example: tuple, rows: list[Row]) -> list[Candidate]:
         return _ranked(example, [row.outputs for row in rows])
 
-    return Task(model, entity_scores, placed, read, limit, tokenizer.pad_id, batching)
+    def encoded(examples: Sequence[tuple]) -> Rows:
+        return entity_rows(tokenizer, examples, limit)
+
+    return Task(model, entity_scores, encoded, read, limit, tokenizer.pad_id, batching)
+
+
+def entity_rows(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> Rows:
+    """The windows of examples `(passage, query, entities)`, with the places of each entity's tokens in them."""
+    rows = encode(
+        tokenizer,
+        examples,
+        texts_of=lambda example: [_passage_and_query(example, tokenizer.mask_token)],
+        max_length=limit,
+        truncation="first",
+        stride=stride_of(limit),
+    )
+    inside = np.where(rows.batch.sequence_ids == 0, 1, 0)
+    positions = [
+        _positions(its, offsets, [_trimmed(examples[source][0], span) for span in examples[source][2]])
+        for source, its, offsets in zip(rows.batch.sources.tolist(), inside, rows.batch.offsets, strict=True)
+    ]
+    return rows._replace(positions=positions)
 
 
 @jax.jit

@@ -53,6 +53,17 @@ class Embeddings(nnx.Module):
         position_ids: Int[Array, "B T"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B T D"]:
+        x = self.summed(input_ids, token_type_ids=token_type_ids, position_ids=position_ids)
+        return self.finished(x, input_mask, key=key)
+
+    def summed(
+        self,
+        input_ids: Int[Array, "B T"],
+        *,
+        token_type_ids: Int[Array, "B T"] | None = None,
+        position_ids: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """What goes into the norm."""
         x = self.word(input_ids)
         # The padding row takes no gradient through its lookup, only through a tied output (golden c18).
         x = jnp.where((input_ids == self.config.pad_token_id)[..., None], jax.lax.stop_gradient(x), x)
@@ -61,8 +72,12 @@ class Embeddings(nnx.Module):
         if self.position is not None:
             x = x + self.position(jnp.arange(input_ids.shape[1])[None] if position_ids is None else position_ids)
         x = constrain(x if self.dtype is None else x.astype(self.dtype), "batch", None, None)
-        if self.projection is not None:
-            x = self.projection(x)
+        return x if self.projection is None else self.projection(x)
+
+    def finished(
+        self, x: Float[Array, "B T D"], input_mask: Bool[Array, "B T"] | None = None, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B T D"]:
+        """The sum normed, zero at padding, dropped out."""
         x = self.norm(x)
         if input_mask is not None:
             x = jnp.where(input_mask[..., None], x, jnp.zeros((), x.dtype))

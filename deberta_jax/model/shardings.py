@@ -16,6 +16,9 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     """
 
     def of(node: Any) -> Any:
+        if not jax.tree.leaves(node):
+            # What an optimizer leaves out.
+            return node
         if isinstance(node, nnx.Variable):
             value = node.get_value()
             return node.replace(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import optax
 from jaxtyping import Array
 
 from deberta_jax.training.objectives import Batch, Evaluate, Objective, Sums
@@ -28,9 +29,16 @@ class Method(NamedTuple):
     alarm: Callable[[int, Mapping[str, float]], str | None] = lambda step, found: None
 
 
-def one_objective(config: TrainingConfig, build: Build, objective: Objective) -> Method:
-    """One model that follows the gradient of one objective."""
+def one_objective(
+    config: TrainingConfig, build: Build, objective: Objective, trainable: Callable[[Any], Any] | None = None
+) -> Method:
+    """One model that follows the gradient of one objective; all of it, or what is True in a tree like it.
+
+    What is not trained has no moments either.
+    """
     optimizer, rate = make_optimizer(config.optimizer, config.steps), learning_rate(config.optimizer, config.steps)
+    if trainable is not None:
+        optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, trainable)
 
     def evaluate(model: Any, batch: Batch, number: int | Array) -> Sums:
         return objective(model, batch, None)

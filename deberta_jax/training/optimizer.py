@@ -14,6 +14,8 @@ from jaxtyping import Array, Int
 from deberta_jax.errors import InputError
 from deberta_jax.training.schedules import SCHEDULES, ScheduleName, warmup_steps
 
+# Where the stacked layers stand in a model.
+_LAYERS = ".encoder.layers."
 OptimizerName = Literal["adamw", "microsoft_adam", "radam", "admax"]
 
 
@@ -24,7 +26,8 @@ class OptimizerConfig:
     `name`: "adamw" corrects the bias of both moments. "microsoft_adam", "radam" and "admax" are the original's, to
     reproduce its runs (spec 7.1). `warmup` below 1 is a part of the run, from 1 on a number of steps. `schedule`:
     the names that begin with "warmup_" are the original's (spec 7.3). `lookahead`, if not 0, pulls the parameters
-    half way back to slow ones after that many updates (spec 7.1).
+    half way back to slow ones after that many updates (spec 7.1). `layer_decay` below 1 lets lower layers move less
+    (`scale_by_layer`).
     """
 
     name: OptimizerName = "adamw"
@@ -38,6 +41,7 @@ class OptimizerConfig:
     epsilon: float = 1e-6
     clip_norm: float = 1.0
     lookahead: int = 0
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "warmup", "weight_decay", "epsilon", "clip_norm", "lookahead"):
@@ -46,6 +50,8 @@ class OptimizerConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"optimizer.layer_decay is {self.layer_decay}; it must be in (0, 1]")
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -73,11 +79,14 @@ def make_optimizer(
         "admax": scale_by_admax(config.beta1, config.beta2, config.epsilon),
     }[config.name]
     radam = config.name == "radam"
+    # Where it is off the chain, and so the state that checkpoints hold, is as if it were not there.
+    scaled = (scale_by_layer(config.layer_decay),) if config.layer_decay < 1 else ()
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         moments,
         optax.add_decayed_weights(config.weight_decay, mask=functools.partial(is_decayed, spared=spared)),
         scale_by_radam_correction(config.beta1, config.beta2, total_steps) if radam else optax.identity(),
+        *scaled,
         optax.scale_by_learning_rate(learning_rate(config, total_steps)),
     )
     return lookahead(chain, config.lookahead) if config.lookahead else chain
@@ -95,6 +104,40 @@ def is_decayed(model: Any, spared: Collection[str] = ()) -> Any:
         return not (last.endswith("bias") or last == "scale" or name in spared)
 
     return jax.tree_util.tree_map_with_path(decays, model)
+
+
+def scale_by_layer(decay: float) -> optax.GradientTransformation:
+    """Updates of layer l of L, from 1, times decay^(L + 1 - l); the head's once, those of embeddings decay^(L + 1).
+
+    As layer-wise learning rates of Clark et al. 2020 (appendix B). What serves all layers, the relative table and its
+    norm, counts as embeddings, the convolution of version 2 as the first layer.
+    """
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        names = [
+            jax.tree_util.keystr(path, simple=True, separator=".")
+            for path, _ in jax.tree_util.tree_leaves_with_path(updates)
+        ]
+        leaves, structure = jax.tree.flatten(updates)
+        depths = [leaf.shape[0] for name, leaf in zip(names, leaves, strict=True) if _LAYERS in f".{name}"]
+        if not depths:
+            raise InputError("optimizer.layer_decay: the model has no encoder layers")
+        L = depths[0]
+
+        def scaled(name: str, leaf: Array) -> Array:
+            dotted = f".{name}"
+            if _LAYERS in dotted:
+                by_layer = np.asarray(decay, np.float64) ** np.arange(L, 0, -1)
+                return leaf * jnp.asarray(by_layer, leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
+            if ".encoder.convolution." in dotted:
+                return leaf * jnp.asarray(decay**L, leaf.dtype)
+            if ".deberta." in dotted:
+                return leaf * jnp.asarray(decay ** (L + 1), leaf.dtype)
+            return leaf
+
+        return jax.tree.unflatten(structure, list(map(scaled, names, leaves))), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 class Moments(NamedTuple):

@@ -22,6 +22,8 @@ _MAY_DIFFER = {
     "workers",
 }
 _KNOWN_LATE = {"rows"}
+# Settings that runs begun before they were there have not, and what those did.
+_ADDED = {"training.optimizer.layer_decay": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +81,8 @@ def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     path = folder / "config.json"
     if path.exists():
-        theirs = _fields(_read(path))
         ours = _fields(json.loads(json.dumps(settings)))
+        theirs = {name: value for name, value in _ADDED.items() if name in ours} | _fields(_read(path))
         absent = "absent"
         differing = [
             f"{name} ({theirs.get(name, absent)} there, {ours.get(name, absent)} here)"

@@ -5,13 +5,14 @@ what is padding or has no label.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
+from deberta_jax.ops.precision import wide
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, squared_error
 from deberta_jax.training.objectives import Batch, Objective, Sums
 
@@ -19,11 +20,20 @@ from deberta_jax.training.objectives import Batch, Objective, Sums
 _NEVER = -1e9
 
 
+Divergence = Literal["symmetric_kl", "kl", "mse"]
+
+
 class TaskObjective(NamedTuple):
-    """A head's outputs for a batch, and the sums of its losses."""
+    """A head's outputs for a batch, the sums of its losses, and how far other outputs are from them.
+
+    `divergence(name, outputs, target, batch)` is a sum over the batch with the weights of the loss. "kl" is cross
+    entropy against the target's probabilities, "symmetric_kl" that both ways, with gradients through the logarithms
+    alone, so that it is not 0 for equal outputs (spec 6); "mse" is of the logits. Of numbers all are squared errors.
+    """
 
     outputs: Callable[[Any, Batch, PRNGKeyArray | None], Any]
     sums: Callable[[Any, Batch], Sums]
+    divergence: Callable[[Divergence, Any, Any, Batch], Float[Array, ""]]
 
 
 def objective_of(task: TaskObjective) -> Objective:
@@ -40,7 +50,11 @@ def label_objective(class_weights: Sequence[float] = (), smoothing: float = 0.0)
     def sums(logits: Float[Array, "B C"], batch: Batch) -> Sums:
         return _classified(logits, batch, class_weights, smoothing)
 
-    return TaskObjective(_logits, sums)
+    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
+        weights = _class_weighed(logits, batch, class_weights)
+        return jnp.sum(weights * categorical_divergence(name, logits, target))
+
+    return TaskObjective(_logits, sums, divergence)
 
 
 def number_objective() -> TaskObjective:
@@ -49,7 +63,11 @@ def number_objective() -> TaskObjective:
     def sums(logits: Float[Array, "B 1"], batch: Batch) -> Sums:
         return _summed(squared_error(logits[:, 0], batch["labels"]), batch["weights"], batch, {})
 
-    return TaskObjective(_logits, sums)
+    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
+        # The original takes a softmax over the batch, which means nothing (spec 6; golden f06).
+        return jnp.sum(batch["weights"] * squared_error(logits[:, 0], target[:, 0]))
+
+    return TaskObjective(_logits, sums, divergence)
 
 
 def several_objective() -> TaskObjective:
@@ -60,7 +78,10 @@ def several_objective() -> TaskObjective:
         right = ((logits > 0) == (batch["labels"] > 0.5)).all(-1)
         return _summed(losses, batch["weights"], batch, {"accuracy": right})
 
-    return TaskObjective(_logits, sums)
+    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(batch["weights"] * binary_divergence(name, logits, target).mean(-1))
+
+    return TaskObjective(_logits, sums, divergence)
 
 
 def tag_objective(class_weights: Sequence[float] = (), smoothing: float = 0.0) -> TaskObjective:
@@ -69,7 +90,11 @@ def tag_objective(class_weights: Sequence[float] = (), smoothing: float = 0.0) -
     def sums(logits: Float[Array, "B T C"], batch: Batch) -> Sums:
         return _classified(logits, batch, class_weights, smoothing)
 
-    return TaskObjective(_logits, sums)
+    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
+        weights = _class_weighed(logits, batch, class_weights)
+        return jnp.sum(weights * categorical_divergence(name, logits, target))
+
+    return TaskObjective(_logits, sums, divergence)
 
 
 def span_objective() -> TaskObjective:
@@ -88,7 +113,10 @@ def span_objective() -> TaskObjective:
         right = (jnp.argmax(logits, -1).astype(jnp.int32) == batch["labels"]).all(-1)
         return _summed(losses, batch["weights"], batch, {"accuracy": right})
 
-    return TaskObjective(outputs, sums)
+    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(batch["weights"] * categorical_divergence(name, logits, target).mean(-1))
+
+    return TaskObjective(outputs, sums, divergence)
 
 
 def choice_objective() -> TaskObjective:
@@ -101,7 +129,10 @@ def choice_objective() -> TaskObjective:
     def sums(logits: Float[Array, "B M"], batch: Batch) -> Sums:
         return _classified(logits, batch, (), 0.0)
 
-    return TaskObjective(outputs, sums)
+    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(batch["weights"] * categorical_divergence(name, logits, target))
+
+    return TaskObjective(outputs, sums, divergence)
 
 
 def entity_objective() -> TaskObjective:
@@ -120,7 +151,34 @@ def entity_objective() -> TaskObjective:
         right = (logits > 0) == (batch["labels"] > 0.5)
         return _summed(binary_cross_entropy(logits, batch["labels"]), batch["weights"], batch, {"accuracy": right})
 
-    return TaskObjective(outputs, sums)
+    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(batch["weights"] * binary_divergence(name, logits, target))
+
+    return TaskObjective(outputs, sums, divergence)
+
+
+def categorical_divergence(
+    name: Divergence, logits: Float[Array, "*B C"], target: Float[Array, "*B C"]
+) -> Float[Array, "*B"]:
+    """Between the distributions of two rows of logits, or the mean of their squared differences."""
+    logits, target = logits.astype(wide(logits.dtype)), target.astype(wide(target.dtype))
+    if name == "mse":
+        return jnp.mean(jnp.square(logits - target), axis=-1)
+    forth = soft_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.softmax(target, axis=-1)))
+    if name == "kl":
+        return forth
+    return forth + soft_cross_entropy(target, jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1)))
+
+
+def binary_divergence(name: Divergence, logits: Float[Array, "*B"], target: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """Between the probabilities of two logits, or their squared distance."""
+    logits, target = logits.astype(wide(logits.dtype)), target.astype(wide(target.dtype))
+    if name == "mse":
+        return jnp.square(logits - target)
+    forth = binary_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.sigmoid(target)))
+    if name == "kl":
+        return forth
+    return forth + binary_cross_entropy(target, jax.lax.stop_gradient(jax.nn.sigmoid(logits)))
 
 
 def _logits(model: Any, batch: Batch, key: PRNGKeyArray | None) -> Any:
@@ -130,19 +188,27 @@ def _logits(model: Any, batch: Batch, key: PRNGKeyArray | None) -> Any:
 def _classified(
     logits: Float[Array, "*B C"], batch: Batch, class_weights: Sequence[float], smoothing: float
 ) -> Sums:
-    labels, weights = batch["labels"], batch["weights"]
-    C = logits.shape[-1]
+    labels, C = batch["labels"], logits.shape[-1]
     if smoothing:
         targets = (1 - smoothing) * jax.nn.one_hot(labels, C, dtype=logits.dtype) + smoothing / C
         losses = soft_cross_entropy(logits, targets)
     else:
         losses = cross_entropy(logits, labels)
     right = jnp.argmax(logits, -1).astype(labels.dtype) == labels
-    if class_weights:
-        if len(class_weights) != C:
-            raise InputError(f"class weights are {len(class_weights)}, there are {C} labels")
-        weights = weights * jnp.asarray(class_weights, weights.dtype)[jnp.clip(labels, 0, C - 1)]
-    return _summed(losses, weights, batch, {"accuracy": right})
+    return _summed(losses, _class_weighed(logits, batch, class_weights), batch, {"accuracy": right})
+
+
+def _class_weighed(
+    logits: Float[Array, "*B C"], batch: Batch, class_weights: Sequence[float]
+) -> Float[Array, "*B"]:
+    """The batch's weights, each times that of its label."""
+    labels, weights = batch["labels"], batch["weights"]
+    C = logits.shape[-1]
+    if not class_weights:
+        return weights
+    if len(class_weights) != C:
+        raise InputError(f"class weights are {len(class_weights)}, there are {C} labels")
+    return weights * jnp.asarray(class_weights, weights.dtype)[jnp.clip(labels, 0, C - 1)]
 
 
 def _summed(losses: Float[Array, "*B"], weights: Float[Array, "*B"], batch: Batch, right: dict[str, Array]) -> Sums:

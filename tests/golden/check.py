@@ -34,8 +34,9 @@ from deberta_jax.ops.positions import log_bucket, relative_rows
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, squared_error
 
 BOUND_32, BOUND_64, BOUND_GRADIENT = 2e-5, 1e-9, 1e-5
-# The kind of a case that holds two models: pairs.py.
+# The kind of a case that holds two models: pairs.py; that of virtual adversarial training: adversaries.py.
 PAIR = "ms_rtd"
+SIFT = "ms_sift"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,7 +261,7 @@ def runner(case_json: dict) -> Callable | None:
 
 def known(case_json: dict) -> bool:
     """Whether this version runs such a case."""
-    return case_json["kind"] == PAIR or runner(case_json) is not None
+    return case_json["kind"] in (PAIR, SIFT) or runner(case_json) is not None
 
 
 def attended(case: Case, name: str, array: np.ndarray) -> np.ndarray:
@@ -304,6 +305,11 @@ def run_case(folder: Path) -> Iterator[Difference]:
         import pairs
 
         yield from pairs.run_pair(folder)
+        return
+    if about["kind"] == SIFT:
+        import adversaries
+
+        yield from adversaries.run_sift(folder)
         return
     case = read_case(folder)
     run = runner(case.about)

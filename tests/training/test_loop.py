@@ -16,7 +16,8 @@ from stub import StubLM, make_batch
 from train_stub import batches_of, config, train_stub
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.loop import train
+from deberta_jax.sharding import make_mesh
+from deberta_jax.training.loop import over_batches, train
 from deberta_jax.training.method import one_objective
 from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
@@ -136,10 +137,26 @@ def test_what_a_method_is_alarmed_by_is_said_in_the_log_after_each_evaluation(tm
     method = one_objective(settings, lambda key: StubLM(key=key), masked_lm)
     method = method._replace(alarm=lambda step, found: f"loss above 0 at {step}" if found["loss"] > 0 else None)
     batches = batches_of(settings.mesh)
-    trained = train(settings, tmp_path / "run", {}, method, batches, lambda: [make_batch(10_000)])
+    judge = over_batches(method, make_mesh(2, 2, 2), lambda: [make_batch(10_000)])
+    trained = train(settings, tmp_path / "run", {}, method, batches, judge)
     assert trained.complete
     said = capsys.readouterr().err
     assert said.count("warning: loss above 0 at 10\n") == said.count("warning: loss above 0 at 20\n") == 1
+
+
+def test_a_run_may_be_ended_after_an_evaluation_and_stays_so_when_started_again(tmp_path):
+    settings = config(steps=60, evaluate_every=10, checkpoint_every=1000)
+    method = one_objective(settings, lambda key: StubLM(key=key), masked_lm)
+    batches = batches_of(settings.mesh)
+
+    def judge(step, model, asked):
+        return {"loss": float(step)}
+
+    for _ in range(2):
+        trained = train(settings, tmp_path, {}, method, batches, judge, ended=lambda step: step >= 20)
+        assert (trained.complete, int(trained.state.step), trained.held_out) == (True, 20, {"loss": 20.0})
+    assert each_step_once(tmp_path, 20)
+    assert sorted(lines_of(tmp_path, "held_out")) == [10, 20]
 
 
 def test_a_complete_run_is_only_evaluated_when_started_again(uninterrupted, tmp_path):

@@ -11,7 +11,7 @@ from stub import StubLM, make_batch
 
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.loop import train
+from deberta_jax.training.loop import over_batches, train
 from deberta_jax.training.method import one_objective
 from deberta_jax.training.objectives import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
@@ -53,13 +53,16 @@ def of_this_process(batch, mesh):
 
 
 def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
+    method = one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    held_out = lambda: (of_this_process(make_batch(10_000 + k), config.mesh) for k in range(3))  # noqa: E731
     return train(
         config,
         Path(folder),
         {"training": asdict(config)} | settings,
-        one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm),
+        method,
         batches_of(config.mesh, pause, poisoned),
-        lambda: (of_this_process(make_batch(10_000 + k), config.mesh) for k in range(3)),
+        over_batches(method, mesh, held_out),
     )
 
 

@@ -1,0 +1,215 @@
+"""Fine-tuning against transformers' plain PyTorch loop on this CPU, float32, no dropout. Needs the extra `reference`.
+
+`python benchmarks/finetuning.py curves DATA [MODEL]`: 200 steps on SST-2, STS-B and a part of SQuAD from the same
+weights with the same batches, schedule and optimizer. Prints the largest difference of the losses of a step, and the
+metric on the development set of both. MODEL is a pretrained folder; without one, a random model of two layers.
+
+`python benchmarks/finetuning.py speed DATA [REPETITIONS]`: steps of (32, 128), and an epoch of a part of SST-2 in
+buckets of lengths against batches padded to their longest; v3-small geometry, medians of alternated runs, each peer in
+a process of its own.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+STEPS, BATCH = 200, 32
+TASKS = {"sst-2": "glue/SST-2", "sts-b": "glue/STS-B", "squad": "squad"}
+# Units to train on, examples to evaluate on: enough for 200 steps, little enough for two cores.
+UNITS, HELD_OUT = 6400, 1000
+SENTENCES, LIMIT = 4096, 128
+
+
+def curves(data: Path, model: str | None) -> int:
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        missed = 0
+        for task, where in TASKS.items():
+            found = _ours(task, data / where, folder / task, model)
+            theirs = _theirs(task, folder / task)
+            apart = [abs(a - b) for a, b in zip(found["losses"], theirs["losses"], strict=True)]
+            value, other = found["metric"], theirs["metric"]
+            bad = max(apart) > 1e-3 or abs(value - other) > 0.005
+            missed += bad
+            print(
+                f"{task}: losses from {found['losses'][0]:.4f} to {found['losses'][-1]:.4f}, at most {max(apart):.1e} "
+                f"apart (step {apart.index(max(apart)) + 1}); {found['name']} {value:.4f}, theirs {other:.4f}"
+                f"{' MISSED' * bad}",
+                flush=True,
+            )
+    return missed
+
+
+def _ours(task_name: str, data: Path, folder: Path, model: str | None) -> dict:
+    """Train by the library's own loop; leaves the first model and all batches for the other."""
+    import jax
+    import numpy as np
+
+    from deberta_jax.finetuning.batches import Batches
+    from deberta_jax.finetuning.config import FinetuneConfig
+    from deberta_jax.finetuning.features import units_of
+    from deberta_jax.finetuning.judge import predicted
+    from deberta_jax.finetuning.outcomes import outcomes
+    from deberta_jax.finetuning.start import first_model, headed, read_start
+    from deberta_jax.finetuning.tasks import TASKS as KNOWN
+    from deberta_jax.finetuning.tasks import labels_of, load, splits_in
+    from deberta_jax.finetuning.training import Materials, objective
+    from deberta_jax.hub.pretrained import save_pretrained
+    from deberta_jax.inference.buckets import Batching
+    from deberta_jax.sharding import make_mesh
+    from deberta_jax.training.method import one_objective
+    from deberta_jax.training.optimizer import OptimizerConfig, learning_rate
+    from deberta_jax.training.run import TrainingConfig
+    from deberta_jax.model.shardings import shardings
+    from deberta_jax.training.state import abstract_state, initial_state
+    from deberta_jax.training.step import place
+
+    task = KNOWN[task_name]
+    if model is None:
+        model = str(_random_model(data, folder.with_name("random")))
+    start = read_start(model)
+    config = FinetuneConfig(model=model, max_length=LIMIT, head_dropout=0.0, dtype="float32", task=task_name)
+    paths = splits_in(task, data)
+    train = load(task, paths["train"], "train").examples
+    held_out = load(task, paths["dev"], "dev").examples[:HELD_OUT]
+    labels = labels_of(task, train)
+    head = headed(start, config, task.kind, labels)
+    units, _ = units_of(task.kind, start.tokenizer, train[:UNITS], labels, LIMIT)
+    batches = Batches(
+        task.kind, units, batch_size=BATCH, seed=0, limit=LIMIT, pad_id=start.tokenizer.pad_id
+    )
+    its = [next(batches) for _ in range(STEPS)]
+    mesh = make_mesh()
+    training = TrainingConfig(
+        steps=STEPS, batch_size=BATCH, optimizer=OptimizerConfig(learning_rate=3e-4, warmup=0.1)
+    )
+    materials = Materials(task, head, start.tokenizer, units, train[:UNITS], held_out)
+    method = one_objective(training, head.build, objective(config, materials))
+    first = first_model(head, 0, mesh)
+    save_pretrained(folder / "first", first, start.tokenizer)
+    abstract = abstract_state(method.build, method.optimizer, 0, mesh)
+    state = initial_state(method.build, method.optimizer, 0, mesh, first)
+    step = method.make_step(shardings(abstract, mesh))
+    losses = []
+    for batch in its:
+        state, metrics = step(state, place(batch, mesh))
+        losses.append(float(metrics["loss"]))
+    batching = Batching(max_length=LIMIT)
+    found = predicted(task, state.model, start.tokenizer, held_out, batching)
+    rate = learning_rate(training.optimizer, STEPS)
+    np.savez(
+        folder / "batches.npz",
+        **{f"{number}.{name}": value for number, batch in enumerate(its) for name, value in batch.items()},
+        rates=np.asarray([float(rate(number)) for number in range(STEPS)]),
+    )
+    (folder / "held_out.json").write_text(json.dumps([str(data), len(held_out)]))
+    metric = task.metrics(held_out, [task.decided(outcome.prediction) for outcome in found])[task.best]
+    return {"losses": losses, "metric": metric, "name": task.best}
+
+
+def _random_model(data: Path, folder: Path) -> Path:
+    import dataclasses
+
+    import jax
+
+    from deberta_jax.config import PRESETS
+    from deberta_jax.hub.pretrained import save_pretrained
+    from deberta_jax.hub.train_tokenizer import train_tokenizer
+    from deberta_jax.model.deberta import Deberta
+
+    folder.mkdir(exist_ok=True)
+    lines = [line for path in sorted(data.glob("train*")) for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [text[:4000] for line in lines for text in line.split("\t")]
+    if data.name == "squad":
+        texts = [
+            paragraph["context"]
+            for path in sorted(data.glob("train*"))
+            for article in json.loads(path.read_text(encoding="utf-8"))["data"]
+            for paragraph in article["paragraphs"]
+        ]
+    tokenizer = train_tokenizer(texts, folder / "spm.model", 8000)
+    config = dataclasses.replace(PRESETS["tiny"], vocab_size=8064)
+    save_pretrained(folder, jax.jit(lambda key: Deberta(config, key=key))(jax.random.key(0)), tokenizer)
+    return folder
+
+
+def _theirs(task_name: str, folder: Path) -> dict:
+    """The same work by transformers and torch, on the batches that were left; predictions read by our own rules."""
+    import numpy as np
+    import torch
+    from transformers import (
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+    )
+
+    from deberta_jax.finetuning.judge import predicted
+    from deberta_jax.finetuning.outcomes import HEADS
+    from deberta_jax.finetuning.tasks import TASKS as KNOWN
+    from deberta_jax.finetuning.tasks import load, splits_in
+    from deberta_jax.hub.pretrained import load_pretrained
+    from deberta_jax.inference.buckets import Batching
+
+    task = KNOWN[task_name]
+    kind = AutoModelForQuestionAnswering if task.kind == "span" else AutoModelForSequenceClassification
+    model = kind.from_pretrained(folder / "first", attn_implementation="eager").train()
+    for module in model.modules():
+        if "Dropout" in type(module).__name__:
+            for name in ("p", "drop_prob"):
+                if hasattr(module, name):
+                    setattr(module, name, 0.0)
+    decayed = [p for name, p in model.named_parameters() if not name.endswith("bias") and "LayerNorm.weight" not in name]
+    others = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm.weight" in name]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), eps=1e-6)
+    saved = np.load(folder / "batches.npz")
+    losses = []
+    for number in range(STEPS):
+        batch = {
+            name.partition(".")[2]: torch.tensor(saved[name])
+            for name in saved.files
+            if name.partition(".")[0] == str(number)
+        }
+        for group in optimizer.param_groups:
+            group["lr"] = float(saved["rates"][number])
+        output = model(batch["input_ids"].long(), attention_mask=batch["input_mask"].long())
+        loss = _their_loss(task.kind, output, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    model.eval().save_pretrained(folder / "theirs")
+    for path in (folder / "first").iterdir():
+        if not (folder / "theirs" / path.name).exists():
+            (folder / "theirs" / path.name).write_bytes(path.read_bytes())
+    data, number = json.loads((folder / "held_out.json").read_text())
+    held_out = load(task, splits_in(task, Path(data))["dev"], "dev").examples[:number]
+    ours, tokenizer, _ = load_pretrained(folder / "theirs", HEADS[task.kind])
+    found = predicted(task, ours, tokenizer, held_out, Batching(max_length=LIMIT))
+    metric = task.metrics(held_out, [task.decided(outcome.prediction) for outcome in found])[task.best]
+    return {"losses": losses, "metric": metric}
+
+
+def _their_loss(kind, output, batch):
+    import torch.nn.functional as F
+
+    weights, labels = batch["weights"], batch["labels"]
+    if kind == "span":
+        hidden = batch["input_mask"] == 0
+        ends = (output.start_logits.masked_fill(hidden, -1e9), output.end_logits.masked_fill(hidden, -1e9))
+        each = sum(F.cross_entropy(x, labels[:, k].long(), reduction="none") for k, x in enumerate(ends)) / 2
+    elif kind == "number":
+        each = (output.logits[:, 0] - labels) ** 2
+    else:
+        each = F.cross_entropy(output.logits, labels.long(), reduction="none")
+    return (each * weights).sum() / weights.sum()
+
+
+if __name__ == "__main__":
+    what, *words = sys.argv[1:]
+    if what == "curves":
+        sys.exit(curves(Path(words[0]), words[1] if len(words) > 1 else None))

@@ -1,0 +1,136 @@
+"""What a model predicts for examples, by the kind of task: the same reading as `predict` has."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from deberta_jax.data.examples import Kind, Prediction, SpanPrediction
+from deberta_jax.errors import InputError
+from deberta_jax.finetuning.features import ENCODED, OUTSIDE, first_tokens, word_rows
+from deberta_jax.hub.pretrained import Head
+from deberta_jax.hub.tokenizer import Tokenizer
+from deberta_jax.inference.answers import ranking
+from deberta_jax.inference.buckets import Batching
+from deberta_jax.inference.candidates import scoring_entities
+from deberta_jax.inference.choices import choice_logits
+from deberta_jax.inference.entities import likeliest_labels
+from deberta_jax.inference.labels import classifying
+from deberta_jax.inference.rows import Row, limit_of
+from deberta_jax.inference.stream import Task, stream
+from deberta_jax.inference.windows import stitched
+from deberta_jax.model.heads import MultipleChoice, TokenClassification
+
+HEADS: dict[Kind, Head] = {
+    "labels": "sequence_classification",
+    "number": "sequence_classification",
+    "several": "sequence_classification",
+    "tags": "token_classification",
+    "span": "question_answering",
+    "choice": "multiple_choice",
+    "entities": "entity_scoring",
+}
+
+
+class Outcome(NamedTuple):
+    """What is predicted for an example, and the probability of each label, choice by its place, or entity."""
+
+    prediction: Prediction
+    probabilities: Mapping[str, float] | None
+
+
+def outcomes(
+    kind: Kind, model: Any, tokenizer: Tokenizer, examples: Sequence[Any], batching: Batching
+) -> Iterator[Outcome | InputError]:
+    """The outcome of each example, in their order, or what is wrong with it."""
+    _, as_texts = ENCODED[kind]
+    # The words of a document go along: a text alone does not say where they begin.
+    tuples = ((example.words,) if kind == "tags" else as_texts(example) for example in examples)
+    return stream(_TASKS[kind](model, tokenizer, batching), tuples)
+
+
+def _labelled(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+    return _reading(
+        classifying(model, tokenizer, batching=batching), lambda found: Outcome(found.label, dict(found.scores))
+    )
+
+
+def _numbered(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+    return _reading(classifying(model, tokenizer, batching=batching), lambda found: Outcome(found.value, None))
+
+
+def _several(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+    return _reading(
+        classifying(model, tokenizer, batching=batching), lambda found: Outcome(tuple(found.labels), dict(found.scores))
+    )
+
+
+def _spanning(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+    def read(found: Any) -> Outcome:
+        best = found.spans[0][0] if found.spans else ""
+        return Outcome(SpanPrediction(best, float(found.no_answer), found.spans), None)
+
+    return _reading(ranking(model, tokenizer, batching=batching), read)
+
+
+def _scoring(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+    def read(found: Any) -> Outcome:
+        best = found[0].text if found else ""
+        return Outcome(best, {candidate.text: candidate.probability for candidate in found})
+
+    return _reading(scoring_entities(model, tokenizer, batching=batching), read)
+
+
+def _reading(task: Task[Any], read: Callable[[Any], Outcome]) -> Task[Outcome]:
+    return dataclasses.replace(task, read=lambda example, rows: read(task.read(example, rows)))
+
+
+def _choosing(model: MultipleChoice, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+    limit = limit_of(model, batching)
+    encoded, _ = ENCODED["choice"]
+
+    def read(example: tuple, rows: list[Row]) -> Outcome:
+        probabilities = _softmax(np.asarray([row.outputs for row in rows], np.float64))
+        by_place = {str(place): value for place, value in enumerate(probabilities.tolist())}
+        return Outcome(int(probabilities.argmax()), by_place)
+
+    def encode(examples: Sequence[tuple]) -> Any:
+        return encoded(tokenizer, examples, limit)
+
+    return Task(model, choice_logits, encode, read, limit, tokenizer.pad_id, batching)
+
+
+def _tagging(model: TokenClassification, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+    limit = limit_of(model, batching)
+    labels = model.deberta.config.labels
+    outside = OUTSIDE if OUTSIDE in labels else labels[0]
+
+    def read(example: tuple, rows: list[Row]) -> Outcome:
+        tokens = stitched(rows, limit)
+        firsts = first_tokens(example[0], tokens.offsets)
+        likeliest, _ = tokens.outputs
+        tags = [labels[likeliest[place]] if place >= 0 else outside for place in firsts.tolist()]
+        return Outcome(tuple(tags), None)
+
+    def encode(examples: Sequence[tuple]) -> Any:
+        return word_rows(tokenizer, [(" ".join(words),) for (words,) in examples], limit)
+
+    return Task(model, likeliest_labels, encode, read, limit, tokenizer.pad_id, batching)
+
+
+def _softmax(logits: Float[np.ndarray, "C"]) -> Float[np.ndarray, "C"]:
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+_TASKS: dict[Kind, Callable[[Any, Tokenizer, Batching], Task[Outcome]]] = {
+    "labels": _labelled,
+    "number": _numbered,
+    "several": _several,
+    "tags": _tagging,
+    "span": _spanning,
+    "choice": _choosing,
+    "entities": _scoring,
+}

@@ -1,0 +1,110 @@
+"""Golden cases of virtual adversarial training (f01 to f06): every pass, and the gradients of both losses."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Case, Difference, largest, loaded, read_case
+
+from deberta_jax.hub.layout import export_tensors
+from deberta_jax.model.heads import SequenceClassification
+from deberta_jax.training.sift import SiftConfig, adversarial, normalised
+from deberta_jax.training.task_objectives import (
+    TaskObjective,
+    categorical_divergence,
+    label_objective,
+    number_objective,
+)
+
+
+def over_the_batch() -> TaskObjective:
+    """Regression as the original has it: a softmax over the numbers of the batch."""
+    plain = number_objective()
+
+    def divergence(name, logits, target, batch):
+        over = len(batch["labels"]) if name == "mse" else 1
+        return over * categorical_divergence(name, logits[:, 0], target[:, 0])
+
+    return plain._replace(divergence=divergence)
+
+
+def run_sift(folder: Path) -> Iterator[Difference]:
+    """Every difference of a case in float32 and in float64."""
+    case = read_case(folder)
+    before = jax.config.jax_enable_x64
+    try:
+        for dtype, bound in (("float32", BOUND_32), ("float64", BOUND_64)):
+            jax.config.update("jax_enable_x64", dtype == "float64")
+            yield from _run(case, dtype, bound)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
+    about, one = case.about, case.about["num_labels"] == 1
+    config = dataclasses.replace(case.config, labels=tuple(map(str, range(about["num_labels"]))))
+    model = loaded(case, lambda key: SequenceClassification(config, key=key), dtype)
+    task = over_the_batch() if one else label_objective()
+    settings = SiftConfig(
+        weight=float(about["vat_lambda"]),
+        learning_rate=about["vat_learning_rate"],
+        initial=about["vat_init_perturbation"],
+        divergence=about["vat_loss_fn"].replace("-", "_"),
+    )
+    rows = len(case.inputs["labels"])
+    batch = {
+        "input_ids": jnp.asarray(case.inputs["input_ids"], jnp.int32),
+        "input_mask": jnp.asarray(case.inputs["input_mask"], jnp.int32),
+        "token_type_ids": jnp.zeros(case.inputs["input_ids"].shape, jnp.int32),
+        "labels": jnp.asarray(case.inputs["labels"], dtype if one else jnp.int32),
+        "weights": jnp.ones(rows, dtype),
+    }
+    noise = jnp.asarray(case.inputs["noise"], dtype)
+    # A sum over the batch where the softmax is, else a mean.
+    over = 1 if one else rows
+
+    def losses(model):
+        found = adversarial(task, settings, model, batch, noise)
+        plain = task.outputs(model, batch, None)
+        summed = model.deberta.embeddings.summed(batch["input_ids"])
+        e = normalised(summed)
+        flat = (lambda x: x[:, 0]) if one else (lambda x: x)
+        clean_loss, adv_loss = found.task.loss / found.task.weight, found.adversarial / over
+        outputs = {
+            "plain_logits": flat(plain),
+            "plain_loss": task.sums(plain, batch).loss / rows,
+            "normalized_embedding_input": e,
+            "clean_logits": flat(found.clean),
+            "clean_loss": clean_loss,
+            "delta.0": found.before,
+            "perturbed_input.0": e + found.before,
+            "delta_grad": found.gradient,
+            "delta.1": found.after,
+            "perturbed_input.1": e + found.after,
+            "pert_logits.0": flat(found.first),
+            "pert_logits.1": flat(found.second),
+            "adv_loss": adv_loss,
+            "total_loss": clean_loss + settings.weight * adv_loss,
+        }
+        return {"adv": adv_loss, "total": outputs["total_loss"]}, outputs
+
+    _, outputs = jax.jit(losses)(model)
+    references = case.outputs64 if dtype == "float64" else case.outputs
+    for name, reference in references.items():
+        yield Difference(name, dtype, largest(np.asarray(outputs[name], np.float64), reference.astype(np.float64)), bound)
+    if dtype == "float64":
+        # What is zero in exact arithmetic holds the rounding of terms as large as the task's own, which cancel.
+        total = safetensors.numpy.load_file(case.folder / "grads_total.safetensors")
+        zero = 1e-10 * max(np.abs(reference).max() for reference in total.values())
+        for loss in ("adv", "total"):
+            gradient = jax.jit(jax.grad(lambda model, loss=loss: losses(model)[0][loss]))(model)
+            ours = export_tensors(gradient, config)
+            theirs = safetensors.numpy.load_file(case.folder / f"grads_{loss}.safetensors")
+            for name, reference in theirs.items():
+                scale = max(np.abs(reference).max(), zero)
+                value = largest(ours[name], reference.astype(np.float64)) / scale if name in ours else np.inf
+                yield Difference(f"gradient of {loss} by {name}", dtype, value, BOUND_GRADIENT)
