@@ -85,7 +85,7 @@ Metrics = Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]
 
 @dataclasses.dataclass
 class Account:
-    """What became of the rows of a file: read = used + skipped; the first of those skipped are named."""
+    """What became of the rows of a file: read = used + skipped; the first that are malformed are named."""
 
     file: str
     read: int = 0
@@ -100,11 +100,14 @@ class Account:
         self.read, self.used = self.read + 1, self.used + 1
 
     def skip(self, reason: str, line: int | str, *, malformed: bool = True) -> None:
-        """Count a row that did not, with a reason in a few words, and the line or the row's name."""
+        """Count a row that did not, with a reason in a few words, and the line or the row's name.
+
+        A row that is as it should be, and not for this use, is not malformed.
+        """
         self.read += 1
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
         self.malformed += malformed
-        if len(self.named) < _NAMED:
+        if malformed and len(self.named) < _NAMED:
             where = f"line {line}" if isinstance(line, int) else line
             self.named.append(f"{self.file}, {where}: {reason}")
 

@@ -25,7 +25,7 @@ class Published(NamedTuple):
 _COLUMNS = "v1-base", "v1-large", "v1-xlarge", "v2-xlarge", "v2-xxlarge", "v3-large"
 
 
-def _row(*its: tuple[int, float, float, int, float]) -> dict[str, Published]:
+def _row(*its: tuple[float | int, ...]) -> dict[str, Published]:
     return {model: Published(*values) for model, values in zip(_COLUMNS, its, strict=False)}
 
 

@@ -36,6 +36,7 @@ dl.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem
 dl.tiles div { background: var(--soft); border-radius: .5rem; padding: .7rem .9rem; }
 dl.tiles dt { color: var(--dim); font-size: .82rem; overflow-wrap: anywhere; }
 dl.tiles dd { margin: .1rem 0 0; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
+p, li { overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; border-radius: .4rem; background: #fff; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; min-width: 60%; }
@@ -125,7 +126,7 @@ def _tiles(metrics: Mapping[str, float]) -> str:
     return f'<dl class="tiles">{its}</dl>'
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4g}"
 
 

@@ -15,7 +15,7 @@ _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 MOST_CLASSES = 20
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+def _figure(width: float | int, height: float | int, columns: int = 1) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -25,7 +25,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
 
 
 def _saved(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=130, facecolor="white")
+    figure.savefig(path, dpi=130, facecolor="white", bbox_inches="tight")
     return path
 
 
@@ -48,8 +48,9 @@ def curves(lines: Sequence[Mapping[str, Any]], metric: str, path: Path) -> Path 
         left.plot(steps, losses, color=_BLUE, alpha=0.25, linewidth=0.8)
         window = max(1, len(losses) // 30)
         smooth = np.convolve(losses, np.ones(window) / window, "valid")
-        left.plot(steps[window - 1 :], smooth, color=_BLUE, label=f"mean of {window}")
-        left.legend(frameon=False)
+        left.plot(steps[window - 1 :], smooth, color=_BLUE, label=f"mean of {window} steps")
+        if window > 1:
+            left.legend(frameon=False)
     left.set(xlabel="step", ylabel="training loss")
     if held:
         steps, values = np.asarray(held).T

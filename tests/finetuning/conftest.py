@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path += [str(Path(__file__).parents[1] / "hub")]
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "hub")]
 
 from made_tokenizers import TEXT, write_unigram
 
