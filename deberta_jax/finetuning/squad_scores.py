@@ -82,7 +82,8 @@ def score_squad_files(data: Path, predictions: Path, null_odds: Path | None = No
     odds = whole_json(null_odds) if null_odds else {}
     if not isinstance(odds, dict) or not all(isinstance(value, float | int) for value in odds.values()):
         raise InputError(f"{null_odds}: an object of numbers by question id is wanted")
-    return {**_second_version(there, texts, odds, texts, most=1.0), **missing}
+    unanswered = sum(not example.answers for example in asked)
+    return {**_second_version(there, texts, odds, texts, most=1.0, unanswered=unanswered), **missing}
 
 
 def _first_version(examples: Sequence[Any], texts: Mapping[str, str]) -> dict[str, float]:
@@ -110,8 +111,12 @@ def _second_version(
     odds: Mapping[str, float],
     best: Mapping[str, str],
     most: float = math.inf,
+    unanswered: int | None = None,
 ) -> dict[str, float]:
-    """`best` are the answers that count where the threshold is looked for; odds above `most` are no answer."""
+    """`best` are the answers that count where the threshold is looked for; odds above `most` are no answer.
+
+    The scorer's best figures begin with all questions that have no answer, be they predicted or not.
+    """
     its = [example for example in examples if example.answers is not None]
     answered = np.asarray([bool(e.answers) for e in its])
     silent = np.asarray([odds.get(e.id, 0.0) > most for e in its])
@@ -129,25 +134,31 @@ def _second_version(
             }
     if odds:
         for name, score in (("exact", exact_match), ("f1", word_f1)):
-            value, threshold = _best_threshold(its, odds, best, score)
+            value, threshold = _best_threshold(its, odds, best, score, unanswered)
             scores |= {f"best_{name}": 100 * value, f"best_{name}_thresh": threshold}
     return scores
 
 
 def _best_threshold(
-    examples: Sequence[Any], odds: Mapping[str, float], best: Mapping[str, str], score: Callable[[str, str], float]
+    examples: Sequence[Any],
+    odds: Mapping[str, float],
+    best: Mapping[str, str],
+    score: Callable[[str, str], float],
+    unanswered: int | None = None,
 ) -> tuple[float, float]:
     """The best mean score of answering where no answer is at most so likely, and that threshold, 0 for never."""
-    with_answer = sum(not example.answers for example in examples)
-    current = highest = float(with_answer)
-    threshold = 0.0
-    for example in sorted(examples, key=lambda example: odds.get(example.id, 0.0)):
-        if example.answers:
-            current += max(score(best[example.id], gold) for gold in _golds(example))
-        elif best[example.id]:
+    its = {example.id: example for example in examples}
+    current = float(sum(not example.answers for example in examples) if unanswered is None else unanswered)
+    highest, threshold = current, 0.0
+    for name in sorted(odds, key=lambda name: odds[name]):
+        if name not in its:
+            continue
+        if its[name].answers:
+            current += max(score(best[name], gold) for gold in _golds(its[name]))
+        elif best[name]:
             current -= 1
         if current > highest:
-            highest, threshold = current, odds.get(example.id, 0.0)
+            highest, threshold = current, float(odds[name])
     return highest / len(examples), threshold
 
 
