@@ -10,9 +10,6 @@ a process of its own.
 """
 
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -46,25 +43,23 @@ def curves(data: Path, model: str | None) -> int:
 
 def _ours(task_name: str, data: Path, folder: Path, model: str | None) -> dict:
     """Train by the library's own loop; leaves the first model and all batches for the other."""
-    import jax
     import numpy as np
 
     from deberta_jax.finetuning.batches import Batches
     from deberta_jax.finetuning.config import FinetuneConfig
     from deberta_jax.finetuning.features import units_of
     from deberta_jax.finetuning.judge import predicted
-    from deberta_jax.finetuning.outcomes import outcomes
     from deberta_jax.finetuning.start import first_model, headed, read_start
     from deberta_jax.finetuning.tasks import TASKS as KNOWN
     from deberta_jax.finetuning.tasks import labels_of, load, splits_in
     from deberta_jax.finetuning.training import Materials, objective
     from deberta_jax.hub.pretrained import save_pretrained
     from deberta_jax.inference.buckets import Batching
+    from deberta_jax.model.shardings import shardings
     from deberta_jax.sharding import make_mesh
     from deberta_jax.training.method import one_objective
     from deberta_jax.training.optimizer import OptimizerConfig, learning_rate
     from deberta_jax.training.run import TrainingConfig
-    from deberta_jax.model.shardings import shardings
     from deberta_jax.training.state import abstract_state, initial_state
     from deberta_jax.training.step import place
 
@@ -79,14 +74,10 @@ def _ours(task_name: str, data: Path, folder: Path, model: str | None) -> dict:
     labels = labels_of(task, train)
     head = headed(start, config, task.kind, labels)
     units, _ = units_of(task.kind, start.tokenizer, train[:UNITS], labels, LIMIT)
-    batches = Batches(
-        task.kind, units, batch_size=BATCH, seed=0, limit=LIMIT, pad_id=start.tokenizer.pad_id
-    )
+    batches = Batches(task.kind, units, batch_size=BATCH, seed=0, limit=LIMIT, pad_id=start.tokenizer.pad_id)
     its = [next(batches) for _ in range(STEPS)]
     mesh = make_mesh()
-    training = TrainingConfig(
-        steps=STEPS, batch_size=BATCH, optimizer=OptimizerConfig(learning_rate=3e-4, warmup=0.1)
-    )
+    training = TrainingConfig(steps=STEPS, batch_size=BATCH, optimizer=OptimizerConfig(learning_rate=3e-4, warmup=0.1))
     materials = Materials(task, head, start.tokenizer, units, train[:UNITS], held_out)
     method = one_objective(training, head.build, objective(config, materials))
     first = first_model(head, 0, mesh)
@@ -161,7 +152,9 @@ def _theirs(task_name: str, folder: Path) -> dict:
             for name in ("p", "drop_prob"):
                 if hasattr(module, name):
                     setattr(module, name, 0.0)
-    decayed = [p for name, p in model.named_parameters() if not name.endswith("bias") and "LayerNorm.weight" not in name]
+    decayed = [
+        p for name, p in model.named_parameters() if not name.endswith("bias") and "LayerNorm.weight" not in name
+    ]
     others = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm.weight" in name]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), eps=1e-6)

@@ -14,11 +14,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 EXAMPLES, SEEDS = 2000, 3
-PRETRAIN = """
-pretrain mini --data.length 64 --batch-size 64 --steps 4000 --data.masking.max-ngram 1 --evaluate-every 1000
---checkpoint-every 500 --optimizer.learning-rate 1e-3 --keep 1
-""".split()
-FINETUNE = "finetune sst-2 --epochs 5 --optimizer.learning-rate 3e-4 --batch-size 32".split()
+PRETRAIN = [
+    "pretrain",
+    "mini",
+    "--data.length",
+    "64",
+    "--batch-size",
+    "64",
+    "--steps",
+    "4000",
+    "--data.masking.max-ngram",
+    "1",
+    "--evaluate-every",
+    "1000",
+    "--checkpoint-every",
+    "500",
+    "--optimizer.learning-rate",
+    "1e-3",
+    "--keep",
+    "1",
+]
+FINETUNE = [
+    "finetune",
+    "sst-2",
+    "--epochs",
+    "5",
+    "--optimizer.learning-rate",
+    "6e-4",
+    "--batch-size",
+    "32",
+    "--max-length",
+    "64",
+]
 
 
 def main(data: Path, folder: Path) -> None:

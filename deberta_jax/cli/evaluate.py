@@ -111,7 +111,9 @@ def _score_file(config: EvaluateConfig, task: Task) -> None:
     if task.name not in ("squad", "squad2"):
         raise InputError(f"--predictions are scored for squad and squad2; for {task.name} give a model")
     if config.data is None or not config.data.is_file():
-        raise InputError(f"{config.data}: with --predictions, --data is the file that they are for, such as dev-v2.0.json")
+        raise InputError(
+            f"{config.data}: with --predictions, --data is the file that they are for, such as dev-v2.0.json"
+        )
     assert config.predictions is not None
     for name, value in score_squad_files(config.data, config.predictions, config.null_odds).items():
         say(f"{name}: {value}")

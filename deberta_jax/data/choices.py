@@ -18,7 +18,7 @@ def _passages(path: Path, split: str) -> Examples:
     """A folder of examinations, `middle` and `high`, of files with one passage and its questions each."""
     files = sorted(path.glob("*/*.txt")) or sorted(path.glob("*.txt"))
     account = Account(str(path))
-    examples = []
+    examples: list[ChoiceExample] = []
     for file in files:
         name = str(file.relative_to(path))
         try:
@@ -57,17 +57,19 @@ def _completed(question: str, option: str) -> str:
 def _endings(path: Path, split: str) -> Examples:
     """Two beginnings and four endings in a file of comma-separated values."""
     account = Account(str(path))
-    examples = []
+    examples: list[ChoiceExample] = []
     endings = [f"ending{number}" for number in range(4)]
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
         missing = {"sent1", "sent2", *endings} - set(rows.fieldnames or ())
         if missing:
-            raise InputError(f"{path}: no column {', '.join(sorted(missing))}; there are {', '.join(rows.fieldnames or ())}")
+            raise InputError(
+                f"{path}: no column {', '.join(sorted(missing))}; there are {', '.join(rows.fieldnames or ())}"
+            )
         try:
             for row in rows:
                 number, label = rows.line_num, (row.get("label") or "").strip()
-                if row.get(None) or any(row[name] is None for name in ("sent1", "sent2", *endings)):  # type: ignore[call-overload]
+                if row.get(None) or any(row[name] is None for name in ("sent1", "sent2", *endings)):
                     account.skip("another number of fields", number)
                 elif label not in ("0", "1", "2", "3") and (label or not split.startswith("test")):
                     account.skip(f"label {label[:20]!r}" if label else "no label", number)

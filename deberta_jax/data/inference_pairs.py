@@ -17,7 +17,7 @@ _value = label_reader(INFERENCE, _SPELT)
 def _rounds(path: Path, split: str) -> Examples:
     """A file of one round, whose name its folder has."""
     account = Account(str(path))
-    examples = []
+    examples: list[TextExample] = []
     for number, row in numbered_objects(path, account):
         texts = [row.get(name) for name in ("context", "hypothesis")]
         label = row.get("label")
@@ -48,9 +48,7 @@ def _languages(path: Path, split: str) -> Examples:
     return read_tabs(path, split, columns, _value)
 
 
-_ANLI: Mapping[str, tuple[str, ...]] = {
-    split: (f"R[123]/{split}.jsonl",) for split in ("train", "dev", "test")
-}
+_ANLI: Mapping[str, tuple[str, ...]] = {split: (f"R[123]/{split}.jsonl",) for split in ("train", "dev", "test")}
 TASKS: dict[str, TaskData] = {
     # The rounds together; metrics tell them apart.
     "anli": TaskData("labels", _ANLI, _rounds, INFERENCE, labelled_lines("ANLI")),

@@ -69,7 +69,9 @@ class _Skipped(Exception):
 
 def own_task(columns: Columns, *, alone: bool = False) -> TaskData:
     """The task of tables named train, dev and test, or of one that stands `alone`; labels are found in the data."""
-    files = {split: tuple(f"{name}.{ending}" for name in names for ending in FORMATS) for split, names in _NAMES.items()}
+    files = {
+        split: tuple(f"{name}.{ending}" for name in names for ending in FORMATS) for split, names in _NAMES.items()
+    }
 
     def read(path: Path, split: str) -> Examples:
         return read_table(path, split, columns, alone=alone)

@@ -76,7 +76,7 @@ def _start(context: str, text: str, start: int) -> int | None:
     """Where an answer stands, nearest to where it is said to; None where it stands nowhere."""
     if not text:
         return None
-    if 0 <= start and context.startswith(text, start):
+    if start >= 0 and context.startswith(text, start):
         return start
     places = [place for place in range(len(context)) if context.startswith(text, place)]
     return min(places, key=lambda place: abs(place - start), default=None)

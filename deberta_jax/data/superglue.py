@@ -66,7 +66,9 @@ def _label(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
 
 def _pairs(text: str, pair: str, labels: Sequence[str]) -> Rows:
     def rows(row: dict[str, Any]) -> Iterator[TextExample]:
-        yield TextExample(str(row["idx"]), _text(row, text), _text(row, pair), _label(row, labels), extra={"idx": row["idx"]})
+        yield TextExample(
+            str(row["idx"]), _text(row, text), _text(row, pair), _label(row, labels), extra={"idx": row["idx"]}
+        )
 
     return rows
 

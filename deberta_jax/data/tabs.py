@@ -49,7 +49,7 @@ def read_tabs(
     In a test split, and where `hidden`, labels may be absent.
     """
     account = Account(str(path))
-    examples = []
+    examples: list[TextExample] = []
     tested = hidden or split.startswith("test")
     for number, row in tab_rows(path, account, columns.headless):
         text, pair, label = (_field(row, names) for names in (columns.text, columns.pair, columns.label))

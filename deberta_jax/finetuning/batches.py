@@ -1,6 +1,7 @@
 """Batches of units of like length, by number: batch k is a function of (seed, k), wherever a run begins."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -102,6 +103,7 @@ def stacked(kind: Kind, units: Sequence[Unit | None], length: int, pad_id: int, 
         for place, unit in enumerate(its):
             if unit is not None:
                 value = unit.targets[name]
-                array[(place, *(slice(size) for size in np.shape(value)))] = value
+                whole: tuple[Any, ...] = (place, *map(slice, np.shape(value)))
+                array[whole] = value
         batch[name] = array
     return batch

@@ -95,7 +95,7 @@ class FinetuneConfig:
         """How a run of one seed goes, whose epoch has so many steps."""
         steps = max(1, math.ceil(self.epochs * steps_in_epoch))
         optimizer = self.optimizer
-        if 1 <= optimizer.warmup and optimizer.warmup > steps // 2:
+        if optimizer.warmup >= 1 and optimizer.warmup > steps // 2:
             # Published warm-ups are for the whole of a task's data.
             optimizer = dataclasses.replace(optimizer, warmup=0.1)
         return TrainingConfig(

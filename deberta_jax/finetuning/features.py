@@ -30,7 +30,7 @@ class Unit(NamedTuple):
 
     rows: tuple[Int[np.ndarray, "T"], ...]
     seconds: tuple[int, ...]
-    targets: Mapping[str, np.ndarray]
+    targets: Mapping[str, Any]
 
     @property
     def length(self) -> int:
@@ -195,9 +195,9 @@ def _span(example: Any, windows: Sequence[Window], index: Mapping[str, int], lim
         places = next(filter(None, (answer_tokens(window, *stretch) for stretch in stretches)), None)
         found |= places is not None
         yield _one(window, labels=np.asarray(places or (0, 0), np.int32), weights=np.float32(1))
-    if stretches and not found and (window := _window_around(windows, *stretches[0], limit)) is not None:
-        places = answer_tokens(window, *stretches[0])
-        yield _one(window, labels=np.asarray(places or (0, 0), np.int32), weights=np.float32(1))
+    if stretches and not found and (middle := _window_around(windows, *stretches[0], limit)) is not None:
+        places = answer_tokens(middle, *stretches[0])
+        yield _one(middle, labels=np.asarray(places or (0, 0), np.int32), weights=np.float32(1))
 
 
 def answer_tokens(window: Window, start: int, end: int) -> tuple[int, int] | None:
@@ -246,7 +246,7 @@ def _entities(example: Any, windows: Sequence[Window], index: Mapping[str, int],
     right = np.asarray([example.passage[start:end] in answers for start, end in example.entities], np.float32)
     for window in windows:
         assert window.positions is not None
-        there: Float[np.ndarray, "E"] = (window.positions > 0).any(-1).astype(np.float32)
+        there = np.asarray((window.positions > 0).any(-1), np.float32)
         if there.any():
             yield _one(window, entity_positions=window.positions.astype(np.int32), labels=right, weights=there)
 

@@ -31,9 +31,7 @@ def predicted(
     """What a model says of each example; None where asked to stop. One that cannot be read gets an empty answer."""
     found: list[Outcome] = []
     lost: list[str] = []
-    for example, outcome in zip(
-        examples, outcomes(task.kind, model, tokenizer, examples, batching), strict=True
-    ):
+    for example, outcome in zip(examples, outcomes(task.kind, model, tokenizer, examples, batching), strict=True):
         if isinstance(outcome, InputError):
             if task.kind not in ("span", "entities"):
                 raise InputError(f"example {example.id}: {outcome}")

@@ -85,7 +85,9 @@ def write_all(
     ]
     for judgement in found:
         if task.data.write is not None:
-            written += task.data.write(folder / "predictions", judgement.split, judgement.examples, judgement.predictions)
+            written += task.data.write(
+                folder / "predictions", judgement.split, judgement.examples, judgement.predictions
+            )
     judged = [judgement for judgement in found if judgement.metrics]
     if judged:
         first = judged[0]

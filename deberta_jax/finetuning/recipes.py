@@ -1,15 +1,15 @@
 """The settings that were published for each task and released model (the original's run scripts; spec 8.4)."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deberta_jax.config import PRESETS, DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.training.optimizer import OptimizerConfig
-from deberta_jax.training.sift import SiftConfig
 
 
 class Published(NamedTuple):
@@ -25,7 +25,7 @@ class Published(NamedTuple):
 _COLUMNS = "v1-base", "v1-large", "v1-xlarge", "v2-xlarge", "v2-xxlarge", "v3-large"
 
 
-def _row(*its: tuple[float | int, ...]) -> dict[str, Published]:
+def _row(*its: tuple[Any, ...]) -> dict[str, Published]:
     return {model: Published(*values) for model, values in zip(_COLUMNS, its, strict=False)}
 
 
@@ -243,7 +243,7 @@ def recipe(task: str, words: Sequence[str]) -> FinetuneConfig:
 
 def _option(words: Sequence[str], name: str) -> str | None:
     """The value that words of a command line give to an option."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*words, ""]):
         if word == name:
             return following
         if word.startswith(f"{name}="):

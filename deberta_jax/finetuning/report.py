@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deberta_jax.data.examples import Example, Kind, Prediction
+from deberta_jax.data.examples import Kind
 from deberta_jax.finetuning import report_figures as figures
 from deberta_jax.finetuning.calibration import bins, calibration_error
 from deberta_jax.finetuning.entity_scores import chunks
@@ -32,7 +32,8 @@ body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 4rem; background:
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
 p.lead { color: var(--dim); margin: 0; }
-dl.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .8rem; margin: 1.6rem 0 0; }
+dl.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
+  gap: .8rem; margin: 1.6rem 0 0; }
 dl.tiles div { background: var(--soft); border-radius: .5rem; padding: .7rem .9rem; }
 dl.tiles dt { color: var(--dim); font-size: .82rem; overflow-wrap: anywhere; }
 dl.tiles dd { margin: .1rem 0 0; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
@@ -53,8 +54,9 @@ mark { background: #ffe08a; color: #1c2024; padding: 0 .15em; }
 class Judged(NamedTuple):
     """An example, what is predicted for it, and the probability of each label, choice by its place, or entity."""
 
-    example: Example
-    prediction: Prediction
+    # An `Example` and a `Prediction` of the kind.
+    example: Any
+    prediction: Any
     probabilities: Mapping[str, float] | None
 
 
@@ -163,7 +165,7 @@ def _truth(example: Any) -> Any:
 
 def _classes(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> list[tuple[str, str]]:
     """Confusion, figures of each class, calibration."""
-    wanted = [str(one.example.label) for one in judged]  # type: ignore[union-attr]
+    wanted = [str(one.example.label) for one in judged]
     found = [str(one.prediction) for one in judged]
     names = list(dict.fromkeys([*labels, *wanted, *found]))
     place = {name: number for number, name in enumerate(names)}
@@ -198,7 +200,9 @@ def _per_class(names: Sequence[str], matrix: np.ndarray) -> str:
 def _calibrated(folder: Path, confident: Sequence[float], right: Sequence[bool]) -> tuple[str, str]:
     error = calibration_error(confident, right)
     path = figures.reliability(bins(confident, right), error, folder / "calibration.png")
-    text = f"<p>Expected calibration error {error:.3f}: how far confidence is from the part that is right, on average.</p>"
+    text = (
+        f"<p>Expected calibration error {error:.3f}: how far confidence is from the part that is right, on average.</p>"
+    )
     return "Calibration", text + _image(path, "Part that is right by confidence")
 
 
@@ -214,22 +218,22 @@ def _groups(folder: Path, judged: Sequence[Judged], right: Sequence[bool]) -> li
 
 
 def _chosen(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> list[tuple[str, str]]:
-    right = [one.prediction == one.example.label for one in judged]  # type: ignore[union-attr]
+    right = [one.prediction == one.example.label for one in judged]
     confident = [max(one.probabilities.values()) for one in judged if one.probabilities]
     parts = [_calibrated(folder, confident, right)] if len(confident) == len(judged) else []
     return parts + _groups(folder, judged, right)
 
 
 def _numbers(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> list[tuple[str, str]]:
-    wanted = [float(one.example.label) for one in judged]  # type: ignore[union-attr]
-    found = [float(one.prediction) for one in judged]  # type: ignore[arg-type]
+    wanted = [float(one.example.label) for one in judged]
+    found = [float(one.prediction) for one in judged]
     path = figures.numbers(wanted, found, folder / "numbers.png")
     return [("Numbers", _image(path, "Predicted against true numbers, and the errors"))]
 
 
 def _several(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> list[tuple[str, str]]:
-    wanted = [set(one.example.label) for one in judged]  # type: ignore[union-attr]
-    found = [set(one.prediction) for one in judged]  # type: ignore[arg-type]
+    wanted = [set(one.example.label) for one in judged]
+    found = [set(one.prediction) for one in judged]
     rows = []
     for label in labels:
         right = sum(label in a and label in b for a, b in zip(wanted, found, strict=True))
@@ -250,7 +254,7 @@ def _several(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> l
 def _tagged(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> list[tuple[str, str]]:
     right, true, said, mixed = Counter[str](), Counter[str](), Counter[str](), Counter[tuple[str, str]]()
     for one in judged:
-        golds, ours = (set(chunks(tags)) for tags in (one.example.tags, one.prediction))  # type: ignore[union-attr,arg-type]
+        golds, ours = (set(chunks(tags)) for tags in (one.example.tags, one.prediction))
         true.update(kind for kind, *_ in golds)
         said.update(kind for kind, *_ in ours)
         right.update(kind for kind, *_ in golds & ours)
@@ -266,31 +270,32 @@ def _tagged(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> li
         rows.append((kind, precision, recall, f1, true[kind], said[kind]))
     parts = [("Entities", _table(("type", "precision", "recall", "F1", "true", "predicted"), rows))]
     if mixed:
-        rows = [(a, b, number) for (a, b), number in mixed.most_common(15)]
-        parts.append(("Most confused", _table(("true", "predicted", "entities"), rows)))
+        pairs = [(a, b, number) for (a, b), number in mixed.most_common(15)]
+        parts.append(("Most confused", _table(("true", "predicted", "entities"), pairs)))
     return parts
 
 
 def _answered(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> list[tuple[str, str]]:
     scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for one in judged:
-        golds = [text for text, _ in one.example.answers] or [""]  # type: ignore[union-attr,misc]
-        text = one.prediction.text  # type: ignore[union-attr]
+        golds = [text for text, _ in one.example.answers] or [""]
+        text = one.prediction.text
         words = min(len(gold.split()) for gold in golds)
-        name = "no answer" if golds == [""] else "1 word" if words == 1 else "2 or 3 words" if words < 4 else "4 or more"
+        name = (
+            "no answer" if golds == [""] else "1 word" if words == 1 else "2 or 3 words" if words < 4 else "4 or more"
+        )
         scores[name].append((max(exact_match(text, g) for g in golds), max(word_f1(text, g) for g in golds)))
     order = [name for name in ("no answer", "1 word", "2 or 3 words", "4 or more") if name in scores]
-    rows = [(name, *(float(x) for x in np.mean(scores[name], axis=0)), len(scores[name])) for name in order]
-    path = figures.bars({name: f1 for name, _, f1, _ in rows}, "F1 by the answer's length", folder / "answers.png")
+    means = {name: np.mean(scores[name], axis=0).tolist() for name in order}
+    rows = [(name, exact, f1, len(scores[name])) for name, (exact, f1) in means.items()]
+    f1s = {name: f1 for name, (_, f1) in means.items()}
+    path = figures.bars(f1s, "F1 by the answer's length", folder / "answers.png")
     table = _table(("answer", "exact match", "F1", "questions"), rows)
     return [("Answers", _image(path, "F1 by the answer's length") + table)]
 
 
 def _gaps(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> list[tuple[str, str]]:
-    rows = Counter(
-        "right" if one.prediction in (one.example.answers or ()) else "wrong"  # type: ignore[union-attr,operator]
-        for one in judged
-    )
+    rows = Counter("right" if one.prediction in (one.example.answers or ()) else "wrong" for one in judged)
     return [("Queries", _table(("entity", "queries"), sorted(rows.items())))]
 
 
@@ -361,7 +366,9 @@ def _row(kind: Kind, one: Judged) -> Row:
         first, second = example.pairs[example.label]
         text = f"{first} ⟷ {second}"
         said = " ⟷ ".join(example.pairs[prediction])
-        return Row(_loss(p.get(str(example.label), 0.0)) if wrong else 0.0, str(example.label), f"{prediction}: {said}", text)
+        return Row(
+            _loss(p.get(str(example.label), 0.0)) if wrong else 0.0, str(example.label), f"{prediction}: {said}", text
+        )
     if kind == "tags":
         pairs = list(zip(example.words, example.tags, prediction, strict=True))
         wrong_words = [(word, a, b) for word, a, b in pairs if a != b]

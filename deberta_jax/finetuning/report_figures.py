@@ -38,8 +38,12 @@ def plain(name: str) -> str:
 
 def curves(lines: Sequence[Mapping[str, Any]], metric: str, path: Path) -> Path | None:
     """Training loss, and the metric on held-out data, by step."""
-    train = [(line["step"], line["loss"]) for line in lines if line["split"] == "train" and line.get("loss") is not None]
-    held = [(line["step"], line[metric]) for line in lines if line["split"] == "held_out" and line.get(metric) is not None]
+    train = [
+        (line["step"], line["loss"]) for line in lines if line["split"] == "train" and line.get("loss") is not None
+    ]
+    held = [
+        (line["step"], line[metric]) for line in lines if line["split"] == "held_out" and line.get(metric) is not None
+    ]
     if not train and not held:
         return None
     figure, (left, right) = _figure(9, 3.4, 2)
@@ -57,7 +61,9 @@ def curves(lines: Sequence[Mapping[str, Any]], metric: str, path: Path) -> Path 
         best = int(values.argmax())
         right.plot(steps, values, color=_ORANGE, marker="o", markersize=4)
         right.plot(steps[best], values[best], "o", markersize=11, fillstyle="none", color=_GREEN)
-        right.annotate(f"{values[best]:.4g}", (steps[best], values[best]), (0, 9), textcoords="offset points", ha="center")
+        right.annotate(
+            f"{values[best]:.4g}", (steps[best], values[best]), (0, 9), textcoords="offset points", ha="center"
+        )
         right.margins(y=0.2)
     right.set(xlabel="step", ylabel=f"{plain(metric)}, held out")
     for axes in (left, right):
@@ -77,10 +83,9 @@ def confusion(matrix: Int[np.ndarray, "C C"], labels: Sequence[str], path: Path)
         for column in range(C):
             if matrix[row, column]:
                 dark = parts[row, column] > 0.55
-                axes.text(
-                    column, row, f"{matrix[row, column]:,}", ha="center", va="center", color="white" if dark else "black",
-                    fontsize=9 if C <= 10 else 7,
-                )  # fmt: skip
+                colour, size_of_text = ("white" if dark else "black"), (9 if C <= 10 else 7)
+                shown = f"{matrix[row, column]:,}"
+                axes.text(column, row, shown, ha="center", va="center", color=colour, fontsize=size_of_text)
     names = [plain(label) for label in labels]
     axes.set_xticks(range(C), names, rotation=45 if C > 3 else 0, ha="right" if C > 3 else "center")
     axes.set_yticks(range(C), names)

@@ -41,9 +41,7 @@ def accuracy_and_f1(positive: str) -> Callable[[Sequence[Any], Sequence[Any]], S
 
         _, wanted, found = labelled(examples, predictions)
         right = accuracy(examples, predictions)["accuracy"]
-        f1 = float(
-            f1_score([a == positive for a in wanted], [b == positive for b in found], zero_division=0.0)
-        )
+        f1 = float(f1_score([a == positive for a in wanted], [b == positive for b in found], zero_division=0.0))
         return {"accuracy": right, "f1": f1, "mean": (right + f1) / 2}
 
     return score

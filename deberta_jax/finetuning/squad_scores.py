@@ -1,4 +1,4 @@
-"""The official rules of SQuAD 1.1 and 2.0 and of ReCoRD: answers normalised, exact match and F1 of words, in percent."""
+"""The official rules of SQuAD 1.1 and 2.0 and of ReCoRD: answers normalised, exact match and F1 of words."""
 
 import math
 import re
@@ -44,13 +44,13 @@ def _first_version_f1(found: str, wanted: str) -> float:
 
 
 def score_squad(examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Exact match and F1 of SQuAD 1.1, the best over the answers given."""
+    """Exact match and F1 of SQuAD 1.1, in percent, the best over the answers given."""
     texts = {example.id: prediction.text for example, prediction in zip(examples, predictions, strict=True)}
     return _first_version(examples, texts)
 
 
 def score_squad2(examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Exact match and F1 of SQuAD 2.0, of questions with and without answer apart, and at the threshold that is best."""
+    """Exact match and F1 of SQuAD 2.0, in percent, of both kinds of question apart, and at the best threshold."""
     its = list(zip(examples, predictions, strict=True))
     texts = {example.id: prediction.text for example, prediction in its}
     odds = {example.id: prediction.no_answer for example, prediction in its}

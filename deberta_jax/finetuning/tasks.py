@@ -166,7 +166,9 @@ def labels_of(task: Task, examples: Sequence[Any]) -> tuple[str, ...]:
     else:
         return ()
     if len(found) < 2 - (task.kind == "several"):
-        raise InputError(f"the training data have the labels {', '.join(sorted(found)) or 'none'}; two are wanted at least")
+        raise InputError(
+            f"the training data have the labels {', '.join(sorted(found)) or 'none'}; two are wanted at least"
+        )
     return tuple(sorted(found, key=_by_number if all(map(_is_number, found)) else str))
 
 

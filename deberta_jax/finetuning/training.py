@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from deberta_jax.data.examples import Example
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.batches import Batches, batches_in_epoch
 from deberta_jax.finetuning.config import FinetuneConfig
@@ -50,8 +49,8 @@ class Materials(NamedTuple):
     model: Headed
     tokenizer: Tokenizer
     units: Sequence[Unit]
-    trained_on: Sequence[Example]
-    held_out: Sequence[Example]
+    trained_on: Sequence[Any]
+    held_out: Sequence[Any]
 
 
 def run_seed(

@@ -36,7 +36,9 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 0 or self.alpha <= 0:
-            raise InputError(f"lora.rank is {self.rank}, lora.alpha {self.alpha:g}; both must be positive, rank 0 is off")
+            raise InputError(
+                f"lora.rank is {self.rank}, lora.alpha {self.alpha:g}; both must be positive, rank 0 is off"
+            )
 
 
 class Adapter(nnx.Module):
@@ -54,9 +56,7 @@ class Adapter(nnx.Module):
         """What is added to the kernels, before it is scaled."""
         down, up = self.down[...], self.up[...]
         L, rank = up.shape[:2]
-        return jnp.matmul(down.reshape(L, -1, rank), up.reshape(L, rank, -1)).reshape(
-            *down.shape[:-1], *up.shape[2:]
-        )
+        return jnp.matmul(down.reshape(L, -1, rank), up.reshape(L, rank, -1)).reshape(*down.shape[:-1], *up.shape[2:])
 
 
 class Adapted(nnx.Module):

@@ -80,7 +80,7 @@ def perturbed(model: Any, perturbation: Float[Array, "B T D"] | None = None) -> 
 
 
 class Adversarial(NamedTuple):
-    """The passes of a step: outputs, perturbations before and after their own, its gradient, the sums of both losses."""
+    """The passes of a step: outputs, the perturbation before and after, its gradient, the sums of both losses."""
 
     clean: Any
     first: Any
@@ -130,7 +130,7 @@ def adversarial(
 
 
 def sift(task: TaskObjective, config: SiftConfig) -> Objective:
-    """A task's objective plus `weight` times the adversarial loss; without a key, as in evaluation, the task's alone."""
+    """A task's objective plus `weight` times the adversarial loss; without a key (in evaluation) the task's alone."""
 
     def objective(model: Any, batch: Batch, key: PRNGKeyArray | None) -> Sums:
         if key is None:

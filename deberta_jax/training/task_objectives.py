@@ -185,9 +185,7 @@ def _logits(model: Any, batch: Batch, key: PRNGKeyArray | None) -> Any:
     return model(batch["input_ids"], batch["input_mask"], token_type_ids=batch["token_type_ids"], key=key)
 
 
-def _classified(
-    logits: Float[Array, "*B C"], batch: Batch, class_weights: Sequence[float], smoothing: float
-) -> Sums:
+def _classified(logits: Float[Array, "*B C"], batch: Batch, class_weights: Sequence[float], smoothing: float) -> Sums:
     labels, C = batch["labels"], logits.shape[-1]
     if smoothing:
         targets = (1 - smoothing) * jax.nn.one_hot(labels, C, dtype=logits.dtype) + smoothing / C
@@ -198,9 +196,7 @@ def _classified(
     return _summed(losses, _class_weighed(logits, batch, class_weights), batch, {"accuracy": right})
 
 
-def _class_weighed(
-    logits: Float[Array, "*B C"], batch: Batch, class_weights: Sequence[float]
-) -> Float[Array, "*B"]:
+def _class_weighed(logits: Float[Array, "*B C"], batch: Batch, class_weights: Sequence[float]) -> Float[Array, "*B"]:
     """The batch's weights, each times that of its label."""
     labels, weights = batch["labels"], batch["weights"]
     C = logits.shape[-1]

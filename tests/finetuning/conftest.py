@@ -3,11 +3,16 @@
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "hub")]
 
-from made_tokenizers import TEXT, write_unigram
+from made_runs import CONFIG
+from made_tokenizers import write_unigram
+
+from deberta_jax.hub.pretrained import save_pretrained
+from deberta_jax.model.deberta import Deberta
 
 
 @pytest.fixture(scope="session")
@@ -16,5 +21,7 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def words():
-    return TEXT.split()
+def pretrained(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("pretrained")
+    save_pretrained(folder, jax.jit(lambda key: Deberta(CONFIG, key=key))(jax.random.key(0)), tokenizer)
+    return folder

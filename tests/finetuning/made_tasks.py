@@ -45,7 +45,18 @@ def mrpc(folder):
 
 
 def stsb(folder):
-    header = ("index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2", "score")
+    header = (
+        "index",
+        "genre",
+        "filename",
+        "year",
+        "old_index",
+        "source1",
+        "source2",
+        "sentence1",
+        "sentence2",
+        "score",
+    )
     for split, number in (("train", 12), ("dev", 6), ("test", 5)):
         rows = [
             (k, "news", "f", "2012", k, "none", "none", text, 'A "man eats.', f"{bit * 4 + 0.1 * (k % 5):.3f}")
@@ -194,9 +205,19 @@ def wic(folder):
 
 def wsc(folder):
     def row(k, text, bit):
-        target = {"span1_text": ("A woman", "The man")[bit], "span1_index": (4, 0)[bit], "span2_text": "he", "span2_index": 7}
+        target = {
+            "span1_text": ("A woman", "The man")[bit],
+            "span1_index": (4, 0)[bit],
+            "span2_text": "he",
+            "span2_index": 7,
+        }
         # The last place is wrong by one, as in the real files.
-        return {"text": "The man eats. A woman sings, and he's sure. Then he flows.", "target": target, "label": bool(bit), "idx": k}
+        return {
+            "text": "The man eats. A woman sings, and he's sure. Then he flows.",
+            "target": target,
+            "label": bool(bit),
+            "idx": k,
+        }
 
     _splits(folder, row)
 
@@ -272,11 +293,23 @@ def swag(folder):
             rows.writerow([*header, "ending0", "ending1", "ending2", "ending3", *["label"] * (split != "test")])
             for k, (text, _) in enumerate(sentences(number)):
                 endings = ["eats, there.", "sings\nevery day.", 'says "shells".', "flows."]
-                rows.writerow([k, "v", k, f"{text} A man", text, "A man", "gold", *endings, *[k % 4] * (split != "test")])
+                rows.writerow(
+                    [k, "v", k, f"{text} A man", text, "A man", "gold", *endings, *[k % 4] * (split != "test")]
+                )
 
 
 def ner(folder):
-    lines = ["-DOCSTART- -X- -X- O", "", "Köln NNP I-NP I-LOC", "sings VBZ I-VP O", "", "A DT I-NP O", "man NN I-NP I-PER", ". . O O", ""]
+    lines = [
+        "-DOCSTART- -X- -X- O",
+        "",
+        "Köln NNP I-NP I-LOC",
+        "sings VBZ I-VP O",
+        "",
+        "A DT I-NP O",
+        "man NN I-NP I-PER",
+        ". . O O",
+        "",
+    ]
     text = "\r\n".join([*lines, "-DOCSTART- -X- -X- O", "", *lines])
     for name in ("train.txt", "valid.txt", "test.txt"):
         (folder / name).write_bytes(text.encode())
@@ -287,7 +320,13 @@ def anli(folder):
         (folder / level).mkdir()
         for split, number in (("train", 6), ("dev", 3), ("test", 3)):
             rows = [
-                {"uid": f"{level}-{k}", "context": text, "hypothesis": "A man eats.", "label": "enc"[k % 3], "reason": ""}
+                {
+                    "uid": f"{level}-{k}",
+                    "context": text,
+                    "hypothesis": "A man eats.",
+                    "label": "enc"[k % 3],
+                    "reason": "",
+                }
                 for k, (text, _) in enumerate(sentences(number))
             ]
             _objects(folder / level / f"{split}.jsonl", rows)

@@ -14,7 +14,11 @@ def units():
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.geometric(0.08, 1003) + 2, 3, LIMIT)
     return [
-        Unit((np.full(length, 5 + number % 90, np.int32),), (length,), {"labels": np.int32(number), "weights": np.float32(1)})
+        Unit(
+            (np.full(length, 5 + number % 90, np.int32),),
+            (length,),
+            {"labels": np.int32(number), "weights": np.float32(1)},
+        )
         for number, length in enumerate(lengths.tolist())
     ]
 

@@ -5,25 +5,13 @@ import json
 
 import jax
 import pytest
+from made_runs import CONFIG, LENGTH, called
 from made_tasks import MADE
 
-from deberta_jax.cli.main import main
-from deberta_jax.config import DebertaConfig
 from deberta_jax.finetuning.tasks import TASKS
 from deberta_jax.hub.pretrained import save_pretrained
-from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.heads import SequenceClassification
 
-CONFIG = DebertaConfig(
-    vocab_size=368,
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=16,
-    position_buckets=8,
-    max_position_embeddings=64,
-    share_att_key=True,
-    norm_rel_ebd="layer_norm",
-)
 # What each leaves for its leaderboard, of the test set or, without one, the development set.
 FILES = {
     "cola": "CoLA.tsv",
@@ -54,19 +42,6 @@ FILES = {
     "anli": "ANLI-test.jsonl",
     "xnli": "XNLI-test.jsonl",
 }
-LENGTH = "48"
-
-
-@pytest.fixture(scope="session")
-def pretrained(tmp_path_factory, tokenizer):
-    folder = tmp_path_factory.mktemp("pretrained")
-    save_pretrained(folder, jax.jit(lambda key: Deberta(CONFIG, key=key))(jax.random.key(0)), tokenizer)
-    return folder
-
-
-def called(*words):
-    with jax.numpy_dtype_promotion("standard"):
-        return main([str(word) for word in words])
 
 
 def test_all_tasks_are_tried():
@@ -97,8 +72,6 @@ def test_a_task_runs_from_its_files_to_a_report(name, tmp_path, pretrained, caps
 
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.trained_on])
 def test_a_diagnostic_set_is_evaluated_with_the_model_of_another_task(name, tmp_path, tokenizer, capsys):
-    from deberta_jax.model.heads import SequenceClassification
-
     data = tmp_path / "data"
     data.mkdir()
     MADE[name](data)

@@ -87,9 +87,11 @@ def test_windows_lose_no_answer_that_fits(tokenizer, data):
     assert bool(holding) == (needed <= room)
     for unit in holding:
         begin, end = unit.targets["labels"].tolist()
-        assert shown(tokenizer, unit.rows[0][begin : end + 1]).split() == shown(
-            tokenizer, tokenizer([answer]).input_ids[0][1:-1]
-        ).split() or end - begin + 1 == needed
+        assert (
+            shown(tokenizer, unit.rows[0][begin : end + 1]).split()
+            == shown(tokenizer, tokenizer([answer]).input_ids[0][1:-1]).split()
+            or end - begin + 1 == needed
+        )
         assert begin >= unit.seconds[0]
         assert len(unit.rows[0]) <= LIMIT
 

@@ -80,7 +80,11 @@ def test_qnli_gives_the_sentence_first_as_the_original_does(made):
 
 
 @settings(max_examples=40, deadline=None)
-@given(bad=st.lists(st.sampled_from(["x", "a\tb\tc\td\te", "\t\t\t", "0\tA man.\t\tentailment", "0\ta\tb\tperhaps"]), max_size=4))
+@given(
+    bad=st.lists(
+        st.sampled_from(["x", "a\tb\tc\td\te", "\t\t\t", "0\tA man.\t\tentailment", "0\ta\tb\tperhaps"]), max_size=4
+    )
+)
 def test_whatever_rows_a_file_has_they_add_up(tmp_path_factory, bad):
     lines = [f"{k}\tA man eats {k}.\tHe eats.\tentailment" for k in range(100)]
     for place, line in enumerate(bad):
@@ -124,11 +128,18 @@ def test_of_a_cause_each_choice_comes_first(made):
 
 
 @settings(max_examples=60, deadline=None)
-@given(before=st.text(st.characters(exclude_characters="*", codec="utf-8"), max_size=20), word=st.sampled_from(["eats", "Köln", "日本"]))
+@given(
+    before=st.text(st.characters(exclude_characters="*", codec="utf-8"), max_size=20),
+    word=st.sampled_from(["eats", "Köln", "日本"]),
+)
 def test_marks_of_a_word_can_be_taken_away(tmp_path_factory, before, word):
     sentence = f"{before}{word} after"
     row = {"word": word, "idx": 0, "label": True}
-    row |= {f"{name}{n}": value for n in "12" for name, value in (("sentence", sentence), ("start", len(before)), ("end", len(before) + len(word)))}
+    row |= {
+        f"{name}{n}": value
+        for n in "12"
+        for name, value in (("sentence", sentence), ("start", len(before)), ("end", len(before) + len(word)))
+    }
     path = tmp_path_factory.mktemp("wic") / "train.jsonl"
     path.write_text(json.dumps(row) + "\n")
     (example,) = superglue.TASKS["wic"].read(path, "train").examples
@@ -240,7 +251,10 @@ def test_bad_tags_and_columns_are_named_with_their_lines(tmp_path):
     good = "".join(f"word{k} X O\n" for k in range(60))
     path.write_text(good + "man X B_PER\nalone\n")
     _, (account,) = conll.read_words(path, "train")
-    assert [name.partition(", ")[2] for name in account.named] == ["line 61: tag 'B_PER'", "line 62: 1 columns in place of 3"]
+    assert [name.partition(", ")[2] for name in account.named] == [
+        "line 61: tag 'B_PER'",
+        "line 62: 1 columns in place of 3",
+    ]
     path.write_text("a b c d e f O\n")
     with pytest.raises(InputError, match="lines of 7 columns; 2 to 5 are wanted"):
         conll.read_words(path, "train")
@@ -290,4 +304,3 @@ def test_real_files_are_used_to_the_last_row(shared, name):
     found = {split: load(task, paths, split) for split, paths in splits_in(task, shared / "data" / where).items()}
     assert {split: len(examples.examples) for split, examples in found.items()} == sizes
     assert not any(account.skipped for examples in found.values() for account in examples.accounts)
-

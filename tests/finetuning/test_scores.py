@@ -27,7 +27,10 @@ from deberta_jax.finetuning.squad_scores import (
 
 def texts(labels, groups=None):
     groups = groups or [""] * len(labels)
-    return [TextExample(str(k), "t", None, label, group) for k, (label, group) in enumerate(zip(labels, groups, strict=True))]
+    return [
+        TextExample(str(k), "t", None, label, group)
+        for k, (label, group) in enumerate(zip(labels, groups, strict=True))
+    ]
 
 
 def test_accuracy_counts_what_has_a_label_in_all_and_by_group():
@@ -92,7 +95,9 @@ def test_calibration_error_is_the_mean_distance_by_bins(its):
     for low in range(15):
         inside = [(p, hit) for p, hit in its if low / 15 < p <= (low + 1) / 15]
         if inside:
-            wanted += len(inside) / len(its) * abs(np.mean([p for p, _ in inside]) - np.mean([hit for _, hit in inside]))
+            wanted += (
+                len(inside) / len(its) * abs(np.mean([p for p, _ in inside]) - np.mean([hit for _, hit in inside]))
+            )
     assert calibration_error(confidences, right) == pytest.approx(wanted, abs=1e-6)
     assert sum(one.number for one in bins(confidences, right)) == len(its)
 
@@ -265,7 +270,11 @@ def test_the_answers_themselves_score_100_on_the_real_development_set(shared, tm
 
 def test_an_entity_of_record_is_right_by_any_of_its_answers():
     example = EntityExample("1", "p", "q", (), ("The Fox", "Fox News"))
-    assert score_record([example] * 2, ["fox", "news"]) == {"exact_match": 0.5, "f1": pytest.approx(5 / 6), "mean": pytest.approx(2 / 3)}
+    assert score_record([example] * 2, ["fox", "news"]) == {
+        "exact_match": 0.5,
+        "f1": pytest.approx(5 / 6),
+        "mean": pytest.approx(2 / 3),
+    }
 
 
 def test_entities_begin_and_end_as_conlleval_has_them():

@@ -95,7 +95,9 @@ def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
     _, outputs = jax.jit(losses)(model)
     references = case.outputs64 if dtype == "float64" else case.outputs
     for name, reference in references.items():
-        yield Difference(name, dtype, largest(np.asarray(outputs[name], np.float64), reference.astype(np.float64)), bound)
+        yield Difference(
+            name, dtype, largest(np.asarray(outputs[name], np.float64), reference.astype(np.float64)), bound
+        )
     if dtype == "float64":
         # What is zero in exact arithmetic holds the rounding of terms as large as the task's own, which cancel.
         total = safetensors.numpy.load_file(case.folder / "grads_total.safetensors")

@@ -103,7 +103,9 @@ def test_the_encoder_holds_still_to_the_bit_and_the_loss_falls(batch):
         for a, b in zip(jax.tree.leaves(initial.adapters), jax.tree.leaves(state.model.adapters), strict=True)
     ]
     assert all(moved)
-    assert np.any(np.asarray(initial.base.classifier.kernel[...]) != np.asarray(state.model.base.classifier.kernel[...]))
+    assert np.any(
+        np.asarray(initial.base.classifier.kernel[...]) != np.asarray(state.model.base.classifier.kernel[...])
+    )
 
 
 def test_the_optimizer_has_moments_of_adapters_and_head_alone(batch):

@@ -1,5 +1,6 @@
 """The optimizer against Microsoft's own trajectories (golden h01) and against what must hold of the default."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -139,3 +140,55 @@ def test_settings_that_cannot_be_are_refused():
         OptimizerConfig(beta2=1.0)
     with pytest.raises(InputError, match="warmup is 200 steps, the run has 100"):
         learning_rate(OptimizerConfig(warmup=200.0), 100)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_lower_layers_move_less_by_the_decay_of_each_layer(decay):
+    class_of = {
+        "classifier": 0,
+        "deberta.encoder.convolution": 3,
+        "deberta.embeddings": 4,
+        "deberta.encoder.relative": 4,
+    }
+    L = 3
+    model = {
+        "deberta": {
+            "embeddings": {"word": {"table": jnp.ones((4, 2))}},
+            "encoder": {
+                "layers": {"expand": {"kernel": jnp.ones((L, 2, 2)), "bias": jnp.ones((L, 2))}},
+                "relative": {"table": jnp.ones((4, 2))},
+                "convolution": {"kernel": jnp.ones((3, 2))},
+            },
+        },
+        "classifier": {"kernel": jnp.ones((2, 3))},
+    }
+    gradient = jax.tree.map(jnp.ones_like, model)
+
+    def moved(config):
+        optimizer = make_optimizer(config, 10)
+        return optimizer.update(gradient, optimizer.init(model), model)[0]
+
+    base = OptimizerConfig(learning_rate=1.0, warmup=0.0, clip_norm=0.0, weight_decay=0.0)
+    plain, scaled = moved(base), moved(dataclasses.replace(base, layer_decay=decay))
+    ratio = jax.tree.map(lambda a, b: np.asarray(a / b), scaled, plain)
+    for layer in range(L):
+        for name in ("kernel", "bias"):
+            assert ratio["deberta"]["encoder"]["layers"]["expand"][name][layer] == pytest.approx(decay ** (L - layer))
+    for name, depth in class_of.items():
+        part = ratio
+        for step in name.split("."):
+            part = part[step]
+        for leaf in jax.tree.leaves(part):
+            assert leaf == pytest.approx(decay**depth), name
+
+
+def test_without_a_decay_by_layer_the_state_is_as_it_was():
+    model = {"classifier": {"kernel": jnp.ones((2, 3))}}
+    its = [jax.tree.structure(make_optimizer(OptimizerConfig(), 10).init(model)) for _ in range(2)]
+    assert its[0] == its[1]
+    optimizer = make_optimizer(OptimizerConfig(layer_decay=0.9), 10)
+    state = optimizer.init(model)
+    with pytest.raises(InputError, match="the model has no encoder layers"):
+        optimizer.update(model, state, model)
+    with pytest.raises(InputError, match=r"optimizer.layer_decay is 0.0; it must be in \(0, 1\]"):
+        OptimizerConfig(layer_decay=0.0)

@@ -78,7 +78,8 @@ KINDS = {
     "tags": (
         lambda key: TokenClassification(CONFIG, key=key),
         tag_objective(),
-        ROWS | {"labels": RNG.integers(0, C, (B, T)).astype(np.int32), "weights": ROWS["input_mask"].astype(np.float32)},
+        ROWS
+        | {"labels": RNG.integers(0, C, (B, T)).astype(np.int32), "weights": ROWS["input_mask"].astype(np.float32)},
     ),
     "span": (
         lambda key: QuestionAnswering(CONFIG, key=key),
