@@ -1,4 +1,4 @@
-"""What pretraining is worth: a small model fine-tuned on 2,000 sentences of SST-2, with and without (the paper in small).
+"""What pretraining is worth: a small model fine-tuned on 2,000 sentences of SST-2, with and without it.
 
 `python benchmarks/pretraining_pays.py DATA FOLDER`: DATA holds `glue`, `gutenberg`, `squad`, `superglue`, `wikitext-2`
 and `wikitext-103-part`; all that is made stands in FOLDER, and the same command goes on with it. Pretraining is the

@@ -39,7 +39,7 @@ class WordsExample(NamedTuple):
 
 
 class SpanExample(NamedTuple):
-    """A question and its context (kind span); answers as (text, start in characters), () for none, None if not known."""
+    """A question and its context (kind span); answers as (text, start in characters), () for none, None if unknown."""
 
     id: str
     question: str

@@ -84,8 +84,8 @@ def _separated(path: Path, account: Account, separator: str | None) -> Iterator[
                 number, begin = begin, rows.line_num + 1
                 if begin - number > _LONGEST_FIELD:
                     raise InputError(
-                        f"{path}, line {number}: a double quote opens a field that goes on for {begin - number:,} lines; "
-                        "close it, or write a quote that is part of a text twice"
+                        f"{path}, line {number}: a double quote opens a field that goes on for {begin - number:,} "
+                        "lines; close it, or write a quote that is part of a text twice"
                     )
                 if not any(field.strip() for field in fields):
                     continue

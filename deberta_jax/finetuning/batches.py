@@ -79,7 +79,7 @@ def epoch_order(lengths: Int[np.ndarray, "U"], batch_size: int, seed: int, epoch
 
 
 def stacked(kind: Kind, units: Sequence[Unit | None], length: int, pad_id: int, mine: slice) -> Batch:
-    """Units as arrays, ids [B, T], of choices [B, M, T]; the shape depends on all of them, the rows are those `mine`."""
+    """Units as arrays, ids [B, T], of choices [B, M, T]; the shape depends on all, the rows are those `mine`."""
     there = [unit for unit in units if unit is not None]
     its = units[mine]
     shape = (len(its), max(len(unit.rows) for unit in there), length)

@@ -118,7 +118,7 @@ class FinetuneConfig:
         return settings
 
     def weights_of(self, labels: Sequence[str], counted: Counter[str]) -> tuple[float, ...]:
-        """The weight of each label, of which there are `counted` in the training data; none where all weigh the same."""
+        """The weight of each label, of which `counted` are in the training data; none where all weigh the same."""
         if not self.class_weights:
             return ()
         if self.class_weights == (BALANCED,):

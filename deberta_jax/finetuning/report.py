@@ -288,7 +288,7 @@ def _answered(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> 
     order = [name for name in ("no answer", "1 word", "2 or 3 words", "4 or more") if name in scores]
     means = {name: np.mean(scores[name], axis=0).tolist() for name in order}
     rows = [(name, exact, f1, len(scores[name])) for name, (exact, f1) in means.items()]
-    f1s = {name: f1 for name, (_, f1) in means.items()}
+    f1s: dict[str, float] = {name: f1 for name, (_, f1) in means.items()}
     path = figures.bars(f1s, "F1 by the answer's length", folder / "answers.png")
     table = _table(("answer", "exact match", "F1", "questions"), rows)
     return [("Answers", _image(path, "F1 by the answer's length") + table)]

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Int
 
@@ -85,12 +86,16 @@ def complete(task: Task[Result], *columns: Sequence[Any]) -> list[Result]:
 
 
 def run_on(model: Any, program: Callable[..., Any], *inputs: Int[np.ndarray, "B ..."]) -> Any:
-    """The program's outputs for rows that are shared out as the parameters' mesh has it."""
+    """The program's outputs for rows that are shared out as the parameters' mesh has it.
+
+    Of several processes each gives all rows, and gets the outputs of all.
+    """
     mesh = mesh_of(model)
     if mesh is None:
         return program(model, *inputs)
     with jax.set_mesh(mesh):
-        return program(model, *jax.device_put(inputs, batch_sharding(mesh)))
+        outputs = program(model, *jax.device_put(inputs, batch_sharding(mesh)))
+    return outputs if jax.process_count() == 1 else multihost_utils.process_allgather(outputs, tiled=True)
 
 
 def mesh_of(model: Any) -> Mesh | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -242,3 +243,26 @@ def test_transformers_loads_the_result_with_its_labels_and_gives_the_same(name, 
     )
     for theirs_logits, ours_logits in pairs:
         assert np.asarray(ours_logits) == pytest.approx(theirs_logits.numpy(), abs=1e-5)
+
+
+def test_two_processes_fine_tune_as_one_does(table, pretrained, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    joined = ["--processes.join", "--processes.coordinator", address, "--processes.count", "2", "--processes.index"]
+    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    program = "import sys; from deberta_jax.cli.main import main; sys.exit(main())"
+
+    def start(folder, *more):
+        command = [sys.executable, "-c", program, "finetune", "generic", *words(table, pretrained, folder, *OWN, *more)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    processes = [start(tmp_path / "two", *joined, str(number)) for number in range(2)]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert called("finetune", "generic", *words(table, pretrained, tmp_path / "one", *OWN)) == 0
+    one, two = (lines_of(tmp_path / name, "train") for name in ("one", "two"))
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    assert (tmp_path / "two/model/model.safetensors").exists()
+    assert lines_of(tmp_path / "two", "held_out")[0].keys() == lines_of(tmp_path / "one", "held_out")[0].keys()
