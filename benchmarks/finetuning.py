@@ -4,12 +4,15 @@
 weights with the same batches, schedule and optimizer. Prints the largest difference of the losses of a step, and the
 metric on the development set of both. MODEL is a pretrained folder; without one, a random model of two layers.
 
-`python benchmarks/finetuning.py speed DATA [REPETITIONS]`: steps of (32, 128), and an epoch of a part of SST-2 in
-buckets of lengths against batches padded to their longest; v3-small geometry, medians of alternated runs, each peer in
-a process of its own.
+`python benchmarks/finetuning.py speed DATA [REPETITIONS]`: steps of (32, 128), and an epoch of 512 sentences of SST-2,
+ours in buckets of lengths, theirs in the order given and padded to the longest of a batch; v3-small geometry,
+gradients, clipping and AdamW, medians of alternated runs, each peer in a process of its own. Compiling is told apart.
 """
 
 import json
+import os
+import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +21,9 @@ STEPS, BATCH = 200, 32
 TASKS = {"sst-2": "glue/SST-2", "sts-b": "glue/STS-B", "squad": "squad"}
 # Units to train on, examples to evaluate on: enough for 200 steps, little enough for two cores.
 UNITS, HELD_OUT = 6400, 1000
-SENTENCES, LIMIT = 4096, 128
+SENTENCES, LIMIT = 512, 128
+PEERS = "hugging_face", "deberta_jax"
+BARS = {"step": 1.0, "epoch": 1.5}
 
 
 def curves(data: Path, model: str | None) -> int:
@@ -202,7 +207,186 @@ def _their_loss(kind, output, batch):
     return (each * weights).sum() / weights.sum()
 
 
+def speed(data: Path, repetitions: int) -> int:
+    missed = 0
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        _prepare_speed(data / TASKS["sst-2"], folder)
+        processes = {peer: _start(peer, folder) for peer in PEERS}
+        for what, bar in BARS.items():
+            times: dict[str, list[float]] = {peer: [] for peer in PEERS}
+            for _ in range(repetitions):
+                for peer, process in processes.items():
+                    times[peer].append(_ask(process, what))
+            medians = {peer: statistics.median(its) for peer, its in times.items()}
+            ratio = medians["hugging_face"] / medians["deberta_jax"]
+            missed += ratio < bar
+            print(
+                f"{what}: Hugging Face {medians['hugging_face']:.2f} s, ours {medians['deberta_jax']:.2f} s, ratio "
+                f"{ratio:.2f} (bar {bar}){' MISSED' * (ratio < bar)}",
+                flush=True,
+            )
+        for process in processes.values():
+            process.stdin.close()
+            process.wait()
+    return missed
+
+
+def _start(peer: str, folder: Path) -> subprocess.Popen:
+    environment = dict(os.environ, OMP_NUM_THREADS="2", JAX_PLATFORMS="cpu")
+    command = [sys.executable, __file__, "worker", peer, str(folder)]
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while (line := process.stdout.readline()) and line.strip() != "ready":
+        pass
+    return process
+
+
+def _ask(process: subprocess.Popen, what: str) -> float:
+    process.stdin.write(f"{what}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def _prepare_speed(data: Path, folder: Path) -> None:
+    """Token ids of sentences, and the batches of both."""
+    import numpy as np
+
+    from deberta_jax.data.glue import TASKS as GLUE
+    from deberta_jax.finetuning.batches import Batches, batches_in_epoch
+    from deberta_jax.finetuning.features import units_of
+    from deberta_jax.hub.train_tokenizer import train_tokenizer
+
+    examples = GLUE["sst-2"].read(data / "train.tsv", "train").examples
+    tokenizer = train_tokenizer([example.text for example in examples[:20_000]], folder / "spm.model", 8000)
+    units, _ = units_of("labels", tokenizer, examples[:SENTENCES], ("0", "1"), LIMIT)
+    batches = Batches("labels", units, batch_size=BATCH, seed=0, limit=LIMIT, pad_id=0)
+    saved = {}
+    for number in range(batches_in_epoch(len(units), BATCH)):
+        for name, value in next(batches).items():
+            saved[f"ours.{number}.{name}"] = value
+        its = units[number * BATCH : (number + 1) * BATCH]
+        ids = np.zeros((len(its), max(unit.length for unit in its)), np.int32)
+        for row, unit in zip(ids, its, strict=True):
+            row[: unit.length] = unit.rows[0]
+        saved |= {f"theirs.{number}.input_ids": ids, f"theirs.{number}.input_mask": (ids > 0).astype(np.int32)}
+        saved[f"theirs.{number}.labels"] = np.asarray([unit.targets["labels"] for unit in its])
+    np.savez(folder / "batches.npz", **saved)
+
+
+def _batches(folder: Path, peer: str) -> list[dict]:
+    import numpy as np
+
+    saved = np.load(folder / "batches.npz")
+    found: dict[int, dict] = {}
+    for name in saved.files:
+        whose, number, field = name.split(".")
+        if whose == peer:
+            found.setdefault(int(number), {})[field] = saved[name]
+    return [found[number] for number in sorted(found)]
+
+
+def worker(peer: str, folder: Path) -> None:
+    """Print the seconds of a step, or of an epoch, for each line that asks for one."""
+    import time
+
+    step, epoch = {"hugging_face": _their_loop, "deberta_jax": _our_loop}[peer](folder)
+    before = time.perf_counter()
+    step()
+    epoch()
+    print(f"{peer}: first step and epoch, with compiling, {time.perf_counter() - before:.0f} s", file=sys.stderr)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        (step if line.strip() == "step" else epoch)()
+        print(time.perf_counter() - start, flush=True)
+
+
+def _our_loop(folder: Path):
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    from deberta_jax.config import PRESETS
+    from deberta_jax.model.heads import SequenceClassification
+    from deberta_jax.model.shardings import shardings
+    from deberta_jax.sharding import make_mesh
+    from deberta_jax.training.method import one_objective
+    from deberta_jax.training.optimizer import OptimizerConfig
+    from deberta_jax.training.run import TrainingConfig
+    from deberta_jax.training.state import abstract_state, initial_state
+    from deberta_jax.training.step import place
+    from deberta_jax.training.task_objectives import label_objective, objective_of
+
+    config = dataclasses.replace(PRESETS["v3-small"], labels=("0", "1"))
+    training = TrainingConfig(steps=10_000, batch_size=BATCH, optimizer=OptimizerConfig(learning_rate=1e-5))
+    mesh = make_mesh()
+    method = one_objective(
+        training, lambda key: SequenceClassification(config, key=key), objective_of(label_objective())
+    )
+    state = [initial_state(method.build, method.optimizer, 0, mesh)]
+    step = method.make_step(shardings(abstract_state(method.build, method.optimizer, 0, mesh), mesh))
+    batches = _batches(folder, "ours")
+    rng = np.random.default_rng(0)
+    whole = {
+        "input_ids": rng.integers(5, 8000, (BATCH, 128)).astype(np.int32),
+        "input_mask": np.ones((BATCH, 128), np.int32),
+        "token_type_ids": np.zeros((BATCH, 128), np.int32),
+        "labels": rng.integers(0, 2, BATCH).astype(np.int32),
+        "weights": np.ones(BATCH, np.float32),
+    }
+
+    def run(its):
+        for batch in its:
+            state[0], metrics = step(state[0], place(batch, mesh))
+        jax.block_until_ready(metrics)
+
+    return lambda: run([whole]), lambda: run(batches)
+
+
+def _their_loop(folder: Path):
+    import torch
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    torch.set_num_threads(2)
+    config = DebertaV2Config(
+        vocab_size=128100,
+        hidden_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        relative_attention=True,
+        position_buckets=256,
+        pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        num_labels=2,
+    )
+    model = DebertaV2ForSequenceClassification(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01)
+    tensors = [
+        {name: torch.tensor(value).long() for name, value in batch.items()} for batch in _batches(folder, "theirs")
+    ]
+    ids = torch.randint(5, 8000, (BATCH, 128))
+    whole = {"input_ids": ids, "input_mask": torch.ones_like(ids), "labels": torch.randint(0, 2, (BATCH,))}
+
+    def run(its):
+        for batch in its:
+            loss = model(batch["input_ids"], attention_mask=batch["input_mask"], labels=batch["labels"]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+    return lambda: run([whole]), lambda: run(tensors)
+
+
 if __name__ == "__main__":
     what, *words = sys.argv[1:]
-    if what == "curves":
+    if what == "worker":
+        worker(words[0], Path(words[1]))
+    elif what == "curves":
         sys.exit(curves(Path(words[0]), words[1] if len(words) > 1 else None))
+    else:
+        sys.exit(speed(Path(words[0]), int(words[1]) if len(words) > 1 else 3))
