@@ -57,6 +57,7 @@ def recipe(name: str, words: Sequence[str]) -> EvaluateConfig:
     return EvaluateConfig(task=name, max_length=length_of(name))
 
 
+NOUN = "TASK"
 RECIPES = {name: (about, partial(recipe, name)) for name, about in ABOUT.items()}
 
 

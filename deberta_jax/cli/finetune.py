@@ -15,6 +15,7 @@ from deberta_jax.cli.corpus import on_first, say
 from deberta_jax.cli.told import tell_account, tell_metrics
 from deberta_jax.data.examples import Examples
 from deberta_jax.errors import InputError
+from deberta_jax.finetuning.batches import batches_in_epoch
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.features import units_of
 from deberta_jax.finetuning.judgement import judgements, write_all
@@ -28,6 +29,7 @@ from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.training.processes import join
 
+NOUN = "TASK"
 RECIPES = {name: (about, partial(recipe, name)) for name, about in ABOUT.items()}
 
 
@@ -58,6 +60,8 @@ def _run(config: FinetuneConfig, task: Task, start: Start, paths: Mapping[str, S
     labels = labels_of(task, splits["train"].examples)
     check_labels(task, labels, splits)
     model = headed(start, config, task.kind, labels)
+    # A head that the file has keeps the order of its labels.
+    labels = model.config.labels if labels else ()
     units, account = units_of(task.kind, start.tokenizer, splits["train"].examples, labels, config.max_length)
     if account.skipped:
         tell_account(account)
@@ -66,6 +70,11 @@ def _run(config: FinetuneConfig, task: Task, start: Start, paths: Mapping[str, S
     )
     settings = config.settings() | {"rows": digest(units)}
 
+    steps = batches_in_epoch(len(units), config.batch_size)
+    say(
+        f"{task.name}: {config.epochs:g} epochs of {steps:,} steps, batch {config.batch_size}, learning rate "
+        f"{config.optimizer.learning_rate:g}, rows of at most {config.max_length}, {config.compute_dtype}"
+    )
     found: list[dict[str, float]] = []
     for seed in range(config.seed, config.seed + config.seeds):
         folder = config.folder if config.seeds == 1 else config.folder / f"seed-{seed}"

@@ -1,8 +1,8 @@
 """`deberta-jax COMMAND`: finds the command, reads its options, and says in one line what is wrong with them.
 
 A command is a module of this folder with a function `run`, whose only parameter is a dataclass of options. Where it has
-`RECIPES`, name to description and options, its first word is one of them, and later words change it; options may be a
-function of those words.
+`RECIPES`, name to description and options, its first word is one of them (a `NOUN`, where it has another for them), and
+later words change it; options may be a function of those words.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipes, default = getattr(module, "RECIPES", None), None
         if recipes is not None:
             about = {name: description for name, (description, _) in recipes.items()}
-            recipe = _choose(words, about, program, "RECIPE")
+            recipe = _choose(words, about, program, getattr(module, "NOUN", "RECIPE"))
             if recipe is None:
                 return 0
             program, default = f"{program} {recipe}", recipes[recipe][1]

@@ -41,7 +41,7 @@ def read_words(path: Path, split: str) -> Examples:
             for line in sentence:
                 if len(line.fields) != number:
                     account.skip(f"{len(line.fields)} columns in place of {number}", line.number)
-                elif number > 1 and not _well_formed(line.fields[-1]):
+                elif number > 1 and not well_formed(line.fields[-1]):
                     account.skip(f"tag {line.fields[-1][:20]!r}", line.number)
                 else:
                     account.use()
@@ -96,7 +96,8 @@ def _documents(path: Path, account: Account) -> Iterator[list[list[Line]]]:
         yield from ([sentence] for document in alone for sentence in document)
 
 
-def _well_formed(tag: str) -> bool:
+def well_formed(tag: str) -> bool:
+    """Whether a tag is O, or says of a kind where an entity begins, goes on or ends."""
     sign, hyphen, kind = tag.partition("-")
     return tag == OUTSIDE or (sign in _LETTERS and bool(hyphen) and bool(kind))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from deberta_jax.data.conll import scheme_of, to_iob2, well_formed
 from deberta_jax.data.examples import (
     Account,
     ChoiceExample,
@@ -111,7 +112,19 @@ def read_table(path: Path, split: str, columns: Columns, *, alone: bool = False)
         account.use()
         examples.append(example)
     account.check()
-    return Examples(examples, [account])
+    return Examples(_as_iob2(examples) if columns.kind == "tags" else examples, [account])
+
+
+def _as_iob2(examples: list[WordsExample]) -> list[WordsExample]:
+    """Tags that mark entities, of whatever scheme, as IOB2; others, such as parts of speech, as they are."""
+    tags = [example.tags for example in examples if example.tags is not None]
+    if not all(well_formed(tag) for its in tags for tag in its):
+        return examples
+    scheme = scheme_of(tags)
+    return [
+        example if example.tags is None else example._replace(tags=tuple(to_iob2(example.tags, scheme)))
+        for example in examples
+    ]
 
 
 def _side(example: Any) -> int:

@@ -107,7 +107,6 @@ class FinetuneConfig:
             mesh=self.mesh,
             evaluate_every=self.evaluate_every or steps_in_epoch,
             checkpoint_every=self.checkpoint_every,
-            keep=1,
         )
 
     def settings(self) -> dict[str, Any]:

@@ -168,9 +168,7 @@ def _classes(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> l
     wanted = [str(one.example.label) for one in judged]
     found = [str(one.prediction) for one in judged]
     names = list(dict.fromkeys([*labels, *wanted, *found]))
-    place = {name: number for number, name in enumerate(names)}
-    matrix = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(matrix, ([place[name] for name in wanted], [place[name] for name in found]), 1)
+    matrix = _counts(names, wanted, found)
     parts = []
     if len(names) <= figures.MOST_CLASSES:
         path = figures.confusion(matrix, names, folder / "confusion.png")
@@ -185,6 +183,14 @@ def _classes(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> l
         right = [a == b for a, b in zip(wanted, found, strict=True)]
         parts.append(_calibrated(folder, confident, right))
     return parts + _groups(folder, judged, [a == b for a, b in zip(wanted, found, strict=True)])
+
+
+def _counts(names: Sequence[str], wanted: Sequence[str], found: Sequence[str]) -> np.ndarray:
+    """How often each name (rows) is predicted as which (columns)."""
+    place = {name: number for number, name in enumerate(names)}
+    matrix = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(matrix, ([place[name] for name in wanted], [place[name] for name in found]), 1)
+    return matrix
 
 
 def _per_class(names: Sequence[str], matrix: np.ndarray) -> str:
@@ -263,6 +269,11 @@ def _tagged(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> li
             gold = by_place.get((start, end), "no entity")
             if gold != kind:
                 mixed[gold, kind] += 1
+    if not true | said:
+        wanted = [tag for one in judged for tag in one.example.tags]
+        found = [tag for one in judged for tag in one.prediction]
+        names = sorted({*wanted, *found})
+        return [("Tags", _per_class(names, _counts(names, wanted, found)))]
     rows = []
     for kind in sorted(true | said):
         precision, recall = right[kind] / max(said[kind], 1), right[kind] / max(true[kind], 1)

@@ -181,8 +181,14 @@ def _by_number(label: str) -> float:
 
 
 def given(task: Task, *splits: Sequence[Any]) -> Task:
-    """The task as its examples have it: whether there are questions without answers."""
-    if task.name != GENERIC or task.kind != "span":
+    """The task as its examples have it: whether there are questions without answers, and tags that mark entities."""
+    if task.name != GENERIC:
+        return task
+    if task.kind == "tags":
+        tags = {tag for examples in splits for example in examples for tag in example.tags or ()}
+        if not all(map(conll.well_formed, tags)):
+            return dataclasses.replace(task, metrics=entity_scores.score_words, best="accuracy")
+    if task.kind != "span":
         return task
     return dataclasses.replace(
         task, may_lack_answers=any(example.answers == () for examples in splits for example in examples)

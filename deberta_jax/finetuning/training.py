@@ -38,7 +38,6 @@ from deberta_jax.training.task_objectives import (
     objective_of,
     several_objective,
     span_objective,
-    tag_objective,
 )
 
 
@@ -135,12 +134,10 @@ def objective(config: FinetuneConfig, materials: Materials) -> Objective:
 
 def _task_objective(config: FinetuneConfig, materials: Materials) -> TaskObjective:
     kind, labels = materials.task.kind, materials.model.config.labels
-    if kind == "labels":
-        counted = Counter(str(example.label) for example in materials.trained_on)
+    if kind in ("labels", "tags"):
+        its = [[example.label] if kind == "labels" else example.tags for example in materials.trained_on]
+        counted = Counter(label for one in its for label in one)
         return label_objective(config.weights_of(labels, counted), config.label_smoothing)
-    if kind == "tags":
-        counted = Counter(tag for example in materials.trained_on for tag in example.tags or ())
-        return tag_objective(config.weights_of(labels, counted), config.label_smoothing)
     if config.class_weights or config.label_smoothing:
         raise InputError(f"class_weights and label_smoothing are for labels and tags, {materials.task.name} has none")
     return {

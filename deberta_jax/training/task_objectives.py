@@ -42,12 +42,13 @@ def objective_of(task: TaskObjective) -> Objective:
 
 
 def label_objective(class_weights: Sequence[float] = (), smoothing: float = 0.0) -> TaskObjective:
-    """One label of C: labels int [B]; cross entropy against 1 - s on the label and s / C on each (Szegedy et al. 2016).
+    """One label of C for each text, or for each token that begins a word: labels int and weights [B], or [B, T].
 
-    `class_weights` weigh each example by its label, in the loss and in what it is divided by.
+    Cross entropy against 1 - s on the label and s / C on each (Szegedy et al. 2016). `class_weights` weigh each by its
+    label, in the loss and in what it is divided by.
     """
 
-    def sums(logits: Float[Array, "B C"], batch: Batch) -> Sums:
+    def sums(logits: Float[Array, "*B C"], batch: Batch) -> Sums:
         return _classified(logits, batch, class_weights, smoothing)
 
     def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
@@ -80,19 +81,6 @@ def several_objective() -> TaskObjective:
 
     def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(batch["weights"] * binary_divergence(name, logits, target).mean(-1))
-
-    return TaskObjective(_logits, sums, divergence)
-
-
-def tag_objective(class_weights: Sequence[float] = (), smoothing: float = 0.0) -> TaskObjective:
-    """A label for each token that begins a word: labels int [B, T], weights [B, T]; as `label_objective`."""
-
-    def sums(logits: Float[Array, "B T C"], batch: Batch) -> Sums:
-        return _classified(logits, batch, class_weights, smoothing)
-
-    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
-        weights = _class_weighed(logits, batch, class_weights)
-        return jnp.sum(weights * categorical_divergence(name, logits, target))
 
     return TaskObjective(_logits, sums, divergence)
 

@@ -86,6 +86,11 @@ def test_each_kind_reads_its_columns():
     )
 
 
+def test_tags_of_entities_become_iob2_and_others_stay():
+    assert kind_of("tags", {"words": "A man x", "tags": "S-X B-Y E-Y"}).tags == ("B-X", "B-Y", "I-Y")
+    assert kind_of("tags", {"words": "A man x", "tags": "DET NOUN B-X"}).tags == ("DET", "NOUN", "B-X")
+
+
 @pytest.mark.parametrize("label", [1, 1.0, "1", "1.0", " 1 "])
 def test_a_number_is_one_label_however_it_is_written(label):
     assert kind_of("labels", {"text": "a", "label": label}).label == "1"

@@ -1,5 +1,6 @@
 """`finetune` and `evaluate` as users call them: they go on, keep the best, repeat with seeds, and say what is wrong."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
-from made_runs import LENGTH, called
+from made_runs import CONFIG, LENGTH, called
 from made_tasks import CONTEXT, MADE, sentences
 
-from deberta_jax.hub.pretrained import load_pretrained
+from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
+from deberta_jax.model.heads import SequenceClassification
 
 
 @pytest.fixture
@@ -58,6 +61,18 @@ def test_one_table_is_enough_and_the_result_predicts_new_texts(table, pretrained
     assert json.loads(output.read_text())["prediction"]["label"] in ("bad", "good")
     assert called("evaluate", "generic", "--data", table, "--model", run / "model", *OWN) == 0
     assert "test: accuracy" in capsys.readouterr().out
+
+
+def test_tags_that_mark_no_entities_are_measured_word_by_word(pretrained, tmp_path):
+    path = tmp_path / "words.jsonl"
+    rows = [
+        {"words": text.split(), "tags": ["N" if len(word) > 3 else "D" for word in text.split()]}
+        for text, _ in sentences(60)
+    ]
+    rows = [row | {"words": [*row["words"], str(k)], "tags": [*row["tags"], "D"]} for k, row in enumerate(rows)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert called("finetune", "generic", *words(path, pretrained, tmp_path / "run", "--columns.kind", "tags")) == 0
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["dev"].keys() == {"accuracy"}
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(table, pretrained, tmp_path):
@@ -150,6 +165,21 @@ def test_a_task_begins_with_the_result_of_another(pretrained, tmp_path):
     )
     assert (np.asarray(first.pooler.dense.kernel[...]) == np.asarray(second.pooler.dense.kernel[...])).all()
     assert second.deberta.config.labels == ("not_entailment", "entailment")
+
+
+def test_a_head_of_the_same_labels_in_another_order_is_trained_on(tokenizer, tmp_path):
+    (tmp_path / "rte").mkdir()
+    MADE["rte"](tmp_path / "rte")
+    config = dataclasses.replace(CONFIG, labels=("entailment", "not_entailment"), hidden_dropout_prob=0.0)
+    model = jax.jit(lambda key: SequenceClassification(config, key=key))(jax.random.key(0))
+    save_pretrained(tmp_path / "start", model, tokenizer)
+    assert (
+        called("finetune", "rte", *words(tmp_path / "rte", tmp_path / "start", tmp_path / "run", "--epochs", "20")) == 0
+    )
+    kept = json.loads((tmp_path / "run/model/config.json").read_text())["id2label"]
+    assert kept == {"0": "entailment", "1": "not_entailment"}
+    # What is learned by one order and read by another is wrong.
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["dev"]["accuracy"] == 1
 
 
 def test_squad_prediction_files_are_scored_without_a_model(tmp_path, capsys):

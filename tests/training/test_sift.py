@@ -30,7 +30,6 @@ from deberta_jax.training.task_objectives import (
     objective_of,
     several_objective,
     span_objective,
-    tag_objective,
 )
 
 B, T, C = 8, 12, 3
@@ -77,7 +76,7 @@ KINDS = {
     ),
     "tags": (
         lambda key: TokenClassification(CONFIG, key=key),
-        tag_objective(),
+        label_objective(),
         ROWS
         | {"labels": RNG.integers(0, C, (B, T)).astype(np.int32), "weights": ROWS["input_mask"].astype(np.float32)},
     ),
