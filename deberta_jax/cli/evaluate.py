@@ -72,6 +72,8 @@ def run(config: EvaluateConfig) -> None:
     if not config.model:
         raise InputError("no model is named: --model FOLDER, or owner/name on the hub")
     paths = splits_in(task, config.data, evaluated=True)
+    if not paths:
+        raise InputError(f"{config.data}: holds nothing but training data; name a file to evaluate that")
     splits = {split: load(task, its, split) for split, its in paths.items()}
     accounts = [account for examples in splits.values() for account in examples.accounts]
     for account in accounts:

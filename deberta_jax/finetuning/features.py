@@ -17,8 +17,6 @@ from deberta_jax.inference.windows import owned, stride_of
 
 # Examples that are tokenised together.
 _CHUNK = 1024
-# Tokens a word may have lost altogether: its tag then is nobody's.
-OUTSIDE = "O"
 _log = logging.getLogger(__name__)
 
 

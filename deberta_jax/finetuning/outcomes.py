@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from deberta_jax.data.conll import OUTSIDE
 from deberta_jax.data.examples import Kind, Prediction, SpanPrediction
 from deberta_jax.errors import InputError
-from deberta_jax.finetuning.features import ENCODED, OUTSIDE, first_tokens, word_rows
+from deberta_jax.finetuning.features import ENCODED, first_tokens, text_of_words, word_rows
 from deberta_jax.hub.pretrained import Head
 from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.inference.answers import ranking
@@ -115,7 +116,7 @@ def _tagging(model: TokenClassification, tokenizer: Tokenizer, batching: Batchin
         return Outcome(tuple(tags), None)
 
     def encode(examples: Sequence[tuple]) -> Any:
-        return word_rows(tokenizer, [(" ".join(words),) for (words,) in examples], limit)
+        return word_rows(tokenizer, [(text_of_words(words),) for (words,) in examples], limit)
 
     return Task(model, likeliest_labels, encode, read, limit, tokenizer.pad_id, batching)
 

@@ -11,7 +11,6 @@ from deberta_jax.data.glue import ENTAILED, INFERENCE
 from deberta_jax.data.own import Columns, own_task
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning import entity_scores, scores, squad_scores
-from deberta_jax.finetuning.features import OUTSIDE
 
 GENERIC = "generic"
 
@@ -121,7 +120,7 @@ def splits_in(task: Task, data: Path, *, evaluated: bool = False) -> dict[str, l
     """
     if not data.exists():
         raise InputError(f"{data}: no such file or folder")
-    if evaluated and (data.is_file() or not task.data.files):
+    if evaluated and data.is_file():
         return {"test": [data]}
     if data.is_file():
         if task.name != GENERIC:
@@ -158,7 +157,7 @@ def labels_of(task: Task, examples: Sequence[Any]) -> tuple[str, ...]:
         return ("score",)
     if task.kind == "tags":
         tags = {tag for example in examples for tag in example.tags or ()}
-        return (*sorted({OUTSIDE} & tags), *sorted(tags - {OUTSIDE}))
+        return (*sorted({conll.OUTSIDE} & tags), *sorted(tags - {conll.OUTSIDE}))
     if task.kind == "labels":
         found = {example.label for example in examples}
     elif task.kind == "several":

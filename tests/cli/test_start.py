@@ -351,8 +351,8 @@ def test_a_run_goes_on_from_its_own_checkpoint_and_with_the_same_models_only(
     command = [str(word) for word in command]
     given = ["--start", str(folders / "discriminator"), "--generator", str(folders / "generator")]
     # None is of any use here, and compiling them takes half of the time.
-    found: dict = {"auc": 1.0, "spread": 1.0}
-    monkeypatch.setattr("deberta_jax.cli.pretrain.over_batches", lambda *_: lambda *_: found or None)
+    judged = {"auc": 1.0, "spread": 1.0}
+    monkeypatch.setattr("deberta_jax.cli.pretrain.over_batches", lambda *_: lambda *_: judged or None)
     monkeypatch.setattr("deberta_jax.training.checkpoint.fingerprint", lambda arrays: {name: [0] for name in arrays})
     monkeypatch.setattr("deberta_jax.cli.pretrain.report", lambda *_: None)
     with jax.numpy_dtype_promotion("standard"):
@@ -365,7 +365,7 @@ def test_a_run_goes_on_from_its_own_checkpoint_and_with_the_same_models_only(
         assert Tokenizer(run / "discriminator").sha256 == tokenizer.sha256
 
         monkeypatch.setattr("deberta_jax.cli.pretrain.first_model", lambda *_: pytest.fail("loaded again"))
-        found.clear()
+        judged.clear()
         assert main([*command, *given]) == 0
     assert "going on from step 1" in capsys.readouterr().err
     assert main([*command, *given[:2], "--generator", "fresh"]) == 2

@@ -230,6 +230,9 @@ def test_what_is_missing_is_said_before_anything_is_written(pretrained, tmp_path
     assert called("finetune", "cola", "--data", tmp_path, "--model", pretrained, "--columns.text", "x") == 2
     assert "columns are for generic; cola has files of its own form" in capsys.readouterr().err
     assert not run.exists()
+    (tmp_path / "dev.tsv").unlink()
+    assert called("evaluate", "cola", "--data", tmp_path, "--model", pretrained) == 2
+    assert "holds nothing but training data" in capsys.readouterr().err
 
 
 @pytest.mark.reference

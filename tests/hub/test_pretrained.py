@@ -421,9 +421,8 @@ def test_a_folder_that_is_no_models_is_refused_in_one_line(tmp_path):
 
 def test_a_model_of_the_hub_is_loaded_by_its_name(tmp_path, monkeypatch):
     save_pretrained(tmp_path / "tiny", made(V3))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     with serving({"me/tiny": tmp_path / "tiny"}) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.use(monkeypatch, tmp_path / "cache")
         assert same(from_pretrained("me/tiny", "masked_lm")[0], made(V3))
 
 
