@@ -100,7 +100,7 @@ def run(config: EvaluateConfig) -> None:
         written = write_all(
             config.folder,
             task,
-            labels,
+            task.data.labels or labels,
             found,
             title=f"{task.name}, {config.model}",
             settings=settings,

@@ -50,11 +50,23 @@ def judgements(
         if task.may_lack_answers and threshold is None and labelled:
             threshold = best_threshold(examples, [outcome.prediction for outcome in outcomes])
         outcomes = [
-            outcome._replace(prediction=task.decided(outcome.prediction, threshold or 0.0)) for outcome in outcomes
+            Outcome(task.decided(prediction, threshold or 0.0), _of_meant(task, probabilities))
+            for prediction, probabilities in outcomes
         ]
         metrics = task.metrics(examples, [outcome.prediction for outcome in outcomes]) if labelled else {}
         found.append(Judgement(split, examples, outcomes, metrics))
     return found, threshold
+
+
+def _of_meant(task: Task, probabilities: Mapping[str, float] | None) -> Mapping[str, float] | None:
+    """Probabilities of a task's own labels, each the sum over those that mean it."""
+    if probabilities is None or not task.meant:
+        return probabilities
+    summed: dict[str, float] = {}
+    for label, value in probabilities.items():
+        name = task.meant.get(label, label)
+        summed[name] = summed.get(name, 0.0) + value
+    return summed
 
 
 def answer_of(example: Any) -> Any:

@@ -176,8 +176,6 @@ _NEAREST_TASK = {
 # Models that are trained in minutes learn at other rates than released ones.
 _SMALL = "tiny", "mini"
 _FOR_SMALL = Published(4, 0.1, 3e-4, 32, 0.1)
-# Tasks whose published runs of versions 1 and 2 began with the model of MNLI (spec 8.2, 8.4).
-FROM_MNLI = "mrpc", "rte", "sts-b", "copa", "race"
 
 
 # No code for SQuAD was published: the settings that are usual for models of this size.
@@ -190,7 +188,8 @@ _OTHER: Mapping[str, dict] = {
 
 def preset_of(name: str) -> str | None:
     """The released model that a name, or the config of a folder, stands for; None where there is no such."""
-    last = name.rstrip("/").rpartition("/")[2].removeprefix("deberta-")
+    # The models that were fine-tuned on MNLI are begun with, too.
+    last = name.rstrip("/").rpartition("/")[2].removeprefix("deberta-").removesuffix("-mnli")
     for candidate in (last, f"v1-{last}"):
         if candidate in PRESETS:
             return candidate

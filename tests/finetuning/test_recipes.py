@@ -14,6 +14,7 @@ def test_a_released_model_is_known_by_its_name_and_by_its_config(tmp_path):
     assert preset_of("microsoft/deberta-base") == "v1-base"
     assert preset_of("microsoft/deberta-v2-xxlarge") == "v2-xxlarge"
     assert preset_of("microsoft/mdeberta-v3-base") == "mdeberta-v3-base"
+    assert preset_of("microsoft/deberta-large-mnli") == "v1-large"
     assert preset_of("somebody/else") is None
     import json
 
