@@ -18,7 +18,7 @@ import topology
 from jax.sharding import NamedSharding
 
 from deberta_jax.ops.attention import c2c_scores, disentangled_attention
-from deberta_jax.ops.positions import relative_rows
+from deberta_jax.ops.positions import relative_index
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.flops import count_flops
 
@@ -28,7 +28,7 @@ SIZES = ((8, 128), (8, 512), (1, 2048))
 
 def variants(length):
     """Functions of (q, k, v, rel_k, rel_q)."""
-    rows = relative_rows(length, length, buckets=BUCKETS, max_distance=DISTANCE)
+    rows = relative_index(length, length, buckets=BUCKETS, max_distance=DISTANCE)
     distance = np.arange(length)
     index = rows[length - 1 - distance[:, None] + distance[None, :]]
 

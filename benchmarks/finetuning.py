@@ -51,17 +51,17 @@ def _ours(task_name: str, data: Path, folder: Path, model: str | None) -> dict:
     import numpy as np
 
     from deberta_jax.finetuning.batches import Batches
+    from deberta_jax.finetuning.best_model import predicted
     from deberta_jax.finetuning.config import FinetuneConfig
-    from deberta_jax.finetuning.features import units_of
-    from deberta_jax.finetuning.judge import predicted
-    from deberta_jax.finetuning.start import first_model, headed, read_start
-    from deberta_jax.finetuning.tasks import TASKS as KNOWN
-    from deberta_jax.finetuning.tasks import labels_of, load, splits_in
-    from deberta_jax.finetuning.training import Materials, objective
+    from deberta_jax.finetuning.features import features_of
+    from deberta_jax.finetuning.initial import first_model, headed, read_start
+    from deberta_jax.finetuning.run import RunInputs, objective
     from deberta_jax.hub.pretrained import save_pretrained
     from deberta_jax.inference.buckets import Batching
     from deberta_jax.model.shardings import shardings
     from deberta_jax.sharding import make_mesh
+    from deberta_jax.tasks.catalogue import TASKS as KNOWN
+    from deberta_jax.tasks.catalogue import labels_of, load, splits_in
     from deberta_jax.training.method import one_objective
     from deberta_jax.training.optimizer import OptimizerConfig, learning_rate
     from deberta_jax.training.run import TrainingConfig
@@ -78,12 +78,12 @@ def _ours(task_name: str, data: Path, folder: Path, model: str | None) -> dict:
     held_out = load(task, paths["dev"], "dev").examples[:HELD_OUT]
     labels = labels_of(task, train)
     head = headed(start, config, task.kind, labels)
-    units, _ = units_of(task.kind, start.tokenizer, train[:UNITS], labels, LIMIT)
+    units, _ = features_of(task.kind, start.tokenizer, train[:UNITS], labels, LIMIT)
     batches = Batches(task.kind, units, batch_size=BATCH, seed=0, limit=LIMIT, pad_id=start.tokenizer.pad_id)
     its = [next(batches) for _ in range(STEPS)]
     mesh = make_mesh()
     training = TrainingConfig(steps=STEPS, batch_size=BATCH, optimizer=OptimizerConfig(learning_rate=3e-4, warmup=0.1))
-    materials = Materials(task, head, start.tokenizer, units, train[:UNITS], held_out)
+    materials = RunInputs(task, head, start.tokenizer, units, train[:UNITS], held_out)
     method = one_objective(training, head.build, objective(config, materials))
     first = first_model(head, 0, mesh)
     save_pretrained(folder / "first", first, start.tokenizer)
@@ -112,10 +112,10 @@ def _random_model(data: Path, folder: Path) -> Path:
 
     import jax
 
-    from deberta_jax.config import PRESETS
     from deberta_jax.hub.pretrained import save_pretrained
-    from deberta_jax.hub.train_tokenizer import train_tokenizer
     from deberta_jax.model.deberta import Deberta
+    from deberta_jax.presets import PRESETS
+    from deberta_jax.tokenizers.train import train_tokenizer
 
     folder.mkdir(exist_ok=True)
     lines = [line for path in sorted(data.glob("train*")) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -142,15 +142,15 @@ def _theirs(task_name: str, folder: Path) -> dict:
         AutoModelForSequenceClassification,
     )
 
-    from deberta_jax.finetuning.judge import predicted
+    from deberta_jax.finetuning.best_model import predicted
     from deberta_jax.finetuning.outcomes import HEADS
-    from deberta_jax.finetuning.tasks import TASKS as KNOWN
-    from deberta_jax.finetuning.tasks import load, splits_in
     from deberta_jax.hub.pretrained import load_pretrained
     from deberta_jax.inference.buckets import Batching
+    from deberta_jax.tasks.catalogue import TASKS as KNOWN
+    from deberta_jax.tasks.catalogue import load, splits_in
 
     task = KNOWN[task_name]
-    kind = AutoModelForQuestionAnswering if task.kind == "span" else AutoModelForSequenceClassification
+    kind = AutoModelForQuestionAnswering if task.kind == "extractive_qa" else AutoModelForSequenceClassification
     model = kind.from_pretrained(folder / "first", attn_implementation="eager").train()
     for module in model.modules():
         if "Dropout" in type(module).__name__:
@@ -173,7 +173,7 @@ def _theirs(task_name: str, folder: Path) -> dict:
         }
         for group in optimizer.param_groups:
             group["lr"] = float(saved["rates"][number])
-        output = model(batch["input_ids"].long(), attention_mask=batch["input_mask"].long())
+        output = model(batch["input_ids"].long(), attention_mask=batch["attention_mask"].long())
         loss = _their_loss(task.kind, output, batch)
         optimizer.zero_grad()
         loss.backward()
@@ -196,11 +196,11 @@ def _their_loss(kind, output, batch):
     import torch.nn.functional as F
 
     weights, labels = batch["weights"], batch["labels"]
-    if kind == "span":
-        hidden = batch["input_mask"] == 0
+    if kind == "extractive_qa":
+        hidden = batch["attention_mask"] == 0
         ends = (output.start_logits.masked_fill(hidden, -1e9), output.end_logits.masked_fill(hidden, -1e9))
         each = sum(F.cross_entropy(x, labels[:, k].long(), reduction="none") for k, x in enumerate(ends)) / 2
-    elif kind == "number":
+    elif kind == "regression":
         each = (output.logits[:, 0] - labels) ** 2
     else:
         each = F.cross_entropy(output.logits, labels.long(), reduction="none")
@@ -251,15 +251,15 @@ def _prepare_speed(data: Path, folder: Path) -> None:
     """Token ids of sentences, and the batches of both."""
     import numpy as np
 
-    from deberta_jax.data.glue import TASKS as GLUE
     from deberta_jax.finetuning.batches import Batches, batches_in_epoch
-    from deberta_jax.finetuning.features import units_of
-    from deberta_jax.hub.train_tokenizer import train_tokenizer
+    from deberta_jax.finetuning.features import features_of
+    from deberta_jax.tasks.glue import TASKS as GLUE
+    from deberta_jax.tokenizers.train import train_tokenizer
 
     examples = GLUE["sst-2"].read(data / "train.tsv", "train").examples
     tokenizer = train_tokenizer([example.text for example in examples[:20_000]], folder / "spm.model", 8000)
-    units, _ = units_of("labels", tokenizer, examples[:SENTENCES], ("0", "1"), LIMIT)
-    batches = Batches("labels", units, batch_size=BATCH, seed=0, limit=LIMIT, pad_id=0)
+    units, _ = features_of("single_label", tokenizer, examples[:SENTENCES], ("0", "1"), LIMIT)
+    batches = Batches("single_label", units, batch_size=BATCH, seed=0, limit=LIMIT, pad_id=0)
     saved = {}
     for number in range(batches_in_epoch(len(units), BATCH)):
         for name, value in next(batches).items():
@@ -268,7 +268,7 @@ def _prepare_speed(data: Path, folder: Path) -> None:
         ids = np.zeros((len(its), max(unit.length for unit in its)), np.int32)
         for row, unit in zip(ids, its, strict=True):
             row[: unit.length] = unit.rows[0]
-        saved |= {f"theirs.{number}.input_ids": ids, f"theirs.{number}.input_mask": (ids > 0).astype(np.int32)}
+        saved |= {f"theirs.{number}.input_ids": ids, f"theirs.{number}.attention_mask": (ids > 0).astype(np.int32)}
         saved[f"theirs.{number}.labels"] = np.asarray([unit.targets["labels"] for unit in its])
     np.savez(folder / "batches.npz", **saved)
 
@@ -307,16 +307,16 @@ def _our_loop(folder: Path):
     import jax
     import numpy as np
 
-    from deberta_jax.config import PRESETS
+    from deberta_jax.finetuning.objectives import label_objective, objective_of
     from deberta_jax.model.heads import SequenceClassification
     from deberta_jax.model.shardings import shardings
+    from deberta_jax.presets import PRESETS
     from deberta_jax.sharding import make_mesh
     from deberta_jax.training.method import one_objective
     from deberta_jax.training.optimizer import OptimizerConfig
     from deberta_jax.training.run import TrainingConfig
     from deberta_jax.training.state import abstract_state, initial_state
     from deberta_jax.training.step import place
-    from deberta_jax.training.task_objectives import label_objective, objective_of
 
     config = dataclasses.replace(PRESETS["v3-small"], labels=("0", "1"))
     training = TrainingConfig(steps=10_000, batch_size=BATCH, optimizer=OptimizerConfig(learning_rate=1e-5))
@@ -330,7 +330,7 @@ def _our_loop(folder: Path):
     rng = np.random.default_rng(0)
     whole = {
         "input_ids": rng.integers(5, 8000, (BATCH, 128)).astype(np.int32),
-        "input_mask": np.ones((BATCH, 128), np.int32),
+        "attention_mask": np.ones((BATCH, 128), np.int32),
         "token_type_ids": np.zeros((BATCH, 128), np.int32),
         "labels": rng.integers(0, 2, BATCH).astype(np.int32),
         "weights": np.ones(BATCH, np.float32),
@@ -369,11 +369,11 @@ def _their_loop(folder: Path):
         {name: torch.tensor(value).long() for name, value in batch.items()} for batch in _batches(folder, "theirs")
     ]
     ids = torch.randint(5, 8000, (BATCH, 128))
-    whole = {"input_ids": ids, "input_mask": torch.ones_like(ids), "labels": torch.randint(0, 2, (BATCH,))}
+    whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.randint(0, 2, (BATCH,))}
 
     def run(its):
         for batch in its:
-            loss = model(batch["input_ids"], attention_mask=batch["input_mask"], labels=batch["labels"]).loss
+            loss = model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).loss
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

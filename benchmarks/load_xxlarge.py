@@ -15,10 +15,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from deberta_jax.config import PRESETS
 from deberta_jax.hub.layout import file_tensors
 from deberta_jax.hub.tensors import Made, weight_file, write_safetensors
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.presets import PRESETS
 
 LOAD = """
 import sys, time

@@ -80,8 +80,8 @@ def deberta_jax(preset: str, kind: str, batch: int, length: int):
     import jax
     import jax.numpy as jnp
 
-    from deberta_jax.config import PRESETS
     from deberta_jax.model.deberta import Deberta
+    from deberta_jax.presets import PRESETS
 
     model = jax.jit(lambda key: Deberta(PRESETS[preset], key=key))(jax.random.key(0))
     ids, mask = jnp.asarray(tokens(batch, length)), jnp.ones((batch, length), bool)

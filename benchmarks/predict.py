@@ -53,10 +53,10 @@ def prepare(folder: Path, path: str | None) -> None:
     """Write the sentences, and a model folder that both read."""
     import jax
 
-    from deberta_jax.config import PRESETS
     from deberta_jax.hub.pretrained import save_pretrained
-    from deberta_jax.hub.train_tokenizer import train_tokenizer
     from deberta_jax.model.heads import SequenceClassification
+    from deberta_jax.presets import PRESETS
+    from deberta_jax.tokenizers.train import train_tokenizer
 
     texts, paragraphs = sentences(path)
     (folder / "texts.json").write_text(json.dumps(texts))
@@ -105,7 +105,7 @@ def hugging_face(folder: Path, texts: list[str], *, ordered: bool):
 
 def deberta_jax(folder: Path, texts: list[str]):
     from deberta_jax.hub.pretrained import from_pretrained
-    from deberta_jax.inference.labels import class_logits, classify
+    from deberta_jax.inference.classification import class_logits, classify
 
     model, tokenizer = from_pretrained(folder / "model", "sequence_classification")
 

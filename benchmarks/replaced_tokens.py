@@ -12,17 +12,17 @@ import time
 import jax
 import numpy as np
 
-from deberta_jax.config import PRESETS
 from deberta_jax.data.masking import Masking
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
 from deberta_jax.model.shardings import shardings
+from deberta_jax.presets import PRESETS
+from deberta_jax.pretraining.config import generator_config
+from deberta_jax.pretraining.replaced_tokens import RtdConfig, detect, replaced_token_detection
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.method import one_objective
-from deberta_jax.training.objectives import masked_lm
-from deberta_jax.training.pretrain import generator_config
-from deberta_jax.training.replaced_tokens import RtdConfig, detect, replaced_token_detection
+from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.state import initial_state
 from deberta_jax.training.step import place
@@ -61,7 +61,7 @@ def stepping(method, mesh, data):
     return run, step.memory_analysis().temp_size_in_bytes
 
 
-def detecting(data):
+def detect_replaced_pipeline(data):
     """Forward and backward pass of the discriminator alone."""
     model = jax.jit(lambda key: ReplacedTokenDetection(CONFIG, key=key))(jax.random.key(0))
     data = {**data, "replaced": data["input_ids"] % 8 == 0}

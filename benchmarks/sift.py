@@ -11,17 +11,17 @@ import time
 import jax
 import numpy as np
 
-from deberta_jax.config import PRESETS
+from deberta_jax.finetuning.objectives import label_objective, objective_of
+from deberta_jax.finetuning.sift import SiftConfig, sift
 from deberta_jax.model.heads import SequenceClassification
 from deberta_jax.model.shardings import shardings
+from deberta_jax.presets import PRESETS
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.method import one_objective
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.run import TrainingConfig
-from deberta_jax.training.sift import SiftConfig, sift
 from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import place
-from deberta_jax.training.task_objectives import label_objective, objective_of
 
 BAR = 3.2
 
@@ -32,7 +32,7 @@ def main(rows: int, length: int, repetitions: int) -> int:
     mesh, task, rng = make_mesh(), label_objective(), np.random.default_rng(0)
     batch = {
         "input_ids": rng.integers(5, 100_000, (rows, length)).astype(np.int32),
-        "input_mask": np.ones((rows, length), np.int32),
+        "attention_mask": np.ones((rows, length), np.int32),
         "token_type_ids": np.zeros((rows, length), np.int32),
         "labels": rng.integers(0, 3, rows).astype(np.int32),
         "weights": np.ones(rows, np.float32),

@@ -21,8 +21,8 @@ from transformers.utils import logging
 
 from deberta_jax import InputError, Tokenizer
 from deberta_jax.data.documentation import write_documentation
-from deberta_jax.hub.byte_pair import MICROSOFT
-from deberta_jax.hub.train_tokenizer import train_tokenizer
+from deberta_jax.tokenizers.byte_pair import MICROSOFT
+from deberta_jax.tokenizers.train import train_tokenizer
 
 REPETITIONS = 7
 TOKENS = 32000

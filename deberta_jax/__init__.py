@@ -1,26 +1,25 @@
 """DeBERTa v1, v2 and v3 in JAX and Flax."""
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deberta_jax.config import PRESETS, DebertaConfig
+    from deberta_jax.config import DebertaConfig
     from deberta_jax.errors import InputError
-    from deberta_jax.hub.batch import Batch
     from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
-    from deberta_jax.hub.tokenizer import Tokenizer
-    from deberta_jax.inference.answers import answer
+    from deberta_jax.inference.activations import activations
     from deberta_jax.inference.buckets import Batching
-    from deberta_jax.inference.candidates import score_entities
-    from deberta_jax.inference.choices import choose
+    from deberta_jax.inference.classification import classify, zero_shot
     from deberta_jax.inference.embeddings import embed
-    from deberta_jax.inference.entities import tag
-    from deberta_jax.inference.labels import classify, zero_shot
-    from deberta_jax.inference.masks import fill_mask
-    from deberta_jax.inference.predict import predict, predicting
-    from deberta_jax.inference.replaced import detect
+    from deberta_jax.inference.entities import tag_entities
+    from deberta_jax.inference.entity_ranking import score_entities
+    from deberta_jax.inference.fill_mask import fill_mask
+    from deberta_jax.inference.multiple_choice import choose
+    from deberta_jax.inference.predict import pipeline, predict
+    from deberta_jax.inference.question_answering import answer
+    from deberta_jax.inference.replaced_tokens import detect_replaced
     from deberta_jax.inference.stream import stream
-    from deberta_jax.inference.trace import trace
     from deberta_jax.model.deberta import Deberta
     from deberta_jax.model.heads import (
         EntityScoring,
@@ -33,20 +32,18 @@ if TYPE_CHECKING:
     from deberta_jax.model.masked_lm import MaskedLM
     from deberta_jax.model.pair import ReplacedTokenPair
     from deberta_jax.model.shardings import shardings
-    from deberta_jax.ops.attention import (
-        attention_probabilities,
-        c2c_scores,
-        c2p_scores,
-        disentangled_attention,
-        p2c_scores,
-        visible,
-    )
-    from deberta_jax.ops.positions import log_bucket, relative_rows
+    from deberta_jax.ops.attention import disentangled_attention
+    from deberta_jax.ops.masks import make_attention_mask
+    from deberta_jax.ops.positions import log_bucket, relative_index
+    from deberta_jax.ops.scores import attention_probabilities, c2c_scores, c2p_scores, p2c_scores
+    from deberta_jax.presets import PRESETS
     from deberta_jax.sharding import make_mesh
+    from deberta_jax.tokenizers.batch import Batch
+    from deberta_jax.tokenizers.tokenizer import Tokenizer
 
-# Where each public name lives; a module is imported when one of its names is first used.
-_HOMES = {
-    "Batch": "hub.batch",
+# The module of each public name; it is imported when the name is first used.
+_MODULES = {
+    "Batch": "tokenizers.batch",
     "Batching": "inference.buckets",
     "Deberta": "model.deberta",
     "DebertaConfig": "config",
@@ -54,38 +51,38 @@ _HOMES = {
     "InputError": "errors",
     "MaskedLM": "model.masked_lm",
     "MultipleChoice": "model.heads",
-    "PRESETS": "config",
+    "PRESETS": "presets",
     "QuestionAnswering": "model.heads",
     "ReplacedTokenDetection": "model.heads",
     "ReplacedTokenPair": "model.pair",
     "SequenceClassification": "model.heads",
     "TokenClassification": "model.heads",
-    "Tokenizer": "hub.tokenizer",
-    "answer": "inference.answers",
-    "attention_probabilities": "ops.attention",
-    "c2c_scores": "ops.attention",
-    "c2p_scores": "ops.attention",
-    "choose": "inference.choices",
-    "classify": "inference.labels",
-    "detect": "inference.replaced",
+    "Tokenizer": "tokenizers.tokenizer",
+    "activations": "inference.activations",
+    "answer": "inference.question_answering",
+    "attention_probabilities": "ops.scores",
+    "c2c_scores": "ops.scores",
+    "c2p_scores": "ops.scores",
+    "choose": "inference.multiple_choice",
+    "classify": "inference.classification",
+    "detect_replaced": "inference.replaced_tokens",
     "disentangled_attention": "ops.attention",
     "embed": "inference.embeddings",
-    "fill_mask": "inference.masks",
+    "fill_mask": "inference.fill_mask",
     "from_pretrained": "hub.pretrained",
     "log_bucket": "ops.positions",
+    "make_attention_mask": "ops.masks",
     "make_mesh": "sharding",
-    "p2c_scores": "ops.attention",
+    "p2c_scores": "ops.scores",
+    "pipeline": "inference.predict",
     "predict": "inference.predict",
-    "predicting": "inference.predict",
-    "relative_rows": "ops.positions",
+    "relative_index": "ops.positions",
     "save_pretrained": "hub.pretrained",
-    "score_entities": "inference.candidates",
+    "score_entities": "inference.entity_ranking",
     "shardings": "model.shardings",
     "stream": "inference.stream",
-    "tag": "inference.entities",
-    "trace": "inference.trace",
-    "visible": "ops.attention",
-    "zero_shot": "inference.labels",
+    "tag_entities": "inference.entities",
+    "zero_shot": "inference.classification",
 }
 __all__ = [
     "PRESETS",
@@ -103,38 +100,41 @@ __all__ = [
     "SequenceClassification",
     "TokenClassification",
     "Tokenizer",
+    "__version__",
+    "activations",
     "answer",
     "attention_probabilities",
     "c2c_scores",
     "c2p_scores",
     "choose",
     "classify",
-    "detect",
+    "detect_replaced",
     "disentangled_attention",
     "embed",
     "fill_mask",
     "from_pretrained",
     "log_bucket",
+    "make_attention_mask",
     "make_mesh",
     "p2c_scores",
+    "pipeline",
     "predict",
-    "predicting",
-    "relative_rows",
+    "relative_index",
     "save_pretrained",
     "score_entities",
     "shardings",
     "stream",
-    "tag",
-    "trace",
-    "visible",
+    "tag_entities",
     "zero_shot",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name == "__version__":
+        return importlib.metadata.version("deberta-jax")
+    if name not in _MODULES:
         raise AttributeError(f"module 'deberta_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"deberta_jax.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"deberta_jax.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

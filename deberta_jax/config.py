@@ -1,13 +1,13 @@
 """What a model is: its configuration with Hugging Face's field names, and the released presets."""
 
 import dataclasses
-import json
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from deberta_jax.errors import InputError
+from deberta_jax.files import read_json
 
 # Written into every exported file by transformers, or Microsoft's names for a field that has one of ours.
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
@@ -184,21 +184,6 @@ class DebertaConfig:
         return {**values, **self.extra}
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object, naming file and position where it is not one."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: could not be read ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: a JSON object is wanted, found {type(values).__name__}")
-    return values
-
-
 def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, str]:
     """Read Microsoft's replaced-token detection file: generator, discriminator and `embedding_sharing` (spec 4.1)."""
     values = read_json(path)
@@ -307,66 +292,3 @@ def _problems(config: DebertaConfig) -> Iterator[str]:
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"):
         if not 0 <= (getattr(config, name) or 0) < 1:
             yield f"{name} must be in [0, 1), not {getattr(config, name)}"
-
-
-def _v1(**fields: Any) -> DebertaConfig:
-    return DebertaConfig(model_type="deberta", vocab_size=50265, **fields)
-
-
-def _v2(**fields: Any) -> DebertaConfig:
-    return DebertaConfig(position_buckets=256, norm_rel_ebd="layer_norm", share_att_key=True, **fields)
-
-
-_LARGE: dict[str, Any] = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
-_V2_WIDTH: dict[str, Any] = {"hidden_size": 1536, "num_attention_heads": 24, "intermediate_size": 6144}
-_CONVOLUTION: dict[str, Any] = {"conv_kernel_size": 3, "conv_act": "gelu"}
-_XSMALL: dict[str, Any] = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
-_TINY: dict[str, Any] = {
-    "vocab_size": 8192,
-    "position_buckets": 32,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-
-PRESETS: dict[str, DebertaConfig] = {
-    # For CPU: seconds and minutes. 2 and 4 layers, their own vocabulary of 8192 pieces. Initial weights grow as the
-    # width shrinks, so that a product is as large as in the base model: with 0.02 a narrow model starts as all but the
-    # identity, and a discriminator learns nothing of context for hundreds of steps. So small a model overfits nothing
-    # that it reads once: it has no dropout.
-    "tiny": DebertaConfig(
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=512,
-        max_position_embeddings=128,
-        initializer_range=0.05,
-        **_TINY,
-    ),
-    "mini": DebertaConfig(
-        hidden_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=1024,
-        max_position_embeddings=256,
-        initializer_range=0.035,
-        **_TINY,
-    ),
-    # Released models: spec 9.1 and peers 2.5.
-    "v1-base": _v1(),
-    "v1-large": _v1(num_hidden_layers=24, **_LARGE),
-    "v1-xlarge": _v1(num_hidden_layers=48, **_LARGE),
-    "v2-xlarge": _v2(num_hidden_layers=24, **_V2_WIDTH, **_CONVOLUTION),
-    "v2-xxlarge": _v2(num_hidden_layers=48, **_V2_WIDTH, **_CONVOLUTION),
-    "v3-xsmall": _v2(num_hidden_layers=12, **_XSMALL),
-    "v3-small": _v2(num_hidden_layers=6),
-    "v3-base": _v2(),
-    "v3-large": _v2(num_hidden_layers=24, **_LARGE),
-    "mdeberta-v3-base": _v2(vocab_size=251000),
-    # Generators of v3: as wide as their discriminators and half as deep (spec 4.1).
-    "v3-xsmall-generator": _v2(num_hidden_layers=6, **_XSMALL),
-    "v3-small-generator": _v2(num_hidden_layers=3),
-    "v3-base-generator": _v2(num_hidden_layers=6),
-    "v3-large-generator": _v2(num_hidden_layers=12, **_LARGE),
-}

@@ -4,10 +4,11 @@ import json
 import jax
 import pytest
 
-from deberta_jax.config import PRESETS, DebertaConfig, read_rtd_pair
+from deberta_jax.config import DebertaConfig, read_rtd_pair
 from deberta_jax.errors import InputError
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.presets import PRESETS
 
 
 def count(build) -> int:

@@ -5,10 +5,10 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from deberta_jax.config import PRESETS
 from deberta_jax.errors import InputError
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
+from deberta_jax.presets import PRESETS
 from deberta_jax.sharding import batch_sharding, constrain, make_mesh
 
 
@@ -30,9 +30,9 @@ def test_parameters_go_where_their_logical_axes_say():
     layer = places.deberta.encoder.layers
     assert layer.attention.query.kernel.get_value().spec == PartitionSpec(None, "fsdp", "tensor", None)
     assert layer.attention.output.kernel.get_value().spec == PartitionSpec(None, "tensor", None, "fsdp")
-    assert layer.expand.kernel.get_value().spec == PartitionSpec(None, "fsdp", "tensor")
-    assert layer.contract.kernel.get_value().spec == PartitionSpec(None, "tensor", "fsdp")
-    assert places.deberta.embeddings.word.table.get_value().spec == PartitionSpec("tensor", "fsdp")
+    assert layer.up.kernel.get_value().spec == PartitionSpec(None, "fsdp", "tensor")
+    assert layer.down.kernel.get_value().spec == PartitionSpec(None, "tensor", "fsdp")
+    assert places.deberta.embeddings.word.embedding.get_value().spec == PartitionSpec("tensor", "fsdp")
 
 
 def test_an_axis_that_the_mesh_does_not_divide_stays_whole():

@@ -2,9 +2,8 @@
 
 import dataclasses
 import logging
-import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,36 +11,28 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from deberta_jax.config import PRESETS, DebertaConfig, read_json
+from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.folders import held
+from deberta_jax.files import lock_folder, read_json
 from deberta_jax.hub.download import resolve
+from deberta_jax.hub.heads import HEADS, head_of_file, head_options
 from deberta_jax.hub.layout import TIED, file_tensors, head_for_masks, with_head
+from deberta_jax.hub.load import check_tensors, import_tensors
 from deberta_jax.hub.microsoft import write_microsoft
-from deberta_jax.hub.placing import check_tensors, import_tensors
-from deberta_jax.hub.pretrained import HEADS, config_of, config_text, read_folder
+from deberta_jax.hub.pretrained import config_of, config_text, read_folder
 from deberta_jax.hub.tensors import Tensor, write_safetensors
-from deberta_jax.hub.tokenizer import Tokenizer
-from deberta_jax.model.heads import EntityScoring
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
 from deberta_jax.model.shardings import shardings
+from deberta_jax.presets import PRESETS
+from deberta_jax.pretraining.config import generator_config
 from deberta_jax.sharding import make_mesh
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.optimizer import OptimizerConfig, make_optimizer
-from deberta_jax.training.pretrain import generator_config
 from deberta_jax.training.state import abstract_state, initial_state
 
 CHECKPOINTS = "checkpoints"
-# What tells the head of a file, the most telling first; a discriminator holds other heads besides.
-_HEAD_OF = {
-    "mask_predictions.dense.weight": "replaced_token_detection",
-    "qa_outputs.weight": "question_answering",
-    "pooler.dense.weight": "sequence_classification",
-    "classifier.weight": "token_classification",
-    "lm_predictions.lm_head.dense.weight": "masked_lm",
-    "cls.predictions.transform.dense.weight": "masked_lm",
-}
 _log = logging.getLogger(__name__)
 
 
@@ -77,13 +68,12 @@ def run(config: ConvertConfig) -> None:
         folder = resolve(config.source, revision=config.revision, generator=config.generator)
         model_config, tensors, source = read_folder(folder, generator=config.generator)
         tokenizer = Tokenizer(folder) if Tokenizer.stands_in(folder) else None
-    kind, projected = _head_of(model_config, tensors)
-    options = {"projected": True} if projected else {}
-    if kind is MaskedLM:
-        options = {"enhanced_mask_decoder": "deberta.embeddings.position_embeddings.weight" in tensors}
+    head = head_of_file(model_config, tensors)
+    kind, options = HEADS[head].model, head_options(head, tensors)
+    projected = options.get("projected", False)
     check_tensors(lambda key: kind(model_config, key=key, **options), model_config, tensors, source=source)
     kept = _of_one_form(model_config, tensors, source)
-    with held(partial):
+    with lock_folder(partial):
         try:
             _empty(partial)
             if config.to == "checkpoint":
@@ -106,27 +96,6 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name != ".lock":
             path.unlink()
-
-
-def _head_of(config: DebertaConfig, names: Iterable[str]) -> tuple[Any, bool]:
-    """The model of a file: what its config says where the file has it, else what its tensors tell; and if projected."""
-    there = set(names)
-    found = [head for name, head in _HEAD_OF.items() if name in there]
-    said = [head for head in found if head in _said(config)]
-    head = next(iter(said or found), None)
-    if head == "sequence_classification" and config.labels == ("LABEL_0",) and "multiple_choice" in _said(config):
-        head = "multiple_choice"
-    projected = "proj.weight" in there
-    if projected and head == "token_classification" and config.labels == ("LABEL_0",):
-        return EntityScoring, False
-    return HEADS[head], projected and head == "token_classification"
-
-
-def _said(config: DebertaConfig) -> list[str]:
-    """The heads that a config's `architectures` name."""
-    named = config.extra.get("architectures")
-    words = [str(name).partition("For")[2] for name in named] if isinstance(named, list) else []
-    return ["masked_lm" if word == "MaskedLM" else re.sub(r"(?<!^)(?=[A-Z])", "_", word).lower() for word in words]
 
 
 def _of_one_form(config: DebertaConfig, tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
@@ -168,7 +137,7 @@ def _of_run(folder: Path, *, generator: bool) -> tuple[DebertaConfig, dict[str, 
     if generator and not paired:
         raise InputError(f"{folder}: is a run of one model, which has no generator")
     with closing(Checkpointer(folder / CHECKPOINTS, read_only=True)) as checkpointer:
-        words = checkpointer.shapes().get(f"model.{'generator.' * paired}deberta.embeddings.word.table.value")
+        words = checkpointer.shapes().get(f"model.{'generator.' * paired}deberta.embeddings.word.embedding.value")
         if words is None or settings.get("model") not in list(PRESETS):
             raise InputError(f"{folder}: holds no checkpoint of a pretraining run")
         config = dataclasses.replace(PRESETS[settings["model"]], vocab_size=words[0][0])

@@ -8,18 +8,18 @@ from typing import Literal
 
 import tyro
 
-from deberta_jax.cli.corpus import say
 from deberta_jax.cli.told import tell_account, tell_metrics
-from deberta_jax.data.own import Columns
 from deberta_jax.errors import InputError
-from deberta_jax.finetuning.judgement import judgements, write_all
+from deberta_jax.finetuning.evaluate import judgements, write_all
 from deberta_jax.finetuning.outcomes import HEADS
 from deberta_jax.finetuning.recipes import length_of
-from deberta_jax.finetuning.squad_scores import score_squad_files
-from deberta_jax.finetuning.tasks import ABOUT, Task, check_labels, fitted, given, load, splits_in, task_of
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import BATCHING, Batching
+from deberta_jax.pretraining.corpus import say
+from deberta_jax.tasks.catalogue import ABOUT, Task, check_labels, fitted, given, load, splits_in, task_of
+from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.squad_metrics import score_squad_files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,22 +11,22 @@ from pathlib import Path
 
 import jax
 
-from deberta_jax.cli.corpus import on_first, say
 from deberta_jax.cli.told import tell_account, tell_metrics
-from deberta_jax.data.examples import Examples
 from deberta_jax.errors import InputError
+from deberta_jax.files import lock_folder
 from deberta_jax.finetuning.batches import batches_in_epoch
 from deberta_jax.finetuning.config import FinetuneConfig
-from deberta_jax.finetuning.features import units_of
-from deberta_jax.finetuning.judgement import judgements, write_all
+from deberta_jax.finetuning.evaluate import judgements, write_all
+from deberta_jax.finetuning.features import features_of
+from deberta_jax.finetuning.initial import Start, headed, read_start
 from deberta_jax.finetuning.outcomes import HEADS
 from deberta_jax.finetuning.recipes import recipe
-from deberta_jax.finetuning.start import Start, headed, read_start
-from deberta_jax.finetuning.tasks import ABOUT, Task, check_labels, given, labels_of, load, splits_in, task_of
-from deberta_jax.finetuning.training import Materials, digest, run_seed
-from deberta_jax.folders import held
+from deberta_jax.finetuning.run import RunInputs, digest, run_seed
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
+from deberta_jax.pretraining.corpus import on_first, say
+from deberta_jax.tasks.catalogue import ABOUT, Task, check_labels, given, labels_of, load, splits_in, task_of
+from deberta_jax.tasks.examples import Examples
 from deberta_jax.training.processes import join
 
 NOUN = "TASK"
@@ -47,7 +47,7 @@ def run(config: FinetuneConfig) -> None:
             raise InputError(f"{config.data}: no file of the split {split}; {task.names(split)} is wanted")
     start = read_start(config.model)
     with ExitStack() as stack:
-        on_first(lambda: stack.enter_context(held(config.folder)))
+        on_first(lambda: stack.enter_context(lock_folder(config.folder)))
         _run(config, task, start, paths)
 
 
@@ -62,10 +62,10 @@ def _run(config: FinetuneConfig, task: Task, start: Start, paths: Mapping[str, S
     model = headed(start, config, task.kind, labels)
     # A head that the file has keeps the order of its labels.
     labels = model.config.labels if labels else ()
-    units, account = units_of(task.kind, start.tokenizer, splits["train"].examples, labels, config.max_length)
+    units, account = features_of(task.kind, start.tokenizer, splits["train"].examples, labels, config.max_length)
     if account.skipped:
         tell_account(account)
-    materials = Materials(
+    materials = RunInputs(
         task, model, start.tokenizer, units, trained_on=splits["train"].examples, held_out=splits["dev"].examples
     )
     settings = config.settings() | {"rows": digest(units)}

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from deberta_jax.cli.lines import (
+from deberta_jax.cli.predict_io import (
     Row,
     Source,
     Written,
@@ -27,16 +27,16 @@ from deberta_jax.cli.lines import (
     source_of_rows,
     to_stream,
 )
-from deberta_jax.cli.progress import counted
 from deberta_jax.cli.tasks import ARRAYS, PREDICTION, TASKS, Task, TaskName, named_task, tasks_for, texts_of
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import CONFIGS, TOKENIZERS, resolve
 from deberta_jax.hub.pretrained import load_pretrained, read_folder
-from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.inference import stream
+from deberta_jax.inference.activations import Activations, activations
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.embeddings import Pooling
-from deberta_jax.inference.trace import Trace, trace
+from deberta_jax.progress import counted
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # Examples that are held at a time, and done again after a violent end; lines that are written at a time.
 CHUNK, WRITTEN = 1024, 256
@@ -210,7 +210,7 @@ def _sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _load(config: PredictConfig, task: Task, folder: Path) -> tuple[Any, Tokenizer, stream.Task]:
+def _load(config: PredictConfig, task: Task, folder: Path) -> tuple[Any, Tokenizer, stream.Pipeline]:
     """The model, its tokenizer and the library's task; never a head that is not in the file."""
     model, tokenizer, _ = load_pretrained(
         folder, task.head, dtype=config.dtype, param_dtype=config.dtype, generator=config.generator
@@ -256,7 +256,7 @@ def _answer_all(config: PredictConfig, task: Task, folder: Path, source: Source,
     return lines, bad
 
 
-def _answers(source: Source, task: Task, made: stream.Task, start: int) -> Iterator[tuple[Example, Any]]:
+def _answers(source: Source, task: Task, made: stream.Pipeline, start: int) -> Iterator[tuple[Example, Any]]:
     """Each line after `start`, in their order, with the result or what is wrong with it."""
     waiting: deque[tuple[Example, InputError | None]] = deque()
 
@@ -285,14 +285,14 @@ def _answers(source: Source, task: Task, made: stream.Task, start: int) -> Itera
             yield waiting.popleft()
 
 
-def _traced(model: Any, tokenizer: Tokenizer, texts: tuple, batching: Batching) -> Trace:
+def _traced(model: Any, tokenizer: Tokenizer, texts: tuple, batching: Batching) -> Activations:
     try:
-        return trace(model, tokenizer, *texts, batching=batching)
+        return activations(model, tokenizer, *texts, batching=batching)
     except InputError as error:
         raise InputError(f"--return: {str(error).removeprefix('text 0: ').partition(';')[0]}") from None
 
 
-def _write_arrays(config: PredictConfig, number: int, traced: Trace) -> str:
+def _write_arrays(config: PredictConfig, number: int, traced: Activations) -> str:
     """Write what --return names of a line, and say where, as seen from the output's folder."""
     folder = config.output.with_name(f"{config.output.name}.arrays")
     folder.mkdir(exist_ok=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from deberta_jax.cli.progress import counted
 from deberta_jax.data.prepare import prepare
 from deberta_jax.errors import InputError
-from deberta_jax.hub.tokenizer import Tokenizer
+from deberta_jax.progress import counted
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,21 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from deberta_jax.cli.corpus import Text, check_inputs, named_tokenizer, on_first, say, shards_of, tokenizer_of
-from deberta_jax.cli.results import export, report, totals
-from deberta_jax.cli.start import check_start, config_with_start, first_model
 from deberta_jax.data.batches import Batches, held_out
 from deberta_jax.data.masking import Vocabulary
 from deberta_jax.data.prepare import read_manifest
-from deberta_jax.folders import held
+from deberta_jax.files import lock_folder
+from deberta_jax.pretraining.config import PretrainConfig, measure
+from deberta_jax.pretraining.corpus import Text, check_inputs, named_tokenizer, on_first, say, shards_of, tokenizer_of
+from deberta_jax.pretraining.initial import check_start, config_with_start, first_model
+from deberta_jax.pretraining.recipes import RECIPES as RECIPES
+from deberta_jax.pretraining.summary import export, report, totals
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import over_batches, train
 from deberta_jax.training.optimizer import learning_rate
-from deberta_jax.training.pretrain import PretrainConfig, measure
 from deberta_jax.training.processes import join
-from deberta_jax.training.recipes import RECIPES as RECIPES
 from deberta_jax.training.run import refuse_other
-from deberta_jax.training.step import check_batch_size, share
+from deberta_jax.training.step import batch_share, check_batch_size
 
 
 def run(config: PretrainConfig) -> None:
@@ -42,7 +42,7 @@ def run(config: PretrainConfig) -> None:
     check_inputs(config)
     check_start(config)
     with ExitStack() as stack:
-        on_first(lambda: stack.enter_context(held(config.folder)))
+        on_first(lambda: stack.enter_context(lock_folder(config.folder)))
         _run(config, mesh)
 
 
@@ -58,7 +58,7 @@ def _run(config: PretrainConfig, mesh: Mesh) -> None:
     say(f"{config.model}: {size}")
 
     vocabulary = Vocabulary(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts())
-    host_index, host_count = share(mesh)
+    host_index, host_count = batch_share(mesh)
     common: dict[str, Any] = {
         "batch_size": config.training.batch_size,
         "vocabulary": vocabulary,

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from deberta_jax.cli.lines import Row, named
+from deberta_jax.cli.predict_io import Row, named
 from deberta_jax.errors import InputError
-from deberta_jax.hub.pretrained import Head
+from deberta_jax.hub.heads import Head
 from deberta_jax.inference import stream
-from deberta_jax.inference.answers import answering
-from deberta_jax.inference.choices import choosing
-from deberta_jax.inference.embeddings import embedding
-from deberta_jax.inference.entities import tagging
-from deberta_jax.inference.labels import classifying, inferring
-from deberta_jax.inference.masks import filling
-from deberta_jax.inference.replaced import detecting
+from deberta_jax.inference.classification import classification_pipeline, zero_shot_pipeline
+from deberta_jax.inference.embeddings import embed_pipeline
+from deberta_jax.inference.entities import tag_entities_pipeline
+from deberta_jax.inference.fill_mask import fill_mask_pipeline
+from deberta_jax.inference.multiple_choice import choose_pipeline
+from deberta_jax.inference.question_answering import answer_pipeline
+from deberta_jax.inference.replaced_tokens import detect_replaced_pipeline
 
 TaskName = Literal[
     "fill-mask",
@@ -37,7 +37,7 @@ class Task(NamedTuple):
     architecture: str | None
     # Whether the head can be made of the parts that a file has.
     stands_in: Callable[[set[str]], bool]
-    make: Callable[..., stream.Task]
+    make: Callable[..., stream.Pipeline]
     # Which options are for it.
     options: tuple[str, ...] = ()
     fields: tuple[str, ...] = ("text",)
@@ -58,29 +58,33 @@ TASKS: dict[TaskName, Task] = {
         "masked_lm",
         "ForMaskedLM",
         lambda parts: bool({"lm_predictions", "cls"} & parts),
-        filling,
+        fill_mask_pipeline,
         options=("top", "generator"),
         pairs=True,
     ),
-    "classification": Task(*_SEQUENCE, classifying, pairs=True),
-    "zero-shot": Task(*_SEQUENCE, inferring, options=("labels", "template", "several")),
+    "classification": Task(*_SEQUENCE, classification_pipeline, pairs=True),
+    "zero-shot": Task(*_SEQUENCE, zero_shot_pipeline, options=("labels", "template", "several")),
     "token-classification": Task(
         "token_classification",
         "ForTokenClassification",
         lambda parts: "classifier" in parts and "pooler" not in parts,
-        tagging,
+        tag_entities_pipeline,
     ),
     "question-answering": Task(
         "question_answering",
         "ForQuestionAnswering",
         lambda parts: "qa_outputs" in parts,
-        answering,
+        answer_pipeline,
         options=("longest", "no_answer_threshold"),
         fields=("question", "context"),
     ),
-    "multiple-choice": Task("multiple_choice", "ForMultipleChoice", _pooled, choosing, fields=("text", "choices")),
-    "replaced-tokens": Task("replaced_token_detection", None, lambda parts: "mask_predictions" in parts, detecting),
-    "embeddings": Task(None, None, lambda parts: True, embedding, options=("pooling",), pairs=True),
+    "multiple-choice": Task(
+        "multiple_choice", "ForMultipleChoice", _pooled, choose_pipeline, fields=("text", "choices")
+    ),
+    "replaced-tokens": Task(
+        "replaced_token_detection", None, lambda parts: "mask_predictions" in parts, detect_replaced_pipeline
+    ),
+    "embeddings": Task(None, None, lambda parts: True, embed_pipeline, options=("pooling",), pairs=True),
 }
 
 

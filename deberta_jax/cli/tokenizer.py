@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deberta_jax.data.sources import documents, find
 from deberta_jax.errors import InputError
-from deberta_jax.hub.train_tokenizer import train_tokenizer
+from deberta_jax.tokenizers.train import train_tokenizer
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from deberta_jax.cli.corpus import say
-from deberta_jax.data.examples import Account
-from deberta_jax.finetuning.judgement import Judgement
+from deberta_jax.finetuning.evaluate import Judgement
+from deberta_jax.pretraining.corpus import say
+from deberta_jax.tasks.examples import ReadReport
 
 
-def tell_account(account: Account) -> None:
+def tell_account(account: ReadReport) -> None:
     """How many rows were read and used, and the first of those that were not."""
     say(str(account))
     for line in account.named:

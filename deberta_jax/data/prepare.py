@@ -19,7 +19,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from deberta_jax.data.packing import Row, pack
 from deberta_jax.data.sources import Part, parts, total_size
 from deberta_jax.errors import InputError
-from deberta_jax.folders import held
+from deberta_jax.files import lock_folder
 
 _SHARD_BYTES = 2 << 20
 _MOST_SHARDS = 1024
@@ -140,7 +140,7 @@ def prepare(
     folder = folder.absolute()
     cut = parts([os.path.abspath(os.path.expanduser(name)) for name in files], number)
     names = tuple(sorted({piece.path for part in cut for piece in part.pieces}))
-    with held(folder):
+    with lock_folder(folder):
         contents = _contents(names, folder / "sources.json")
         sources = [_source(part, contents, tokenizer, length) for part in cut]
         if former := _parse_manifest(folder):

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from deberta_jax.data.examples import Kind
-from deberta_jax.finetuning.features import Unit
+from deberta_jax.finetuning.features import Feature
 from deberta_jax.inference.buckets import bucket_lengths, bucket_width
+from deberta_jax.tasks.examples import Kind
 
 Batch = dict[str, np.ndarray]
 # So many batches' units are sorted by length at a time: enough for little padding, and order stays nearly random.
@@ -27,7 +27,7 @@ class Batches:
     def __init__(
         self,
         kind: Kind,
-        units: Sequence[Unit],
+        units: Sequence[Feature],
         *,
         batch_size: int,
         seed: int,
@@ -78,26 +78,26 @@ def epoch_order(lengths: Int[np.ndarray, "U"], batch_size: int, seed: int, epoch
     return batches[rng.permutation(number)]
 
 
-def stacked(kind: Kind, units: Sequence[Unit | None], length: int, pad_id: int, mine: slice) -> Batch:
+def stacked(kind: Kind, units: Sequence[Feature | None], length: int, pad_id: int, mine: slice) -> Batch:
     """Units as arrays, ids [B, T], of choices [B, M, T]; the shape depends on all, the rows are those `mine`."""
     there = [unit for unit in units if unit is not None]
     its = units[mine]
     shape = (len(its), max(len(unit.rows) for unit in there), length)
     input_ids = np.full(shape, pad_id, np.int32)
-    input_mask, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    attention_mask, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     for place, unit in enumerate(its):
-        for row, (ids, second) in enumerate(zip(unit.rows, unit.seconds, strict=True) if unit else ()):
+        for row, (ids, second) in enumerate(zip(unit.rows, unit.second_starts, strict=True) if unit else ()):
             input_ids[place, row, : len(ids)] = ids
-            input_mask[place, row, : len(ids)] = 1
+            attention_mask[place, row, : len(ids)] = 1
             types[place, row, second : len(ids)] = 1
-    batch = {"input_ids": input_ids, "input_mask": input_mask, "token_type_ids": types}
-    if kind != "choice":
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
+    if kind != "multiple_choice":
         batch = {name: rows[:, 0] for name, rows in batch.items()}
     for name, sample in there[0].targets.items():
         sizes = np.max([np.shape(unit.targets[name]) for unit in there], axis=0).astype(int).tolist()
-        if kind == "tags":
+        if kind == "token":
             sizes = [length]
-        elif kind == "entities":
+        elif kind == "entity_ranking":
             sizes = [bucket_width(size) for size in sizes]
         array = np.zeros((len(its), *sizes), np.asarray(sample).dtype)
         for place, unit in enumerate(its):

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import jax
 import tyro
 
-from deberta_jax.data.own import Columns
 from deberta_jax.errors import InputError
+from deberta_jax.finetuning.lora import LoraConfig
+from deberta_jax.finetuning.sift import SiftConfig
 from deberta_jax.model.encoder import Remat
-from deberta_jax.training.lora import LoraConfig
+from deberta_jax.tasks.custom import Columns
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.processes import ProcessesConfig
 from deberta_jax.training.run import MeshConfig, TrainingConfig
-from deberta_jax.training.sift import SiftConfig
 
 BALANCED = "balanced"
 

@@ -7,27 +7,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from deberta_jax.data.examples import Account, Kind
 from deberta_jax.errors import InputError
-from deberta_jax.hub.tokenizer import Tokenizer
-from deberta_jax.inference.answers import span_rows
-from deberta_jax.inference.candidates import entity_rows
+from deberta_jax.inference.entity_ranking import entity_rows
+from deberta_jax.inference.question_answering import span_rows
 from deberta_jax.inference.rows import Rows, encode
 from deberta_jax.inference.windows import owned, stride_of
+from deberta_jax.tasks.examples import Kind, ReadReport
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # Examples that are tokenised together.
 _CHUNK = 1024
 _log = logging.getLogger(__name__)
 
 
-class Unit(NamedTuple):
+class Feature(NamedTuple):
     """What goes into a batch as one: a row of tokens, or several of choices, and what is wanted of them.
 
-    `seconds` says where each row's second text begins. `targets` are arrays by name, one of them the `weights`.
+    `second_starts` says where each row's second text begins. `targets` are arrays by name, one of them the `weights`.
     """
 
     rows: tuple[Int[np.ndarray, "T"], ...]
-    seconds: tuple[int, ...]
+    second_starts: tuple[int, ...]
     targets: Mapping[str, Any]
 
     @property
@@ -49,17 +49,17 @@ class Window(NamedTuple):
         return int(inside[0]) if len(inside) else len(self.input_ids)
 
 
-def units_of(
+def features_of(
     kind: Kind, tokenizer: Tokenizer, examples: Sequence[Any], labels: Sequence[str], limit: int
-) -> tuple[list[Unit], Account]:
+) -> tuple[list[Feature], ReadReport]:
     """What a training set becomes, of rows of at most `limit` tokens, and what became of the examples.
 
     Raises InputError where an example has no label.
     """
     make = _UNITS[kind]
     encoded, as_texts = ENCODED[kind]
-    units: list[Unit] = []
-    account = Account("tokens")
+    units: list[Feature] = []
+    account = ReadReport("tokens")
     cut = 0
     index = {label: place for place, label in enumerate(labels)}
     for start in range(0, len(examples), _CHUNK):
@@ -129,40 +129,40 @@ def word_rows(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> Ro
 
 # How examples become rows, and what of an example does; the same for training and for prediction.
 ENCODED: dict[Kind, tuple[Callable[[Tokenizer, Sequence[tuple], int], Rows], Callable[[Any], tuple]]] = {
-    "labels": (_whole, lambda example: (example.text, example.pair)),
-    "number": (_whole, lambda example: (example.text, example.pair)),
-    "several": (_whole, lambda example: (example.text, example.pair)),
-    "choice": (_choices, lambda example: example.pairs),
-    "tags": (word_rows, lambda example: (text_of_words(example.words),)),
-    "span": (span_rows, lambda example: (example.question, example.context)),
-    "entities": (entity_rows, lambda example: (example.passage, example.query, example.entities)),
+    "single_label": (_whole, lambda example: (example.text, example.pair)),
+    "regression": (_whole, lambda example: (example.text, example.pair)),
+    "multi_label": (_whole, lambda example: (example.text, example.pair)),
+    "multiple_choice": (_choices, lambda example: example.pairs),
+    "token": (word_rows, lambda example: (text_of_words(example.words),)),
+    "extractive_qa": (span_rows, lambda example: (example.question, example.context)),
+    "entity_ranking": (entity_rows, lambda example: (example.passage, example.query, example.entities)),
 }
 
 
-def _one(window: Window, **targets: Any) -> Unit:
-    return Unit((window.input_ids,), (window.second,), targets)
+def _one(window: Window, **targets: Any) -> Feature:
+    return Feature((window.input_ids,), (window.second,), targets)
 
 
-def _label(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Unit]:
+def _label(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Feature]:
     yield _one(windows[0], labels=np.int32(index[_wanted(example, example.label)]), weights=np.float32(1))
 
 
-def _number(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Unit]:
+def _number(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Feature]:
     yield _one(windows[0], labels=np.float32(_wanted(example, example.label)), weights=np.float32(1))
 
 
-def _several(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Unit]:
+def _several(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Feature]:
     labels = np.zeros(len(index), np.float32)
     labels[[index[label] for label in _wanted(example, example.label)]] = 1
     yield _one(windows[0], labels=labels, weights=np.float32(1))
 
 
-def _choice(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Unit]:
+def _choice(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Feature]:
     targets = {"labels": np.int32(_wanted(example, example.label)), "weights": np.float32(1)}
-    yield Unit(tuple(window.input_ids for window in windows), tuple(window.second for window in windows), targets)
+    yield Feature(tuple(window.input_ids for window in windows), tuple(window.second for window in windows), targets)
 
 
-def _tags(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Unit]:
+def _tags(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Feature]:
     """Of a word of several tokens the first has its tag; a token is counted in one of its windows."""
     tags = _wanted(example, example.tags)
     chosen = owned([len(window.input_ids) for window in windows], limit)
@@ -181,7 +181,7 @@ def _tags(example: Any, windows: Sequence[Window], index: Mapping[str, int], lim
         yield _one(window, labels=its[0], weights=its[1])
 
 
-def _span(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Unit]:
+def _span(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Feature]:
     """The first of the answers that a window holds, [CLS] where it holds none.
 
     A window more is made for an answer that would fit into a row and is whole in none.
@@ -238,7 +238,7 @@ def _window_around(windows: Sequence[Window], start: int, end: int, limit: int) 
     )
 
 
-def _entities(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Unit]:
+def _entities(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Feature]:
     """Windows that hold an entity; each of an answer's stretches is right (spec 8.3)."""
     answers = set(_wanted(example, example.answers))
     right = np.asarray([example.passage[start:end] in answers for start, end in example.entities], np.float32)
@@ -255,12 +255,12 @@ def _wanted(example: Any, label: Any) -> Any:
     return label
 
 
-_UNITS: dict[Kind, Callable[[Any, Sequence[Window], Mapping[str, int], int], Iterator[Unit]]] = {
-    "labels": _label,
-    "number": _number,
-    "several": _several,
-    "choice": _choice,
-    "tags": _tags,
-    "span": _span,
-    "entities": _entities,
+_UNITS: dict[Kind, Callable[[Any, Sequence[Window], Mapping[str, int], int], Iterator[Feature]]] = {
+    "single_label": _label,
+    "regression": _number,
+    "multi_label": _several,
+    "multiple_choice": _choice,
+    "token": _tags,
+    "extractive_qa": _span,
+    "entity_ranking": _entities,
 }

@@ -7,31 +7,31 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from deberta_jax.data.conll import OUTSIDE
-from deberta_jax.data.examples import Kind, Prediction, SpanPrediction
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.features import ENCODED, first_tokens, text_of_words, word_rows
-from deberta_jax.hub.pretrained import Head
-from deberta_jax.hub.tokenizer import Tokenizer
-from deberta_jax.inference.answers import ranking
+from deberta_jax.hub.heads import Head
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.candidates import scoring_entities
-from deberta_jax.inference.choices import choice_logits
+from deberta_jax.inference.classification import classification_pipeline
 from deberta_jax.inference.entities import likeliest_labels
-from deberta_jax.inference.labels import classifying
+from deberta_jax.inference.entity_ranking import score_entities_pipeline
+from deberta_jax.inference.multiple_choice import choice_logits
+from deberta_jax.inference.question_answering import ranking
 from deberta_jax.inference.rows import Row, limit_of
-from deberta_jax.inference.stream import Task, stream
+from deberta_jax.inference.stream import Pipeline, stream
 from deberta_jax.inference.windows import stitched
 from deberta_jax.model.heads import MultipleChoice, TokenClassification
+from deberta_jax.tasks.conll import OUTSIDE
+from deberta_jax.tasks.examples import Kind, Prediction, SpanPrediction
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 HEADS: dict[Kind, Head] = {
-    "labels": "sequence_classification",
-    "number": "sequence_classification",
-    "several": "sequence_classification",
-    "tags": "token_classification",
-    "span": "question_answering",
-    "choice": "multiple_choice",
-    "entities": "entity_scoring",
+    "single_label": "sequence_classification",
+    "regression": "sequence_classification",
+    "multi_label": "sequence_classification",
+    "token": "token_classification",
+    "extractive_qa": "question_answering",
+    "multiple_choice": "multiple_choice",
+    "entity_ranking": "entity_scoring",
 }
 
 
@@ -48,27 +48,31 @@ def outcomes(
     """The outcome of each example, in their order, or what is wrong with it."""
     _, as_texts = ENCODED[kind]
     # The words of a document go along: a text alone does not say where they begin.
-    tuples = ((example.words,) if kind == "tags" else as_texts(example) for example in examples)
+    tuples = ((example.words,) if kind == "token" else as_texts(example) for example in examples)
     return stream(_TASKS[kind](model, tokenizer, batching), tuples)
 
 
-def _labelled(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+def _labelled(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
     return _reading(
-        classifying(model, tokenizer, batching=batching), lambda found: Outcome(found.label, dict(found.scores))
+        classification_pipeline(model, tokenizer, batching=batching),
+        lambda found: Outcome(found.label, dict(found.scores)),
     )
 
 
-def _numbered(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
-    return _reading(classifying(model, tokenizer, batching=batching), lambda found: Outcome(found.value, None))
-
-
-def _several(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+def _numbered(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
     return _reading(
-        classifying(model, tokenizer, batching=batching), lambda found: Outcome(tuple(found.labels), dict(found.scores))
+        classification_pipeline(model, tokenizer, batching=batching), lambda found: Outcome(found.value, None)
     )
 
 
-def _spanning(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+def _several(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
+    return _reading(
+        classification_pipeline(model, tokenizer, batching=batching),
+        lambda found: Outcome(tuple(found.labels), dict(found.scores)),
+    )
+
+
+def _spanning(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
     def read(found: Any) -> Outcome:
         best = found.spans[0][0] if found.spans else ""
         return Outcome(SpanPrediction(best, float(found.no_answer), found.spans), None)
@@ -76,21 +80,21 @@ def _spanning(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outc
     return _reading(ranking(model, tokenizer, batching=batching), read)
 
 
-def _scoring(model: Any, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+def _scoring(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
     def read(found: Any) -> Outcome:
         best = found[0].text if found else ""
         return Outcome(best, {candidate.text: candidate.probability for candidate in found})
 
-    return _reading(scoring_entities(model, tokenizer, batching=batching), read)
+    return _reading(score_entities_pipeline(model, tokenizer, batching=batching), read)
 
 
-def _reading(task: Task[Any], read: Callable[[Any], Outcome]) -> Task[Outcome]:
+def _reading(task: Pipeline[Any], read: Callable[[Any], Outcome]) -> Pipeline[Outcome]:
     return dataclasses.replace(task, read=lambda example, rows: read(task.read(example, rows)))
 
 
-def _choosing(model: MultipleChoice, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+def _choosing(model: MultipleChoice, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
     limit = limit_of(model, batching)
-    encoded, _ = ENCODED["choice"]
+    encoded, _ = ENCODED["multiple_choice"]
 
     def read(example: tuple, rows: list[Row]) -> Outcome:
         probabilities = _softmax(np.asarray([row.outputs for row in rows], np.float64))
@@ -100,10 +104,10 @@ def _choosing(model: MultipleChoice, tokenizer: Tokenizer, batching: Batching) -
     def encode(examples: Sequence[tuple]) -> Any:
         return encoded(tokenizer, examples, limit)
 
-    return Task(model, choice_logits, encode, read, limit, tokenizer.pad_id, batching)
+    return Pipeline(model, choice_logits, encode, read, limit, tokenizer.pad_id, batching)
 
 
-def _tagging(model: TokenClassification, tokenizer: Tokenizer, batching: Batching) -> Task[Outcome]:
+def _tagging(model: TokenClassification, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
     limit = limit_of(model, batching)
     labels = model.deberta.config.labels
     outside = OUTSIDE if OUTSIDE in labels else labels[0]
@@ -118,7 +122,7 @@ def _tagging(model: TokenClassification, tokenizer: Tokenizer, batching: Batchin
     def encode(examples: Sequence[tuple]) -> Any:
         return word_rows(tokenizer, [(text_of_words(words),) for (words,) in examples], limit)
 
-    return Task(model, likeliest_labels, encode, read, limit, tokenizer.pad_id, batching)
+    return Pipeline(model, likeliest_labels, encode, read, limit, tokenizer.pad_id, batching)
 
 
 def _softmax(logits: Float[np.ndarray, "C"]) -> Float[np.ndarray, "C"]:
@@ -126,12 +130,12 @@ def _softmax(logits: Float[np.ndarray, "C"]) -> Float[np.ndarray, "C"]:
     return weights / weights.sum()
 
 
-_TASKS: dict[Kind, Callable[[Any, Tokenizer, Batching], Task[Outcome]]] = {
-    "labels": _labelled,
-    "number": _numbered,
-    "several": _several,
-    "tags": _tagging,
-    "span": _spanning,
-    "choice": _choosing,
-    "entities": _scoring,
+_TASKS: dict[Kind, Callable[[Any, Tokenizer, Batching], Pipeline[Outcome]]] = {
+    "single_label": _labelled,
+    "regression": _numbered,
+    "multi_label": _several,
+    "token": _tagging,
+    "extractive_qa": _spanning,
+    "multiple_choice": _choosing,
+    "entity_ranking": _scoring,
 }

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deberta_jax.config import PRESETS, DebertaConfig
+from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import FinetuneConfig
+from deberta_jax.presets import PRESETS
 from deberta_jax.training.optimizer import OptimizerConfig
 
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deberta_jax.data.examples import Kind
 from deberta_jax.finetuning import report_figures as figures
 from deberta_jax.finetuning.calibration import bins, calibration_error
-from deberta_jax.finetuning.entity_scores import chunks
-from deberta_jax.finetuning.squad_scores import exact_match, word_f1
+from deberta_jax.tasks.conll_metrics import chunks
+from deberta_jax.tasks.examples import Kind
+from deberta_jax.tasks.squad_metrics import exact_match, word_f1
 
 _WORST, _SHOWN = 20, 320
 _LIBRARIES = "deberta-jax", "jax", "flax", "optax", "numpy", "scikit-learn"
@@ -311,13 +311,13 @@ def _gaps(folder: Path, judged: Sequence[Judged], labels: Sequence[str]) -> list
 
 
 _FIGURES: dict[Kind, Callable[[Path, Sequence[Judged], Sequence[str]], list[tuple[str, str]]]] = {
-    "labels": _classes,
-    "number": _numbers,
-    "several": _several,
-    "tags": _tagged,
-    "span": _answered,
-    "choice": _chosen,
-    "entities": _gaps,
+    "single_label": _classes,
+    "regression": _numbers,
+    "multi_label": _several,
+    "token": _tagged,
+    "extractive_qa": _answered,
+    "multiple_choice": _chosen,
+    "entity_ranking": _gaps,
 }
 
 
@@ -339,13 +339,13 @@ def _mistakes(kind: Kind, judged: Sequence[Judged]) -> str:
 
 
 _BADNESS: dict[Kind, str] = {
-    "labels": "loss",
-    "number": "error",
-    "several": "loss",
-    "tags": "wrong words",
-    "span": "1 - F1",
-    "choice": "loss",
-    "entities": "loss",
+    "single_label": "loss",
+    "regression": "error",
+    "multi_label": "loss",
+    "token": "wrong words",
+    "extractive_qa": "1 - F1",
+    "multiple_choice": "loss",
+    "entity_ranking": "loss",
 }
 
 
@@ -360,19 +360,19 @@ def _row(kind: Kind, one: Judged) -> Row:
     example: Any = one.example
     prediction: Any = one.prediction
     p = one.probabilities or {}
-    if kind in ("labels", "number", "several"):
+    if kind in ("single_label", "regression", "multi_label"):
         text = example.text if example.pair is None else f"{example.text} ⟷ {example.pair}"
-    if kind == "labels":
+    if kind == "single_label":
         wrong = str(prediction) != str(example.label)
         return Row(_loss(p.get(example.label, 0.0)) if wrong else 0.0, example.label, str(prediction), text)
-    if kind == "number":
+    if kind == "regression":
         return Row(abs(prediction - example.label), f"{example.label:g}", f"{prediction:.3g}", text)
-    if kind == "several":
+    if kind == "multi_label":
         wrong = set(example.label) != set(prediction)
         losses = [_loss(value if label in example.label else 1 - value) for label, value in p.items()]
         badness = max(losses, default=1.0) if wrong else 0.0
         return Row(badness, ", ".join(example.label) or "none", ", ".join(prediction) or "none", text)
-    if kind == "choice":
+    if kind == "multiple_choice":
         wrong = prediction != example.label
         first, second = example.pairs[example.label]
         text = f"{first} ⟷ {second}"
@@ -380,13 +380,13 @@ def _row(kind: Kind, one: Judged) -> Row:
         return Row(
             _loss(p.get(str(example.label), 0.0)) if wrong else 0.0, str(example.label), f"{prediction}: {said}", text
         )
-    if kind == "tags":
+    if kind == "token":
         pairs = list(zip(example.words, example.tags, prediction, strict=True))
         wrong_words = [(word, a, b) for word, a, b in pairs if a != b]
         true = ", ".join(f"{word} {a}" for word, a, _ in wrong_words[:12])
         said = ", ".join(f"{word} {b}" for word, _, b in wrong_words[:12])
         return Row(float(len(wrong_words)), true, said, " ".join(example.words))
-    if kind == "span":
+    if kind == "extractive_qa":
         golds = [text for text, _ in example.answers] or [""]
         badness = 1 - max(word_f1(prediction.text, gold) for gold in golds)
         true = " / ".join(dict.fromkeys(golds)) or "no answer"

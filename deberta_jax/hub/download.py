@@ -11,8 +11,9 @@ from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deberta_jax.config import DebertaConfig, read_json
+from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
+from deberta_jax.files import read_json
 from deberta_jax.hub.tensors import WEIGHTS
 
 CONFIGS = ("config.json", "model_config.json")

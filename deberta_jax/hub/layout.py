@@ -36,12 +36,12 @@ CONVOLUTION = Order(lambda x, shape: x.transpose(2, 1, 0), lambda x: x.transpose
 # {layer} stands for the number of a layer in a file; our array has the layers on its first axis.
 _LAYER = "encoder.layer.{layer}."
 _ENCODER = [
-    ("embeddings.word.table", "embeddings.word_embeddings.weight", SAME),
-    ("embeddings.position.table", "embeddings.position_embeddings.weight", SAME),
-    ("embeddings.token_type.table", "embeddings.token_type_embeddings.weight", SAME),
+    ("embeddings.word.embedding", "embeddings.word_embeddings.weight", SAME),
+    ("embeddings.position.embedding", "embeddings.position_embeddings.weight", SAME),
+    ("embeddings.token_type.embedding", "embeddings.token_type_embeddings.weight", SAME),
     ("embeddings.projection.kernel", "embeddings.embed_proj.weight", INTO),
     ("embeddings.norm", "embeddings.LayerNorm", SAME),
-    ("encoder.relative.table", "encoder.rel_embeddings.weight", SAME),
+    ("encoder.relative.embedding", "encoder.rel_embeddings.weight", SAME),
     ("encoder.relative_norm", "encoder.LayerNorm", SAME),
     ("encoder.convolution.kernel", "encoder.conv.conv.weight", CONVOLUTION),
     ("encoder.convolution.bias", "encoder.conv.conv.bias", SAME),
@@ -49,10 +49,10 @@ _ENCODER = [
     ("encoder.layers.attention.output.kernel", _LAYER + "attention.output.dense.weight", FROM),
     ("encoder.layers.attention.output.bias", _LAYER + "attention.output.dense.bias", SAME),
     ("encoder.layers.attention.norm", _LAYER + "attention.output.LayerNorm", SAME),
-    ("encoder.layers.expand.kernel", _LAYER + "intermediate.dense.weight", INTO),
-    ("encoder.layers.expand.bias", _LAYER + "intermediate.dense.bias", SAME),
-    ("encoder.layers.contract.kernel", _LAYER + "output.dense.weight", INTO),
-    ("encoder.layers.contract.bias", _LAYER + "output.dense.bias", SAME),
+    ("encoder.layers.up.kernel", _LAYER + "intermediate.dense.weight", INTO),
+    ("encoder.layers.up.bias", _LAYER + "intermediate.dense.bias", SAME),
+    ("encoder.layers.down.kernel", _LAYER + "output.dense.weight", INTO),
+    ("encoder.layers.down.bias", _LAYER + "output.dense.bias", SAME),
     ("encoder.layers.norm", _LAYER + "output.LayerNorm", SAME),
 ]
 _PROJECTIONS = {
@@ -66,7 +66,7 @@ _PROJECTIONS = {
     "deberta": {"position_key": "pos_proj", "position_query": "pos_q_proj"},
 }
 _FUSED = ("query", "key", "value")
-_DECODER = [("decoder.position.table", "deberta.embeddings.position_embeddings.weight", SAME)]
+_DECODER = [("decoder.position.embedding", "deberta.embeddings.position_embeddings.weight", SAME)]
 _MASKED_LM_HEADS = {
     "lm_predictions": [
         ("head.dense.kernel", "lm_predictions.lm_head.dense.weight", INTO),

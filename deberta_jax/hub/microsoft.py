@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.hub.files import replace
+from deberta_jax.files import replace_file
 from deberta_jax.hub.layout import with_head
 from deberta_jax.hub.tensors import TORCH, Tensor
-from deberta_jax.hub.torch_file import write_torch_file
+from deberta_jax.torch_format.file import write_torch_file
 
 
 def write_microsoft(folder: Path, config: DebertaConfig, tensors: Mapping[str, Tensor]) -> None:
     """Write `pytorch_model.bin` and `model_config.json` (spec 9.1, peers 2.4); tensors keep their dtypes."""
     values = _config(config)
-    replace(folder / "model_config.json", lambda path: path.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
+    replace_file(
+        folder / "model_config.json", lambda path: path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    )
     write_torch_file(
         folder / TORCH, ((with_head(name, "lm_predictions"), tensor.read()) for name, tensor in tensors.items())
     )

@@ -6,19 +6,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, read_json, read_rtd_pair
+from deberta_jax.config import DebertaConfig, read_rtd_pair
 from deberta_jax.errors import InputError
-from deberta_jax.hub.canonical import canonical
+from deberta_jax.files import make_folder, read_json
 from deberta_jax.hub.download import CONFIGS, GENERATOR, resolve
-from deberta_jax.hub.files import make_folder
+from deberta_jax.hub.heads import HEADS, POSITIONS, Head, Model, architecture, head_options
 from deberta_jax.hub.layout import file_tensors
-from deberta_jax.hub.placing import import_tensors
+from deberta_jax.hub.legacy_names import canonical
+from deberta_jax.hub.load import import_tensors
 from deberta_jax.hub.tensors import (
     MOST_BYTES,
     Tensor,
@@ -26,57 +27,12 @@ from deberta_jax.hub.tensors import (
     weight_file,
     write_safetensors,
 )
-from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.heads import (
-    EntityScoring,
-    MultipleChoice,
-    QuestionAnswering,
-    ReplacedTokenDetection,
-    SequenceClassification,
-    TokenClassification,
-)
+from deberta_jax.model.heads import TokenClassification
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
-Head = Literal[
-    "masked_lm",
-    "sequence_classification",
-    "token_classification",
-    "question_answering",
-    "multiple_choice",
-    "replaced_token_detection",
-    "entity_scoring",
-]
-Model = (
-    Deberta
-    | MaskedLM
-    | SequenceClassification
-    | TokenClassification
-    | QuestionAnswering
-    | MultipleChoice
-    | ReplacedTokenDetection
-    | EntityScoring
-)
-HEADS: dict[str | None, Any] = {
-    None: Deberta,
-    "masked_lm": MaskedLM,
-    "sequence_classification": SequenceClassification,
-    "token_classification": TokenClassification,
-    "question_answering": QuestionAnswering,
-    "multiple_choice": MultipleChoice,
-    "replaced_token_detection": ReplacedTokenDetection,
-    "entity_scoring": EntityScoring,
-}
-# What transformers calls each; of the others it has no class, and loads the encoder.
-_ARCHITECTURES: dict[Any, str] = {
-    MaskedLM: "ForMaskedLM",
-    SequenceClassification: "ForSequenceClassification",
-    TokenClassification: "ForTokenClassification",
-    QuestionAnswering: "ForQuestionAnswering",
-    MultipleChoice: "ForMultipleChoice",
-}
-_POSITIONS = "deberta.embeddings.position_embeddings.weight"
 _log = logging.getLogger(__name__)
 
 
@@ -117,10 +73,8 @@ def config_text(config: DebertaConfig, kind: Any, *, projected: bool = False, dt
 
     Labels of tokens after a dense layer (`projected`) it has not, nor multiple choice by version 1.
     """
-    version = "Deberta" if config.model_type == "deberta" else "DebertaV2"
-    lacking = projected or (kind is MultipleChoice and version == "Deberta")
-    architecture = "Model" if lacking else _ARCHITECTURES.get(kind, "Model")
-    values = config.to_dict() | {"architectures": [version + architecture], "dtype": dtype}
+    name = architecture(config, Deberta if projected else kind)
+    values = config.to_dict() | {"architectures": [name], "dtype": dtype}
     if kind is MaskedLM:
         # The head's names are `cls.predictions`, not `lm_predictions`.
         values["legacy"] = True
@@ -185,10 +139,9 @@ def load_pretrained(
     param_dtype = _floating("param_dtype", param_dtype)
     config, tensors, source = read_folder(folder, generator=generator)
     config, tensors = labelled(config, tensors, head, labels)
-    options: dict[str, Any] = {"dtype": dtype}
+    options: dict[str, Any] = {"dtype": dtype, **head_options(head, tensors)}
     if head == "masked_lm":
-        options["enhanced_mask_decoder"] = _POSITIONS in tensors
-        if _POSITIONS not in tensors:
+        if POSITIONS not in tensors:
             _log.warning(
                 "%s: holds no position embeddings, so masks are filled without the enhanced mask decoder, from the "
                 "last layer",
@@ -200,11 +153,9 @@ def load_pretrained(
                 "takes the one that was",
                 folder,
             )
-    if head == "token_classification":
-        options["projected"] = "proj.weight" in tensors
 
     def build(key: PRNGKeyArray) -> Any:
-        return HEADS[head](config, key=key, **options)
+        return HEADS[head].model(config, key=key, **options)
 
     places = None if mesh is None else shardings(jax.eval_shape(build, jax.random.key(0)), mesh)
     model, new = import_tensors(build, config, tensors, source=source, key=key, shardings=places, dtype=param_dtype)

@@ -14,10 +14,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from deberta_jax.config import read_json
 from deberta_jax.errors import InputError
-from deberta_jax.hub.torch_file import Tensor as TorchTensor
-from deberta_jax.hub.torch_file import read_torch_file
+from deberta_jax.files import read_json
+from deberta_jax.torch_format.file import Tensor as TorchTensor
+from deberta_jax.torch_format.file import read_torch_file
 
 SAFE, TORCH = "model.safetensors", "pytorch_model.bin"
 INDEX = "{}.index.json"
@@ -66,7 +66,7 @@ class _Stored:
             return file.get_tensor(self.name)
 
 
-def held(array: np.ndarray) -> Made:
+def as_tensor(array: np.ndarray) -> Made:
     """An array as a tensor."""
     return Made(array.shape, array.dtype, lambda: array)
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Float, Int
 
-from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.rows import Row, encode, limit_of
-from deberta_jax.inference.stream import Task, complete
+from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.inference.windows import Tokens, stitched, stride_of
 from deberta_jax.model.heads import TokenClassification
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _OUTSIDE = "O"
 _INSIDE_WORDS = ("'", "’", ".", "-", "‐", "&", "_", "@", "·")
@@ -41,7 +41,7 @@ class Word(NamedTuple):
     probability: float
 
 
-def tag(
+def tag_entities(
     model: TokenClassification, tokenizer: Tokenizer, texts: Sequence[str], *, batching: Batching = BATCHING
 ) -> list[list[Entity]]:
     """The entities of each text, in their order, of texts of any length.
@@ -51,18 +51,20 @@ def tag(
     windows that share a quarter; each token has its label from the window in which it has most context. Raises
     InputError with the number of what is no text.
     """
-    return complete(tagging(model, tokenizer, batching=batching), texts)
+    return complete(tag_entities_pipeline(model, tokenizer, batching=batching), texts)
 
 
-def tagging(model: TokenClassification, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Task[list[Entity]]:
-    """The task of `tag`, for `stream`; an example is `(text,)`."""
+def tag_entities_pipeline(
+    model: TokenClassification, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+) -> Pipeline[list[Entity]]:
+    """The task of `tag_entities`, for `stream`; an example is `(text,)`."""
     limit = limit_of(model, batching)
     labels = model.deberta.config.labels
 
     def read(example: tuple, rows: list[Row]) -> list[Entity]:
         return merged(example[0], words_of(example[0], stitched(rows, limit), labels), _marked(labels))
 
-    return Task(
+    return Pipeline(
         model,
         likeliest_labels,
         lambda examples: encode(tokenizer, examples, max_length=limit, truncation="first", stride=stride_of(limit)),
@@ -77,11 +79,11 @@ def tagging(model: TokenClassification, tokenizer: Tokenizer, *, batching: Batch
 def likeliest_labels(
     model: TokenClassification,
     input_ids: Int[Array, "B T"],
-    input_mask: Int[Array, "B T"],
+    attention_mask: Int[Array, "B T"],
     token_type_ids: Int[Array, "B T"],
 ) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
     """The likeliest label of each token and its probability."""
-    probabilities = jax.nn.softmax(model(input_ids, input_mask, token_type_ids=token_type_ids), axis=-1)
+    probabilities = jax.nn.softmax(model(input_ids, attention_mask, token_type_ids=token_type_ids), axis=-1)
     return probabilities.argmax(-1), probabilities.max(-1)
 
 

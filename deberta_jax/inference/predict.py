@@ -4,17 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from deberta_jax.errors import InputError
-from deberta_jax.hub.tokenizer import Tokenizer
-from deberta_jax.inference.answers import answering
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.candidates import scoring_entities
-from deberta_jax.inference.choices import choosing
-from deberta_jax.inference.embeddings import embed, embedding
-from deberta_jax.inference.entities import tagging
-from deberta_jax.inference.labels import classifying
-from deberta_jax.inference.masks import filling
-from deberta_jax.inference.replaced import detecting
-from deberta_jax.inference.stream import Task, complete
+from deberta_jax.inference.classification import classification_pipeline
+from deberta_jax.inference.embeddings import embed, embed_pipeline
+from deberta_jax.inference.entities import tag_entities_pipeline
+from deberta_jax.inference.entity_ranking import score_entities_pipeline
+from deberta_jax.inference.fill_mask import fill_mask_pipeline
+from deberta_jax.inference.multiple_choice import choose_pipeline
+from deberta_jax.inference.question_answering import answer_pipeline
+from deberta_jax.inference.replaced_tokens import detect_replaced_pipeline
+from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import (
     EntityScoring,
@@ -25,16 +24,17 @@ from deberta_jax.model.heads import (
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
-TASKS: dict[type, Callable[..., Task[Any]]] = {
-    Deberta: embedding,
-    MaskedLM: filling,
-    SequenceClassification: classifying,
-    TokenClassification: tagging,
-    QuestionAnswering: answering,
-    MultipleChoice: choosing,
-    ReplacedTokenDetection: detecting,
-    EntityScoring: scoring_entities,
+TASKS: dict[type, Callable[..., Pipeline[Any]]] = {
+    Deberta: embed_pipeline,
+    MaskedLM: fill_mask_pipeline,
+    SequenceClassification: classification_pipeline,
+    TokenClassification: tag_entities_pipeline,
+    QuestionAnswering: answer_pipeline,
+    MultipleChoice: choose_pipeline,
+    ReplacedTokenDetection: detect_replaced_pipeline,
+    EntityScoring: score_entities_pipeline,
 }
 
 
@@ -56,10 +56,10 @@ def predict(
     columns: list[Sequence[Any]] = [texts] if pairs is None else [texts, pairs]
     if isinstance(model, EntityScoring) and pairs is not None:
         columns = [texts, [query for query, _ in pairs], [entities for _, entities in pairs]]
-    return complete(predicting(model, tokenizer, batching=batching), *columns)
+    return complete(pipeline(model, tokenizer, batching=batching), *columns)
 
 
-def predicting(model: Any, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Task[Any]:
+def pipeline(model: Any, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Any]:
     """The task of the model's head, for `stream`; its examples are those of the head's own task."""
     if type(model) not in TASKS:
         raise InputError(f"no task is known for a {type(model).__name__}; there are {', '.join(map(_name, TASKS))}")

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Int
 
 from deberta_jax.errors import InputError
-from deberta_jax.hub.batch import Batch, Truncation
-from deberta_jax.hub.tokenizer import Tokenizer
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.model.deberta import Deberta
+from deberta_jax.tokenizers.batch import Batch, Truncation
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # A text, or a text and its pair, as they were given.
 Texts = tuple[Any, ...]

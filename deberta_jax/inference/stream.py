@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Task(Generic[Result]):
-    """What is done with a model: made by `filling`, `embedding`, `classifying` and the like, run by `stream`.
+class Pipeline(Generic[Result]):
+    """What is done with a model: made by `fill_mask_pipeline`, `embed_pipeline`, `classification_pipeline` and the like, run by `stream`.
 
     `program` is jitted: of the model, token ids, mask and types, and the rows' positions where there are some, to a
     tree of arrays with an axis of rows. `read` makes the result of an example from its rows.
@@ -50,7 +50,7 @@ class _Chunk:
     outputs: dict[int, Any]
 
 
-def stream(task: Task[Result], examples: Iterable[tuple]) -> Iterator[Result | InputError]:
+def stream(task: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Result | InputError]:
     """The result of each example, in the order given, or what is wrong with it; of a stream of any length.
 
     An example is a tuple of what the task's function takes a list of each: `(text,)`, `(text, pair)`,
@@ -69,7 +69,7 @@ def stream(task: Task[Result], examples: Iterable[tuple]) -> Iterator[Result | I
         _log.warning("%d of %d texts have more than %d tokens and were cut at their ends", cut, number, task.limit)
 
 
-def complete(task: Task[Result], *columns: Sequence[Any]) -> list[Result]:
+def complete(task: Pipeline[Result], *columns: Sequence[Any]) -> list[Result]:
     """The results of lists, of which one of each is an example; raises the first error with the text's number."""
     for column in columns:
         if isinstance(column, str):
@@ -106,7 +106,7 @@ def mesh_of(model: Any) -> Mesh | None:
     return None
 
 
-def _dispatched(task: Task[Result], examples: Iterable[tuple]) -> Iterator[tuple[_Chunk, list[int], Any, bool]]:
+def _dispatched(task: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[tuple[_Chunk, list[int], Any, bool]]:
     """Each batch on its way to the device: its chunk, its rows, its outputs to come, whether it is the chunk's last."""
     mesh = mesh_of(task.model)
     multiple = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
@@ -165,7 +165,7 @@ def _one_late(items: Iterator[Item]) -> Iterator[Item]:
     yield from held
 
 
-def _results(task: Task[Result], chunk: _Chunk) -> Iterator[Result | InputError]:
+def _results(task: Pipeline[Result], chunk: _Chunk) -> Iterator[Result | InputError]:
     batch, errors = chunk.rows.batch, chunk.rows.errors
     rows: dict[int, list[Row]] = {number: [] for number in range(len(chunk.examples))}
     lengths = batch.attention_mask.sum(1).tolist()

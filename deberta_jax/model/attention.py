@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.model.projection import LayerNorm, Projection
+from deberta_jax.model.linear import LayerNorm, Linear
 from deberta_jax.ops.attention import attention_probabilities, disentangled_attention
 from deberta_jax.ops.dropout import dropout
 
@@ -34,14 +34,14 @@ class Attention(nnx.Module):
         shape, axes = (config.hidden_size, config.num_attention_heads, config.head_size), ("embed", "heads", None)
         first = config.model_type == "deberta"
 
-        def project(key: PRNGKeyArray, bias: bool = True) -> Projection:
-            return Projection(shape, axes, stddev=config.initializer_range, key=key, bias=bias)
+        def project(key: PRNGKeyArray, bias: bool = True) -> Linear:
+            return Linear(shape, axes, stddev=config.initializer_range, key=key, bias=bias)
 
         self.query, self.key, self.value = project(keys[0]), project(keys[1], bias=not first), project(keys[2])
         own = () if config.share_att_key else config.active_terms
         self.position_key = project(keys[3], bias=not first) if "c2p" in own else None
         self.position_query = project(keys[4]) if "p2c" in own else None
-        self.output = Projection(
+        self.output = Linear(
             (shape[1], shape[2], shape[0]),
             ("heads", None, "embed"),
             inputs=2,

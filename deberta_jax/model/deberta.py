@@ -29,12 +29,12 @@ class Deberta(nnx.Module):
     def __call__(
         self,
         input_ids: Int[ArrayLike, "B T"],
-        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
         token_type_ids: Int[ArrayLike, "B T"] | None = None,
         segment_ids: Int[ArrayLike, "B T"] | None = None,
         position_ids: Int[ArrayLike, "B T"] | None = None,
-        attention_mask: Bool[ArrayLike, "B #N #T T"] | None = None,
+        pair_mask: Bool[ArrayLike, "B #N #T T"] | None = None,
         depth: int | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -42,12 +42,12 @@ class Deberta(nnx.Module):
     ) -> EncoderOutput:
         """Encode token ids.
 
-        `input_mask` says which tokens are real; `segment_ids` numbers the documents packed in a row, 0 is padding, and
-        no document sees another; `attention_mask` says which key each query may see, in place of what `input_mask`
+        `attention_mask` says which tokens are real; `segment_ids` numbers the documents packed in a row, 0 is padding, and
+        no document sees another; `pair_mask` says which key each query may see, in place of what `attention_mask`
         implies. `position_ids` count absolute positions (from 0 in every document). Dropout needs a `key`.
         """
         input_ids = jnp.asarray(input_ids)
-        input_mask, segment_ids, attention_mask = as_arrays(input_mask, segment_ids, attention_mask)
+        attention_mask, segment_ids, pair_mask = as_arrays(attention_mask, segment_ids, pair_mask)
         token_type_ids, position_ids = as_arrays(token_type_ids, position_ids)
         config = self.config
         if (
@@ -59,19 +59,19 @@ class Deberta(nnx.Module):
                 f"sequence of {input_ids.shape[1]} tokens, the model has {config.max_position_embeddings} absolute "
                 "positions: shorten the sequence"
             )
-        if input_mask is not None:
-            input_mask = input_mask.astype(bool)
+        if attention_mask is not None:
+            attention_mask = attention_mask.astype(bool)
         elif segment_ids is not None:
-            input_mask = segment_ids > 0
+            attention_mask = segment_ids > 0
         keys = (None, None) if key is None else jax.random.split(key)
         x = self.embeddings(
-            input_ids, input_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
+            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
         )
         return self.encoder(
             x,
-            input_mask,
+            attention_mask,
             segment_ids=segment_ids,
-            attention_mask=attention_mask,
+            pair_mask=pair_mask,
             depth=depth,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,

@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import Attention, RelativePositions
-from deberta_jax.model.embeddings import Table
-from deberta_jax.model.projection import LayerNorm, Projection
-from deberta_jax.ops.attention import visible
+from deberta_jax.model.embeddings import Embedding
+from deberta_jax.model.linear import LayerNorm, Linear
+from deberta_jax.ops.attention import make_attention_mask
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.ops.positions import relative_rows
+from deberta_jax.ops.positions import relative_index
 from deberta_jax.sharding import constrain
 
 Remat = Literal["none", "dots", "full"]
@@ -41,8 +41,8 @@ class Layer(nnx.Module):
         keys = jax.random.split(key, 3)
         D, F, stddev = config.hidden_size, config.intermediate_size, config.initializer_range
         self.attention = Attention(config, key=keys[0])
-        self.expand = Projection((D, F), ("embed", "mlp"), stddev=stddev, key=keys[1])
-        self.contract = Projection((F, D), ("mlp", "embed"), stddev=stddev, key=keys[2])
+        self.up = Linear((D, F), ("embed", "mlp"), stddev=stddev, key=keys[1])
+        self.down = Linear((F, D), ("mlp", "embed"), stddev=stddev, key=keys[2])
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
     def __call__(
@@ -59,7 +59,7 @@ class Layer(nnx.Module):
         attended = self.attention(
             x, relative, mask, query_states=query_states, query_positions=query_positions, key=keys[0]
         )
-        y = self.contract(activation(self.config.hidden_act)(self.expand(attended)))
+        y = self.down(activation(self.config.hidden_act)(self.up(attended)))
         y = self.norm(dropout(y, self.config.hidden_dropout_prob, key=keys[1]) + attended)
         return constrain(y, "batch", None, None)
 
@@ -85,7 +85,7 @@ class Convolution(nnx.Module):
     def __call__(
         self,
         embedded: Float[Array, "B T D"],
-        input_mask: Bool[Array, "B T"] | None,
+        attention_mask: Bool[Array, "B T"] | None,
         segment_ids: Int[Array, "B T"] | None,
         *,
         key: PRNGKeyArray | None = None,
@@ -102,18 +102,22 @@ class Convolution(nnx.Module):
         kernel = self.kernel[...].astype(embedded.dtype).reshape(K, inputs, groups, D // groups)
         y = jnp.einsum("BTKGI,KIGO->BTGO", taps.reshape(B, T, K, groups, inputs), kernel).reshape(B, T, D)
         y = y + self.bias[...].astype(y.dtype)
-        if input_mask is not None:
-            y = jnp.where(input_mask[..., None], y, jnp.zeros((), y.dtype))
+        if attention_mask is not None:
+            y = jnp.where(attention_mask[..., None], y, jnp.zeros((), y.dtype))
         y = activation(self.config.conv_act)(dropout(y, self.config.hidden_dropout_prob, key=key))
         # Without this XLA's partitioner computes other values on a mesh of 2 x 2 x 2 (jax 0.10.2).
         return constrain(y, "batch", None, None)
 
     def merge(
-        self, first: Float[Array, "B T D"], y: Float[Array, "B T D"], input_mask: Bool[Array, "B T"] | None
+        self, first: Float[Array, "B T D"], y: Float[Array, "B T D"], attention_mask: Bool[Array, "B T"] | None
     ) -> Float[Array, "B T D"]:
         """The first layer's output with the convolution, normed, zero at padding."""
         merged = self.norm(first + y)
-        return merged if input_mask is None else jnp.where(input_mask[..., None], merged, jnp.zeros((), merged.dtype))
+        return (
+            merged
+            if attention_mask is None
+            else jnp.where(attention_mask[..., None], merged, jnp.zeros((), merged.dtype))
+        )
 
 
 def _taps(x: Array, reach: int) -> Array:
@@ -144,7 +148,7 @@ class Encoder(nnx.Module):
         D, rows, stddev = config.hidden_size, 2 * config.relative_span, config.initializer_range
         normed = "layer_norm" in config.norm_rel_ebd
         self.relative = (
-            Table(rows, D, (None, "embed"), stddev=stddev, key=keys[1]) if config.relative_attention else None
+            Embedding(rows, D, (None, "embed"), stddev=stddev, key=keys[1]) if config.relative_attention else None
         )
         self.relative_norm = LayerNorm(D, epsilon=config.layer_norm_eps) if normed else None
         self.convolution = Convolution(config, key=keys[2]) if config.conv_kernel_size > 0 else None
@@ -153,7 +157,7 @@ class Encoder(nnx.Module):
         """The rows of the relative table that sequences of this length use, normed."""
         if self.relative is None or not self.config.active_terms:
             return None
-        rows = relative_rows(
+        rows = relative_index(
             length,
             length,
             buckets=self.config.position_buckets,
@@ -161,7 +165,7 @@ class Encoder(nnx.Module):
             clamp=self.config.clamp_distances,
         )
         # Short sequences use a part of the table: norm and project no more than that.
-        table = self.relative.table[...][rows.min() : rows.max() + 1]
+        table = self.relative.embedding[...][rows.min() : rows.max() + 1]
         if self.relative_norm is not None:
             table = self.relative_norm(table)
         return RelativePositions(table.astype(dtype), rows - rows.min())
@@ -172,10 +176,10 @@ class Encoder(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        input_mask: Bool[Array, "B T"] | None = None,
+        attention_mask: Bool[Array, "B T"] | None = None,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
-        attention_mask: Bool[Array, "B #N #T T"] | None = None,
+        pair_mask: Bool[Array, "B #N #T T"] | None = None,
         depth: int | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -187,14 +191,16 @@ class Encoder(nnx.Module):
         relative = self.relative_positions(x.shape[1], x.dtype)
         # Under a full attention mask the input mask only zeroes embeddings and convolution, as in the original.
         visible_keys = (
-            visible(input_mask, segment_ids) if attention_mask is None else visible(None, segment_ids, attention_mask)
+            make_attention_mask(attention_mask, segment_ids)
+            if pair_mask is None
+            else make_attention_mask(None, segment_ids, pair_mask)
         )
         convolution_key, layer_keys = None, None
         if key is not None:
             convolution_key, layers_key = jax.random.split(key)
             layer_keys = jax.random.split(layers_key, L)
         convolution = self.convolution
-        convolved = None if convolution is None else convolution(x, input_mask, segment_ids, key=convolution_key)
+        convolved = None if convolution is None else convolution(x, attention_mask, segment_ids, key=convolution_key)
 
         def step(x: Array, scanned: tuple) -> tuple[Array, tuple]:
             layer, number, key = scanned
@@ -203,7 +209,7 @@ class Encoder(nnx.Module):
             attentions = layer.attention.probabilities(x, relative, mask) if output_attentions else None
             y = layer(x, relative, mask, key=key)
             if convolution is not None and convolved is not None:
-                y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, input_mask), lambda y: y, y)
+                y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, attention_mask), lambda y: y, y)
             return y, (y if output_hidden_states else None, attentions)
 
         step = jax.checkpoint(step, policy=_SAVED[self.remat], prevent_cse=False)

@@ -13,9 +13,9 @@ from deberta_jax.config import DebertaConfig
 from deberta_jax.model.activation import activation
 from deberta_jax.model.deberta import Deberta, as_arrays
 from deberta_jax.model.encoder import Remat
-from deberta_jax.model.projection import LayerNorm, Projection
+from deberta_jax.model.linear import LayerNorm, Linear
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.ops.precision import wide
+from deberta_jax.ops.precision import accumulation_dtype
 
 # The score of an entity without tokens (golden d46).
 ABSENT = -10000.0
@@ -50,14 +50,14 @@ class SequenceClassification(nnx.Module):
     def __call__(
         self,
         input_ids: Int[ArrayLike, "B T"],
-        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
         token_type_ids: Int[ArrayLike, "B T"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B C"]:
         """Logits, in float32 or wider."""
         keys = split(key, 2)
-        states = self.deberta(input_ids, input_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
+        states = self.deberta(input_ids, attention_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
         return self.head(states, key=keys[1])
 
     def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B C"]:
@@ -79,7 +79,7 @@ class MultipleChoice(nnx.Module):
     def __call__(
         self,
         input_ids: Int[ArrayLike, "B M T"],
-        input_mask: Bool[ArrayLike, "B M T"] | Int[ArrayLike, "B M T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B M T"] | Int[ArrayLike, "B M T"] | None = None,
         *,
         token_type_ids: Int[ArrayLike, "B M T"] | None = None,
         key: PRNGKeyArray | None = None,
@@ -88,7 +88,7 @@ class MultipleChoice(nnx.Module):
         keys = split(key, 2)
         ids = jnp.asarray(input_ids)
         B, M, T = ids.shape
-        flat = (None if x is None else x.reshape(B * M, T) for x in as_arrays(input_mask, token_type_ids))
+        flat = (None if x is None else x.reshape(B * M, T) for x in as_arrays(attention_mask, token_type_ids))
         mask, types = flat
         states = self.deberta(ids.reshape(B * M, T), mask, token_type_ids=types, key=keys[0]).last_hidden_state
         return self.head(states, key=keys[1]).reshape(B, M)
@@ -118,21 +118,21 @@ class TokenClassification(nnx.Module):
     def __call__(
         self,
         input_ids: Int[ArrayLike, "B T"],
-        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
         token_type_ids: Int[ArrayLike, "B T"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B T C"]:
         """Logits, in float32 or wider."""
         keys = split(key, 2)
-        states = self.deberta(input_ids, input_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
+        states = self.deberta(input_ids, attention_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
         return self.head(states, key=keys[1])
 
     def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B T C"]:
         """Logits from the states of the last layer."""
         if self.projection is not None:
             states = activation("gelu")(self.projection(states))
-        return widened(self.classifier(dropout(states, class_dropout(self.deberta.config), key=key)))
+        return upcast(self.classifier(dropout(states, class_dropout(self.deberta.config), key=key)))
 
 
 class SpanLogits(NamedTuple):
@@ -155,17 +155,19 @@ class QuestionAnswering(nnx.Module):
     def __call__(
         self,
         input_ids: Int[ArrayLike, "B T"],
-        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
         token_type_ids: Int[ArrayLike, "B T"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> SpanLogits:
         """Logits of the start and of the end, in float32 or wider."""
-        return self.head(self.deberta(input_ids, input_mask, token_type_ids=token_type_ids, key=key).last_hidden_state)
+        return self.head(
+            self.deberta(input_ids, attention_mask, token_type_ids=token_type_ids, key=key).last_hidden_state
+        )
 
     def head(self, states: Float[Array, "B T D"]) -> SpanLogits:
         """Logits from the states of the last layer."""
-        logits = widened(self.span(states))
+        logits = upcast(self.span(states))
         return SpanLogits(logits[..., 0], logits[..., 1])
 
 
@@ -181,7 +183,7 @@ class ReplacedTokenHead(nnx.Module):
 
     def __call__(self, states: Float[Array, "B T D"], first: Float[Array, "B #T D"]) -> Float[Array, "B T"]:
         hidden = activation(self.config.hidden_act)(self.dense(self.norm(states + first)))
-        return widened(self.classifier(hidden))[..., 0]
+        return upcast(self.classifier(hidden))[..., 0]
 
 
 class ReplacedTokenDetection(nnx.Module):
@@ -197,7 +199,7 @@ class ReplacedTokenDetection(nnx.Module):
     def __call__(
         self,
         input_ids: Int[ArrayLike, "B T"],
-        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
         token_type_ids: Int[ArrayLike, "B T"] | None = None,
         segment_ids: Int[ArrayLike, "B T"] | None = None,
@@ -210,7 +212,7 @@ class ReplacedTokenDetection(nnx.Module):
         """
         states = self.deberta(
             input_ids,
-            input_mask,
+            attention_mask,
             token_type_ids=token_type_ids,
             segment_ids=segment_ids,
             position_ids=position_ids,
@@ -246,7 +248,7 @@ class EntityScoring(nnx.Module):
     def __call__(
         self,
         input_ids: Int[ArrayLike, "B T"],
-        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
         entity_positions: Int[ArrayLike, "B E P"],
         token_type_ids: Int[ArrayLike, "B T"] | None = None,
@@ -254,7 +256,7 @@ class EntityScoring(nnx.Module):
     ) -> Float[Array, "B E"]:
         """A logit for each entity, whose tokens stand at `entity_positions`; 0 is no token, and -10000 no entity."""
         keys = split(key, 2)
-        states = self.deberta(input_ids, input_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
+        states = self.deberta(input_ids, attention_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
         return self.head(states, jnp.asarray(entity_positions), key=keys[1])
 
     def head(
@@ -263,7 +265,7 @@ class EntityScoring(nnx.Module):
         """Logits from the states of the last layer."""
         B, E, P = entity_positions.shape
         exists = entity_positions > 0
-        scores = jnp.einsum("BTD,BD->BT", states, states[:, 0], preferred_element_type=wide(states.dtype))
+        scores = jnp.einsum("BTD,BD->BT", states, states[:, 0], preferred_element_type=accumulation_dtype(states.dtype))
         scores = scores * (1 / math.sqrt(states.shape[-1]))
         scores = jnp.take_along_axis(scores, entity_positions.reshape(B, E * P), axis=1).reshape(B, E, P)
         lowest = float(jnp.finfo(scores.dtype).min)
@@ -271,30 +273,30 @@ class EntityScoring(nnx.Module):
         tokens = jnp.take_along_axis(states, entity_positions.reshape(B, E * P, 1), axis=1).reshape(B, E, P, -1)
         entities = jnp.einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
         hidden = dropout(activation("gelu")(self.projection(entities)), class_dropout(self.deberta.config), key=key)
-        return jnp.where(exists.any(-1), widened(self.classifier(hidden))[..., 0], ABSENT)
+        return jnp.where(exists.any(-1), upcast(self.classifier(hidden))[..., 0], ABSENT)
 
 
 def pooled_logits(
     config: DebertaConfig,
     pooler: Pooler,
-    classifier: Projection,
+    classifier: Linear,
     states: Float[Array, "B T D"],
     key: PRNGKeyArray | None,
 ) -> Float[Array, "B C"]:
     """Pool, drop out, map."""
     keys = split(key, 2)
-    return widened(classifier(dropout(pooler(states, key=keys[0]), class_dropout(config), key=keys[1])))
+    return upcast(classifier(dropout(pooler(states, key=keys[0]), class_dropout(config), key=keys[1])))
 
 
-def square(config: DebertaConfig, key: PRNGKeyArray) -> Projection:
+def square(config: DebertaConfig, key: PRNGKeyArray) -> Linear:
     """Hidden width to hidden width."""
     D = config.hidden_size
-    return Projection((D, D), (None, "embed"), stddev=config.initializer_range, key=key)
+    return Linear((D, D), (None, "embed"), stddev=config.initializer_range, key=key)
 
 
-def linear(config: DebertaConfig, outputs: int, key: PRNGKeyArray) -> Projection:
+def linear(config: DebertaConfig, outputs: int, key: PRNGKeyArray) -> Linear:
     """Hidden width to a few outputs, which are never split over a mesh."""
-    return Projection((config.hidden_size, outputs), ("embed", None), stddev=config.initializer_range, key=key)
+    return Linear((config.hidden_size, outputs), ("embed", None), stddev=config.initializer_range, key=key)
 
 
 def class_dropout(config: DebertaConfig) -> float:
@@ -305,5 +307,5 @@ def split(key: PRNGKeyArray | None, number: int) -> tuple[PRNGKeyArray | None, .
     return (None,) * number if key is None else tuple(jax.random.split(key, number))
 
 
-def widened(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return x.astype(wide(x.dtype))
+def upcast(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return x.astype(accumulation_dtype(x.dtype))

@@ -10,11 +10,11 @@ from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
 from deberta_jax.model.deberta import Deberta, as_arrays
-from deberta_jax.model.embeddings import Table
+from deberta_jax.model.embeddings import Embedding
 from deberta_jax.model.encoder import Encoder, Remat
-from deberta_jax.model.projection import LayerNorm, Projection
-from deberta_jax.ops.attention import visible
-from deberta_jax.ops.precision import wide
+from deberta_jax.model.linear import LayerNorm, Linear
+from deberta_jax.ops.attention import make_attention_mask
+from deberta_jax.ops.precision import accumulation_dtype
 
 DECODING_STEPS = 2
 
@@ -34,7 +34,7 @@ class EnhancedMaskDecoder(nnx.Module):
         if config.num_hidden_layers < 2:
             raise InputError("config: the enhanced mask decoder needs num_hidden_layers of at least 2")
         shape = config.max_position_embeddings, config.hidden_size
-        self.position = Table(*shape, (None, "embed"), stddev=config.initializer_range, key=key)
+        self.position = Embedding(*shape, (None, "embed"), stddev=config.initializer_range, key=key)
 
     def __call__(
         self,
@@ -42,20 +42,20 @@ class EnhancedMaskDecoder(nnx.Module):
         x: Float[Array, "B T D"],
         masked_positions: Int[Array, "B M"],
         *,
-        input_mask: Bool[Array, "B T"] | None,
+        attention_mask: Bool[Array, "B T"] | None,
         segment_ids: Int[Array, "B T"] | None,
         position_ids: Int[Array, "B T"] | None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B M D"]:
         """Decode the masked positions from `x`, the output of the last layer but one."""
-        most = self.position.table.shape[0]
+        most = self.position.embedding.shape[0]
         if position_ids is None and x.shape[1] > most:
             raise InputError(
                 f"sequence of {x.shape[1]} tokens, the enhanced mask decoder has {most} absolute positions: shorten it"
             )
         layer = encoder.last_layer()
         relative = encoder.relative_positions(x.shape[1], x.dtype)
-        mask = visible(input_mask, segment_ids, query_positions=masked_positions)
+        mask = make_attention_mask(attention_mask, segment_ids, query_positions=masked_positions)
         absolute = masked_positions if position_ids is None else jnp.take_along_axis(position_ids, masked_positions, 1)
         states = gather_positions(x, masked_positions) + self.position(absolute).astype(x.dtype)
         for step_key in (None,) * DECODING_STEPS if key is None else jax.random.split(key, DECODING_STEPS):
@@ -69,14 +69,14 @@ class MaskedLMHead(nnx.Module):
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
         self.config = config
         E = config.word_size
-        self.dense = Projection((config.hidden_size, E), (None, "embed"), stddev=config.initializer_range, key=key)
+        self.dense = Linear((config.hidden_size, E), (None, "embed"), stddev=config.initializer_range, key=key)
         self.norm = LayerNorm(E, epsilon=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size), axes=("vocab",))
 
     def __call__(self, x: Float[Array, "B M D"], words: Float[Array, "V E"]) -> Float[Array, "B M V"]:
         """Logits over the vocabulary, in float32 or wider."""
         x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
-        logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=wide(x.dtype))
+        logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=accumulation_dtype(x.dtype))
         return logits + self.bias[...].astype(logits.dtype)
 
 
@@ -104,7 +104,7 @@ class MaskedLM(nnx.Module):
     def __call__(
         self,
         input_ids: Int[ArrayLike, "B T"],
-        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
         masked_positions: Int[ArrayLike, "B M"] | None = None,
         token_type_ids: Int[ArrayLike, "B T"] | None = None,
@@ -115,19 +115,19 @@ class MaskedLM(nnx.Module):
         """Logits at `masked_positions`, at every position without them. Other arguments as `Deberta`."""
         states = self.states(
             input_ids,
-            input_mask,
+            attention_mask,
             masked_positions=masked_positions,
             token_type_ids=token_type_ids,
             segment_ids=segment_ids,
             position_ids=position_ids,
             key=key,
         )
-        return self.head(states, self.deberta.embeddings.word.table[...])
+        return self.head(states, self.deberta.embeddings.word.embedding[...])
 
     def states(
         self,
         input_ids: Int[ArrayLike, "B T"],
-        input_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
         *,
         masked_positions: Int[ArrayLike, "B M"] | None = None,
         token_type_ids: Int[ArrayLike, "B T"] | None = None,
@@ -137,12 +137,12 @@ class MaskedLM(nnx.Module):
     ) -> Float[Array, "B M D"]:
         """What the head reads: decoded states, or the last layer's, at `masked_positions`."""
         masked_positions, position_ids = as_arrays(masked_positions, position_ids)
-        input_mask, segment_ids = as_arrays(input_mask, segment_ids)
+        attention_mask, segment_ids = as_arrays(attention_mask, segment_ids)
         keys = (None, None) if key is None else jax.random.split(key)
         L = self.deberta.config.num_hidden_layers
         x = self.deberta(
             input_ids,
-            input_mask,
+            attention_mask,
             token_type_ids=token_type_ids,
             segment_ids=segment_ids,
             position_ids=position_ids,
@@ -153,15 +153,15 @@ class MaskedLM(nnx.Module):
             return x if masked_positions is None else gather_positions(x, masked_positions)
         if masked_positions is None:
             masked_positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-        if input_mask is not None:
-            input_mask = input_mask.astype(bool)
+        if attention_mask is not None:
+            attention_mask = attention_mask.astype(bool)
         elif segment_ids is not None:
-            input_mask = segment_ids > 0
+            attention_mask = segment_ids > 0
         return self.decoder(
             self.deberta.encoder,
             x,
             masked_positions,
-            input_mask=input_mask,
+            attention_mask=attention_mask,
             segment_ids=segment_ids,
             position_ids=position_ids,
             key=keys[1],

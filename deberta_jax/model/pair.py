@@ -8,13 +8,13 @@ from jaxtyping import DTypeLike, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.model.embeddings import Table
+from deberta_jax.model.embeddings import Embedding
 from deberta_jax.model.encoder import Remat
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 
 Sharing = Literal["gdes", "es", "none"]
-Tables = dict[str, Table]
+Tables = dict[str, Embedding]
 Paired = TypeVar("Paired", MaskedLM, ReplacedTokenDetection)
 # The tables that are shared, where a model has them: words, and positions that are added to the input (spec 4.4).
 _SHARED = "word", "position"
@@ -36,7 +36,9 @@ class ReplacedTokenPair(nnx.Module):
         if sharing != "none":
             _check_shapes(shared, own)
         if sharing == "gdes":
-            own = {name: _changed(table, table.table[...] - shared[name].table[...]) for name, table in own.items()}
+            own = {
+                name: _changed(table, table.embedding[...] - shared[name].embedding[...]) for name, table in own.items()
+            }
         elif sharing == "es":
             own = dict.fromkeys(own)
         self.sharing = sharing
@@ -61,7 +63,7 @@ def detector(discriminator: ReplacedTokenDetection, shared: Tables, sharing: Sha
         return with_tables(discriminator, shared)
     own = tables(discriminator)
     summed = {
-        name: _changed(table, jax.lax.stop_gradient(shared[name].table[...]) + table.table[...])
+        name: _changed(table, jax.lax.stop_gradient(shared[name].embedding[...]) + table.embedding[...])
         for name, table in own.items()
     }
     return with_tables(discriminator, summed)
@@ -92,7 +94,7 @@ def tables(model: MaskedLM | ReplacedTokenDetection) -> Tables:
 
 
 def _check_shapes(shared: Tables, own: Tables) -> None:
-    shapes = [{name: table.table.shape for name, table in tables.items()} for tables in (shared, own)]
+    shapes = [{name: table.embedding.shape for name, table in tables.items()} for tables in (shared, own)]
     if shapes[0] != shapes[1]:
         raise InputError(
             f"generator and discriminator cannot share tables of different shapes: {shapes[0]} and {shapes[1]}; give "
@@ -100,7 +102,7 @@ def _check_shapes(shared: Tables, own: Tables) -> None:
         )
 
 
-def _changed(table: Table, values: jax.Array) -> Table:
+def _changed(table: Embedding, values: jax.Array) -> Embedding:
     return jax.tree.map(lambda _: values, table)
 
 

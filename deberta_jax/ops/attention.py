@@ -2,7 +2,7 @@
 
 Scores against relative positions are formed for every distance, then turned into scores for every key by a relative
 shift: slices and reshapes, no gather over [T, S]. `rows` says which row of the relative table a distance uses, as
-`positions.relative_rows` gives it.
+`positions.relative_index` gives it.
 """
 
 import functools
@@ -17,9 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from deberta_jax.ops import attention_tpu
-from deberta_jax.ops.dropout import drop, kept
+from deberta_jax.ops.dropout import drop, keep_mask
 from deberta_jax.ops.dropout import seed as dropout_seed
-from deberta_jax.ops.precision import wide
+from deberta_jax.ops.precision import accumulation_dtype
 
 # Queries are taken in blocks of this many: a block of t queries meets S + t - 1 distances, all of them T + S - 1.
 QUERY_BLOCK = 64
@@ -29,7 +29,7 @@ CACHED_BYTES = 1 << 26
 
 def c2c_scores(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array, "B N T S"]:
     """Content-to-content: how well the word at s answers the word at t (eq. 4, first term), in float32 or wider."""
-    return jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=wide(q.dtype))
+    return jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=accumulation_dtype(q.dtype))
 
 
 def c2p_scores(
@@ -53,7 +53,7 @@ def c2p_scores(
     # Heads and blocks lead in both factors: no transpose is left to the backward pass.
     q = q.reshape(B, blocks, block, N, H).transpose(3, 1, 0, 2, 4).reshape(N, blocks, B * block, H)
     rel_k = table_rows(rel_k.swapaxes(0, 1), windows)
-    scores = jnp.einsum("NAMH,NAWH->NAMW", q, rel_k, preferred_element_type=wide(q.dtype))
+    scores = jnp.einsum("NAMH,NAWH->NAMW", q, rel_k, preferred_element_type=accumulation_dtype(q.dtype))
     scores = relative_shift(scores.reshape(N, blocks, B, block, width))
     return scores.transpose(2, 0, 1, 3, 4).reshape(B, N, blocks * block, S)[:, :, :T]
 
@@ -73,7 +73,7 @@ def table_rows(table: Float[Array, "N R H"], rows: Int[np.ndarray | Array, "*W"]
 
     Hundreds of distances share a far bucket, and a narrow sum of so many terms stops growing.
     """
-    return table.astype(wide(table.dtype))[:, jnp.asarray(rows)].astype(table.dtype)
+    return table.astype(accumulation_dtype(table.dtype))[:, jnp.asarray(rows)].astype(table.dtype)
 
 
 @jax.custom_jvp
@@ -127,28 +127,28 @@ def c2p_scores_at(
     """
     S = (rows.shape[0] + 1) // 2
     rel_k = table_rows(rel_k.swapaxes(0, 1), rows)
-    scores = jnp.einsum("BMNH,NWH->BMNW", q, rel_k, preferred_element_type=wide(q.dtype))
+    scores = jnp.einsum("BMNH,NWH->BMNW", q, rel_k, preferred_element_type=accumulation_dtype(q.dtype))
     cut = jax.vmap(jax.vmap(lambda one, start: jax.lax.dynamic_slice_in_dim(one, start, S, axis=1)))
     return cut(scores, S - 1 - query_positions).swapaxes(1, 2)
 
 
-def visible(
-    input_mask: Bool[Array, "B S"] | None = None,
+def make_attention_mask(
+    attention_mask: Bool[Array, "B S"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
-    attention_mask: Bool[Array, "B #N #T S"] | None = None,
+    pair_mask: Bool[Array, "B #N #T S"] | None = None,
     query_positions: Int[Array, "B M"] | None = None,
 ) -> Bool[Array, "B #N #Q S"] | None:
-    """Which key a query may see: both real, both of one packed document, and `attention_mask` allows it."""
+    """Which key a query may see: both real, both of one packed document, and `pair_mask` allows it."""
     mask = None
-    for tokens, together in ((input_mask, jnp.logical_and), (segment_ids, jnp.equal)):
+    for tokens, together in ((attention_mask, jnp.logical_and), (segment_ids, jnp.equal)):
         if tokens is not None:
             queries = tokens if query_positions is None else jnp.take_along_axis(tokens, query_positions, axis=1)
             pair = together(queries[:, None, :, None], tokens[:, None, None, :])
             mask = pair if mask is None else mask & pair
-    if attention_mask is not None:
-        if query_positions is not None and attention_mask.shape[2] > 1:
-            attention_mask = jax.vmap(lambda one, at: one[:, at])(attention_mask, query_positions)
-        mask = attention_mask if mask is None else mask & attention_mask
+    if pair_mask is not None:
+        if query_positions is not None and pair_mask.shape[2] > 1:
+            pair_mask = jax.vmap(lambda one, at: one[:, at])(pair_mask, query_positions)
+        mask = pair_mask if mask is None else mask & pair_mask
     return mask
 
 
@@ -194,7 +194,7 @@ def attention_probabilities(
     scores = c2c_scores(q, k)
     if rel_k is not None or rel_q is not None:
         if rows is None:
-            raise ValueError("rows: relative terms need the row of each distance (positions.relative_rows)")
+            raise ValueError("rows: relative terms need the row of each distance (positions.relative_index)")
         p2c = None if rel_q is None else p2c_scores(k, rel_q, rows)
         if query_positions is None:
             c2p = None if rel_k is None else c2p_scores(q, rel_k, rows)
@@ -231,7 +231,7 @@ def disentangled_attention(
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = q, k, v, rel_k, rel_q, query_positions, mask, seed
     if (rel_k is not None or rel_q is not None) and rows is None:
-        raise ValueError("rows: relative terms need the row of each distance (positions.relative_rows)")
+        raise ValueError("rows: relative terms need the row of each distance (positions.relative_index)")
     scale = _scale(q, rel_k, rel_q) if scale is None else scale
     options: dict[str, Any] = {"rows": rows, "scale": scale, "dropout_rate": dropout_rate}
     if implementation is None:
@@ -277,7 +277,7 @@ def _all_heads(
     if seed is not None:
         B, N, T, S = probabilities.shape
         first, N = heads or (0, N)
-        keep = kept(probabilities.shape, dropout_rate, seed=seed, within=(B, N, T, S), start=(0, first, 0, 0))
+        keep = keep_mask(probabilities.shape, dropout_rate, seed=seed, within=(B, N, T, S), start=(0, first, 0, 0))
         probabilities = drop(probabilities, dropout_rate, keep)
     return jnp.einsum("BNTS,BSNH->BTNH", probabilities.astype(v.dtype), v)
 

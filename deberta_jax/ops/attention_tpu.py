@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from deberta_jax.ops.dropout import drop, kept
+from deberta_jax.ops.dropout import drop, keep_mask
 from deberta_jax.sharding import partition_spec
 
 # Rows of a tile, and lanes of a vector register.
@@ -346,7 +346,7 @@ def _keep(options: _Options, operands: _Operands) -> Bool[Array, "T S"] | None:
     place, seed = operands.place, operands.seed
     start = (place[0] + pl.program_id(1), place[1] + pl.program_id(0), pl.program_id(2) * TILE, 0)
     shape = 1, 1, TILE, operands.k.shape[2]
-    return kept(shape, options.dropout_rate, seed=(seed[0], seed[1]), within=options.shape, start=start)[0, 0]
+    return keep_mask(shape, options.dropout_rate, seed=(seed[0], seed[1]), within=options.shape, start=start)[0, 0]
 
 
 def _product(x: Float[Array, "I J"], y: Float[Array, "..."], *, transposed: bool = False) -> Float[Array, "I K"]:

@@ -10,7 +10,7 @@ def dropout(x: Float[Array, "*shape"], rate: float, *, key: PRNGKeyArray | None)
     """Zero entries with probability `rate` and scale the rest up; `x` itself without a key (spec 2.6)."""
     if key is None or rate == 0.0:
         return x
-    return drop(x, rate, kept(x.shape, rate, seed=seed(key)))
+    return drop(x, rate, keep_mask(x.shape, rate, seed=seed(key)))
 
 
 def drop(x: Float[Array, "*shape"], rate: float, keep: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -19,7 +19,7 @@ def drop(x: Float[Array, "*shape"], rate: float, keep: Bool[Array, "*shape"]) ->
 
 
 def seed(key: PRNGKeyArray) -> UInt32[Array, "2"]:
-    """What `kept` needs of a key."""
+    """What `keep_mask` needs of a key."""
     return jax.random.bits(key, (2,), jnp.uint32)
 
 
@@ -27,7 +27,7 @@ Words = tuple[UInt32[Array, ""], UInt32[Array, ""]]
 Start = int | Int[Array, ""] | UInt32[Array, ""]
 
 
-def kept(
+def keep_mask(
     shape: tuple[int, ...],
     rate: float,
     *,
@@ -42,7 +42,7 @@ def kept(
     """
     # The seed enters on each axis: what hangs on shapes alone is computed before a scan, and then kept whole.
     start = tuple(jnp.asarray(first).astype(jnp.uint32) + seed[0] for first in start or (0,) * len(shape))
-    return mixed(mixed(positions(shape, within, start)) ^ seed[1]) >= np.uint32(round(rate * 2**32))
+    return mix_bits(mix_bits(positions(shape, within, start)) ^ seed[1]) >= np.uint32(round(rate * 2**32))
 
 
 def positions(
@@ -64,7 +64,7 @@ def positions(
     return number
 
 
-def mixed(word: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+def mix_bits(word: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     """A bijection of 32-bit words in which each bit depends on all: Murmur3's finaliser (Appleby, public domain)."""
     word = (word ^ (word >> 16)) * np.uint32(0x85EBCA6B)
     word = (word ^ (word >> 13)) * np.uint32(0xC2B2AE35)

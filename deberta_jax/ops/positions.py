@@ -26,7 +26,7 @@ def log_bucket(
     return np.where(size <= middle, distance, np.sign(distance) * grown)
 
 
-def relative_rows(
+def relative_index(
     query_length: int, key_length: int, *, buckets: int, max_distance: int, clamp: bool = True
 ) -> Int[np.ndarray, "W"]:
     """Row of the relative table for every distance between `query_length` queries and `key_length` keys.

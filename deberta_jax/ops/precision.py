@@ -4,6 +4,6 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 
-def wide(dtype: DTypeLike) -> jnp.dtype:
+def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
     """The dtype of scores, softmax, norms and losses: float32, or float64 for float64."""
     return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from deberta_jax.ops.precision import wide
+from deberta_jax.ops.precision import accumulation_dtype
 
 _BLOCK = 128
 
@@ -15,7 +15,7 @@ def sample(logits: Float[Array, "*B V"], draws: Float[Array, "*B 2"]) -> Int32[A
     The first draw chooses a block of 128 neighbours by the sum of its probabilities, the second one of the block. So a
     row of V logits needs two random numbers, where Gumbel noise needs V, and no sum runs over more than V / 128 terms.
     """
-    logits = jax.lax.stop_gradient(logits).astype(wide(logits.dtype))
+    logits = jax.lax.stop_gradient(logits).astype(accumulation_dtype(logits.dtype))
     V = logits.shape[-1]
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.pad(weights, [(0, 0)] * (logits.ndim - 1) + [(0, -V % _BLOCK)])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
-from deberta_jax.ops.dropout import mixed, positions
+from deberta_jax.ops.dropout import mix_bits, positions
 
 Fingerprint = dict[str, list[int]]
 
@@ -28,8 +28,8 @@ def _sums(tree: dict[str, Any]) -> dict[str, UInt32[Array, "2"]]:
 
 def _array_sums(x: Array) -> UInt32[Array, "2"]:
     words = _words(x)
-    salted = [words ^ mixed(positions(words.shape) ^ jnp.uint32(salt)) for salt in (0x9E3779B9, 0x7F4A7C15)]
-    return jnp.stack([jnp.sum(mixed(word), dtype=jnp.uint32) for word in salted])
+    salted = [words ^ mix_bits(positions(words.shape) ^ jnp.uint32(salt)) for salt in (0x9E3779B9, 0x7F4A7C15)]
+    return jnp.stack([jnp.sum(mix_bits(word), dtype=jnp.uint32) for word in salted])
 
 
 def _words(x: Array) -> UInt32[Array, "..."]:

@@ -14,10 +14,10 @@ from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.flops import peak_flops
-from deberta_jax.training.method import Method
+from deberta_jax.training.method import TrainingMethod
 from deberta_jax.training.preemption import Preemption
 from deberta_jax.training.recorder import Recorder
-from deberta_jax.training.run import TrainingConfig, claim
+from deberta_jax.training.run import TrainingConfig, claim_folder
 from deberta_jax.training.state import TrainState, abstract_state, initial_state
 from deberta_jax.training.step import check_batch_size, make_evaluation, place
 
@@ -45,7 +45,7 @@ def train(
     config: TrainingConfig,
     folder: Path,
     settings: Mapping[str, Any],
-    method: Method,
+    method: TrainingMethod,
     batches: Callable[[int], Source],
     judge: Judge,
     flops: int = 0,
@@ -67,7 +67,7 @@ def train(
     abstract = abstract_state(method.build, method.optimizer, config.seed, mesh)
     step = method.make_step(shardings(abstract, mesh))
     if jax.process_index() == 0:
-        claim(folder, settings)
+        claim_folder(folder, settings)
 
     with (
         Preemption() as preemption,
@@ -82,7 +82,7 @@ def train(
             def judged() -> dict[str, float] | None:
                 found = judge(number, state.model, lambda: preemption.asked)
                 recorder.evaluation(number, found)
-                if found and (warning := method.alarm(number, found)):
+                if found and (warning := method.warning(number, found)):
                     recorder.say(f"warning: {warning}")
                 return found
 
@@ -117,11 +117,13 @@ def train(
             return Trained(state, True, found)
 
 
-def _first_state(config: TrainingConfig, method: Method, mesh: Mesh, start: Callable[[], Any] | None) -> TrainState:
+def _first_state(
+    config: TrainingConfig, method: TrainingMethod, mesh: Mesh, start: Callable[[], Any] | None
+) -> TrainState:
     return initial_state(method.build, method.optimizer, config.seed, mesh, start() if start else None)
 
 
-def over_batches(method: Method, mesh: Mesh, batches: Callable[[], Iterable[HostBatch]]) -> Judge:
+def over_batches(method: TrainingMethod, mesh: Mesh, batches: Callable[[], Iterable[HostBatch]]) -> Judge:
     """What the method says of all held-out batches together."""
     evaluate = make_evaluation(method.evaluate, mesh)
 

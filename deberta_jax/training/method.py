@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 import optax
 from jaxtyping import Array
 
-from deberta_jax.training.objectives import Batch, Evaluate, Objective, Sums
+from deberta_jax.training.objective import Batch, Evaluate, Objective, Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.state import Build, Optimizer, TrainState
 from deberta_jax.training.step import Step, make_step
 
 
-class Method(NamedTuple):
+class TrainingMethod(NamedTuple):
     """A model, its optimizer, its step, and how it is judged on held-out text.
 
     `make_step` is given the shardings of the state. `summarise` makes what is reported of the sums of all batches that
-    `evaluate` returns; `alarm` what is wrong with that after a number of steps, in one line, or None.
+    `evaluate` returns; `warning` what is wrong with that after a number of steps, in one line, or None.
     """
 
     build: Build
@@ -26,12 +26,12 @@ class Method(NamedTuple):
     make_step: Callable[[TrainState], Step]
     evaluate: Evaluate
     summarise: Callable[[Any], dict[str, float]]
-    alarm: Callable[[int, Mapping[str, float]], str | None] = lambda step, found: None
+    warning: Callable[[int, Mapping[str, float]], str | None] = lambda step, found: None
 
 
 def one_objective(
     config: TrainingConfig, build: Build, objective: Objective, trainable: Callable[[Any], Any] | None = None
-) -> Method:
+) -> TrainingMethod:
     """One model that follows the gradient of one objective; all of it, or what is True in a tree like it.
 
     What is not trained has no moments either.
@@ -43,7 +43,7 @@ def one_objective(
     def evaluate(model: Any, batch: Batch, number: int | Array) -> Sums:
         return objective(model, batch, None)
 
-    return Method(
+    return TrainingMethod(
         build,
         optimizer,
         lambda places: make_step(objective, optimizer, rate, places, config.accumulate),

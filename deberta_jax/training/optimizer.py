@@ -66,11 +66,11 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    config: OptimizerConfig, total_steps: int, spared: Collection[str] = ()
+    config: OptimizerConfig, total_steps: int, no_decay: Collection[str] = ()
 ) -> optax.GradientTransformation:
     """Clipping by the global norm, moments, decoupled weight decay, learning rate; lookahead around them.
 
-    Parameters with the dotted paths `spared` do not decay, besides those that never do.
+    Parameters with the dotted paths `no_decay` do not decay, besides those that never do.
     """
     moments = {
         "adamw": optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
@@ -84,7 +84,7 @@ def make_optimizer(
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         moments,
-        optax.add_decayed_weights(config.weight_decay, mask=functools.partial(is_decayed, spared=spared)),
+        optax.add_decayed_weights(config.weight_decay, mask=functools.partial(is_decayed, no_decay=no_decay)),
         scale_by_radam_correction(config.beta1, config.beta2, total_steps) if radam else optax.identity(),
         *scaled,
         optax.scale_by_learning_rate(learning_rate(config, total_steps)),
@@ -92,8 +92,8 @@ def make_optimizer(
     return lookahead(chain, config.lookahead) if config.lookahead else chain
 
 
-def is_decayed(model: Any, spared: Collection[str] = ()) -> Any:
-    """True for each leaf whose weight decays: all but biases, the scales of layer norms, and the paths `spared`.
+def is_decayed(model: Any, no_decay: Collection[str] = ()) -> Any:
+    """True for each leaf whose weight decays: all but biases, the scales of layer norms, and the paths `no_decay`.
 
     Follows Microsoft's regexes `bias` and `LayerNorm.weight` (spec 7.1): embeddings do decay, relative ones too.
     """
@@ -101,7 +101,7 @@ def is_decayed(model: Any, spared: Collection[str] = ()) -> Any:
     def decays(path: tuple[Any, ...], _: Any) -> bool:
         name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
         last = name.rsplit(".")[-1]
-        return not (last.endswith("bias") or last == "scale" or name in spared)
+        return not (last.endswith("bias") or last == "scale" or name in no_decay)
 
     return jax.tree_util.tree_map_with_path(decays, model)
 

@@ -9,6 +9,10 @@ import jax
 from jax.experimental import multihost_utils
 
 
+class StopRequested(Exception):
+    """The run was asked to stop (SIGTERM or Ctrl-C) before an evaluation was complete."""
+
+
 class Preemption:
     """While entered, SIGTERM and the first Ctrl-C ask the loop to stop; the second Ctrl-C interrupts as ever.
 

@@ -65,7 +65,7 @@ class TrainingConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; it cannot be negative")
 
 
-def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write `config.json` in a run's folder, in place of its like; other settings there are refused."""
     refuse_other(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from deberta_jax.training.flops import count_flops
-from deberta_jax.training.objectives import Evaluate
+from deberta_jax.training.objective import Evaluate
 from deberta_jax.training.state import TrainState
 
 

@@ -37,6 +37,11 @@ class TrainState(NamedTuple):
     skipped_in_row: Int[Array, ""]
 
 
+def model_key(seed: int) -> PRNGKeyArray:
+    """The key from which a run with this seed initializes its model."""
+    return jax.random.split(jax.random.key(seed))[0]
+
+
 def initial_state(
     build: Build, optimizer: Optimizer, seed: int, mesh: Mesh, model: nnx.Module | None = None
 ) -> TrainState:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import BATCH_AXES, batch_sharding
-from deberta_jax.training.objectives import Batch, Evaluate, Objective, Sums
+from deberta_jax.training.objective import Batch, Evaluate, Objective, Sums
 from deberta_jax.training.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
@@ -107,7 +107,7 @@ def make_evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
 
 
 @functools.cache
-def share(mesh: Mesh) -> tuple[int, int]:
+def batch_share(mesh: Mesh) -> tuple[int, int]:
     """Which of how many equal parts of every batch is this process's; processes with the same devices share a part."""
     ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     parts = batch_sharding(mesh).addressable_devices_indices_map((ways,)).values()
@@ -123,7 +123,7 @@ def share(mesh: Mesh) -> tuple[int, int]:
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch as arrays split over the mesh."""
-    rows, (_, count) = batch_sharding(mesh), share(mesh)
+    rows, (_, count) = batch_sharding(mesh), batch_share(mesh)
     return {
         name: jax.make_array_from_process_local_data(rows, values, (len(values) * count, *values.shape[1:]))
         for name, values in batch.items()

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 
 from deberta_jax.cli.main import main
-from deberta_jax.cli.results import export
-from deberta_jax.config import PRESETS, DebertaConfig
+from deberta_jax.config import DebertaConfig
 from deberta_jax.hub.layout import export_tensors, with_head
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
-from deberta_jax.hub.tensors import held, read_tensors, write_safetensors
-from deberta_jax.hub.torch_file import write_torch_file
-from deberta_jax.hub.train_tokenizer import train_tokenizer
+from deberta_jax.hub.tensors import as_tensor, read_tensors, write_safetensors
 from deberta_jax.model.heads import MultipleChoice, ReplacedTokenDetection, SequenceClassification
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.presets import PRESETS
+from deberta_jax.pretraining.recipes import recipe
+from deberta_jax.pretraining.replaced_tokens import RtdConfig
+from deberta_jax.pretraining.summary import export
 from deberta_jax.sharding import make_mesh
+from deberta_jax.tokenizers.train import train_tokenizer
+from deberta_jax.torch_format.file import write_torch_file
 from deberta_jax.training.checkpoint import Checkpointer
-from deberta_jax.training.recipes import recipe
-from deberta_jax.training.replaced_tokens import RtdConfig
 from deberta_jax.training.state import initial_state
 
 SMALL = {"vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
@@ -62,7 +63,7 @@ def test_to_microsofts_form_and_back_everything_is_kept(tmp_path, capsys):
     first = tmp_path / "first"
     first.mkdir()
     (first / "config.json").write_text(json.dumps(config.to_dict()))
-    write_safetensors(first, {name: held(x) for name, x in tensors.items()})
+    write_safetensors(first, {name: as_tensor(x) for name, x in tensors.items()})
     assert main(["convert", str(first), str(tmp_path / "ms"), "--to", "microsoft"]) == 0
     assert sorted(os.listdir(tmp_path / "ms")) == ["model_config.json", "pytorch_model.bin"]
     assert equal(contents(tmp_path / "ms" / "pytorch_model.bin"), tensors)
@@ -165,7 +166,7 @@ def test_a_run_of_two_models_is_converted_to_what_it_exports(sharing, tmp_path, 
         assert main(["convert", str(run), str(tmp_path / f"{name}-ms"), "--to", "microsoft", *options]) == 0
         theirs = contents(tmp_path / f"{name}-ms" / "pytorch_model.bin")
         assert equal({with_head(key, "cls"): x for key, x in theirs.items()}, contents(target / "model.safetensors"))
-    words = [np.asarray(model.deberta.embeddings.word.table) for model in (pair.generator, pair.detector())]
+    words = [np.asarray(model.deberta.embeddings.word.embedding) for model in (pair.generator, pair.detector())]
     name = "deberta.embeddings.word_embeddings.weight"
     assert (contents(tmp_path / "discriminator" / "model.safetensors")[name] == words[1]).all()
     assert (words[0] == words[1]).all() == (sharing == "es")
@@ -197,7 +198,7 @@ def test_a_run_has_no_place_for_other_heads_and_that_is_said(tmp_path, capsys):
     tiny = PRESETS["tiny"]
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(tiny.to_dict()))
-    write_safetensors(tmp_path / "model", {name: held(x) for name, x in all_heads(tiny).items()})
+    write_safetensors(tmp_path / "model", {name: as_tensor(x) for name, x in all_heads(tiny).items()})
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / "run"), "--to", "checkpoint"]) == 0
     assert sorted(os.listdir(tmp_path / "run")) == ["checkpoints"]
     assert (
@@ -222,7 +223,7 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, capsys
     tensors = all_heads(V3)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(V3.to_dict() | {"intermediate_size": 44}))
-    write_safetensors(tmp_path / "model", {name: held(x) for name, x in tensors.items()})
+    write_safetensors(tmp_path / "model", {name: as_tensor(x) for name, x in tensors.items()})
     target = tmp_path / "target"
     assert main(["convert", str(tmp_path / "model"), str(target)]) == 2
     assert "intermediate.dense.weight has shape (40, 24), (44, 24) in the model" in capsys.readouterr().err

@@ -16,11 +16,12 @@ import pytest
 import safetensors.numpy
 
 import deberta_jax as dj
-from deberta_jax.cli import lines, predict
+from deberta_jax.cli import predict, predict_io
 from deberta_jax.cli.main import main
 from deberta_jax.config import DebertaConfig
-from deberta_jax.hub.pretrained import HEADS, save_pretrained
-from deberta_jax.hub.train_tokenizer import train_tokenizer
+from deberta_jax.hub.heads import HEADS
+from deberta_jax.hub.pretrained import save_pretrained
+from deberta_jax.tokenizers.train import train_tokenizer
 
 SENTENCE = "The quick brown fox jumps over the lazy dog and eats what it finds there, every day of the year."
 LABELS = {
@@ -175,7 +176,7 @@ def test_a_line_that_is_too_long_is_not_held(masked, tmp_path, monkeypatch):
 
 def test_bad_lines_do_not_gather_in_memory(masked, tmp_path, monkeypatch):
     read, read_at_first = [], []
-    decoded, write = predict.decoded, lines._write
+    decoded, write = predict.decoded, predict_io._write
     monkeypatch.setattr(predict, "CHUNK", 2)
     monkeypatch.setattr(predict, "WRITTEN", 1)
     monkeypatch.setattr(predict, "decoded", lambda line, plain: read.append(line) or decoded(line, plain=plain))
@@ -330,7 +331,7 @@ def test_a_complete_output_is_not_written_over(masked, tmp_path, capfd):
 
 def test_two_commands_do_not_write_one_output(begun, capfd):
     command, output, whole = begun
-    with lines.held(output.with_name("out.jsonl.progress")):
+    with predict_io.lock_folder(output.with_name("out.jsonl.progress")):
         capfd.readouterr()
         assert main(command) == 2
     assert "out.jsonl.progress: another process works in this folder" in capfd.readouterr().err
@@ -339,12 +340,12 @@ def test_two_commands_do_not_write_one_output(begun, capfd):
 
 KILLED = """
 import os, signal, sys
-from deberta_jax.cli import lines, predict
+from deberta_jax.cli import predict, predict_io
 from deberta_jax.cli.main import main
 
 predict.CHUNK = predict.WRITTEN = 2
 left = [2]
-write = lines._write
+write = predict_io._write
 
 def killed_in_the_middle(file, more):
     left[0] -= 1
@@ -353,7 +354,7 @@ def killed_in_the_middle(file, more):
         os.kill(os.getpid(), signal.SIGKILL)
     write(file, more)
 
-lines._write = killed_in_the_middle
+predict_io._write = killed_in_the_middle
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -378,7 +379,7 @@ def test_a_full_disk_and_an_interruption_leave_what_can_be_gone_on_with(masked, 
     rows = [{"id": number, "text": f"fox {number} [MASK]"} for number in range(5)]
     output = tmp_path / "out.jsonl"
     command = ["predict", masked, "--input", written(tmp_path / "in.jsonl", *rows), "--output", str(output)]
-    write, room = lines._write, [2]
+    write, room = predict_io._write, [2]
 
     def stopped(file, more):
         room[0] -= 1
@@ -455,7 +456,7 @@ def test_hidden_states_and_attentions_are_written_beside_the_output(folders, tmp
     ]
     assert found[2]["error"] == "--return: 302 tokens with the special ones, at most 32 are wanted"
     model, tokenizer = dj.from_pretrained(model, "sequence_classification")
-    traced = dj.trace(model, tokenizer, "The fox", "the dog")
+    traced = dj.activations(model, tokenizer, "The fox", "the dog")
     with np.load(tmp_path / found[0]["arrays"]) as arrays:
         assert arrays["tokens"].tolist() == traced.tokens
         assert (arrays["offsets"] == traced.offsets).all()

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from deberta_jax.cli.main import main
-from deberta_jax.cli.results import most_frequent_share
-from deberta_jax.cli.sentences import masked_sentences
 from deberta_jax.data.documentation import prose
-from deberta_jax.data.hold_out import hold_out
 from deberta_jax.data.prepare import read_manifest
+from deberta_jax.data.split import hold_out
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained
-from deberta_jax.inference.masks import fill_mask
-from deberta_jax.inference.replaced import detect
+from deberta_jax.inference.fill_mask import fill_mask
+from deberta_jax.inference.replaced_tokens import detect_replaced
+from deberta_jax.pretraining.sentences import masked_sentences
+from deberta_jax.pretraining.summary import most_frequent_share
 
 OPTIONS = [
     *("--vocabulary", "400", "--data.length", "32", "--data.evaluate-batches", "3", "--batch-size", "8"),
@@ -97,7 +97,7 @@ def finished(tmp_path_factory, text, programs):
 
 
 @pytest.fixture(scope="module")
-def detecting(tmp_path_factory, text, programs):
+def detect_replaced_pipeline(tmp_path_factory, text, programs):
     """A run of replaced-token detection."""
     return completed(tmp_path_factory.mktemp("runs") / "rtd", text, programs, *RTD)
 
@@ -136,7 +136,7 @@ def test_a_run_of_replaced_tokens_ends_with_both_models_and_says_how_each_does(d
     detector, _ = from_pretrained(folder / "discriminator", head="replaced_token_detection")
     [[guesses]] = fill_mask(generator, tokenizer, ["Compute the [MASK] of a matrix."], top=4)
     assert len(guesses) == 4
-    [found] = detect(detector, tokenizer, ["Compute the inverse of a matrix."])
+    [found] = detect_replaced(detector, tokenizer, ["Compute the inverse of a matrix."])
     assert all(0 < token.probability < 1 for token in found)
 
 

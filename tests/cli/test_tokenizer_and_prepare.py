@@ -9,7 +9,7 @@ from deberta_jax.cli.tokenizer import TokenizerConfig
 from deberta_jax.cli.tokenizer import run as train_tokenizer
 from deberta_jax.data.prepare import read_manifest
 from deberta_jax.errors import InputError
-from deberta_jax.hub.tokenizer import Tokenizer
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -1,13 +1,7 @@
 """The tests' own modules can be imported by name, in worker processes too; shards for all tests of a session."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-
-from toy import LENGTH, ToyTokenizer, write_texts
+from toy_text import LENGTH, ToyTokenizer, write_texts
 
 from deberta_jax.data.prepare import prepare
 

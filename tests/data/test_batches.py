@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import LENGTH, ToyTokenizer
+from toy_text import LENGTH, ToyTokenizer
 
 from deberta_jax.data.batches import Batches, held_out
 from deberta_jax.data.masking import Masking
@@ -122,7 +122,7 @@ def test_the_hosts_share_the_held_out_rows(shards):
 
 
 def test_worker_processes_give_the_same_batches_and_leave_nothing_behind(shards, first, tmp_path):
-    script = Path(__file__).parent / "write_batches.py"
+    script = Path(__file__).parents[1] / "support/write_batches.py"
     done = subprocess.run(
         [sys.executable, str(script), str(shards), str(tmp_path / "a.npz")], capture_output=True, text=True, timeout=60
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 from distributed import LocalCluster
-from toy import LENGTH, ToyTokenizer, write_texts
+from toy_text import LENGTH, ToyTokenizer, write_texts
 
 from deberta_jax.data.prepare import from_record, prepare, read_manifest
 from deberta_jax.data.sources import documents

@@ -1,15 +1,9 @@
 """A tokenizer over a small vocabulary, and text of its words."""
 
-import sys
-from pathlib import Path
-
 import jax
 import pytest
-
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "hub")]
-
-from made_runs import CONFIG
-from made_tokenizers import write_unigram
+from toy_runs import CONFIG
+from toy_tokenizers import write_unigram
 
 from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.model.deberta import Deberta

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deberta_jax.finetuning.batches import Batches, batches_in_epoch, epoch_order
-from deberta_jax.finetuning.features import Unit
+from deberta_jax.finetuning.features import Feature
 
 LIMIT = 64
 
@@ -14,7 +14,7 @@ def units():
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.geometric(0.08, 1003) + 2, 3, LIMIT)
     return [
-        Unit(
+        Feature(
             (np.full(length, 5 + number % 90, np.int32),),
             (length,),
             {"labels": np.int32(number), "weights": np.float32(1)},
@@ -25,7 +25,7 @@ def units():
 
 def batches_of(units, start=0, **more):
     options = {"batch_size": 32, "seed": 3, "limit": LIMIT, "pad_id": 0} | more
-    return Batches("labels", units, start=start, **options)
+    return Batches("single_label", units, start=start, **options)
 
 
 def test_an_epoch_holds_every_unit_once_and_padding_weighs_nothing(units):
@@ -36,7 +36,7 @@ def test_an_epoch_holds_every_unit_once_and_padding_weighs_nothing(units):
         assert sorted(labels.tolist()) == list(range(len(units)))
         for batch in its:
             assert batch["input_ids"].shape[0] == 32
-            assert not batch["input_mask"][batch["weights"] == 0].any()
+            assert not batch["attention_mask"][batch["weights"] == 0].any()
 
 
 def test_batch_k_is_the_same_wherever_one_begins_and_epochs_differ(units):
@@ -52,7 +52,7 @@ def test_units_of_like_length_go_together(units):
     batches = batches_of(units)
     its = [next(batches) for _ in range(batches_in_epoch(len(units), 32))]
     sizes = sum(batch["input_ids"].size for batch in its)
-    tokens = sum(int(batch["input_mask"].sum()) for batch in its)
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in its)
     rng = np.random.default_rng(0)
     lengths = rng.permutation([unit.length for unit in units])
     mixed = sum(32 * max(lengths[k : k + 32]) for k in range(0, len(lengths), 32))
@@ -75,18 +75,18 @@ def test_hosts_share_a_batch_of_one_shape(units):
 
 def test_choices_and_entities_are_padded_to_one_shape():
     choice = [
-        Unit(
+        Feature(
             tuple(np.full(4 + row, 7, np.int32) for row in range(number)),
             (2,) * number,
             {"labels": np.int32(0), "weights": np.float32(1)},
         )
         for number in (2, 4)
     ]
-    batch = next(Batches("choice", choice, batch_size=2, seed=0, limit=16, pad_id=0))
+    batch = next(Batches("multiple_choice", choice, batch_size=2, seed=0, limit=16, pad_id=0))
     assert batch["input_ids"].shape == (2, 4, 8)
-    assert sorted(batch["input_mask"].any(-1).sum(-1).tolist()) == [2, 4]
+    assert sorted(batch["attention_mask"].any(-1).sum(-1).tolist()) == [2, 4]
     entities = [
-        Unit(
+        Feature(
             (np.full(9, 7, np.int32),),
             (5,),
             {
@@ -97,7 +97,7 @@ def test_choices_and_entities_are_padded_to_one_shape():
         )
         for number in (1, 3)
     ]
-    batch = next(Batches("entities", entities, batch_size=2, seed=0, limit=16, pad_id=0))
+    batch = next(Batches("entity_ranking", entities, batch_size=2, seed=0, limit=16, pad_id=0))
     assert batch["entity_positions"].shape == (2, 4, 4)
     assert batch["labels"].shape == batch["weights"].shape == (2, 4)
     assert batch["weights"].sum() == 4

@@ -12,8 +12,8 @@ import time
 import jax
 import numpy as np
 import pytest
-from made_runs import CONFIG, LENGTH, called
-from made_tasks import CONTEXT, MADE, sentences
+from toy_runs import CONFIG, LENGTH, called
+from toy_tasks import CONTEXT, MADE, sentences
 
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.model.heads import SequenceClassification
@@ -71,7 +71,7 @@ def test_tags_that_mark_no_entities_are_measured_word_by_word(pretrained, tmp_pa
     ]
     rows = [row | {"words": [*row["words"], str(k)], "tags": [*row["tags"], "D"]} for k, row in enumerate(rows)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert called("finetune", "generic", *words(path, pretrained, tmp_path / "run", "--columns.kind", "tags")) == 0
+    assert called("finetune", "generic", *words(path, pretrained, tmp_path / "run", "--columns.kind", "token")) == 0
     assert json.loads((tmp_path / "run/metrics.json").read_text())["dev"].keys() == {"accuracy"}
 
 
@@ -139,7 +139,7 @@ def test_adapters_train_beside_an_encoder_that_holds_still_and_are_merged(pretra
     assert called("finetune", "mrpc", *words(data, pretrained, run, *more)) == 0
     model = load_pretrained(run / "model", "sequence_classification").model
     base = load_pretrained(pretrained).model
-    same = model.deberta.embeddings.word.table[...] == base.embeddings.word.table[...]
+    same = model.deberta.embeddings.word.embedding[...] == base.embeddings.word.embedding[...]
     assert np.asarray(same).all()
     layers = [one.encoder.layers for one in (model.deberta, base)]
     assert (np.asarray(layers[0].expand.kernel[...]) == np.asarray(layers[1].expand.kernel[...])).all()
@@ -199,7 +199,7 @@ def test_squad_prediction_files_are_scored_without_a_model(tmp_path, capsys):
     ("more", "message"),
     [
         (["--columns.text", "reviw"], "no column 'reviw'; there are review, stars; did you mean 'review'?"),
-        (["--columns.label", "review", "--columns.kind", "number"], "is no number"),
+        (["--columns.label", "review", "--columns.kind", "regression"], "is no number"),
         (["--epochs", "0"], "epochs is 0.0; a positive number is wanted"),
         (["--class-weights", "great=2"], "no label 'great'; there are bad, good"),
         (["--optimizer.layer-decay", "2"], "optimizer.layer_decay is 2.0"),

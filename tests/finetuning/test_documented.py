@@ -11,7 +11,7 @@ from deberta_jax.cli.evaluate import EvaluateConfig
 from deberta_jax.cli.main import main
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.recipes import LENGTHS, PUBLISHED
-from deberta_jax.finetuning.tasks import ABOUT, TASKS
+from deberta_jax.tasks.catalogue import ABOUT, TASKS
 
 MODELS = "v1-base", "v1-large", "v1-xlarge", "v2-xlarge", "v2-xxlarge", "v3-large"
 ROOT = Path(__file__).resolve().parents[2]

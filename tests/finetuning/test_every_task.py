@@ -5,12 +5,12 @@ import json
 
 import jax
 import pytest
-from made_runs import CONFIG, LENGTH, called
-from made_tasks import MADE
+from toy_runs import CONFIG, LENGTH, called
+from toy_tasks import MADE
 
-from deberta_jax.finetuning.tasks import TASKS
 from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.model.heads import SequenceClassification
+from deberta_jax.tasks.catalogue import TASKS
 
 # What each leaves for its leaderboard, of the test set or, without one, the development set.
 FILES = {

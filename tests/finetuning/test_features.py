@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_tokenizers import TEXT
+from toy_tokenizers import TEXT
 
-from deberta_jax.data.examples import ChoiceExample, EntityExample, SpanExample, TextExample, WordsExample
 from deberta_jax.errors import InputError
-from deberta_jax.finetuning.features import first_tokens, text_of_words, units_of
+from deberta_jax.finetuning.features import features_of, first_tokens, text_of_words
+from deberta_jax.tasks.examples import ChoiceExample, EntityExample, SpanExample, TextExample, WordsExample
 
 LIMIT = 24
 WORDS = TEXT.split()
@@ -20,7 +20,7 @@ def shown(tokenizer, ids):
 
 def test_a_pair_is_one_row_with_its_label(tokenizer):
     example = TextExample("1", "A man eats.", "A woman sings!", "yes")
-    (unit,), account = units_of("labels", tokenizer, [example], ("no", "yes"), LIMIT)
+    (unit,), account = features_of("single_label", tokenizer, [example], ("no", "yes"), LIMIT)
     batch = tokenizer(["A man eats."], ["A woman sings!"])
     assert unit.rows[0].tolist() == batch.input_ids[0].tolist()
     assert unit.seconds[0] == batch.token_type_ids[0].tolist().index(1)
@@ -29,24 +29,24 @@ def test_a_pair_is_one_row_with_its_label(tokenizer):
 
 
 def test_a_number_and_several_labels_are_floats(tokenizer):
-    (unit,), _ = units_of("number", tokenizer, [TextExample("1", "A man.", None, 2.5)], ("score",), LIMIT)
+    (unit,), _ = features_of("regression", tokenizer, [TextExample("1", "A man.", None, 2.5)], ("score",), LIMIT)
     assert unit.targets["labels"] == np.float32(2.5)
     example = TextExample("1", "A man.", None, ("c", "a"))
-    (unit,), _ = units_of("several", tokenizer, [example], ("a", "b", "c"), LIMIT)
+    (unit,), _ = features_of("multi_label", tokenizer, [example], ("a", "b", "c"), LIMIT)
     assert unit.targets["labels"].tolist() == [1, 0, 1]
 
 
 def test_each_choice_is_a_row_of_its_own(tokenizer):
     example = ChoiceExample("1", (("A man", "eats."), ("A man", "sings!"), ("A woman", "eats.")), 2)
-    (unit,), _ = units_of("choice", tokenizer, [example], (), LIMIT)
-    assert len(unit.rows) == len(unit.seconds) == 3
+    (unit,), _ = features_of("multiple_choice", tokenizer, [example], (), LIMIT)
+    assert len(unit.rows) == len(unit.second_starts) == 3
     assert unit.targets["labels"] == 2
     assert shown(tokenizer, unit.rows[2][1:-1]).startswith("A woman")
 
 
 def test_an_example_without_a_label_is_named(tokenizer):
     with pytest.raises(InputError, match="example 7 has no label"):
-        units_of("labels", tokenizer, [TextExample("7", "A man.", None, None)], ("no", "yes"), LIMIT)
+        features_of("single_label", tokenizer, [TextExample("7", "A man.", None, None)], ("no", "yes"), LIMIT)
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,7 +54,7 @@ def test_an_example_without_a_label_is_named(tokenizer):
 def test_the_tag_of_every_word_stands_once_at_its_first_token(tokenizer, words):
     tags = [f"T{number}" for number in range(len(words))]
     example = WordsExample("1", tuple(words), tuple(tags), (len(words),))
-    units, _ = units_of("tags", tokenizer, [example], tags, LIMIT)
+    units, _ = features_of("token", tokenizer, [example], tags, LIMIT)
     counted = [
         (int(label), int(token))
         for unit in units
@@ -79,7 +79,7 @@ def test_windows_lose_no_answer_that_fits(tokenizer, data):
     start = len(" ".join(words[:first])) + (first > 0)
     answer = " ".join(words[first : last + 1])
     example = SpanExample("1", "Who eats?", context, ((answer, start),))
-    units, _ = units_of("span", tokenizer, [example], (), LIMIT)
+    units, _ = features_of("extractive_qa", tokenizer, [example], (), LIMIT)
     room = LIMIT - 3 - len(tokenizer.encode("Who eats?"))
     holding = [unit for unit in units if unit.targets["labels"].any()]
     tokens = tokenizer([context]).offsets[0][1:-1]
@@ -98,7 +98,7 @@ def test_windows_lose_no_answer_that_fits(tokenizer, data):
 
 def test_a_question_without_an_answer_points_to_the_first_token(tokenizer):
     example = SpanExample("1", "Who eats?", " ".join(WORDS[:40]), ())
-    units, _ = units_of("span", tokenizer, [example], (), LIMIT)
+    units, _ = features_of("extractive_qa", tokenizer, [example], (), LIMIT)
     assert len(units) > 1
     assert all(unit.targets["labels"].tolist() == [0, 0] for unit in units)
 
@@ -106,7 +106,7 @@ def test_a_question_without_an_answer_points_to_the_first_token(tokenizer):
 def test_a_question_that_leaves_no_room_is_accounted_for(tokenizer):
     long = SpanExample("long", " ".join(WORDS[:40]), "A man eats.", ())
     short = SpanExample("short", "Who eats?", "A man eats.", (("man", 2),))
-    units, account = units_of("span", tokenizer, [long] + [short] * 30, (), LIMIT)
+    units, account = features_of("extractive_qa", tokenizer, [long] + [short] * 30, (), LIMIT)
     assert (account.read, account.used, sum(account.skipped.values())) == (31, 30, 1)
     assert "example long" in account.named[0]
     assert len(units) == 30
@@ -116,7 +116,7 @@ def test_every_stretch_of_an_answering_entity_is_right(tokenizer):
     passage = "A man eats. A woman sings! A man sings."
     stretches = ((0, 5), (12, 19), (27, 32))
     example = EntityExample("1", passage, "Then @placeholder eats.", stretches, ("A man",))
-    (unit,), _ = units_of("entities", tokenizer, [example], (), 64)
+    (unit,), _ = features_of("entity_ranking", tokenizer, [example], (), 64)
     assert unit.targets["labels"].tolist() == [1, 0, 1]
     assert unit.targets["weights"].tolist() == [1, 1, 1]
     its = unit.targets["entity_positions"][1]

@@ -2,11 +2,11 @@
 
 import pytest
 
-from deberta_jax.config import PRESETS
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.recipes import LENGTHS, PUBLISHED, length_of, preset_of, published, recipe
-from deberta_jax.finetuning.tasks import ABOUT
+from deberta_jax.presets import PRESETS
+from deberta_jax.tasks.catalogue import ABOUT
 
 
 def test_a_released_model_is_known_by_its_name_and_by_its_config(tmp_path):

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from deberta_jax.data.examples import (
+from deberta_jax.finetuning.report import Judged, write_report
+from deberta_jax.tasks.examples import (
     ChoiceExample,
     EntityExample,
     SpanExample,
@@ -14,7 +15,6 @@ from deberta_jax.data.examples import (
     TextExample,
     WordsExample,
 )
-from deberta_jax.finetuning.report import Judged, write_report
 
 EVIL = "<script>alert('x')</script> & \"日本\" $x$ " + "long " * 100
 CURVE = [{"step": k, "split": "train", "loss": 1 / k} for k in range(1, 40)] + [
@@ -28,22 +28,22 @@ def text(label):
 
 
 JUDGED = {
-    "labels": [Judged(text(a), b, {"a": 0.3, "b": 0.7}) for a, b in ("ab", "bb", "aa", "<b")],
-    "number": [Judged(text(float(k)), k + 0.5 * (k % 3), None) for k in range(6)],
-    "several": [Judged(text(("a",)), ("a", "b"), {"a": 0.9, "b": 0.6}), Judged(text(()), (), {"a": 0.1, "b": 0.2})],
-    "tags": [
+    "single_label": [Judged(text(a), b, {"a": 0.3, "b": 0.7}) for a, b in ("ab", "bb", "aa", "<b")],
+    "regression": [Judged(text(float(k)), k + 0.5 * (k % 3), None) for k in range(6)],
+    "multi_label": [Judged(text(("a",)), ("a", "b"), {"a": 0.9, "b": 0.6}), Judged(text(()), (), {"a": 0.1, "b": 0.2})],
+    "token": [
         Judged(WordsExample("1", ("A", EVIL), ("B-X", "I-X"), (2,)), ("B-X", "O"), None),
         Judged(WordsExample("2", ("A", "b"), ("O", "B-Y"), (2,)), ("O", "B-X"), None),
     ],
-    "span": [
+    "extractive_qa": [
         Judged(SpanExample("1", EVIL, EVIL, (("the fox", 0),)), SpanPrediction("fox that", 0.1), None),
         Judged(SpanExample("2", "q", "c", ()), SpanPrediction("", 0.1), None),
     ],
-    "choice": [
+    "multiple_choice": [
         Judged(ChoiceExample("1", ((EVIL, "x"), (EVIL, "y")), 0), 1, {"0": 0.4, "1": 0.6}),
         Judged(ChoiceExample("2", (("a", "x"), ("a", "y")), 1), 1, {"0": 0.1, "1": 0.9}),
     ],
-    "entities": [
+    "entity_ranking": [
         Judged(EntityExample("1", EVIL, "@placeholder", (), ("fox",)), "dog", {"dog": 0.6, "fox": 0.4}),
         Judged(EntityExample("2", "p", "@placeholder", (), ("fox",)), "fox", {"fox": 0.4}),
     ],
@@ -69,7 +69,7 @@ class Reader(html.parser.HTMLParser):
 def written(folder, kind, judged, **more):
     options = {
         "title": f"{kind} <1>",
-        "labels": ("a", "b", "<"),
+        "single_label": ("a", "b", "<"),
         "best": "accuracy",
         "metrics": {"accuracy": 0.5},
         "curve": CURVE,
@@ -105,7 +105,7 @@ def test_the_worst_mistake_comes_first_and_what_is_right_is_none(tmp_path):
         Judged(TextExample("2", "nearly", None, "a"), "b", {"a": 0.4, "b": 0.6}),
         Judged(TextExample("3", "quite wrong", None, "a"), "b", {"a": 0.01, "b": 0.99}),
     ]
-    page, _ = written(tmp_path, "labels", judged)
+    page, _ = written(tmp_path, "single_label", judged)
     mistakes = page.partition("Worst mistakes")[2]
     assert mistakes.index("quite wrong") < mistakes.index("nearly")
     assert ">right<" not in mistakes
@@ -114,15 +114,15 @@ def test_the_worst_mistake_comes_first_and_what_is_right_is_none(tmp_path):
 
 def test_without_labels_mistakes_or_curves_there_is_a_report_all_the_same(tmp_path):
     unknown = [Judged(TextExample("1", "t", None, None), "a", {"a": 1.0})]
-    page, _ = written(tmp_path, "labels", unknown, curve=[], metrics={})
+    page, _ = written(tmp_path, "single_label", unknown, curve=[], metrics={})
     assert "0 examples judged of 1" in page
     perfect = [Judged(TextExample("1", "t", None, "a"), "a", {"a": 1.0})]
-    page, _ = written(tmp_path, "labels", perfect)
+    page, _ = written(tmp_path, "single_label", perfect)
     assert "every example is right" in page
 
 
 def test_many_classes_are_a_table_and_no_matrix(tmp_path):
     judged = [Judged(TextExample("1", "t", None, f"c{k}"), f"c{k // 2}", {f"c{k // 2}": 1.0}) for k in range(30)]
-    page, _ = written(tmp_path, "labels", judged, labels=[f"c{k}" for k in range(30)])
+    page, _ = written(tmp_path, "single_label", judged, labels=[f"c{k}" for k in range(30)])
     assert "<h2>Confusion</h2>" not in page
     assert "<h2>Most confused</h2>" in page

@@ -10,15 +10,15 @@ import numpy as np
 import safetensors.numpy
 from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Case, Difference, largest, loaded, read_case
 
-from deberta_jax.hub.layout import export_tensors
-from deberta_jax.model.heads import SequenceClassification
-from deberta_jax.training.sift import SiftConfig, adversarial, normalised
-from deberta_jax.training.task_objectives import (
+from deberta_jax.finetuning.objectives import (
     TaskObjective,
     categorical_divergence,
     label_objective,
     number_objective,
 )
+from deberta_jax.finetuning.sift import SiftConfig, adversarial, normalised
+from deberta_jax.hub.layout import export_tensors
+from deberta_jax.model.heads import SequenceClassification
 
 
 def over_the_batch() -> TaskObjective:
@@ -58,7 +58,7 @@ def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
     rows = len(case.inputs["labels"])
     batch = {
         "input_ids": jnp.asarray(case.inputs["input_ids"], jnp.int32),
-        "input_mask": jnp.asarray(case.inputs["input_mask"], jnp.int32),
+        "attention_mask": jnp.asarray(case.inputs["attention_mask"], jnp.int32),
         "token_type_ids": jnp.zeros(case.inputs["input_ids"].shape, jnp.int32),
         "labels": jnp.asarray(case.inputs["labels"], dtype if one else jnp.int32),
         "weights": jnp.ones(rows, dtype),

@@ -17,10 +17,10 @@ import numpy as np
 import safetensors.numpy
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.hub.canonical import canonical
 from deberta_jax.hub.layout import export_tensors
-from deberta_jax.hub.placing import import_tensors
-from deberta_jax.hub.tensors import held
+from deberta_jax.hub.legacy_names import canonical
+from deberta_jax.hub.load import import_tensors
+from deberta_jax.hub.tensors import as_tensor
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import (
     EntityScoring,
@@ -30,7 +30,7 @@ from deberta_jax.model.heads import (
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
-from deberta_jax.ops.positions import log_bucket, relative_rows
+from deberta_jax.ops.positions import log_bucket, relative_index
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, squared_error
 
 BOUND_32, BOUND_64, BOUND_GRADIENT = 2e-5, 1e-9, 1e-5
@@ -85,19 +85,21 @@ def read_case(folder: Path) -> Case:
 
 def loaded(case: Case, build: Callable[[jax.Array], object], dtype: str) -> object:
     """The model of a case with the case's weights in `dtype`."""
-    tensors = canonical({name: held(array) for name, array in case.weights.items()}, case.config, source=case.folder)
+    tensors = canonical(
+        {name: as_tensor(array) for name, array in case.weights.items()}, case.config, source=case.folder
+    )
     model, _ = import_tensors(build, case.config, tensors, source=case.folder)
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), model)
 
 
 def masks(case: Case) -> dict[str, jax.Array | None]:
     """The arguments that a case's mask becomes: which tokens are real, and a full mask where it has one."""
-    mask = case.inputs.get("input_mask", case.inputs.get("attention_mask"))
+    mask = case.inputs.get("attention_mask", case.inputs.get("attention_mask"))
     if mask is None or mask.ndim == 2:
-        return {"input_mask": mask}
+        return {"attention_mask": mask}
     if mask.ndim == 3:
-        return {"input_mask": case.inputs["embedding_mask"], "attention_mask": jnp.asarray(mask[:, None] != 0)}
-    return {"input_mask": mask[:, 0, 0], "attention_mask": jnp.asarray(mask != 0)}
+        return {"attention_mask": case.inputs["embedding_mask"], "pair_mask": jnp.asarray(mask[:, None] != 0)}
+    return {"attention_mask": mask[:, 0, 0], "pair_mask": jnp.asarray(mask != 0)}
 
 
 def extras(case: Case) -> dict[str, np.ndarray]:
@@ -200,7 +202,7 @@ def of_tokens(case: Case, model: TokenClassification) -> dict[str, jax.Array]:
 def of_spans(case: Case, model: QuestionAnswering) -> dict[str, jax.Array]:
     start, end = model(case.inputs["input_ids"], **masks(case), **extras(case))
     # Hugging Face's loss counts the logits at padding, which are of its own making: they are taken from it.
-    real = np.asarray(masks(case)["input_mask"]) != 0
+    real = np.asarray(masks(case)["attention_mask"]) != 0
     filled = [
         jnp.where(real, logits, jnp.asarray(case.outputs64[name], logits.dtype))
         for name, logits in (("start_logits", start), ("end_logits", end))
@@ -280,8 +282,8 @@ def attended(case: Case, name: str, array: np.ndarray) -> np.ndarray:
         return array
     if name in of_token:
         array = array[..., None]
-    mask = masks(case)["input_mask"]
-    full = masks(case).get("attention_mask")
+    mask = masks(case)["attention_mask"]
+    full = masks(case).get("pair_mask")
     if mask is None:
         return array
     real = np.asarray(mask) != 0
@@ -362,7 +364,7 @@ def run_tables(folder: Path) -> Iterator[Difference]:
         if source in ("ms", "hf"):
             Q, K, buckets, distance = (int(re.sub("^[a-z]", "", part)) for part in size.split("_"))
             span = buckets if buckets > 0 else distance
-            ours = relative_rows(Q, K, buckets=buckets, max_distance=distance, clamp=source == "ms")
+            ours = relative_index(Q, K, buckets=buckets, max_distance=distance, clamp=source == "ms")
             # Of the longest, the file keeps every 103rd query.
             queries = np.arange(Q)[:: -(-Q // table.shape[1])]
             rows = ours[Q - 1 - queries[:, None] + np.arange(K)]

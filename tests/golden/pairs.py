@@ -11,16 +11,16 @@ import safetensors.numpy
 from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Difference, gathered, largest
 
 from deberta_jax.config import read_rtd_pair
-from deberta_jax.hub.canonical import canonical
 from deberta_jax.hub.layout import export_tensors
-from deberta_jax.hub.placing import import_tensors
-from deberta_jax.hub.tensors import held
+from deberta_jax.hub.legacy_names import canonical
+from deberta_jax.hub.load import import_tensors
+from deberta_jax.hub.tensors import as_tensor
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import ReplacedTokenPair
+from deberta_jax.pretraining.replaced_tokens import detection_sums, replaced
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy
-from deberta_jax.training.objectives import masked_logits, masked_sums
-from deberta_jax.training.replaced_tokens import detection_sums, replaced
+from deberta_jax.training.objective import masked_logits, masked_sums
 
 
 def loaded_pair(folder: Path, dtype: str) -> ReplacedTokenPair:
@@ -28,7 +28,7 @@ def loaded_pair(folder: Path, dtype: str) -> ReplacedTokenPair:
     configs = dict(zip(("generator", "discriminator"), read_rtd_pair(folder / "config.json")[:2], strict=True))
     sharing = read_rtd_pair(folder / "config.json")[2]
     weights = safetensors.numpy.load_file(folder / "weights.safetensors")
-    tensors = {name: held(array.astype(dtype)) for name, array in weights.items()}
+    tensors = {name: as_tensor(array.astype(dtype)) for name, array in weights.items()}
     models = {}
     for name, kind in (("generator", MaskedLM), ("discriminator", ReplacedTokenDetection)):
         config = configs[name]
@@ -52,13 +52,13 @@ def run_pair(folder: Path) -> Iterator[Difference]:
 def _run(folder: Path, dtype: str, bound: float) -> Iterator[Difference]:
     pair = loaded_pair(folder, dtype)
     inputs, about = dict(np.load(folder / "inputs.npz")), json.loads((folder / "case.json").read_text())
-    labels, real = inputs["labels"], inputs["input_mask"] > 0
+    labels, real = inputs["labels"], inputs["attention_mask"] > 0
     positions, used = gathered(labels > 0)
     written = np.zeros(positions.shape, np.int32)
     written[used] = inputs["sampled_tokens"]
     batch = {
         "input_ids": jnp.asarray(inputs["input_ids"]),
-        "segment_ids": jnp.asarray(inputs["input_mask"]),
+        "segment_ids": jnp.asarray(inputs["attention_mask"]),
         "position_ids": jnp.asarray(inputs["position_ids"]),
         "masked_positions": jnp.asarray(positions, jnp.int32),
         "labels": jnp.asarray(np.take_along_axis(labels, positions, 1)),

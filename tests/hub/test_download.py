@@ -16,7 +16,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from hub_stand_in import CHUNK, serving
+from mock_hub import CHUNK, serving
 
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from deberta_jax.config import PRESETS, DebertaConfig
+from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.hub.canonical import canonical
 from deberta_jax.hub.layout import export_tensors
-from deberta_jax.hub.placing import import_tensors
-from deberta_jax.hub.tensors import Made, held
+from deberta_jax.hub.legacy_names import canonical
+from deberta_jax.hub.load import import_tensors
+from deberta_jax.hub.tensors import Made, as_tensor
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import (
     EntityScoring,
@@ -24,6 +24,7 @@ from deberta_jax.model.heads import (
 )
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
+from deberta_jax.presets import PRESETS
 from deberta_jax.sharding import make_mesh
 
 SMALL = {"vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
@@ -65,7 +66,7 @@ def masked_lm(config):
 
 
 def read(build, config, tensors, **options):
-    named = canonical({name: held(array) for name, array in tensors.items()}, config, source="file", **options)
+    named = canonical({name: as_tensor(array) for name, array in tensors.items()}, config, source="file", **options)
     return import_tensors(build, config, named, source="file")[0]
 
 
@@ -166,9 +167,9 @@ def test_the_discriminator_of_a_pair_is_the_sum_of_two_tables():
     pair = {f"discriminator.{name}": x for name, x in alone.items()} | {
         f"generator.{name}": x for name, x in its.items()
     }
-    beside = {name: held(x) for name, x in its.items()}
+    beside = {name: as_tensor(x) for name, x in its.items()}
     for loaded in read(build, config, pair), read(build, config, alone, generator_tensors=lambda: beside):
-        table = loaded.deberta.embeddings.word.table
+        table = loaded.deberta.embeddings.word.embedding
         np.testing.assert_array_equal(table, difference + its[f"{words}.weight"])
         assert same(loaded.detector, discriminator.detector)
     assert same(read(lambda key: MaskedLM(config, key=key), config, pair, generator=True), generator)
@@ -197,7 +198,7 @@ def test_the_fused_projection_of_version_1_interleaves_the_heads():
 
 
 def test_all_that_does_not_fit_is_listed_at_once_and_nothing_is_read(config):
-    tensors = {name: held(tensor) for name, tensor in export_tensors(masked_lm(config), config).items()}
+    tensors = {name: as_tensor(tensor) for name, tensor in export_tensors(masked_lm(config), config).items()}
     untouched = Made((1,), np.dtype("float32"), lambda: pytest.fail("a tensor was read"))
     tensors = {name: dataclasses.replace(untouched, shape=tensor.shape) for name, tensor in tensors.items()}
     del tensors["deberta.embeddings.LayerNorm.bias"]
@@ -258,14 +259,14 @@ def test_a_tied_copy_that_differs_is_refused(config):
 
 
 def test_a_head_that_a_file_has_not_is_made_by_a_key_and_named(config):
-    tensors = {name: held(x) for name, x in export_tensors(masked_lm(config), config).items()}
+    tensors = {name: as_tensor(x) for name, x in export_tensors(masked_lm(config), config).items()}
     build = lambda key: SequenceClassification(config, key=key)  # noqa: E731
     named = canonical(tensors, config, source="file")
     model, new = import_tensors(build, config, named, source="file", key=jax.random.key(3))
     assert sorted(new) == ["classifier.bias", "classifier.weight", "pooler.dense.bias", "pooler.dense.weight"]
     assert same(model.deberta, masked_lm(config).deberta)
     np.testing.assert_allclose(model.pooler.dense.kernel, build(jax.random.key(3)).pooler.dense.kernel, rtol=1e-6)
-    partly = named | {"classifier.bias": held(np.zeros(2, np.float32))}
+    partly = named | {"classifier.bias": as_tensor(np.zeros(2, np.float32))}
     with pytest.raises(InputError, match=r"1 tensors do not fit the model: classifier.weight is missing"):
         import_tensors(build, config, partly, source="file", key=jax.random.key(3))
 
@@ -274,7 +275,7 @@ def test_a_head_that_a_file_has_not_is_made_by_a_key_and_named(config):
 def test_parameters_go_to_their_places_on_a_mesh(config, dtype):
     build, mesh = (lambda key: MaskedLM(config, key=key)), make_mesh(data=2, fsdp=2, tensor=2)
     model = masked_lm(config)
-    tensors = canonical({n: held(x) for n, x in export_tensors(model, config).items()}, config, source="file")
+    tensors = canonical({n: as_tensor(x) for n, x in export_tensors(model, config).items()}, config, source="file")
     places = shardings(jax.eval_shape(build, jax.random.key(0)), mesh)
     placed, _ = import_tensors(build, config, tensors, source="file", shardings=places, dtype=np.dtype(dtype))
     assert same(placed, jax.tree.map(lambda x: x.astype(dtype), model))

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from made_models import V3, random
+from toy_folders import V3, random
 
-from deberta_jax.cli.results import export
 from deberta_jax.hub.layout import export_tensors
 from deberta_jax.hub.pretrained import from_pretrained, load_pretrained, read_folder
-from deberta_jax.hub.train_tokenizer import train_tokenizer
 from deberta_jax.model.pair import initial_pair
-from deberta_jax.training.recipes import recipe
+from deberta_jax.pretraining.recipes import recipe
+from deberta_jax.pretraining.summary import export
+from deberta_jax.tokenizers.train import train_tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog and eats what it finds there, every day of the year."
 HALF = dataclasses.replace(V3, num_hidden_layers=2)
@@ -106,7 +106,7 @@ def test_transformers_computes_the_generators_logits_from_its_last_layer(tmp_pat
     with torch.no_grad():
         theirs = model.eval()(torch.tensor(ids), attention_mask=torch.tensor(mask)).logits.numpy()
     states = generator.deberta(ids, mask).last_hidden_state
-    agree(generator.head(states, generator.deberta.embeddings.word.table[...]), theirs, mask)
+    agree(generator.head(states, generator.deberta.embeddings.word.embedding[...]), theirs, mask)
 
 
 @pytest.mark.reference
@@ -117,7 +117,7 @@ def test_what_torch_saves_in_microsofts_training_is_read(tmp_path):
     pair = random(lambda key: initial_pair(HALF, WHOLE, "gdes", key=key))
     its = {name: torch.tensor(x) for name, x in export_tensors(pair.generator, HALF).items()}
     mine = {name: torch.tensor(x) for name, x in export_tensors(pair.detector(), WHOLE).items()}
-    difference = np.asarray(pair.discriminator.deberta.embeddings.word.table)
+    difference = np.asarray(pair.discriminator.deberta.embeddings.word.embedding)
     mine[f"{WORDS}.weight"] = mine[f"{WORDS}.weight"].half()
     mine[f"{WORDS}._weight"] = torch.tensor(difference).requires_grad_(True)
     mine[f"{POSITIONS}._weight"] = torch.zeros_like(its[f"{POSITIONS}.weight"])
@@ -128,7 +128,7 @@ def test_what_torch_saves_in_microsofts_training_is_read(tmp_path):
     assert same(load_pretrained(tmp_path / "generator", "masked_lm").model, pair.generator)
     _, tensors, source = read_folder(tmp_path / "discriminator", generator_folder=tmp_path / "generator")
     assert source.name == "pytorch.model-000100.bin"
-    table = np.asarray(pair.generator.deberta.embeddings.word.table)
+    table = np.asarray(pair.generator.deberta.embeddings.word.embedding)
     np.testing.assert_array_equal(tensors[f"{WORDS}.weight"].read(), table + difference)
 
 

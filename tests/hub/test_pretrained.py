@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from hub_stand_in import serving
+from mock_hub import serving
 
 import deberta_jax as dj
 from deberta_jax.config import DebertaConfig
@@ -25,9 +25,9 @@ from deberta_jax.hub.pretrained import (
     save_pretrained,
 )
 from deberta_jax.hub.tensors import weight_file
-from deberta_jax.hub.torch_file import write_torch_file
-from deberta_jax.hub.train_tokenizer import _sample, train_tokenizer
 from deberta_jax.model.heads import TokenClassification
+from deberta_jax.tokenizers.train import _sample, train_tokenizer
+from deberta_jax.torch_format.file import write_torch_file
 
 SMALL = {
     "vocab_size": 67,
@@ -206,7 +206,7 @@ def test_the_generator_is_read_out_of_its_own_file(tmp_path, caplog):
     assert loaded.decoder is not None
     loaded, _ = from_pretrained(tmp_path, "replaced_token_detection")
     wanted = (mine[f"{words}._weight"] + its[f"{words}.weight"]).astype("f")
-    np.testing.assert_array_equal(loaded.deberta.embeddings.word.table, wanted)
+    np.testing.assert_array_equal(loaded.deberta.embeddings.word.embedding, wanted)
     assert same(loaded.detector, discriminator.detector)
 
 
@@ -357,7 +357,7 @@ def test_a_model_is_loaded_straight_onto_a_mesh(dtype, tmp_path):
     mesh = dj.make_mesh(data=2, fsdp=4)
     loaded, _ = from_pretrained(tmp_path, "sequence_classification", mesh=mesh, param_dtype=dtype)
     assert same(loaded, jax.tree.map(lambda x: x.astype(dtype), model))
-    kernel = loaded.deberta.encoder.layers.expand.kernel
+    kernel = loaded.deberta.encoder.layers.up.kernel
     assert kernel.sharding.shard_shape(kernel.shape) == (3, 6, 40)
     with jax.set_mesh(mesh):
         assert jax.jit(lambda model: model(np.arange(16).reshape(8, 2)))(loaded).shape == (8, 2)
@@ -502,7 +502,7 @@ def outputs_of(model, head, ids, mask):
         return np.where(mask[..., None] == 1, model(ids, mask).last_hidden_state, 0)
     if head == "masked_lm":
         states = model.deberta(ids, mask).last_hidden_state
-        return np.where(mask[..., None] == 1, model.head(states, model.deberta.embeddings.word.table[...]), 0)
+        return np.where(mask[..., None] == 1, model.head(states, model.deberta.embeddings.word.embedding[...]), 0)
     if head == "multiple_choice":
         return np.asarray(model(np.stack([ids, ids[::-1]], 1), np.stack([mask, mask[::-1]], 1)))
     output = model(ids, mask)

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hub_stand_in import serving
-from made_models import released
+from mock_hub import serving
+from toy_folders import released
 
 from deberta_jax.cli.main import main
 

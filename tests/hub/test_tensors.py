@@ -11,8 +11,8 @@ import pytest
 import safetensors.numpy
 
 from deberta_jax.errors import InputError
-from deberta_jax.hub.tensors import held, read_tensors, weight_file, write_safetensors
-from deberta_jax.hub.torch_file import write_torch_file
+from deberta_jax.hub.tensors import as_tensor, read_tensors, weight_file, write_safetensors
+from deberta_jax.torch_format.file import write_torch_file
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3).T,
@@ -36,7 +36,7 @@ def assert_same(read):
 
 @pytest.mark.parametrize("most_bytes", [10**6, 30])
 def test_arrays_of_any_form_are_written_and_read(most_bytes, tmp_path):
-    write_safetensors(tmp_path, {name: held(array) for name, array in ARRAYS.items()}, most_bytes)
+    write_safetensors(tmp_path, {name: as_tensor(array) for name, array in ARRAYS.items()}, most_bytes)
     assert weight_file(tmp_path).name == ("model.safetensors" if most_bytes > 30 else "model.safetensors.index.json")
     assert_same(contents(weight_file(tmp_path)))
 
@@ -76,7 +76,7 @@ def test_files_are_looked_for_in_their_order(tmp_path):
 
 
 def test_an_index_that_lies_is_refused(tmp_path):
-    write_safetensors(tmp_path, {name: held(array) for name, array in ARRAYS.items()}, 30)
+    write_safetensors(tmp_path, {name: as_tensor(array) for name, array in ARRAYS.items()}, 30)
     index = tmp_path / "model.safetensors.index.json"
     whole = json.loads(index.read_text())
 

@@ -1,22 +1,17 @@
 """Small models with every head, and a tokenizer over their vocabulary."""
 
 import functools
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy_tokenizers import write_byte_pair
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.hub.pretrained import HEADS
-from deberta_jax.hub.tokenizer import Tokenizer
-from deberta_jax.hub.train_tokenizer import train_tokenizer
-
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "hub")]
-
-from made_tokenizers import write_byte_pair
+from deberta_jax.hub.heads import HEADS
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.tokenizers.train import train_tokenizer
 
 TEXT = """The quick brown fox jumps over the lazy dog, and eats what it finds there, every day of the year.
 Fine offices flow from first efforts; it's 1/2 of what they'd said (in 2021) to be enough - or 12% more than that.
@@ -52,7 +47,7 @@ def _made(head, **fields):
         vocab_size=370, **SIZES, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True, **fields
     )
     random = np.random.default_rng(0)
-    abstract = jax.eval_shape(lambda key: HEADS[head](config, key=key), jax.random.key(0))
+    abstract = jax.eval_shape(lambda key: HEADS[head].model(config, key=key), jax.random.key(0))
     return jax.tree.map(lambda x: jnp.asarray(random.normal(0, 0.4, x.shape), x.dtype), abstract)
 
 

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deberta_jax.hub.batch import Encoded, assemble, frame
-from deberta_jax.inference.entities import Word, _marked, merged, tag, words_of
+from deberta_jax.inference.entities import Word, _marked, merged, tag_entities, words_of
 from deberta_jax.inference.rows import Row
 from deberta_jax.inference.windows import Tokens, stitched, stride_of
+from deberta_jax.tokenizers.batch import Encoded, assemble, frame
 
 TEXT = "a b c d e f"
 
@@ -82,13 +82,13 @@ def test_an_entitys_probability_is_the_mean_of_its_words():
 
 def test_entities_stand_where_they_say_and_hold_whole_words(made, tokenizer, texts):
     model = made("token_classification", labels=("O", "B-A", "I-A", "S-B"))
-    for text, entities in zip(texts, tag(model, tokenizer, texts), strict=True):
+    for text, entities in zip(texts, tag_entities(model, tokenizer, texts), strict=True):
         for entity in entities:
             assert text[entity.start : entity.end] == entity.text == entity.text.strip() != ""
             assert 0 < entity.probability <= 1
         ends = [place for entity in entities for place in (entity.start, entity.end)]
         assert ends == sorted(ends)
-    assert sum(map(len, tag(model, tokenizer, texts))) > 20
+    assert sum(map(len, tag_entities(model, tokenizer, texts))) > 20
 
 
 @given(st.integers(0, 200), st.sampled_from([12, 15, 32]))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from deberta_jax.errors import InputError
 from deberta_jax.inference import stream as stream_module
 from deberta_jax.inference.buckets import BATCHING, Batching, bucket_lengths, bucket_width, plan
-from deberta_jax.inference.embeddings import embed, embedding, pool_mean
-from deberta_jax.inference.labels import classify, classifying
-from deberta_jax.inference.predict import predict, predicting
+from deberta_jax.inference.classification import classification_pipeline, classify
+from deberta_jax.inference.embeddings import embed, pool_mean
+from deberta_jax.inference.predict import pipeline, predict
 from deberta_jax.inference.stream import complete, stream
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
@@ -63,11 +63,11 @@ NAMES = [
 def test_results_are_those_of_one_example_at_a_time_whatever_the_batches_and_the_order(head, made, tokenizer, texts):
     model = made(head)
     examples = examples_for(head, texts)
-    alone = predicting(model, tokenizer, batching=SMALL)
+    alone = pipeline(model, tokenizer, batching=SMALL)
     wanted = [result for example in examples for result in stream(alone, [example])]
     assert not any(isinstance(result, InputError) for result in wanted)
     for batching in (SMALL, OTHER):
-        task = predicting(model, tokenizer, batching=batching)
+        task = pipeline(model, tokenizer, batching=batching)
         assert same(list(stream(task, examples)), wanted)
         assert same(list(stream(task, examples[::-1])), wanted[::-1])
 
@@ -92,7 +92,7 @@ def test_a_stream_of_random_lengths_compiles_one_program_for_each_bucket(made, t
 
 def test_a_bad_example_is_told_and_the_others_are_done(made, tokenizer):
     model = made("sequence_classification")
-    task = classifying(model, tokenizer, batching=SMALL)
+    task = classification_pipeline(model, tokenizer, batching=SMALL)
     results = list(stream(task, [("fox",), (3,), ("dog \ud800",), ("dog", "fox"), ("dog", None), ("dog", 2.5)]))
     assert [isinstance(result, InputError) for result in results] == [False, True, True, False, False, True]
     assert str(results[1]) == "a text is wanted, found int: 3"
@@ -155,7 +155,7 @@ def test_rows_longer_than_the_positions_are_for_models_without_absolute_ones(mad
 @pytest.mark.parametrize("head", ["sequence_classification", "masked_lm"])
 def test_a_model_on_a_mesh_gives_the_same_results(head, made, tokenizer, texts):
     model, examples = made(head), examples_for(head, texts)
-    wanted = list(stream(predicting(model, tokenizer, batching=SMALL), examples))
+    wanted = list(stream(pipeline(model, tokenizer, batching=SMALL), examples))
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     placed = jax.device_put(model, shardings(model, mesh))
     assert same(list(stream(predicting(placed, tokenizer, batching=SMALL), examples)), wanted, 1e-4)

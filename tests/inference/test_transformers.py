@@ -3,7 +3,7 @@
 import pytest
 
 from deberta_jax.hub.pretrained import save_pretrained
-from deberta_jax.inference.labels import classify, zero_shot
+from deberta_jax.inference.classification import classify, zero_shot
 
 pytestmark = pytest.mark.reference
 # Shorter than the positions of the models, beyond which transformers has other buckets.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import BIASED, CONFIGS, IDS, MASK, V1, V2, V3, bare, call, ids_of
+from small_models import BIASED, CONFIGS, IDS, MASK, V1, V2, V3, bare, call, ids_of
 
 from deberta_jax.errors import InputError
 
@@ -86,9 +86,9 @@ def test_the_first_layers_alone_are_those_of_the_whole():
 
 def test_a_full_mask_takes_the_place_of_the_pairs():
     model, causal = bare("v3"), jnp.tril(jnp.ones((2, 1, 12, 12), bool))
-    output = call(model, IDS, attention_mask=causal, output_attentions=True)
+    output = call(model, IDS, pair_mask=causal, output_attentions=True)
     assert (jnp.where(causal, 0, output.attentions) == 0).all()
-    later = call(model, IDS.at[:, 8:].set(5), attention_mask=causal, output_attentions=True)
+    later = call(model, IDS.at[:, 8:].set(5), pair_mask=causal, output_attentions=True)
     np.testing.assert_allclose(output.last_hidden_state[:, :8], later.last_hidden_state[:, :8], atol=1e-6)
 
 
@@ -106,7 +106,7 @@ def test_gradients_stay_finite_where_a_row_is_all_padding():
 def test_the_padding_row_takes_no_gradient_through_its_lookup():
     ids = IDS.at[:, 4].set(V3.pad_token_id)
     loss = lambda model: jnp.square(model(ids).last_hidden_state[:, ::2]).sum()  # noqa: E731
-    table = jax.jit(jax.grad(loss))(bare("v3")).embeddings.word.table[...]
+    table = jax.jit(jax.grad(loss))(bare("v3")).embeddings.word.embedding[...]
     assert (table[V3.pad_token_id] == 0).all()
     assert (table[ids[0, 0]] != 0).any()
 

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import BIASED, IDS, MASK, V3, call, ids_of, masked_lm
+from small_models import BIASED, IDS, MASK, V3, call, ids_of, masked_lm
 
-from deberta_jax.config import PRESETS
 from deberta_jax.errors import InputError
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", ["v1", "v2"])
@@ -88,22 +88,22 @@ def test_parameters_start_as_in_the_original():
     )(jax.random.key(0))
     layers = model.deberta.encoder.layers
     for kernel in (
-        model.deberta.embeddings.word.table,
-        model.deberta.encoder.relative.table,
+        model.deberta.embeddings.word.embedding,
+        model.deberta.encoder.relative.embedding,
         layers.attention.query.kernel,
-        layers.contract.kernel,
-        model.decoder.position.table,
+        layers.down.kernel,
+        model.decoder.position.embedding,
         model.head.dense.kernel,
     ):
         assert abs(float(kernel[...].std()) - 0.02) < 0.001
-    for bias in (layers.attention.query.bias, layers.expand.bias, layers.norm.bias, model.head.bias):
+    for bias in (layers.attention.query.bias, layers.up.bias, layers.norm.bias, model.head.bias):
         assert (bias[...] == 0).all()
     assert (layers.norm.scale[...] == 1).all()
     bound = 1 / np.sqrt(3 * 128)
     convolution = model.deberta.encoder.convolution.kernel[...]
     assert float(jnp.abs(convolution).max()) <= bound
     assert abs(float(convolution.std()) - bound / np.sqrt(3)) < 0.001
-    assert (layers.expand.kernel[0] != layers.expand.kernel[1]).any()
+    assert (layers.up.kernel[0] != layers.up.kernel[1]).any()
 
 
 def test_a_sequence_beyond_the_decoders_positions_is_refused():

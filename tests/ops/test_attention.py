@@ -13,13 +13,13 @@ from deberta_jax.ops.attention import (
     c2p_scores,
     c2p_scores_at,
     disentangled_attention,
+    make_attention_mask,
     masked_softmax,
     p2c_scores,
     relative_shift,
     rows_at,
-    visible,
 )
-from deberta_jax.ops.positions import log_bucket, relative_rows
+from deberta_jax.ops.positions import log_bucket, relative_index
 
 B, N, H, BUCKETS, DISTANCE = 2, 2, 4, 8, 24
 R = 2 * BUCKETS
@@ -30,7 +30,7 @@ def normal(seed, *shape, dtype=jnp.float32):
 
 
 def rows_of(T, S):
-    return relative_rows(T, S, buckets=BUCKETS, max_distance=DISTANCE)
+    return relative_index(T, S, buckets=BUCKETS, max_distance=DISTANCE)
 
 
 def row(t, s):
@@ -163,15 +163,15 @@ def test_gathered_queries_attend_as_they_do_among_all(implementation):
     (q, k, v, rel_k, rel_q), rows = everything()
     real, at = jnp.arange(12) < jnp.asarray([[12], [7]]), jnp.asarray([[11, 0, 3], [6, 6, 2]])
     options = {"rows": rows, "implementation": implementation}
-    among = disentangled_attention(q, k, v, rel_k, rel_q, mask=visible(real), **options)
-    mask, chosen = visible(real, query_positions=at), jnp.take_along_axis(q, at[..., None, None], axis=1)
+    among = disentangled_attention(q, k, v, rel_k, rel_q, mask=make_attention_mask(real), **options)
+    mask, chosen = make_attention_mask(real, query_positions=at), jnp.take_along_axis(q, at[..., None, None], axis=1)
     alone = disentangled_attention(chosen, k, v, rel_k, rel_q, query_positions=at, mask=mask, **options)
     np.testing.assert_allclose(alone, jnp.take_along_axis(among, at[..., None, None], axis=1), atol=1e-6)
 
 
 def test_relative_terms_without_rows_are_refused():
     (q, k, v, rel_k, rel_q), _ = everything()
-    with pytest.raises(ValueError, match="relative_rows"):
+    with pytest.raises(ValueError, match="relative_index"):
         disentangled_attention(q, k, v, rel_k, rel_q)
 
 
@@ -180,7 +180,7 @@ def test_one_head_after_the_other_is_all_at_once(masked):
     (q, k, v, rel_k, rel_q), rows = everything(70)
     mask = None
     if masked == "padding":
-        mask = visible(jnp.arange(70)[None] < jnp.asarray([[70], [31]]))
+        mask = make_attention_mask(jnp.arange(70)[None] < jnp.asarray([[70], [31]]))
     if masked == "heads":
         mask = jax.random.bernoulli(jax.random.key(9), 0.7, (B, N, 70, 70))
 
@@ -203,7 +203,7 @@ def test_a_row_that_sees_no_key_is_zero_with_finite_gradients(implementation):
 
     def total(q, k, v, rel_k, rel_q):
         out = disentangled_attention(
-            q, k, v, rel_k, rel_q, rows=rows, mask=visible(real), implementation=implementation
+            q, k, v, rel_k, rel_q, rows=rows, mask=make_attention_mask(real), implementation=implementation
         )
         return out.sum(), out
 
@@ -215,14 +215,19 @@ def test_a_row_that_sees_no_key_is_zero_with_finite_gradients(implementation):
 
 def test_what_a_query_may_see():
     real, segments = jnp.asarray([[True, True, True, False]]), jnp.asarray([[1, 1, 2, 0]])
-    assert visible(real)[0, 0].astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
-    both = visible(real, segments)[0, 0].astype(int).tolist()
+    assert make_attention_mask(real)[0, 0].astype(int).tolist() == [
+        [1, 1, 1, 0],
+        [1, 1, 1, 0],
+        [1, 1, 1, 0],
+        [0, 0, 0, 0],
+    ]
+    both = make_attention_mask(real, segments)[0, 0].astype(int).tolist()
     assert both == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     causal = jnp.tril(jnp.ones((1, 1, 4, 4), bool))
-    assert (visible(real, segments, causal) == (visible(real, segments) & causal)).all()
+    assert (make_attention_mask(real, segments, causal) == (make_attention_mask(real, segments) & causal)).all()
     at = jnp.asarray([[2, 0]])
-    assert visible(real, segments, causal, at)[0, 0].astype(int).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
-    assert visible() is None
+    assert make_attention_mask(real, segments, causal, at)[0, 0].astype(int).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    assert make_attention_mask() is None
 
 
 def test_softmax_over_visible_keys_sums_to_one():
@@ -244,7 +249,7 @@ def test_scores_are_float32_and_the_result_follows_the_values(dtype):
 def test_the_tables_gradient_is_exact_where_many_distances_share_a_row():
     T = 1024
     tensors = [normal(i, 1, T, 1, H) for i in range(3)] + [normal(i, R, 1, H) for i in (3, 4)]
-    rows = relative_rows(T, T, buckets=BUCKETS, max_distance=DISTANCE)
+    rows = relative_index(T, T, buckets=BUCKETS, max_distance=DISTANCE)
 
     def gradients(dtype):
         def total(*tensors):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from deberta_jax.ops import attention_tpu
-from deberta_jax.ops.attention import disentangled_attention, visible
+from deberta_jax.ops.attention import disentangled_attention, make_attention_mask
 from deberta_jax.ops.dropout import seed
-from deberta_jax.ops.positions import relative_rows
+from deberta_jax.ops.positions import relative_index
 from deberta_jax.sharding import make_mesh
 
 N, H, BUCKETS = 2, 4, 8
@@ -29,7 +29,7 @@ def tensors(B, T):
 
 def pair(T, *, query_positions=None, mask=None, dropout_rate=0.0):
     """The kernels and the plain functions, as functions of (q, k, v, rel_k, rel_q)."""
-    rows = relative_rows(T, T, buckets=BUCKETS, max_distance=64)
+    rows = relative_index(T, T, buckets=BUCKETS, max_distance=64)
 
     def kernels(q, k, v, rel_k, rel_q):
         scale = (H * (1 + (rel_k is not None) + (rel_q is not None))) ** -0.5
@@ -74,7 +74,7 @@ def test_the_kernels_are_the_plain_functions(terms):
 
 def test_the_kernels_mask_drop_and_leave_rows_without_keys_zero():
     real = jnp.arange(128) < jnp.asarray([[128], [50]])
-    mask = visible(real, jnp.where(jnp.arange(128) < 20, 1, 2)[None].repeat(2, 0))
+    mask = make_attention_mask(real, jnp.where(jnp.arange(128) < 20, 1, 2)[None].repeat(2, 0))
     functions = pair(128, mask=mask, dropout_rate=0.3)
     check(functions, tensors(2, 128))
     assert (functions[0](*tensors(2, 128))[1, 50:] == 0).all()
@@ -89,7 +89,7 @@ def test_gathered_queries_go_through_the_kernels():
     real = jnp.arange(30) < jnp.asarray([[30], [20]])
     q, *others = tensors(2, 30)
     q = jnp.take_along_axis(q, at[..., None, None], axis=1)
-    check(pair(30, query_positions=at, mask=visible(real, query_positions=at)), (q, *others))
+    check(pair(30, query_positions=at, mask=make_attention_mask(real, query_positions=at)), (q, *others))
 
 
 def test_one_position_asked_for_twice_gets_the_same_answer():
@@ -100,7 +100,9 @@ def test_one_position_asked_for_twice_gets_the_same_answer():
 
 
 def test_each_device_of_a_mesh_drops_and_attends_as_one_device_does():
-    kernels, _ = pair(16, dropout_rate=0.3, mask=visible(jnp.arange(16) < jnp.asarray([[16], [9], [3], [16]])))
+    kernels, _ = pair(
+        16, dropout_rate=0.3, mask=make_attention_mask(jnp.arange(16) < jnp.asarray([[16], [9], [3], [16]]))
+    )
     operands = tensors(4, 16)
     with jax.set_mesh(make_mesh(data=2, fsdp=2, tensor=2)):
         split = with_gradients(kernels, operands)
@@ -129,7 +131,7 @@ def test_the_kernels_are_chosen_for_tpus_that_can_rotate():
 def test_compilers_take_the_kernels_and_keep_scores_out_of_memory(topology, length, tpu_devices):
     place = jax.sharding.SingleDeviceSharding(tpu_devices(topology)[0])
     B, N, H = 2, 4, 64
-    rows = relative_rows(length, length, buckets=256, max_distance=512)
+    rows = relative_index(length, length, buckets=256, max_distance=512)
 
     def total(q, k, v, rel_k, rel_q, mask, seed):
         options = {"rows": rows, "scale": 0.1, "dropout_rate": 0.1}

@@ -4,12 +4,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deberta_jax.ops.dropout import dropout, kept, mixed, positions, seed
+from deberta_jax.ops.dropout import dropout, keep_mask, mix_bits, positions, seed
 from deberta_jax.sharding import batch_sharding, make_mesh
 
 
 def draw(number, rate, *shape):
-    return np.asarray(kept(shape, rate, seed=seed(jax.random.key(number))))
+    return np.asarray(keep_mask(shape, rate, seed=seed(jax.random.key(number))))
 
 
 def test_that_share_is_zeroed_and_the_rest_scaled_up():
@@ -51,7 +51,7 @@ def test_positions_begin_again_beyond_32_bits():
 
 def test_mixing_loses_no_word():
     words = jnp.arange(1 << 20, dtype=jnp.uint32)
-    assert len(np.unique(mixed(words))) == len(words)
+    assert len(np.unique(mix_bits(words))) == len(words)
 
 
 def test_the_same_entries_are_dropped_on_any_number_of_devices():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deberta_jax.ops.positions import log_bucket, relative_rows
+from deberta_jax.ops.positions import log_bucket, relative_index
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_without_buckets_distances_stay():
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([(-1, 16), (8, 24), (16, 512)]), st.booleans())
 def test_a_query_and_a_key_meet_at_the_row_of_their_distance(T, S, size, clamp):
     buckets, distance = size
-    rows = relative_rows(T, S, buckets=buckets, max_distance=distance, clamp=clamp)
+    rows = relative_index(T, S, buckets=buckets, max_distance=distance, clamp=clamp)
     span = buckets if buckets > 0 else distance
     for t in range(T):
         for s in range(S):

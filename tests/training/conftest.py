@@ -1,14 +1,9 @@
 """Programs are compiled once for all processes and tests of a session."""
 
 import os
-import sys
-from pathlib import Path
 
 import jax
 import pytest
-
-# The stub is shared by these tests and by the processes they start.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stub import build, make_batch
+from stub_lm import build, make_batch
 
 from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.fingerprint import fingerprint
-from deberta_jax.training.objectives import masked_lm
+from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import make_step, place
@@ -267,7 +267,7 @@ def test_arrays_of_another_model_are_not_taken_for_damage(saved):
 
 def test_a_full_disk_leaves_the_former_checkpoint_and_says_so_in_one_line(saved, history, monkeypatch):
     """Each write beyond a few bytes fails, as on a full disk."""
-    script = Path(__file__).parent / "save_repeatedly.py"
+    script = Path(__file__).parents[1] / "support/save_repeatedly.py"
     run = subprocess.run(
         [sys.executable, script, saved, "full-disk"], capture_output=True, text=True, env=environment()
     )
@@ -284,7 +284,7 @@ def environment():
 
 
 def test_killed_in_the_middle_of_a_save_the_former_checkpoint_is_usable(tmp_path):
-    script = Path(__file__).parent / "save_repeatedly.py"
+    script = Path(__file__).parents[1] / "support/save_repeatedly.py"
     rng = random.Random(0)
     partial = 0
     for _ in range(4):

@@ -12,18 +12,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from stub import StubLM, make_batch
+from stub_lm import StubLM, make_batch
 from train_stub import batches_of, config, train_stub
 
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import over_batches, train
 from deberta_jax.training.method import one_objective
-from deberta_jax.training.objectives import masked_lm
+from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.run import MeshConfig
 
-SCRIPT = Path(__file__).parent / "train_stub.py"
+SCRIPT = Path(__file__).parents[1] / "support/train_stub.py"
 
 
 def lines_of(folder, split="train"):
@@ -135,7 +135,7 @@ def test_on_another_number_of_devices_a_run_goes_on_the_same_up_to_rounding(unin
 def test_what_a_method_is_alarmed_by_is_said_in_the_log_after_each_evaluation(tmp_path, capsys):
     settings = config(steps=20, evaluate_every=10)
     method = one_objective(settings, lambda key: StubLM(key=key), masked_lm)
-    method = method._replace(alarm=lambda step, found: f"loss above 0 at {step}" if found["loss"] > 0 else None)
+    method = method._replace(warning=lambda step, found: f"loss above 0 at {step}" if found["loss"] > 0 else None)
     batches = batches_of(settings.mesh)
     judge = over_batches(method, make_mesh(2, 2, 2), lambda: [make_batch(10_000)])
     trained = train(settings, tmp_path / "run", {}, method, batches, judge)

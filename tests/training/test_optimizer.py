@@ -153,10 +153,10 @@ def test_lower_layers_move_less_by_the_decay_of_each_layer(decay):
     L = 3
     model = {
         "deberta": {
-            "embeddings": {"word": {"table": jnp.ones((4, 2))}},
+            "embeddings": {"word": {"embedding": jnp.ones((4, 2))}},
             "encoder": {
-                "layers": {"expand": {"kernel": jnp.ones((L, 2, 2)), "bias": jnp.ones((L, 2))}},
-                "relative": {"table": jnp.ones((4, 2))},
+                "layers": {"up": {"kernel": jnp.ones((L, 2, 2)), "bias": jnp.ones((L, 2))}},
+                "relative": {"embedding": jnp.ones((4, 2))},
                 "convolution": {"kernel": jnp.ones((3, 2))},
             },
         },
@@ -173,7 +173,7 @@ def test_lower_layers_move_less_by_the_decay_of_each_layer(decay):
     ratio = jax.tree.map(lambda a, b: np.asarray(a / b), scaled, plain)
     for layer in range(L):
         for name in ("kernel", "bias"):
-            assert ratio["deberta"]["encoder"]["layers"]["expand"][name][layer] == pytest.approx(decay ** (L - layer))
+            assert ratio["deberta"]["encoder"]["layers"]["up"][name][layer] == pytest.approx(decay ** (L - layer))
     for name, depth in class_of.items():
         part = ratio
         for step in name.split("."):

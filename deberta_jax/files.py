@@ -1,0 +1,103 @@
+"""Files and folders: atomic writing, JSON, and locks."""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from deberta_jax.errors import InputError
+
+# Errors of file systems that have no locks: there, no process is kept out.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Create a folder and its parents if they do not exist; raises InputError if that fails."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot create this folder ({error.strerror})") from None
+    return folder
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write a file atomically: `write` writes a temporary file beside it, which then replaces `path`.
+
+    On an error the previous file is unchanged, and an OSError is raised as an InputError. Returns `path`.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be written ({reason}); the previous file, if any, is unchanged") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write bytes atomically."""
+    return replace_file(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_text(path: Path, text: str, *, errors: str = "strict") -> Path:
+    """Write UTF-8 text atomically, with line ends as they are."""
+    return write_bytes(path, text.encode("utf-8", errors))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write a value as indented JSON, atomically."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object; raises InputError with the file, and the position where it is not valid JSON."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Generator[None, None, None]:
+    """Create a folder and lock it for this process; raises InputError if another process holds the lock.
+
+    The lock ends with the process, even if it is killed. A folder that is still empty at the end is removed, together
+    with the parents that were created for it.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    lock = filelock.FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"{folder}: another process is using this folder; wait for it, or use another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+        if created and {path.name for path in folder.iterdir()} <= {".lock"}:
+            (folder / ".lock").unlink(missing_ok=True)
+            for path in created:
+                with suppress(OSError):
+                    path.rmdir()

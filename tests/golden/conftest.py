@@ -1,6 +1,0 @@
-"""The judge of golden cases, `check.py`, can be imported by name."""
-
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parent))

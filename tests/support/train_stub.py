@@ -1,0 +1,79 @@
+"""Trains the stub in a folder: in this process, or in one of its own (arguments: folder, options as JSON)."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from stub_lm import StubLM, make_batch
+
+from deberta_jax.errors import InputError
+from deberta_jax.sharding import make_mesh
+from deberta_jax.training.loop import over_batches, train
+from deberta_jax.training.method import one_objective
+from deberta_jax.training.objective import masked_lm
+from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.training.processes import ProcessesConfig, join
+from deberta_jax.training.run import MeshConfig, TrainingConfig
+from deberta_jax.training.step import batch_share
+
+
+def config(**changes):
+    defaults = {
+        "steps": 60,
+        "batch_size": 24,
+        "optimizer": OptimizerConfig(learning_rate=0.01),
+        "mesh": MeshConfig(data=2, fsdp=2, tensor=2),
+        "evaluate_every": 20,
+        "checkpoint_every": 7,
+        "stop_after": 3,
+    }
+    return TrainingConfig(**(defaults | changes))
+
+
+def batches_of(mesh, pause=0.0, poisoned=()):
+    def batches(k):
+        while True:
+            time.sleep(pause)
+            batch = make_batch(k)
+            if k in poisoned:
+                batch["label_weights"][:] = np.nan
+            yield of_this_process(batch, mesh)
+            k += 1
+
+    return batches
+
+
+def of_this_process(batch, mesh):
+    index, count = batch_share(make_mesh(mesh.data, mesh.fsdp, mesh.tensor))
+    rows = len(batch["labels"]) // count
+    return {name: values[rows * index : rows * (index + 1)] for name, values in batch.items()}
+
+
+def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
+    method = one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    held_out = lambda: (of_this_process(make_batch(10_000 + k), config.mesh) for k in range(3))  # noqa: E731
+    return train(
+        config,
+        Path(folder),
+        {"training": asdict(config)} | settings,
+        method,
+        batches_of(config.mesh, pause, poisoned),
+        over_batches(method, mesh, held_out),
+    )
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[2])
+    mesh = MeshConfig(*options.pop("mesh", (2, 2, 2)))
+    pause = options.pop("pause", 0.0)
+    join(ProcessesConfig(True, *options.pop("processes")) if "processes" in options else ProcessesConfig())
+    try:
+        trained = train_stub(sys.argv[1], config(mesh=mesh, **options), pause)
+    except InputError as error:
+        print(error)
+        sys.exit(2)
+    print("complete" if trained.complete else "stopped", int(trained.state.step))
