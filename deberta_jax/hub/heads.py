@@ -96,9 +96,8 @@ def named_head(config: DebertaConfig) -> Head | None:
     """The head of the class that `architectures` in `config.json` names; None for a bare model, or without the key."""
     names = config.extra.get("architectures")
     name = str(names[0]) if isinstance(names, list) and names else ""
-    return next(
-        (head for head, spec in HEADS.items() if head and spec.architecture and name.endswith(spec.architecture)), None
-    )
+    ends = {spec.architecture: head for head, spec in HEADS.items() if head and spec.architecture}
+    return next((head for end, head in ends.items() if name.endswith(end)), None)
 
 
 def head_options(head: Head | None, names: Iterable[str]) -> dict[str, Any]:
