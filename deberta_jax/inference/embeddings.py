@@ -13,7 +13,7 @@ from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.rows import Row, encode, encoder_of, limit_of
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.heads import upcast
+from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 Pooling = Literal["mean", "cls"]

@@ -13,8 +13,8 @@ from deberta_jax.errors import InputError
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.rows import Row, Rows, encode, limit_of
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.model.heads import upcast
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
