@@ -20,7 +20,7 @@ class RelativePositions(NamedTuple):
     """The relative table of one forward pass: the rows that occur, normalized, and the row of each distance."""
 
     table: Float[Array, "R D"]
-    index: Int[np.ndarray, "W"]
+    rows: Int[np.ndarray, "W"]
 
 
 class Queries(NamedTuple):
@@ -89,7 +89,7 @@ class Attention(nnx.Module):
         table = dropout(relative.table, self.config.hidden_dropout_prob, key=key)
         active = self.config.active_terms
         return terms | {
-            "index": relative.index,
+            "index": relative.rows,
             "query_positions": None if queries is None else queries.positions,
             "rel_k": (self.position_key or self.key)(table) if "c2p" in active else None,
             "rel_q": (self.position_query or self.query)(table) if "p2c" in active else None,

@@ -57,8 +57,9 @@ class SequenceClassification(nnx.Module):
     ) -> Float[Array, "B C"]:
         """Logits, in float32 or wider. Arguments as `Deberta`."""
         keys = split_key(key, 2)
-        inputs = {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        states = self.deberta(input_ids, attention_mask, **inputs, key=keys[0]).last_hidden_state
+        states = self.deberta(
+            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
+        ).last_hidden_state
         return self.head(states, key=keys[1])
 
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B C"]:
@@ -127,8 +128,9 @@ class TokenClassification(nnx.Module):
     ) -> Float[Array, "B T C"]:
         """Logits, in float32 or wider. Arguments as `Deberta`."""
         keys = split_key(key, 2)
-        inputs = {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        states = self.deberta(input_ids, attention_mask, **inputs, key=keys[0]).last_hidden_state
+        states = self.deberta(
+            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
+        ).last_hidden_state
         return self.head(states, key=keys[1])
 
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B T C"]:
@@ -163,8 +165,10 @@ class QuestionAnswering(nnx.Module):
         key: Key = None,
     ) -> SpanLogits:
         """Logits of start and end, in float32 or wider. Arguments as `Deberta`."""
-        inputs = {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        return self.head(self.deberta(input_ids, attention_mask, **inputs, key=key).last_hidden_state)
+        output = self.deberta(
+            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=key
+        )
+        return self.head(output.last_hidden_state)
 
     def head(self, states: Float[Array, "B T D"]) -> SpanLogits:
         """Logits from the states of the last layer."""
@@ -212,8 +216,14 @@ class ReplacedTokenDetection(nnx.Module):
 
         The first state is that of position 0 in the token's document, so packed sequences need their `position_ids`.
         """
-        packing = {"segment_ids": segment_ids, "position_ids": position_ids}
-        output = self.deberta(input_ids, attention_mask, token_type_ids=token_type_ids, **packing, key=key)
+        output = self.deberta(
+            input_ids,
+            attention_mask,
+            token_type_ids=token_type_ids,
+            segment_ids=segment_ids,
+            position_ids=position_ids,
+            key=key,
+        )
         return self.head(output.last_hidden_state, position_ids)
 
     def head(self, states: Float[Array, "B T D"], position_ids: Tokens | None = None) -> Float[Array, "B T"]:
@@ -249,8 +259,9 @@ class EntityScoring(nnx.Module):
     ) -> Float[Array, "B E"]:
         """A logit for each entity, whose tokens are at `entity_positions` (0: no token); -10000 without tokens."""
         keys = split_key(key, 2)
-        inputs = {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        states = self.deberta(input_ids, attention_mask, **inputs, key=keys[0]).last_hidden_state
+        states = self.deberta(
+            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
+        ).last_hidden_state
         return self.head(states, jnp.asarray(entity_positions), key=keys[1])
 
     def head(

@@ -6,15 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.ops import attention_tpu
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
 from deberta_jax.ops.operands import Operands
-from deberta_jax.ops.scores import attention_probabilities, attention_scale, check_index
+from deberta_jax.ops.scores import Index, attention_probabilities, attention_scale, required_index
 
-Index = Int[np.ndarray | Array, "W"] | None
 # Scores of at most this many bytes stay in a CPU's cache from one operation to the next.
 CACHED_BYTES = 1 << 26
 
@@ -26,7 +24,7 @@ def disentangled_attention(
     rel_k: Float[Array, "R N H"] | None = None,
     rel_q: Float[Array, "R N H"] | None = None,
     *,
-    index: Index = None,
+    index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
     mask: Bool[Array, "#B #N #T S"] | None = None,
     scale: float | None = None,
@@ -46,7 +44,7 @@ def disentangled_attention(
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed)
     if rel_k is not None or rel_q is not None:
-        check_index(index)
+        index = required_index(index)
     scale = attention_scale(q, rel_k, rel_q) if scale is None else scale
     options: dict[str, Any] = {"index": index, "scale": scale, "dropout_rate": dropout_rate}
     if implementation is not None:
@@ -71,7 +69,7 @@ def default_implementations(operands: Operands) -> tuple[str, str]:
 def xla(
     operands: Operands,
     *,
-    index: Index,
+    index: Index | None,
     scale: float,
     dropout_rate: float,
     heads: tuple[Int[Array, ""] | int, int] | None = None,
@@ -104,7 +102,8 @@ def xla_per_head(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
     def attend(head: Any) -> Float[Array, "B T H"]:
         number, tensors, head_mask = head
         head_mask = mask if head_mask is None else head_mask[:, None]
-        one = Operands(*tensors, operands.query_positions, head_mask, operands.seed)
+        q, k, v, rel_k, rel_q = tensors
+        one = Operands(q, k, v, rel_k, rel_q, operands.query_positions, head_mask, operands.seed)
         return xla(one, **options, heads=(number, N))[:, :, 0]
 
     return jnp.moveaxis(jax.lax.map(attend, (jnp.arange(N), tensors, mask_per_head)), 0, 2)

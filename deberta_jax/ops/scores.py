@@ -18,6 +18,8 @@ from deberta_jax.ops.masks import masked_softmax
 from deberta_jax.ops.precision import accumulation_dtype
 from deberta_jax.ops.relative_shift import relative_shift, table_by_distance
 
+# The row of the relative table for each distance, largest distance first.
+Index = Int[np.ndarray | Array, "W"]
 # Queries are processed in blocks: a block of t queries meets S + t - 1 distances, all T queries together T + S - 1.
 QUERY_BLOCK = 64
 
@@ -27,23 +29,17 @@ def c2c_scores(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[
     return jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=accumulation_dtype(q.dtype))
 
 
-def c2p_scores(
-    q: Float[Array, "B T N H"], rel_k: Float[Array, "R N H"], index: Int[np.ndarray | Array, "W"]
-) -> Float[Array, "B N T S"]:
+def c2p_scores(q: Float[Array, "B T N H"], rel_k: Float[Array, "R N H"], index: Index) -> Float[Array, "B N T S"]:
     """Content-to-position: how much the content at t attends to the distance t - s (equation 4, second term)."""
     return relative_scores(q, rel_k, index)
 
 
-def p2c_scores(
-    k: Float[Array, "B S N H"], rel_q: Float[Array, "R N H"], index: Int[np.ndarray | Array, "W"]
-) -> Float[Array, "B N T S"]:
+def p2c_scores(k: Float[Array, "B S N H"], rel_q: Float[Array, "R N H"], index: Index) -> Float[Array, "B N T S"]:
     """Position-to-content: how much the distance t - s attends to the content at s (equation 4, third term)."""
     return relative_scores(k, rel_q, index[::-1]).swapaxes(2, 3)
 
 
-def relative_scores(
-    x: Float[Array, "B T N H"], table: Float[Array, "R N H"], index: Int[np.ndarray | Array, "W"]
-) -> Float[Array, "B N T S"]:
+def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], index: Index) -> Float[Array, "B N T S"]:
     """x_t . table[index[T - 1 - t + s]], in float32 or wider, for S = W - T + 1.
 
     `index` has one row of the table for each of the W distances, largest first, as `positions.relative_index` returns
@@ -79,7 +75,7 @@ def attention_probabilities(
     rel_k: Float[Array, "R N H"] | None = None,
     rel_q: Float[Array, "R N H"] | None = None,
     *,
-    index: Int[np.ndarray | Array, "W"] | None = None,
+    index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
     mask: Bool[Array, "#B #N #T S"] | None = None,
     scale: float | None = None,
@@ -92,7 +88,7 @@ def attention_probabilities(
     """
     scores = c2c_scores(q, k)
     if rel_k is not None or rel_q is not None:
-        check_index(index)
+        index = required_index(index)
         p2c = None if rel_q is None else p2c_scores(k, rel_q, index)
         if query_positions is None:
             c2p = None if rel_k is None else c2p_scores(q, rel_k, index)
@@ -103,7 +99,8 @@ def attention_probabilities(
     return masked_softmax(scores * (attention_scale(q, rel_k, rel_q) if scale is None else scale), mask)
 
 
-def check_index(index: object) -> None:
-    """Raise ValueError if relative terms have no index."""
+def required_index(index: Index | None) -> Index:
+    """The index of relative terms; raises ValueError if it is None."""
     if index is None:
         raise ValueError("index: relative terms need the table row of each distance, see positions.relative_index")
+    return index
