@@ -1,50 +1,115 @@
 """The table of tasks, and what follows from a task and its data: files, examples, labels."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deberta_jax.tasks.examples import Examples
+from deberta_jax.errors import InputError
+from deberta_jax.tasks.conll import CONLL
+from deberta_jax.tasks.custom import DESCRIPTION, GENERIC
+from deberta_jax.tasks.examples import Examples, TextExample
+from deberta_jax.tasks.glue import GLUE
+from deberta_jax.tasks.labels import ENTAILMENT_LABELS, NLI_LABELS
+from deberta_jax.tasks.multiple_choice import MULTIPLE_CHOICE
+from deberta_jax.tasks.nli import NLI
+from deberta_jax.tasks.squad import SQUAD
+from deberta_jax.tasks.superglue import SUPERGLUE
 from deberta_jax.tasks.task import Task
 
-TASKS: dict[str, Task]
+TASKS: dict[str, Task] = {
+    task.name: task for tasks in (GLUE, SUPERGLUE, SQUAD, MULTIPLE_CHOICE, CONLL, NLI) for task in tasks
+}
 # The names of all tasks and of `generic`, with one line each.
-DESCRIPTIONS: dict[str, str]
+DESCRIPTIONS: dict[str, str] = {name: task.description for name, task in TASKS.items()} | {GENERIC: DESCRIPTION}
 
 
 def find_splits(task: Task, data: Path) -> dict[str, list[Path]]:
-    """Return the files of each split in a folder, or in its subfolder with the task's name, for training.
+    """Return the files of each split in a folder, or in its subfolder with the task's name.
 
-    One file is a user's own table, which is both the training and the development set.
+    One file is a user's own table, which is both the training and the development set. Raises InputError if there is
+    no file of the task.
     """
-    ...
+    if not data.exists():
+        raise InputError(f"{data}: no such file or folder")
+    if data.is_file():
+        if task.name != GENERIC:
+            raise InputError(f"{data}: expected a folder with {task.file_names('train')}")
+        return {"train": [data], "dev": [data]}
+    for folder in (data, *_subfolders(task.name, data)):
+        splits = {split: _first_match(folder, patterns) for split, patterns in task.files.items()}
+        if any(splits.values()):
+            return {split: paths for split, paths in splits.items() if paths}
+    expected = "; ".join(f"{split}: {task.file_names(split)}" for split in task.files)
+    raise InputError(f"{data}: no file of {task.name} in this folder; expected {expected[:400]}")
 
 
 def find_evaluation_splits(task: Task, data: Path) -> dict[str, list[Path]]:
-    """Return the files of each split except the training set; one file is a test set."""
-    ...
+    """Return the files of each split except the training set; one file, of any task, is a test set."""
+    if data.is_file():
+        return {"test": [data]}
+    return {split: paths for split, paths in find_splits(task, data).items() if split != "train"}
+
+
+def _subfolders(name: str, data: Path) -> Iterable[Path]:
+    """Return the subfolders named after a task, regardless of case and hyphens."""
+    plain = name.removeprefix("superglue-").replace("-", "")
+    return sorted(path for path in data.iterdir() if path.is_dir() and path.name.lower().replace("-", "") == plain)
+
+
+def _first_match(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the paths that match the first pattern with a match."""
+    return next((paths for pattern in patterns if (paths := sorted(folder.glob(pattern)))), [])
 
 
 def load(task: Task, paths: Sequence[Path], split: str) -> Examples:
     """Read the files of a split, in order."""
-    ...
+    parts = [task.read(path, split) for path in paths]
+    return Examples(
+        [example for part in parts for example in part.examples], [report for part in parts for report in part.reports]
+    )
 
 
 def labels_of(task: Task, examples: Sequence[Any]) -> tuple[str, ...]:
-    """Return the labels for a model: the task's labels, or those of its training examples."""
-    ...
+    """Return the labels for a model: the task's labels, or those of its training examples.
+
+    Raises InputError if the training examples have too few.
+    """
+    return task.labels or task.collect_labels(examples)
 
 
 def with_data(task: Task, *splits: Sequence[Any]) -> Task:
-    """Return the task with the metrics and options that fit its examples (custom tables only)."""
-    ...
+    """Return the task with the metrics and options that fit its examples.
+
+    Tags of a custom table that do not mark entities are scored by accuracy; a custom table of questions may lack
+    answers.
+    """
+    return task.adapt(task, [example for examples in splits for example in examples])
 
 
 def check_labels(labels: Sequence[str], splits: Mapping[str, Examples]) -> None:
-    """Raise InputError for an example of a text whose label is not one of `labels`."""
-    ...
+    """Raise InputError for a text with a label that the model does not have."""
+    known = set(labels)
+    for split, examples in splits.items():
+        for example in examples.examples:
+            if isinstance(example, TextExample):
+                values = example.label if isinstance(example.label, tuple) else (example.label,)
+                if unknown := [value for value in values if isinstance(value, str) and value not in known]:
+                    raise InputError(
+                        f"{split}, example {example.id}: label {unknown[0]!r} is not one of the model's labels: "
+                        f"{', '.join(labels)}"
+                    )
 
 
 def fit_to_model(task: Task, labels: Sequence[str], model: str) -> Task:
-    """Return the task for a model with these labels, with a `label_map` if needed; raises InputError if they differ."""
-    ...
+    """Return the task for a model with these labels, with a `label_map` if needed; raises InputError if they differ.
+
+    A model with the three labels of MNLI serves tasks with two: both other labels mean that there is no entailment.
+    """
+    if not task.labels or set(labels) == set(task.labels):
+        return task
+    if set(task.labels) == set(ENTAILMENT_LABELS) and set(labels) == set(NLI_LABELS):
+        return dataclasses.replace(task, label_map=dict.fromkeys(("contradiction", "neutral"), "not_entailment"))
+    raise InputError(
+        f"{model}: its labels are {', '.join(labels)}, but those of {task.name} are {', '.join(task.labels)}"
+    )

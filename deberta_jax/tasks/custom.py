@@ -4,14 +4,14 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deberta_jax.errors import InputError
 from deberta_jax.tasks.examples import Examples, ReadReport
-from deberta_jax.tasks.submissions import write_objects
+from deberta_jax.tasks.rows import UnusableRow, is_test, read_rows
+from deberta_jax.tasks.submissions import objects_writer
 from deberta_jax.tasks.tables import FORMATS, table_rows
 from deberta_jax.tasks.task import Metrics, Task, no_labels, unchanged
 
@@ -55,17 +55,15 @@ class Columns:
     """One column with a list of choices, or one column per choice (multiple_choice)."""
 
 
-class UnusableRow(Exception):
-    """The reason why a row cannot become an example, in a few words."""
-
-
 class RowParser(NamedTuple):
     """How the rows of a table become examples of one kind."""
 
     parse: Callable[[str, dict[str, Any], Columns, bool], Any]
-    """(id, row, columns, is_test) -> example; raises UnusableRow. Only a row of a test set may lack its answer."""
+    """(row_id, row, columns, is_test) -> example; raises UnusableRow. Only a row of a test set may lack its answer."""
     columns: Callable[[Columns], tuple[str | None, ...]]
-    """The columns that must exist; None for an option that is not set."""
+    """The columns of the inputs; None for an option that is not set."""
+    answer_columns: Callable[[Columns], tuple[str | None, ...]]
+    """The columns of the answer, which a test set may lack."""
     collect_labels: Callable[[Sequence[Any]], tuple[str, ...]] = no_labels
     """Returns the classes of the training examples."""
     finish: Callable[[list[Any]], list[Any]] = list
@@ -77,8 +75,86 @@ class RowParser(NamedTuple):
 def custom_task(
     columns: Columns, parser: RowParser, metrics: Metrics, best_metric: str, *, single_file: bool = False
 ) -> Task:
-    """Return the task of a user's own tables, named train, dev and test.
+    """Return the task of a user's own tables, named train, dev and test; with `single_file`, of one table for both."""
 
-    Of a `single_file` a tenth is the development set.
+    def read(path: Path, split: str) -> Examples:
+        return read_table(path, split, columns, parser, in_split=_in_share if single_file else _in_any)
+
+    return Task(
+        name=GENERIC,
+        kind=columns.kind,
+        description=DESCRIPTION,
+        files={
+            split: tuple(f"{name}.{suffix}" for name in names for suffix in FORMATS)
+            for split, names in _FILE_NAMES.items()
+        },
+        read=read,
+        labels=(),
+        write=_write,
+        metrics=metrics,
+        best_metric=best_metric,
+        collect_labels=parser.collect_labels,
+        adapt=parser.adapt,
+    )
+
+
+def read_table(
+    path: Path,
+    split: str,
+    columns: Columns,
+    parser: RowParser,
+    *,
+    in_split: Callable[[Any, str], bool],
+) -> Examples:
+    """Return the examples of a table for which `in_split(example, split)`; raises InputError for a missing column."""
+    inputs = (*parser.columns(columns), columns.id)
+    required = inputs if is_test(split) else (*inputs, *parser.answer_columns(columns))
+
+    def rows(report: ReadReport) -> Iterator[tuple[int, tuple[str, dict[str, Any]]]]:
+        for number, row in table_rows(path, report):
+            _check_columns(path, row, required)
+            yield number, (str(row[columns.id]) if columns.id else str(number), row)
+
+    def parse(row: tuple[str, dict[str, Any]], report: ReadReport) -> Iterator[Any]:
+        example = parser.parse(*row, columns, is_test(split))
+        if not in_split(example, split):
+            raise UnusableRow(f"belongs to {'dev' if split == 'train' else 'train'}", malformed=False)
+        yield example
+
+    examples, reports = read_rows(path, rows, parse)
+    return Examples(parser.finish(examples), reports)
+
+
+def _check_columns(path: Path, row: Mapping[str, Any], required: Sequence[str | None]) -> None:
+    missing = next((name for name in required if name is not None and name not in row), None)
+    if missing is not None:
+        similar = difflib.get_close_matches(missing, list(row), 1)
+        raise InputError(
+            f"{path}: no column {missing!r}; the columns are {', '.join(row)}"
+            + (f"; did you mean {similar[0]!r}?" if similar else "")
+        )
+
+
+def _in_any(example: Any, split: str) -> bool:
+    """A table of one split has no examples of others."""
+    return True
+
+
+def _in_share(example: Any, split: str) -> bool:
+    """Whether an example of a single table is in a split.
+
+    A hash of its inputs decides, so that examples with equal inputs are in the same split.
     """
-    ...
+    if split not in ("train", "dev"):
+        return True
+    digest = hashlib.sha256(json.dumps(example.inputs).encode()).digest()
+    return (int.from_bytes(digest[:8]) % _DEV_SHARE == 0) == (split == "dev")
+
+
+_write = objects_writer(
+    lambda split: f"predictions-{split}.jsonl",
+    lambda example, prediction: {
+        "id": example.id,
+        "prediction": prediction.text if hasattr(prediction, "text") else prediction,
+    },
+)

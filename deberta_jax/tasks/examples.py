@@ -120,9 +120,9 @@ Example = TextExample | WordsExample | SpanExample | ChoiceExample | EntityExamp
 
 
 class SpanPrediction(NamedTuple):
-    """The predicted answer, the score of "no answer" minus that of the best span, and the best spans with probabilities.
+    """The text of the predicted answer, empty for no answer.
 
-    `text` is empty if no answer is predicted.
+    `no_answer` is the score of "no answer" minus that of the best span; `best` are the best spans with probabilities.
     """
 
     text: str
@@ -136,7 +136,10 @@ Prediction = str | float | tuple[str, ...] | SpanPrediction | int
 
 @dataclasses.dataclass
 class ReadReport:
-    """Counts of the rows of a file; `read` = `used` + the sum of `skipped`. `errors` locate the first malformed rows."""
+    """Counts of the rows of a file: `read` is `used` plus the sum of `skipped`.
+
+    `skipped` and `repairs` count rows by reason; `errors` locate the first malformed rows.
+    """
 
     file: str
     read: int = 0
