@@ -1,4 +1,4 @@
-"""TPU devices to compile for, without a TPU: `pip install -e '.[tpu]'`."""
+"""TPU devices to compile for, without a TPU. Needs the extra `tpu`."""
 
 import os
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-# Read when libtpu is first asked for devices.
+# libtpu reads these when the topology is created.
 os.environ.update(
     TPU_SKIP_MDS_QUERY="1",
     ALLOW_MULTIPLE_LIBTPU_LOAD="1",
