@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-from timing import Worker, seconds, serve
+from timing import Worker, seconds, serve, table_row
 
 CELLS = [
     *[("forward", batch_size, length) for batch_size, length in ((1, 128), (8, 128), (8, 512), (1, 2048))],
@@ -107,7 +107,7 @@ def best_medians(cell: tuple, repetitions: int) -> dict[str, float]:
 
 
 def main(repetitions: int = 5, kinds: str = "") -> int:
-    print("| model | cell | Hugging Face eager, s | deberta_jax, s | ratio | bar |")
+    print(table_row("model", "cell", "Hugging Face eager, s", "deberta_jax, s", "ratio", "bar"))
     print("|---|---|---|---|---|---|")
     missed = 0
     for preset in LAYERS:
@@ -118,11 +118,9 @@ def main(repetitions: int = 5, kinds: str = "") -> int:
             ratio = medians["hugging_face"] / medians["deberta_jax"]
             bar = BARS.get((kind, batch_size, length), 1.0)
             missed += ratio < bar
-            print(
-                f"| {preset} | {kind} ({batch_size}, {length}) | {medians['hugging_face']:.3f} "
-                f"| {medians['deberta_jax']:.3f} | {ratio:.2f} | {bar}{' missed' * (ratio < bar)} |",
-                flush=True,
-            )
+            times = [f"{medians[peer]:.3f}" for peer in PEERS]
+            cell = f"{kind} ({batch_size}, {length})"
+            print(table_row(preset, cell, *times, f"{ratio:.2f}", f"{bar}{' missed' * (ratio < bar)}"), flush=True)
     return int(missed > 0)
 
 

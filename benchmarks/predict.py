@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from timing import Worker, serve
+from timing import Worker, serve, table_row
 
 NUM_SENTENCES, BATCH_SIZE, CORES = 2000, 32, 2
 VOCABULARY = 16_000
@@ -152,14 +152,15 @@ def report(first: dict[str, Run], runs: dict[str, list[Run]]) -> int:
     """Print a table; returns 1 if the bar is missed."""
     wall = {peer: statistics.median(run.seconds for run in runs[peer]) for peer in PEERS}
     cpu = {peer: statistics.median(run.cpu_seconds for run in runs[peer]) for peer in PEERS}
-    print("| peer | sentences/s | ratio | CPU seconds | ratio | first run, s | ratio |")
+    measured = {"sentences/s": wall, "CPU seconds": cpu, "first run, s": {p: run.seconds for p, run in first.items()}}
+    print(table_row("peer", *(title for name in measured for title in (name, "ratio"))))
     print("|---|---|---|---|---|---|---|")
     for peer in PEERS:
-        print(
-            f"| {peer} | {NUM_SENTENCES / wall[peer]:.1f} | {wall[peer] / wall['deberta_jax']:.2f} | {cpu[peer]:.1f} "
-            f"| {cpu[peer] / cpu['deberta_jax']:.2f} | {first[peer].seconds:.1f} "
-            f"| {first[peer].seconds / first['deberta_jax'].seconds:.2f} |"
-        )
+        cells = []
+        for name, values in measured.items():
+            value = NUM_SENTENCES / values[peer] if name == "sentences/s" else values[peer]
+            cells += [f"{value:.1f}", f"{values[peer] / values['deberta_jax']:.2f}"]
+        print(table_row(peer, *cells))
     pairs = zip(first["hugging_face"].scores, first["deberta_jax"].scores, strict=True)
     difference = max(abs(a - b) for a, b in pairs)
     compilation = first["deberta_jax"].seconds - wall["deberta_jax"]

@@ -29,6 +29,11 @@ def verdict(name: str, ok: bool) -> str:
     return f"{'ok    ' if ok else 'MISSED'} {name}"
 
 
+def table_row(*cells: object) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 class Worker:
     """A process that runs a script with the word "worker" and others, and answers requests of one line each."""
 

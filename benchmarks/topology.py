@@ -7,14 +7,8 @@ import jax
 from jax.experimental import topologies
 
 # libtpu reads these when the topology is created.
-os.environ.update(
-    TPU_SKIP_MDS_QUERY="1",
-    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-    TPU_ACCELERATOR_TYPE="v5litepod-16",
-    TPU_WORKER_HOSTNAMES="localhost",
-    TPU_STDERR_LOG_LEVEL="3",
-    TF_CPP_MIN_LOG_LEVEL="3",
-)
+_ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+os.environ.update(_ENVIRONMENT, TPU_ACCELERATOR_TYPE="v5litepod-16", TPU_STDERR_LOG_LEVEL="3", TF_CPP_MIN_LOG_LEVEL="3")
 jax.config.update("jax_platforms", "cpu")
 
 
