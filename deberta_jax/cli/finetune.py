@@ -6,7 +6,6 @@ import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,17 +19,13 @@ from deberta_jax.finetuning.evaluate import judgements, write_all
 from deberta_jax.finetuning.features import features_of
 from deberta_jax.finetuning.initial import Start, headed, read_start
 from deberta_jax.finetuning.outcomes import HEADS
-from deberta_jax.finetuning.recipes import recipe
 from deberta_jax.finetuning.run import RunInputs, digest, run_seed
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.pretraining.corpus import on_first, say
-from deberta_jax.tasks.catalogue import ABOUT, Task, check_labels, given, labels_of, load, splits_in, task_of
+from deberta_jax.tasks.catalogue import Task, check_labels, given, labels_of, load, splits_in, task_of
 from deberta_jax.tasks.examples import Examples
 from deberta_jax.training.processes import join
-
-NOUN = "TASK"
-RECIPES = {name: (about, partial(recipe, name)) for name, about in ABOUT.items()}
 
 
 def run(config: FinetuneConfig) -> None:

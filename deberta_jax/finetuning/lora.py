@@ -1,44 +1,24 @@
 """Low-rank adapters: an encoder that holds still, and small matrices that are trained in its place (Hu et al. 2021)."""
 
-import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deberta_jax.errors import InputError
+from deberta_jax.finetuning.config import LoraConfig as LoraConfig
+from deberta_jax.finetuning.config import Targets
 from deberta_jax.model.linear import Linear
 from deberta_jax.training.objective import Batch, Objective, Sums
 
-Targets = Literal["attention", "all"]
 # The kernels of a layer by the dotted path of their projection.
 _ATTENTION = "attention.query", "attention.key", "attention.value"
 _TARGETS: dict[Targets, tuple[str, ...]] = {
     "attention": _ATTENTION,
     "all": (*_ATTENTION, "attention.output", "up", "down"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class LoraConfig:
-    """Adapters of a rank, 0: none, the whole model is trained.
-
-    The product of an adapter's matrices counts `alpha` / `rank` times. `targets`: the kernels of queries, keys and
-    values ("attention"), or of every product of a layer ("all"). The head is trained as a whole.
-    """
-
-    rank: int = 0
-    alpha: float = 16.0
-    targets: Targets = "attention"
-
-    def __post_init__(self) -> None:
-        if self.rank < 0 or self.alpha <= 0:
-            raise InputError(
-                f"lora.rank is {self.rank}, lora.alpha {self.alpha:g}; both must be positive, rank 0 is off"
-            )
 
 
 class Adapter(nnx.Module):

@@ -5,22 +5,20 @@ what is padding or has no label.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
+from deberta_jax.finetuning.config import Divergence
 from deberta_jax.ops.precision import accumulation_dtype
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, squared_error
 from deberta_jax.training.objective import Batch, Objective, Sums
 
 # What has no probability, finite so that differences of logits are numbers.
 _NEVER = -1e9
-
-
-Divergence = Literal["symmetric_kl", "kl", "mse"]
 
 
 class TaskObjective(NamedTuple):

@@ -1,16 +1,18 @@
 """The settings that were published for each task and released model (the original's run scripts; spec 8.4)."""
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import tyro
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.presets import PRESETS
-from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.tasks.catalogue import ABOUT
+from deberta_jax.training.config import OptimizerConfig
 
 
 class Published(NamedTuple):
@@ -219,15 +221,22 @@ def published(task: str, preset: str | None) -> Published | None:
     return its[preset] if preset else None
 
 
-def recipe(task: str, words: Sequence[str]) -> FinetuneConfig:
-    """The options that a task begins with, for the model that `words` name with --model; with --sift.weight, SiFT's."""
-    preset = preset_of(_option(words, "--model") or "")
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The options that decide which settings a task starts with."""
+
+    model: str = ""
+    sift_weight: Annotated[float, tyro.conf.arg(name="sift.weight")] = 0.0
+
+
+def recipe(task: str, selection: Selection = Selection()) -> FinetuneConfig:
+    """The options that a task begins with: those published for the model, and for SiFT where it is on."""
+    preset = preset_of(selection.model)
     config = FinetuneConfig(task=task, folder=Path("runs") / task, max_length=length_of(task))
     if task in _OTHER:
         config = dataclasses.replace(config, **_OTHER[task])
-    weight = _option(words, "--sift.weight")
     its = published(task, preset)
-    if task == "mnli" and weight not in (None, "0", "0.0") and preset in SIFT:
+    if task == "mnli" and selection.sift_weight and preset in SIFT:
         its, _ = SIFT[preset]
     if its is None:
         return config
@@ -241,11 +250,5 @@ def recipe(task: str, words: Sequence[str]) -> FinetuneConfig:
     )
 
 
-def _option(words: Sequence[str], name: str) -> str | None:
-    """The value that words of a command line give to an option."""
-    for word, following in itertools.pairwise([*words, ""]):
-        if word == name:
-            return following
-        if word.startswith(f"{name}="):
-            return word.partition("=")[2]
-    return None
+NOUN = "TASK"
+RECIPES = ABOUT

@@ -1,6 +1,5 @@
 """Virtual adversarial fine-tuning, scale-invariant (SiFT; He et al. 2021, 5; spec 6)."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,34 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.errors import InputError
-from deberta_jax.finetuning.objectives import Divergence, TaskObjective
+from deberta_jax.finetuning.config import SiftConfig as SiftConfig
+from deberta_jax.finetuning.objectives import TaskObjective
 from deberta_jax.model.embeddings import Embeddings
 from deberta_jax.ops.precision import accumulation_dtype
 from deberta_jax.training.objective import Batch, Objective, Sums
 
 # Of the norm without parameters, and of the perturbation's scale (spec 6).
 _NORM_EPSILON, _SCALE_EPSILON = 1e-7, 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class SiftConfig:
-    """Virtual adversarial training: a step costs three forward and two backward passes.
-
-    `weight` is that of the adversarial loss, 0: none; published are 5, and 3 for v3-xsmall. A perturbation of standard
-    deviation `initial` is moved by `learning_rate` along the gradient of `divergence`; the adversarial loss itself is
-    the symmetric one (spec 6).
-    """
-
-    weight: float = 0.0
-    learning_rate: float = 1e-4
-    initial: float = 1e-2
-    divergence: Divergence = "symmetric_kl"
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "learning_rate", "initial"):
-            if getattr(self, name) < 0:
-                raise InputError(f"sift.{name} is {getattr(self, name)}; it cannot be negative")
 
 
 class Perturbed(nnx.Module):
