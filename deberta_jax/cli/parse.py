@@ -14,7 +14,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -98,7 +98,7 @@ def _description(kind: Any, width: int) -> str:
 @contextlib.contextmanager
 def _narrow() -> Generator[int, None, None]:
     """Make tyro write at most 80 columns, on wider terminals and in files too."""
-    before, width = os.environ.get("COLUMNS"), min(WIDTH, shutil.get_terminal_size().columns)
+    before, width = os.environ.get("COLUMNS"), min(WIDTH, max(40, shutil.get_terminal_size().columns))
     os.environ["COLUMNS"] = str(width)
     try:
         yield width
@@ -146,7 +146,7 @@ def _name(argument: Any) -> str:
     return argument.lowered.metavar if argument.is_positional() else argument.display_name()
 
 
-def _unknown_message(word: str, names: Sequence[str] | dict[str, str], program: str) -> str:
+def _unknown_message(word: str, names: Iterable[str], program: str) -> str:
     if not word.startswith("-"):
         return f"unexpected argument {word!r}; `{program} --help` lists the options"
     nearest = max(names, key=functools.partial(_likeness, word), default=None)

@@ -98,10 +98,15 @@ def write_run(folder: Path, model: StoredModel, target: Path) -> str:
         checkpointer.save(initial_state(build, optimizer, _SEED, mesh, imported), {"next_batch": 0, "settings": {}})
     if model.tokenizer is not None:
         model.tokenizer.save(folder / "tokenizer")
-    recipe = name.removesuffix("-generator")
-    options = f" --model {name}" * (recipe != name) + f" --objective mlm --folder {target}"
-    options += f" --tokenizer {target / 'tokenizer'}" * (model.tokenizer is not None)
-    return f"train it with `deberta-jax pretrain {recipe}{options}`"
+    return f"train it with `{pretrain_command(name, target, with_tokenizer=model.tokenizer is not None)}`"
+
+
+def pretrain_command(preset: str, folder: Path, *, with_tokenizer: bool) -> str:
+    """The command that trains a preset in a folder by the masked-LM objective; a generator by its pair's recipe."""
+    recipe = preset.removesuffix("-generator")
+    model = f" --model {preset}" * (recipe != preset)
+    tokenizer = f" --tokenizer {folder / 'tokenizer'}" * with_tokenizer
+    return f"deberta-jax pretrain {recipe}{model} --objective mlm --folder {folder}{tokenizer}"
 
 
 def _build(config: DebertaConfig, sharing: Any) -> Callable[[PRNGKeyArray], nnx.Module]:
