@@ -42,7 +42,7 @@ class _Captured(io.StringIO):
         self.terminal = terminal
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]
         return self.terminal.encoding
 
     def isatty(self) -> bool:
