@@ -4,11 +4,15 @@ import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
 
+# Which activations of a layer the backward pass computes again: none, all but matrix products, or all.
+Remat = Literal["none", "dots", "full"]
+# How a discriminator shares the embeddings of its generator.
+Sharing = Literal["gdes", "es", "none"]
 # Written into every exported file by transformers, or Microsoft's names for a field that has one of ours.
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
 # Microsoft's configuration class fills these in where a `model_config.json` is silent.

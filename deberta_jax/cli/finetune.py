@@ -20,23 +20,17 @@ from deberta_jax.finetuning.initial import PretrainedFolder, model_spec, open_pr
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.kinds.kind import Kind, objective_with_options
 from deberta_jax.finetuning.objectives import plain_objective
-from deberta_jax.finetuning.recipes import Selection as Selection
-from deberta_jax.finetuning.recipes import recipe as recipe
 from deberta_jax.finetuning.run import RunInputs, finetune
 from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import digest, features_of
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.pretraining.corpus import on_first, say
-from deberta_jax.tasks.catalogue import DESCRIPTIONS, check_labels, find_splits, labels_of, load, with_data
+from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
 from deberta_jax.tasks.examples import Examples
 from deberta_jax.tasks.task import Task
 from deberta_jax.training.objective import Objective
 from deberta_jax.training.processes import join
-
-NOUN = "TASK"
-RECIPES = DESCRIPTIONS
-
 
 def run(config: FinetuneConfig) -> None:
     """Read the files, train, evaluate the best model, and write the results."""

@@ -14,7 +14,6 @@ from deberta_jax.files import lock_folder
 from deberta_jax.pretraining.config import PretrainConfig, measure
 from deberta_jax.pretraining.corpus import Text, check_inputs, named_tokenizer, on_first, say, shards_of, tokenizer_of
 from deberta_jax.pretraining.initial import check_start, config_with_start, first_model
-from deberta_jax.pretraining.recipes import RECIPES as RECIPES
 from deberta_jax.pretraining.summary import export, report, totals
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import over_batches, train

@@ -1,9 +1,10 @@
 """What a model can be asked: which head each task needs, which options it takes, and which fields of an example."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from deberta_jax.cli.predict_io import Row, named
+from deberta_jax.cli.predict_options import TaskName
 from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import Head
 from deberta_jax.inference import stream
@@ -15,16 +16,6 @@ from deberta_jax.inference.multiple_choice import choose_pipeline
 from deberta_jax.inference.question_answering import answer_pipeline
 from deberta_jax.inference.replaced_tokens import detect_replaced_pipeline
 
-TaskName = Literal[
-    "fill-mask",
-    "classification",
-    "zero-shot",
-    "token-classification",
-    "question-answering",
-    "multiple-choice",
-    "replaced-tokens",
-    "embeddings",
-]
 # Where the results go, so that no example may have such fields.
 PREDICTION, ARRAYS = "prediction", "arrays"
 

@@ -1,44 +1,24 @@
 """Low-rank adapters: the encoder is frozen, and small matrices beside its kernels are trained (Hu et al. 2021)."""
 
-import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deberta_jax.errors import InputError
+from deberta_jax.finetuning.config import LoraConfig, Targets
 from deberta_jax.model.linear import Linear
 from deberta_jax.model.tree import replace_parts
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
-Targets = Literal["attention", "all"]
 # The paths of the adapted projections in a layer.
 _ATTENTION = "attention.query", "attention.key", "attention.value"
 _TARGETS: dict[Targets, tuple[str, ...]] = {
     "attention": _ATTENTION,
     "all": (*_ATTENTION, "attention.output", "up", "down"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class LoraConfig:
-    """Low-rank adapters (LoRA); the head is trained as a whole."""
-
-    rank: int = 0
-    """Rank of the adapters; 0 trains the whole model."""
-    alpha: float = 16.0
-    """Scale of the adapters: their product counts alpha / rank times."""
-    targets: Targets = "attention"
-    """Adapted kernels: queries, keys and values ("attention"), or every matrix of a layer ("all")."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 0 or self.alpha <= 0:
-            raise InputError(
-                f"lora.rank is {self.rank} and lora.alpha {self.alpha:g}; both must be positive (rank 0 turns LoRA off)"
-            )
 
 
 class Adapter(nnx.Module):

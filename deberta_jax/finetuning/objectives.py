@@ -5,22 +5,20 @@ tokens have weight 0.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
+from deberta_jax.finetuning.config import Divergence
 from deberta_jax.ops.precision import accumulation_dtype
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
 # The logit of an impossible class. Finite, so that differences of logits are numbers.
 IMPOSSIBLE = -1e9
-
-Divergence = Literal["symmetric_kl", "kl", "mse"]
-
 
 class TaskObjective(NamedTuple):
     """The outputs of a head for a batch, the sums of their losses, and the divergence of two outputs.

@@ -2,14 +2,20 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.published import MAX_LENGTHS, PUBLISHED, SIFT, Published
 from deberta_jax.presets import PRESETS
-from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.tasks.catalogue import DESCRIPTIONS
+from deberta_jax.training.config import OptimizerConfig
 
+NOUN = "TASK"
+RECIPES = DESCRIPTIONS
 # The model whose settings are used for a model without published ones, by size.
 _SIMILAR_MODEL = {
     "v3-xsmall": "v1-base",
@@ -40,20 +46,13 @@ _DEFAULT_MAX_LENGTH = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class SiftSelection:
-    """The option of virtual adversarial training that selects a recipe."""
-
-    weight: float = 0.0
-    """Weight of the adversarial loss."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Selection:
     """The options on which the defaults of the others depend."""
 
     model: str = ""
     """Model folder, or owner/name on the Hugging Face hub."""
-    sift: SiftSelection = dataclasses.field(default_factory=SiftSelection)
+    sift_weight: Annotated[float, tyro.conf.arg(name="sift.weight")] = 0.0
+    """Weight of the adversarial loss."""
 
 
 def recipe(task: str, selection: Selection) -> FinetuneConfig:
@@ -65,7 +64,7 @@ def recipe(task: str, selection: Selection) -> FinetuneConfig:
         config = dataclasses.replace(config, **_SQUAD)
     preset = preset_of(selection.model)
     settings = published(task, preset)
-    if task == "mnli" and selection.sift.weight and preset in SIFT:
+    if task == "mnli" and selection.sift_weight and preset in SIFT:
         settings, _ = SIFT[preset]
     if settings is None:
         return config

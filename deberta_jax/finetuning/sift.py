@@ -3,7 +3,6 @@
 See docs/numerics.md, "Virtual adversarial training".
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.errors import InputError
-from deberta_jax.finetuning.objectives import Divergence, TaskObjective
+from deberta_jax.finetuning.config import SiftConfig
+from deberta_jax.finetuning.objectives import TaskObjective
 from deberta_jax.model.embeddings import Embeddings
 from deberta_jax.model.tree import replace_parts
 from deberta_jax.ops.precision import accumulation_dtype
@@ -20,25 +19,6 @@ from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
 # Added to the variance of the normalization, and to the scale of the gradient.
 _NORM_EPSILON, _SCALE_EPSILON = 1e-7, 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class SiftConfig:
-    """Virtual adversarial training (SiFT); a step costs three forward and two backward passes."""
-
-    weight: float = 0.0
-    """Weight of the adversarial loss; 0 turns it off. Published: 5, and 3 for v3-xsmall."""
-    learning_rate: float = 1e-4
-    """Step size of the perturbation along its gradient."""
-    initial: float = 1e-2
-    """Standard deviation of the initial perturbation."""
-    divergence: Divergence = "symmetric_kl"
-    """Divergence whose gradient moves the perturbation; the adversarial loss itself is symmetric_kl."""
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "learning_rate", "initial"):
-            if getattr(self, name) < 0:
-                raise InputError(f"sift.{name} is {getattr(self, name)}; it must not be negative")
 
 
 class PerturbedEmbeddings(nnx.Module):

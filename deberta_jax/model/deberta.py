@@ -6,10 +6,10 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, DTypeLike, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.model.embeddings import Embeddings
-from deberta_jax.model.encoder import Encoder, EncoderOutput, Remat
+from deberta_jax.model.encoder import Encoder, EncoderOutput
 
 
 class Deberta(nnx.Module):

@@ -1,6 +1,6 @@
 """The encoder: one layer, the convolution of v2, and the stack with its relative table."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import Attention, RelativePositions
 from deberta_jax.model.embeddings import Embedding
@@ -17,8 +17,6 @@ from deberta_jax.ops.attention import make_attention_mask
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.positions import relative_index
 from deberta_jax.sharding import constrain
-
-Remat = Literal["none", "dots", "full"]
 
 _policies = jax.checkpoint_policies
 # What a layer keeps for its backward pass, by name or as a product with parameters.

@@ -6,12 +6,12 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
 from deberta_jax.model.deberta import Deberta, as_arrays
 from deberta_jax.model.embeddings import Embedding
-from deberta_jax.model.encoder import Encoder, Remat
+from deberta_jax.model.encoder import Encoder
 from deberta_jax.model.linear import LayerNorm, Linear
 from deberta_jax.ops.attention import make_attention_mask
 from deberta_jax.ops.precision import accumulation_dtype

@@ -1,19 +1,17 @@
 """Generator and discriminator of version 3, and what they share (He, Gao and Chen 2023, 3.3; spec 4)."""
 
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat, Sharing
 from deberta_jax.errors import InputError
 from deberta_jax.model.embeddings import Embedding
-from deberta_jax.model.encoder import Remat
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 
-Sharing = Literal["gdes", "es", "none"]
 Tables = dict[str, Embedding]
 Paired = TypeVar("Paired", MaskedLM, ReplacedTokenDetection)
 # The tables that are shared, where a model has them: words, and positions that are added to the input (spec 4.4).

@@ -3,28 +3,19 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import tyro
-from jaxtyping import PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat, Sharing
 from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError
-from deberta_jax.model.encoder import Remat
-from deberta_jax.model.masked_lm import MaskedLM
-from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.replaced_tokens import RtdConfig, replaced_token_detection
-from deberta_jax.sharding import make_mesh
-from deberta_jax.training.method import TrainingMethod, one_objective
-from deberta_jax.training.objective import masked_lm
-from deberta_jax.training.processes import ProcessesConfig
-from deberta_jax.training.run import TrainingConfig
-from deberta_jax.training.sizes import Sizes, sizes
-from deberta_jax.training.state import abstract_state
+from deberta_jax.training.config import ProcessesConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from deberta_jax.training.method import TrainingMethod
+    from deberta_jax.training.sizes import Sizes
 
 ObjectiveName = Literal["mlm", "rtd"]
 # A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
@@ -58,6 +49,43 @@ class DataConfig:
             raise InputError("data.shards is text that is prepared already: give it without data.files")
         if self.held_out and not (self.files or self.shards):
             raise InputError("data.held-out is evaluated on; name what to train on with data.files or data.shards")
+
+
+@dataclass(frozen=True)
+class RtdConfig:
+    """How generator and discriminator train together.
+
+    `sharing` of their embeddings: "gdes" (gradient-disentangled, the paper's), "es" or "none". `step`: "decoupled"
+    updates the generator and then, on its new embeddings, the discriminator, each with an optimizer and a clipping of
+    its own (the original's way); "joint" makes one update by the sum of both losses, the discriminator's `loss_weight`
+    times (the paper's λ; decoupled, it reaches the discriminator through clipping and epsilon alone: spec 4.3).
+    `discriminator_learning_rate` is the optimizer's learning rate without one, and for decoupled steps.
+    `difference_decay`: "microsoft" lets E_Δ decay to zero as the original does (spec 4.4), "none" spares it.
+    """
+
+    sharing: Sharing = "gdes"
+    step: Literal["decoupled", "joint"] = "decoupled"
+    loss_weight: float = 50.0
+    discriminator_learning_rate: float | None = None
+    difference_decay: Literal["none", "microsoft"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.sharing == "es" and self.step == "decoupled":
+            raise InputError(
+                "rtd.sharing es is one table that both losses move, and decoupled steps have no update for both: give "
+                "rtd.step joint, or another sharing"
+            )
+        if self.loss_weight <= 0:
+            raise InputError(f"rtd.loss_weight is {self.loss_weight}; it must be above 0")
+        if self.discriminator_learning_rate is not None:
+            if self.step == "joint":
+                raise InputError(
+                    "rtd.discriminator_learning_rate is for decoupled steps; a joint one has one rate: give None"
+                )
+            if self.discriminator_learning_rate < 0:
+                raise InputError(
+                    f"rtd.discriminator_learning_rate is {self.discriminator_learning_rate}; it cannot be negative"
+                )
 
 
 @dataclass(frozen=True)
@@ -121,8 +149,17 @@ class PretrainConfig:
         masking = self.data.masking
         return masking if self.objective == "mlm" else dataclasses.replace(masking, mode="uniform")
 
-    def method(self, model: DebertaConfig) -> TrainingMethod:
+    def method(self, model: DebertaConfig) -> "TrainingMethod":
         """How a model of this config is trained."""
+        import jax.numpy as jnp
+        from jaxtyping import PRNGKeyArray
+
+        from deberta_jax.model.masked_lm import MaskedLM
+        from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
+        from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
+        from deberta_jax.training.method import one_objective
+        from deberta_jax.training.objective import masked_lm
+
         dtype = jnp.dtype(self.dtype)
         if self.objective == "mlm":
             return one_objective(
@@ -142,8 +179,15 @@ def generator_config(discriminator: DebertaConfig) -> DebertaConfig:
     return dataclasses.replace(discriminator, num_hidden_layers=max(2, discriminator.num_hidden_layers // 2))
 
 
-def measure(config: PretrainConfig, model: DebertaConfig) -> Sizes:
+def measure(config: PretrainConfig, model: DebertaConfig) -> "Sizes":
     """The sizes of a run on the devices that are here, by shapes alone."""
+    import jax
+    import jax.numpy as jnp
+
+    from deberta_jax.sharding import make_mesh
+    from deberta_jax.training.sizes import sizes
+    from deberta_jax.training.state import abstract_state
+
     mesh = make_mesh(config.training.mesh.data, config.training.mesh.fsdp, config.training.mesh.tensor)
     # A schedule of no steps has no warm-up.
     training = dataclasses.replace(config.training, steps=max(config.training.steps, 10**6))

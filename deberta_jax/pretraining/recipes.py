@@ -1,19 +1,15 @@
 """The pretraining runs known by name: small ones to try, and the published ones."""
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
+from deberta_jax.config import Remat
 from deberta_jax.data.masking import Masking
-from deberta_jax.model.encoder import Remat
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.config import DataConfig, ObjectiveName, PretrainConfig
-from deberta_jax.pretraining.replaced_tokens import RtdConfig
-from deberta_jax.training.optimizer import OptimizerConfig
-from deberta_jax.training.run import MeshConfig, TrainingConfig
+from deberta_jax.pretraining.config import DataConfig, ObjectiveName, PretrainConfig, RtdConfig
+from deberta_jax.training.config import MeshConfig, OptimizerConfig, TrainingConfig
 
 # Parameters and optimizer of the largest models are split over all devices.
 _WHOLE = MeshConfig()
@@ -58,9 +54,17 @@ PUBLISHED: dict[str, dict[str, Published]] = {
 }
 
 
-def recipe(name: str, objective: ObjectiveName | None = None) -> PretrainConfig:
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The options that decide which settings a recipe starts with."""
+
+    objective: ObjectiveName | None = None
+
+
+def recipe(name: str, selection: Selection | ObjectiveName | None = None) -> PretrainConfig:
     """A recipe by name, for its own objective or for another."""
     config = dataclasses.replace(_RECIPES[name][1], recipe=name)
+    objective = selection.objective if isinstance(selection, Selection) else selection
     if objective in (None, config.objective):
         return config
     masking = _MASKING if objective == "rtd" else Masking()
@@ -71,14 +75,6 @@ def recipe(name: str, objective: ObjectiveName | None = None) -> PretrainConfig:
         data=dataclasses.replace(config.data, masking=masking),
         **{"rtd": RtdConfig(), **_CHANGED.get((name, objective), {})},
     )
-
-
-def of_words(name: str, words: Sequence[str]) -> PretrainConfig:
-    """The recipe that the words of a command line change, by the objective that is among them."""
-    given = [after for word, after in pairwise(words) if word == "--objective"]
-    given += [word.partition("=")[2] for word in words if word.startswith("--objective=")]
-    known = [objective for objective in get_args(ObjectiveName) if given[-1:] == [objective]]
-    return recipe(name, *known)
 
 
 def _published(
@@ -174,4 +170,4 @@ _CHANGED: dict[tuple[str, ObjectiveName], dict[str, Any]] = {
         "rtd": RtdConfig(discriminator_learning_rate=2e-3),
     },
 }
-RECIPES = {name: (description, partial(of_words, name)) for name, (description, _) in _RECIPES.items()}
+RECIPES = {name: description for name, (description, _) in _RECIPES.items()}

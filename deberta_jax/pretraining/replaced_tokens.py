@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from deberta_jax.errors import InputError
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
-from deberta_jax.model.pair import ReplacedTokenPair, Sharing, detector
+from deberta_jax.model.pair import ReplacedTokenPair, detector
 from deberta_jax.ops.sampling import sample
+from deberta_jax.pretraining.config import RtdConfig as RtdConfig
 from deberta_jax.pretraining.ranking import average_precision, counts, roc_auc
 from deberta_jax.sharding import constrain
 from deberta_jax.training.losses import binary_cross_entropy
@@ -32,43 +32,6 @@ from deberta_jax.training.step import Step, Update, Updated, apply, compiled, me
 LEAST_AUC, LEAST_SPREAD = 0.55, 0.01
 # Where a discriminator of a "gdes" pair has E_Δ.
 _DIFFERENCES = "deberta.embeddings.word.embedding", "deberta.embeddings.position.embedding"
-
-
-@dataclasses.dataclass(frozen=True)
-class RtdConfig:
-    """How generator and discriminator train together.
-
-    `sharing` of their embeddings: "gdes" (gradient-disentangled, the paper's), "es" or "none". `step`: "decoupled"
-    updates the generator and then, on its new embeddings, the discriminator, each with an optimizer and a clipping of
-    its own (the original's way); "joint" makes one update by the sum of both losses, the discriminator's `loss_weight`
-    times (the paper's λ; decoupled, it reaches the discriminator through clipping and epsilon alone: spec 4.3).
-    `discriminator_learning_rate` is the optimizer's learning rate without one, and for decoupled steps.
-    `difference_decay`: "microsoft" lets E_Δ decay to zero as the original does (spec 4.4), "none" spares it.
-    """
-
-    sharing: Sharing = "gdes"
-    step: Literal["decoupled", "joint"] = "decoupled"
-    loss_weight: float = 50.0
-    discriminator_learning_rate: float | None = None
-    difference_decay: Literal["none", "microsoft"] = "none"
-
-    def __post_init__(self) -> None:
-        if self.sharing == "es" and self.step == "decoupled":
-            raise InputError(
-                "rtd.sharing es is one table that both losses move, and decoupled steps have no update for both: give "
-                "rtd.step joint, or another sharing"
-            )
-        if self.loss_weight <= 0:
-            raise InputError(f"rtd.loss_weight is {self.loss_weight}; it must be above 0")
-        if self.discriminator_learning_rate is not None:
-            if self.step == "joint":
-                raise InputError(
-                    "rtd.discriminator_learning_rate is for decoupled steps; a joint one has one rate: give None"
-                )
-            if self.discriminator_learning_rate < 0:
-                raise InputError(
-                    f"rtd.discriminator_learning_rate is {self.discriminator_learning_rate}; it cannot be negative"
-                )
 
 
 class Optimizers(NamedTuple):

@@ -1,9 +1,8 @@
 """AdamW with the original's decay exclusions, and the original's own optimizers by name."""
 
-import dataclasses
 import functools
 from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,46 +11,11 @@ import optax
 from jaxtyping import Array, Int
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.schedules import SCHEDULES, ScheduleName, warmup_steps
+from deberta_jax.training.config import OptimizerConfig as OptimizerConfig
+from deberta_jax.training.schedules import SCHEDULES, warmup_steps
 
 # Where the stacked layers stand in a model.
 _LAYERS = ".encoder.layers."
-OptimizerName = Literal["adamw", "microsoft_adam", "radam", "admax"]
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """How parameters follow their gradients; the defaults are the correct forms.
-
-    `name`: "adamw" corrects the bias of both moments. "microsoft_adam", "radam" and "admax" are the original's, to
-    reproduce its runs (spec 7.1). `warmup` below 1 is a part of the run, from 1 on a number of steps. `schedule`:
-    the names that begin with "warmup_" are the original's (spec 7.3). `lookahead`, if not 0, pulls the parameters
-    half way back to slow ones after that many updates (spec 7.1). `layer_decay` below 1 lets lower layers move less
-    (`scale_by_layer`).
-    """
-
-    name: OptimizerName = "adamw"
-    learning_rate: float = 5e-4
-    schedule: ScheduleName = "linear"
-    warmup: float = 0.1
-    final_scale: float = 0.0
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
-    clip_norm: float = 1.0
-    lookahead: int = 0
-    layer_decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "warmup", "weight_decay", "epsilon", "clip_norm", "lookahead"):
-            if getattr(self, name) < 0:
-                raise InputError(f"optimizer.{name} is {getattr(self, name)}; it cannot be negative")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"optimizer.layer_decay is {self.layer_decay}; it must be in (0, 1]")
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:

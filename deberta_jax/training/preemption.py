@@ -8,9 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-
-class StopRequested(Exception):
-    """The run was asked to stop (SIGTERM or Ctrl-C) before an evaluation was complete."""
+from deberta_jax.errors import StopRequested as StopRequested
 
 
 class Preemption:

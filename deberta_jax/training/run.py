@@ -1,6 +1,5 @@
 """How a run goes: its settings, and the folder that belongs to them."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -8,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.training.config import MeshConfig as MeshConfig
+from deberta_jax.training.config import TrainingConfig as TrainingConfig
 
 # Settings that a run may change between two starts: they move work about (micro-batches also draw dropout anew).
 _MAY_DIFFER = {
@@ -24,45 +24,6 @@ _MAY_DIFFER = {
 _KNOWN_LATE = {"rows"}
 # Settings that runs begun before they were there have not, and what those did.
 _ADDED = {"training.optimizer.layer_decay": 1.0}
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """How many devices share a batch (data), the parameters too (fsdp), and each product (tensor); -1: the rest."""
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """Length, batches and intervals of a run.
-
-    `batch_size` rows are a step's, over all devices and over the `accumulate` micro-batches in which they are taken.
-    The latest `keep` checkpoints stay, and each of a step that `keep_every` divides. The run stops with an error after
-    `stop_after` steps in a row whose loss or gradient is not finite.
-    """
-
-    steps: int = 1000
-    batch_size: int = 32
-    accumulate: int = 1
-    seed: int = 0
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    evaluate_every: int = 100
-    checkpoint_every: int = 100
-    keep: int = 2
-    keep_every: int = 0
-    stop_after: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate", "evaluate_every", "checkpoint_every", "keep", "stop_after"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("steps", "seed", "keep_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it cannot be negative")
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:

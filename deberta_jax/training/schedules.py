@@ -2,22 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-ScheduleName = Literal[
-    "linear",
-    "cosine",
-    "constant",
-    "warmup_linear",
-    "warmup_linear_shift",
-    "warmup_cosine",
-    "warmup_linear_cosine",
-    "warmup_cyclic_linear_cosine",
-    "warmup_constant",
-]
+from deberta_jax.training.config import ScheduleName
+
 Step = Float[Array, ""]
 Scale = Float[Array, ""]
 
