@@ -60,7 +60,7 @@ class RowParser(NamedTuple):
 
     parse: Callable[[str, dict[str, Any], Columns, bool], Any]
     """(row_id, row, columns, is_test) -> example; raises UnusableRow. Only a row of a test set may lack its answer."""
-    columns: Callable[[Columns], tuple[str | None, ...]]
+    input_columns: Callable[[Columns], tuple[str | None, ...]]
     """The columns of the inputs; None for an option that is not set."""
     answer_columns: Callable[[Columns], tuple[str | None, ...]]
     """The columns of the answer, which a test set may lack."""
@@ -107,7 +107,7 @@ def read_table(
     in_split: Callable[[Any, str], bool],
 ) -> Examples:
     """Return the examples of a table for which `in_split(example, split)`; raises InputError for a missing column."""
-    inputs = (*parser.columns(columns), columns.id)
+    inputs = (*parser.input_columns(columns), columns.id)
     required = inputs if is_test(split) else (*inputs, *parser.answer_columns(columns))
 
     def rows(report: ReadReport) -> Iterator[tuple[int, tuple[str, dict[str, Any]]]]:
@@ -155,6 +155,6 @@ _write = objects_writer(
     lambda split: f"predictions-{split}.jsonl",
     lambda example, prediction: {
         "id": example.id,
-        "prediction": prediction.text if hasattr(prediction, "text") else prediction,
+        "prediction": getattr(prediction, "text", prediction),
     },
 )
