@@ -14,7 +14,7 @@ from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.pretraining.corpus import say
 from deberta_jax.tasks.catalogue import check_labels, find_evaluation_splits, fit_to_model, load, with_data
-from deberta_jax.tasks.squad_metrics import score_squad_files
+from deberta_jax.tasks.squad import score_squad_files
 from deberta_jax.tasks.task import Task
 
 

@@ -32,6 +32,7 @@ from deberta_jax.tasks.task import Task
 from deberta_jax.training.objective import Objective
 from deberta_jax.training.processes import join
 
+
 def run(config: FinetuneConfig) -> None:
     """Read the files, train, evaluate the best model, and write the results."""
     join(config.processes)
@@ -50,9 +51,7 @@ def run(config: FinetuneConfig) -> None:
         _run(config, task, pretrained, paths)
 
 
-def _run(
-    config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths: Mapping[str, Sequence[Path]]
-) -> None:
+def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths: Mapping[str, Sequence[Path]]) -> None:
     splits = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
     reports = [report for examples in splits.values() for report in examples.reports]
     for report in reports:

@@ -104,9 +104,7 @@ def write_results(
         write_json(folder / "rows.json", [vars(report) for report in read_reports]),
     ]
     for evaluation in evaluations:
-        paths += task.write(
-            folder / "predictions", evaluation.split, evaluation.examples, evaluation.predictions
-        )
+        paths += task.write(folder / "predictions", evaluation.split, evaluation.examples, evaluation.predictions)
     if labelled:
         first = labelled[0]
         named = {

@@ -44,7 +44,9 @@ def open_pretrained(name: str) -> PretrainedFolder:
     folder = resolve(name)
     config, tensors, source = read_folder(folder)
     if not Tokenizer.stands_in(folder):
-        raise InputError(f"{name}: no tokenizer in this folder; copy the tokenizer that the model was trained with to it")
+        raise InputError(
+            f"{name}: no tokenizer in this folder; copy the tokenizer that the model was trained with to it"
+        )
     return PretrainedFolder(config, tensors, source, Tokenizer(folder))
 
 

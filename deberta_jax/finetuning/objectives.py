@@ -20,6 +20,7 @@ from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 # The logit of an impossible class. Finite, so that differences of logits are numbers.
 IMPOSSIBLE = -1e9
 
+
 class TaskObjective(NamedTuple):
     """The outputs of a head for a batch, the sums of their losses, and the divergence of two outputs.
 
@@ -76,7 +77,11 @@ def classification_sums(
 
 
 def weighted_sums(
-    losses: Float[Array, "*B"], weights: Float[Array, "*B"], batch: ArrayBatch, *, accuracy: Bool[Array, "*B"] | None = None
+    losses: Float[Array, "*B"],
+    weights: Float[Array, "*B"],
+    batch: ArrayBatch,
+    *,
+    accuracy: Bool[Array, "*B"] | None = None,
 ) -> Sums:
     """The weighted sum of losses, and of correct predictions if they are given."""
     return Sums(
@@ -115,7 +120,9 @@ def _upcast(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(accumulation_dtype(x.dtype))
 
 
-def _class_weighted(logits: Float[Array, "*B C"], batch: ArrayBatch, class_weights: Sequence[float]) -> Float[Array, "*B"]:
+def _class_weighted(
+    logits: Float[Array, "*B C"], batch: ArrayBatch, class_weights: Sequence[float]
+) -> Float[Array, "*B"]:
     """The weights of the batch, each multiplied by the weight of its label."""
     labels, weights, C = batch["labels"], batch["weights"], logits.shape[-1]
     if not class_weights:

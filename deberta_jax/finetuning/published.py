@@ -16,8 +16,12 @@ class Published(NamedTuple):
 MODELS = "v1-base", "v1-large", "v1-xlarge", "v2-xlarge", "v2-xxlarge", "v3-large"
 
 
-def _by_model(*settings: tuple[int, float, float, int, float]) -> dict[str, Published]:
-    return {model: Published(*values) for model, values in zip(MODELS, settings, strict=False)}
+def _by_model(*rows: tuple[float | int, ...]) -> dict[str, Published]:
+    """The settings of the first models of `MODELS`."""
+    return {
+        model: Published(int(epochs), float(warmup), float(rate), int(batch_size), float(dropout))
+        for model, (epochs, warmup, rate, batch_size, dropout) in zip(MODELS, rows, strict=False)
+    }
 
 
 # The longest sequence of each task, in tokens.

@@ -44,7 +44,9 @@ def finished(tmp_path_factory, pretrained):
             separable = SEPARABLE[kind](folder)
             data = ("--data", folder / separable.data, "--model", pretrained)
             words = [separable.task, *data, *separable.options, *OPTIONS]
-            runs[kind] = Finished(folder / "run", separable, words, _output_of("finetune", *words, "--folder", folder / "run"))
+            runs[kind] = Finished(
+                folder / "run", separable, words, _output_of("finetune", *words, "--folder", folder / "run")
+            )
         return runs[kind]
 
     return run

@@ -105,10 +105,14 @@ def outcome_pipeline(pipeline: Pipeline[Result], to_outcome: Callable[[Result], 
     return dataclasses.replace(pipeline, read=lambda example, rows: to_outcome(pipeline.read(example, rows)))
 
 
-def objective_with_options(kind: Kind, class_weights: Sequence[float] = (), label_smoothing: float = 0.0) -> TaskObjective:
+def objective_with_options(
+    kind: Kind, class_weights: Sequence[float] = (), label_smoothing: float = 0.0
+) -> TaskObjective:
     """The objective of a kind; raises InputError for options that the kind does not support."""
     if not class_weights and not label_smoothing:
         return kind.objective()
     if kind.weighted_objective is None:
-        raise InputError(f"class_weights and label_smoothing need a task with classes; this task is of kind {kind.name}")
+        raise InputError(
+            f"class_weights and label_smoothing need a task with classes; this task is of kind {kind.name}"
+        )
     return kind.weighted_objective(class_weights, label_smoothing)
