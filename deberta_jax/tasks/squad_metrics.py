@@ -38,7 +38,7 @@ def word_f1(prediction: str, reference: str) -> float:
 
 def _word_f1_v1(prediction: str, reference: str) -> float:
     """As `word_f1`, but 0 for two answers without words, as in the scorer of SQuAD 1.1."""
-    return word_f1(prediction, reference) if normalize_answer(prediction) and normalize_answer(reference) else 0.0
+    return word_f1(prediction, reference) if normalize_answer(prediction) else 0.0
 
 
 def score_squad(examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:

@@ -58,40 +58,32 @@ def read_tsv(
     split, or in any split with `optional_labels`.
     """
     optional = optional_labels or is_test(split)
+    # Text, pair, label, id and group.
+    names = columns[:5]
 
-    def parse(row: dict[str, str], report: ReadReport) -> Iterator[TextExample]:
-        text, pair, label = (_field(row, names) for names in (columns.text, columns.pair, columns.label))
+    def parse(row: dict[str, str], report: ReadReport) -> list[TextExample]:
+        text, pair, label, example_id, group = (next((row[n] for n in some if n in row), None) for some in names)
         if text is None or (columns.pair and pair is None):
             raise _missing_column(path, [*columns.text[:1], *columns.pair[:1]], row)
-        if not text.strip() or (columns.pair and not (pair or "").strip()):
-            raise UnusableRow("no text")
         if label is None and not optional:
             raise _missing_column(path, columns.label[:1], row)
-        example_id = _field(row, columns.id)
-        yield TextExample(
-            str(report.used) if example_id is None else example_id,
-            text.strip(),
-            pair.strip() if columns.pair and pair is not None else None,
-            None if label is None else _label(label, parse_label, optional),
-            _field(row, columns.group) or "",
-        )
+        if not text.strip() or (columns.pair and not (pair or "").strip()):
+            raise UnusableRow("no text")
+        value = None if label is None else parse_label(label)
+        if value is None and label is not None and not (optional and not label.strip()):
+            raise _no_label(label)
+        example_id = str(report.used) if example_id is None else example_id
+        return [TextExample(example_id, text.strip(), pair.strip() if pair else None, value, group or "")]
 
     return read_rows(path, lambda report: tsv_rows(path, report, columns.header), parse)
 
 
-def _label(text: str, parse_label: Callable[[str], str | float | None], optional: bool) -> str | float | None:
-    label = parse_label(text)
-    if label is not None or (optional and not text.strip()):
-        return label
+def _no_label(text: str) -> UnusableRow:
     if text == "-":
         # Annotators of MNLI and SNLI disagreed.
-        raise UnusableRow("no gold label", malformed=False)
-    raise unknown_label(text)
+        return UnusableRow("no gold label", malformed=False)
+    return unknown_label(text)
 
 
 def _missing_column(path: Path, names: Sequence[str], row: Mapping[str, str]) -> InputError:
     return InputError(f"{path}: no column {' or '.join(map(repr, names))}; the columns are {', '.join(row)}")
-
-
-def _field(row: Mapping[str, str], names: Sequence[str]) -> str | None:
-    return next((row[name] for name in names if name in row), None)
