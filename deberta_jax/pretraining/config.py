@@ -17,10 +17,10 @@ from deberta_jax.model.encoder import Remat
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
 from deberta_jax.presets import PRESETS
+from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.pretraining.replaced_tokens import RtdConfig, replaced_token_detection
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.method import TrainingMethod, one_objective
-from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.processes import ProcessesConfig
 from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.sizes import Sizes, sizes
@@ -29,6 +29,7 @@ from deberta_jax.training.state import abstract_state
 ObjectiveName = Literal["mlm", "rtd"]
 # A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
 _ROWS = 128
+_CURVES = {"loss": "loss (nats per masked token)", "accuracy": "masked-token accuracy"}
 # In place of the name of a generator.
 FRESH = "fresh"
 
@@ -126,7 +127,10 @@ class PretrainConfig:
         dtype = jnp.dtype(self.dtype)
         if self.objective == "mlm":
             return one_objective(
-                self.training, lambda key: MaskedLM(model, dtype=dtype, remat=self.remat, key=key), masked_lm
+                self.training,
+                lambda key: MaskedLM(model, dtype=dtype, remat=self.remat, key=key),
+                masked_lm,
+                curves=_CURVES,
             )
 
         def build(key: PRNGKeyArray) -> ReplacedTokenPair:
