@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ObjectiveName = Literal["mlm", "rtd"]
 # A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
 _ROWS = 128
+_CURVES = {"loss": "loss (nats per masked token)", "accuracy": "masked-token accuracy"}
 # In place of the name of a generator.
 FRESH = "fresh"
 
@@ -163,7 +164,10 @@ class PretrainConfig:
         dtype = jnp.dtype(self.dtype)
         if self.objective == "mlm":
             return one_objective(
-                self.training, lambda key: MaskedLM(model, dtype=dtype, remat=self.remat, key=key), masked_lm
+                self.training,
+                lambda key: MaskedLM(model, dtype=dtype, remat=self.remat, key=key),
+                masked_lm,
+                curves=_CURVES,
             )
 
         def build(key: PRNGKeyArray) -> ReplacedTokenPair:
