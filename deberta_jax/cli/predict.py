@@ -88,13 +88,13 @@ class PredictConfig:
     """Labels to choose from (zero-shot)."""
     template: str = "This example is {}."
     """Sentence that a label completes, in the texts' language (zero-shot)."""
-    several: bool = False
+    multi_label: bool = False
     """Let any number of labels hold, each for itself (zero-shot)."""
-    longest: int = 30
+    max_answer_tokens: int = 30
     """Tokens of the longest answer (question-answering)."""
     no_answer_threshold: float | None = 0.0
     """How much likelier no answer must be than the best one; None for always one (question-answering)."""
-    top: int = 5
+    top_k: int = 5
     """Tokens for each mask (fill-mask)."""
     pooling: Pooling = "mean"
     """The mean of a text's tokens, or the first, [CLS] (embeddings)."""
@@ -112,8 +112,8 @@ class PredictConfig:
     """Tokens that go to the device at once, padding included."""
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise InputError(f"top is {self.top}; it must be at least 1")
+        if self.top_k < 1:
+            raise InputError(f"top_k is {self.top_k}; it must be at least 1")
         if "{}" not in self.template:
             raise InputError(f"template {self.template!r} has no {{}}, where the label goes")
         # It checks itself.

@@ -59,11 +59,11 @@ TASKS: dict[TaskName, Task] = {
         "ForMaskedLM",
         lambda parts: bool({"lm_predictions", "cls"} & parts),
         fill_mask_pipeline,
-        options=("top", "generator"),
+        options=("top_k", "generator"),
         pairs=True,
     ),
     "classification": Task(*_SEQUENCE, classification_pipeline, pairs=True),
-    "zero-shot": Task(*_SEQUENCE, zero_shot_pipeline, options=("labels", "template", "several")),
+    "zero-shot": Task(*_SEQUENCE, zero_shot_pipeline, options=("labels", "template", "multi_label")),
     "token-classification": Task(
         "token_classification",
         "ForTokenClassification",
@@ -75,7 +75,7 @@ TASKS: dict[TaskName, Task] = {
         "ForQuestionAnswering",
         lambda parts: "qa_outputs" in parts,
         answer_pipeline,
-        options=("longest", "no_answer_threshold"),
+        options=("max_answer_tokens", "no_answer_threshold"),
         fields=("question", "context"),
     ),
     "multiple-choice": Task(

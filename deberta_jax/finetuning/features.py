@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Int
 
 from deberta_jax.errors import InputError
-from deberta_jax.inference.entity_ranking import entity_rows
-from deberta_jax.inference.question_answering import span_rows
-from deberta_jax.inference.rows import Rows, encode
-from deberta_jax.inference.windows import owned, stride_of
+from deberta_jax.inference.encode import EncodedRows, encode
+from deberta_jax.inference.entity_ranking import encode_entities
+from deberta_jax.inference.question_answering import encode_contexts
+from deberta_jax.inference.windows import assign_tokens, encode_windows, window_stride
 from deberta_jax.tasks.examples import Kind, ReadReport
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -66,7 +66,7 @@ def features_of(
         some = examples[start : start + _CHUNK]
         rows = encoded(tokenizer, [as_texts(example) for example in some], limit)
         windows = _windows(rows, len(some))
-        cut += len(rows.cut)
+        cut += len(rows.truncated)
         for number, example in enumerate(some):
             if number in rows.errors:
                 account.skip(_reason(rows.errors[number]), f"example {example.id}")
@@ -83,7 +83,7 @@ def _reason(error: InputError) -> str:
     return "without room for its text" if "leave" in str(error) else str(error).partition(":")[0]
 
 
-def _windows(rows: Rows, number: int) -> list[list[Window]]:
+def _windows(rows: EncodedRows, number: int) -> list[list[Window]]:
     found: list[list[Window]] = [[] for _ in range(number)]
     lengths = rows.batch.attention_mask.sum(1).tolist()
     for place, (source, length) in enumerate(zip(rows.batch.sources.tolist(), lengths, strict=True)):
@@ -114,28 +114,28 @@ def first_tokens(words: Sequence[str], offsets: Int[np.ndarray, "T 2"]) -> Int[n
     return np.where(there & (begins < starts + sizes), places, -1)
 
 
-def _whole(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> Rows:
-    return encode(tokenizer, examples, max_length=limit)
+def _whole(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> EncodedRows:
+    return encode(tokenizer, examples, limit)
 
 
-def _choices(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> Rows:
-    return encode(tokenizer, examples, texts_of=list, max_length=limit)
+def _choices(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> EncodedRows:
+    return encode(tokenizer, examples, limit, texts_of=list)
 
 
-def word_rows(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> Rows:
+def word_rows(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> EncodedRows:
     """The windows of examples `(text,)`."""
-    return encode(tokenizer, examples, max_length=limit, truncation="first", stride=stride_of(limit))
+    return encode_windows(tokenizer, examples, limit)
 
 
 # How examples become rows, and what of an example does; the same for training and for prediction.
-ENCODED: dict[Kind, tuple[Callable[[Tokenizer, Sequence[tuple], int], Rows], Callable[[Any], tuple]]] = {
+ENCODED: dict[Kind, tuple[Callable[[Tokenizer, Sequence[tuple], int], EncodedRows], Callable[[Any], tuple]]] = {
     "single_label": (_whole, lambda example: (example.text, example.pair)),
     "regression": (_whole, lambda example: (example.text, example.pair)),
     "multi_label": (_whole, lambda example: (example.text, example.pair)),
     "multiple_choice": (_choices, lambda example: example.pairs),
     "token": (word_rows, lambda example: (text_of_words(example.words),)),
-    "extractive_qa": (span_rows, lambda example: (example.question, example.context)),
-    "entity_ranking": (entity_rows, lambda example: (example.passage, example.query, example.entities)),
+    "extractive_qa": (encode_contexts, lambda example: (example.question, example.context)),
+    "entity_ranking": (encode_entities, lambda example: (example.passage, example.query, example.entities)),
 }
 
 
@@ -165,7 +165,7 @@ def _choice(example: Any, windows: Sequence[Window], index: Mapping[str, int], l
 def _tags(example: Any, windows: Sequence[Window], index: Mapping[str, int], limit: int) -> Iterator[Feature]:
     """Of a word of several tokens the first has its tag; a token is counted in one of its windows."""
     tags = _wanted(example, example.tags)
-    chosen = owned([len(window.input_ids) for window in windows], limit)
+    chosen = assign_tokens([len(window.input_ids) for window in windows], limit)
     offsets = np.concatenate([window.offsets[which] for window, which in zip(windows, chosen, strict=True)])
     firsts = first_tokens(example.words, offsets)
     labels, weights = np.zeros(len(offsets), np.int32), np.zeros(len(offsets), np.float32)
@@ -215,7 +215,7 @@ def _window_around(windows: Sequence[Window], start: int, end: int, limit: int) 
     first = windows[0]
     begin = first.second
     room = limit - begin - 1
-    step = room - stride_of(limit)
+    step = room - window_stride(limit)
     # Each window's tokens after those that the one before has, too.
     parts = [
         slice(begin if place == 0 else begin + room - step, len(window.input_ids) - 1)

@@ -12,13 +12,14 @@ from deberta_jax.finetuning.features import ENCODED, first_tokens, text_of_words
 from deberta_jax.hub.heads import Head
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.classification import classification_pipeline
+from deberta_jax.inference.encode import EncodedRow, EncodedRows
 from deberta_jax.inference.entities import likeliest_labels
 from deberta_jax.inference.entity_ranking import score_entities_pipeline
+from deberta_jax.inference.models import max_row_length
 from deberta_jax.inference.multiple_choice import choice_logits
-from deberta_jax.inference.question_answering import ranking
-from deberta_jax.inference.rows import Row, limit_of
+from deberta_jax.inference.question_answering import span_ranking_pipeline
 from deberta_jax.inference.stream import Pipeline, stream
-from deberta_jax.inference.windows import stitched
+from deberta_jax.inference.windows import merge_windows
 from deberta_jax.model.heads import MultipleChoice, TokenClassification
 from deberta_jax.tasks.conll import OUTSIDE
 from deberta_jax.tasks.examples import Kind, Prediction, SpanPrediction
@@ -77,7 +78,7 @@ def _spanning(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[
         best = found.spans[0][0] if found.spans else ""
         return Outcome(SpanPrediction(best, float(found.no_answer), found.spans), None)
 
-    return _reading(ranking(model, tokenizer, batching=batching), read)
+    return _reading(span_ranking_pipeline(model, tokenizer, batching=batching), read)
 
 
 def _scoring(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
@@ -93,36 +94,32 @@ def _reading(task: Pipeline[Any], read: Callable[[Any], Outcome]) -> Pipeline[Ou
 
 
 def _choosing(model: MultipleChoice, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
-    limit = limit_of(model, batching)
-    encoded, _ = ENCODED["multiple_choice"]
+    encode, _ = ENCODED["multiple_choice"]
 
-    def read(example: tuple, rows: list[Row]) -> Outcome:
+    def read(example: tuple, rows: list[EncodedRow]) -> Outcome:
         probabilities = _softmax(np.asarray([row.outputs for row in rows], np.float64))
         by_place = {str(place): value for place, value in enumerate(probabilities.tolist())}
         return Outcome(int(probabilities.argmax()), by_place)
 
-    def encode(examples: Sequence[tuple]) -> Any:
-        return encoded(tokenizer, examples, limit)
-
-    return Pipeline(model, choice_logits, encode, read, limit, tokenizer.pad_id, batching)
+    return Pipeline(model, tokenizer, choice_logits, encode, read, batching)
 
 
 def _tagging(model: TokenClassification, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
-    limit = limit_of(model, batching)
+    limit = max_row_length(model, batching)
     labels = model.deberta.config.labels
     outside = OUTSIDE if OUTSIDE in labels else labels[0]
 
-    def read(example: tuple, rows: list[Row]) -> Outcome:
-        tokens = stitched(rows, limit)
+    def read(example: tuple, rows: list[EncodedRow]) -> Outcome:
+        tokens = merge_windows(rows, limit)
         firsts = first_tokens(example[0], tokens.offsets)
         likeliest, _ = tokens.outputs
         tags = [labels[likeliest[place]] if place >= 0 else outside for place in firsts.tolist()]
         return Outcome(tuple(tags), None)
 
-    def encode(examples: Sequence[tuple]) -> Any:
+    def encode(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> EncodedRows:
         return word_rows(tokenizer, [(text_of_words(words),) for (words,) in examples], limit)
 
-    return Pipeline(model, likeliest_labels, encode, read, limit, tokenizer.pad_id, batching)
+    return Pipeline(model, tokenizer, likeliest_labels, encode, read, batching)
 
 
 def _softmax(logits: Float[np.ndarray, "C"]) -> Float[np.ndarray, "C"]:
