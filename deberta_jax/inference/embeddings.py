@@ -1,7 +1,7 @@
 """Texts as vectors."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,11 @@ from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, encode
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import encoder_of
+from deberta_jax.inference.names import Pooling
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-
-Pooling = Literal["mean", "cls"]
 
 
 def embed(

@@ -1,7 +1,7 @@
 """The table of pipelines: the head that each needs, the function that builds it, its options and its example fields."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import HEADS, Head
@@ -12,24 +12,13 @@ from deberta_jax.inference.entities import tag_entities_pipeline
 from deberta_jax.inference.entity_ranking import score_entities_pipeline
 from deberta_jax.inference.fill_mask import fill_mask_pipeline
 from deberta_jax.inference.multiple_choice import choose_pipeline
+from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.question_answering import answer_pipeline
 from deberta_jax.inference.replaced_tokens import detect_replaced_pipeline
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import EntityScoring
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-
-PipelineName = Literal[
-    "fill-mask",
-    "classification",
-    "zero-shot",
-    "token-classification",
-    "question-answering",
-    "multiple-choice",
-    "entity-ranking",
-    "replaced-tokens",
-    "embeddings",
-]
 
 
 class PipelineSpec(NamedTuple):
