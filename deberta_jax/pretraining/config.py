@@ -159,7 +159,7 @@ class PretrainConfig:
         from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
         from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
         from deberta_jax.training.method import one_objective
-        from deberta_jax.training.objective import masked_lm
+        from deberta_jax.pretraining.objectives import masked_lm
 
         dtype = jnp.dtype(self.dtype)
         if self.objective == "mlm":

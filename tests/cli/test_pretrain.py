@@ -115,7 +115,7 @@ def test_a_run_ends_with_a_model_folder_a_plot_and_five_filled_masks(finished):
     assert "of masked tokens found (always guessing the most frequent one:" in out
     assert out.count("____") == 5
     model, tokenizer = from_pretrained(folder / "model", head="masked_lm")
-    [[guesses]] = fill_mask(model, tokenizer, ["Compute the [MASK] of a matrix."], top=4)
+    [[guesses]] = fill_mask(model, tokenizer, ["Compute the [MASK] of a matrix."], top_k=4)
     assert len(guesses) == 4
     assert guesses == sorted(guesses, key=lambda guess: -guess.probability)
     sentences = masked_sentences(["Return the eigenvalues and the right eigenvectors of the matrix here"], tokenizer, 5)
@@ -134,7 +134,7 @@ def test_a_run_of_replaced_tokens_ends_with_both_models_and_says_how_each_does(d
     assert all(line.keys() >= names | {"average_precision", "spread", "replaced"} for line in held_out)
     generator, tokenizer = from_pretrained(folder / "generator", head="masked_lm")
     detector, _ = from_pretrained(folder / "discriminator", head="replaced_token_detection")
-    [[guesses]] = fill_mask(generator, tokenizer, ["Compute the [MASK] of a matrix."], top=4)
+    [[guesses]] = fill_mask(generator, tokenizer, ["Compute the [MASK] of a matrix."], top_k=4)
     assert len(guesses) == 4
     [found] = detect_replaced(detector, tokenizer, ["Compute the inverse of a matrix."])
     assert all(0 < token.probability < 1 for token in found)
