@@ -1,4 +1,4 @@
-"""Errors that the command line reports in one line."""
+"""Errors that the user can fix, and the checks of options that raise them."""
 
 
 class InputError(ValueError):
@@ -11,3 +11,15 @@ class StopRequested(Exception):
     def __init__(self, signal: int, step: int):
         self.signal, self.step = signal, step
         super().__init__(f"stopped after step {step}; to resume, run the same command again")
+
+
+def check_at_least(name: str, value: float, minimum: float) -> None:
+    """Raise InputError if the option `name` is below `minimum`."""
+    if value < minimum:
+        raise InputError(f"{name} is {value}; it must be at least {minimum}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise InputError if the option `name` is not in [0, 1)."""
+    if not 0 <= value < 1:
+        raise InputError(f"{name} is {value}; it must be in [0, 1)")

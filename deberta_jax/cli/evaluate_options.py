@@ -6,46 +6,48 @@ from typing import Literal
 
 import tyro
 
-from deberta_jax.finetuning.recipes import length_of
+from deberta_jax.finetuning.recipes import max_length_of
 from deberta_jax.inference.buckets import BATCHING
-from deberta_jax.tasks.catalogue import ABOUT
+from deberta_jax.tasks.catalogue import DESCRIPTIONS
 from deberta_jax.tasks.custom import Columns
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluate a fine-tuned model on a task's files: metrics, predictions for the leaderboard, report.
+    """Evaluate a fine-tuned model on a task: metrics, predictions for the leaderboard, and a report.
 
-    Every split but the one to train on is read and predicted; those with labels are scored. For squad and squad2 a
-    prediction file may stand in place of the model: it gets the official figures.
+    All splits except the training set are predicted, and scored if they have labels. For squad and squad2, a prediction
+    file can be scored instead of a model.
     """
 
     model: str = ""
-    """Model folder, or owner/name on the hub, with a head for the task."""
+    """Model folder, or owner/name on the Hugging Face hub, with a head for the task."""
     data: Path | None = None
-    """Folder of the task's files, by their official names; for `generic` a file, all of which is evaluated."""
+    """Folder with the task's files under their official names. For `generic` also one file, evaluated as a whole."""
     folder: Path | None = None
-    """Where metrics, predictions and the report go; by default none is written but the metrics shown."""
+    """Folder for metrics, predictions and the report; by default the metrics are only printed."""
     columns: Columns = dataclasses.field(default_factory=Columns)
     max_length: int = 256
-    """Tokens of the longest row."""
+    """Longest sequence in tokens."""
     batch_tokens: int = BATCHING.batch_tokens
-    """Tokens that go to the device at once, padding included."""
+    """Tokens per batch, including padding."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of parameters and computation."""
+    """Dtype of parameters and computation."""
     no_answer_threshold: float | None = None
-    """How much likelier no answer must be (squad2); by default what suits the first split with answers best."""
+    """Predict no answer if its score exceeds that of the best span by more than this; by default the best value for the
+    first labelled split (squad2)."""
     predictions: Path | None = None
-    """Prediction file to score in place of a model (squad, squad2)."""
+    """Prediction file to score instead of a model (squad, squad2)."""
     null_odds: Path | None = None
-    """File of how much likelier no answer is, beside --predictions (squad2)."""
+    """File with the no-answer scores of --predictions (squad2)."""
     task: tyro.conf.Suppress[str] = ""
+    """Name of the task, set by the recipe."""
 
 
 NOUN = "TASK"
-RECIPES = ABOUT
+RECIPES = DESCRIPTIONS
 
 
-def recipe(name: str, _: None = None) -> EvaluateConfig:
-    """The options that a task begins with."""
-    return EvaluateConfig(task=name, max_length=length_of(name))
+def recipe(name: str, selection: None = None) -> EvaluateConfig:
+    """The default options of a task."""
+    return EvaluateConfig(task=name, max_length=max_length_of(name))

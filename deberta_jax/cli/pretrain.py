@@ -16,10 +16,10 @@ from deberta_jax.pretraining.corpus import Text, check_inputs, named_tokenizer, 
 from deberta_jax.pretraining.initial import check_start, config_with_start, first_model
 from deberta_jax.pretraining.summary import export, report, totals
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.loop import over_batches, train
+from deberta_jax.training.loop import held_out_evaluation, train
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.processes import join
-from deberta_jax.training.run import refuse_other
+from deberta_jax.training.run import check_settings
 from deberta_jax.training.step import batch_share, check_batch_size
 
 
@@ -37,7 +37,7 @@ def run(config: PretrainConfig) -> None:
         say(totals(config, config_with_start(config, tokenizer) if tokenizer else plain))
         return
     learning_rate(config.training.optimizer, config.training.steps)
-    refuse_other(config.folder, config.settings())
+    check_settings(config.folder, config.settings())
     check_inputs(config)
     check_start(config)
     with ExitStack() as stack:
@@ -52,7 +52,7 @@ def _run(config: PretrainConfig, mesh: Mesh) -> None:
     training_rows, held_out_rows = shards_of(config, text, tokenizer)
     settings = config.settings() | {"rows": read_manifest(training_rows).sha256}
     # Here too, by every process: alone, the first would leave the others waiting.
-    refuse_other(config.folder, settings)
+    check_settings(config.folder, settings)
     size = measure(config, model_config)
     say(f"{config.model}: {size}")
 
@@ -79,22 +79,20 @@ def _run(config: PretrainConfig, mesh: Mesh) -> None:
         )
 
     method = config.method(model_config)
-    trained = train(
+    result = train(
         config.training,
         config.folder,
         settings,
         method,
-        batches,
-        over_batches(method, mesh, lambda: evaluated),
-        size.step_flops,
-        (lambda: first_model(config, model_config, mesh)) if config.start or config.generator else None,
+        batches=batches,
+        evaluate=held_out_evaluation(method, mesh, lambda: evaluated),
+        initial_model=(lambda: first_model(config, model_config, mesh)) if config.start or config.generator else None,
+        flops_per_step=size.step_flops,
     )
-    if not trained.complete:
-        return
-    model: Any = trained.state.model
+    model: Any = result.state.model
     if jax.process_count() > 1:
         model = multihost_utils.process_allgather(model, tiled=True)
     if jax.process_index():
         return
     export(config, model, tokenizer)
-    report(config, trained.held_out, evaluated, tokenizer, text.held_out_documents())
+    report(config, result.metrics, evaluated, tokenizer, text.held_out_documents())

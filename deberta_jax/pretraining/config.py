@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ObjectiveName = Literal["mlm", "rtd"]
 # A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
 _ROWS = 128
+_CURVES = {"loss": "loss (nats per masked token)", "accuracy": "masked-token accuracy"}
 # In place of the name of a generator.
 FRESH = "fresh"
 
@@ -158,12 +159,15 @@ class PretrainConfig:
         from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
         from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
         from deberta_jax.training.method import one_objective
-        from deberta_jax.training.objective import masked_lm
+        from deberta_jax.pretraining.objectives import masked_lm
 
         dtype = jnp.dtype(self.dtype)
         if self.objective == "mlm":
             return one_objective(
-                self.training, lambda key: MaskedLM(model, dtype=dtype, remat=self.remat, key=key), masked_lm
+                self.training,
+                lambda key: MaskedLM(model, dtype=dtype, remat=self.remat, key=key),
+                masked_lm,
+                curves=_CURVES,
             )
 
         def build(key: PRNGKeyArray) -> ReplacedTokenPair:

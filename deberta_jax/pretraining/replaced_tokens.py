@@ -17,19 +17,27 @@ from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import ReplacedTokenPair, detector
 from deberta_jax.ops.sampling import sample
 from deberta_jax.pretraining.config import RtdConfig as RtdConfig
+from deberta_jax.pretraining.objectives import masked_logits, masked_sums
 from deberta_jax.pretraining.ranking import average_precision, counts, roc_auc
 from deberta_jax.sharding import constrain
 from deberta_jax.training.losses import binary_cross_entropy
 from deberta_jax.training.method import TrainingMethod
-from deberta_jax.training.objective import Batch, Sums, masked_logits, masked_sums
+from deberta_jax.training.objective import ArrayBatch as Batch
+from deberta_jax.training.objective import Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.schedules import warmup_steps
 from deberta_jax.training.state import Build, TrainState
-from deberta_jax.training.step import Step, Update, Updated, apply, compiled, mean_gradient
+from deberta_jax.training.step import Step, Update, Updated, apply_gradients, compile_step, mean_gradient
 
 # Below these a discriminator is called collapsed: it ranks by chance, or gives all tokens the same state.
 LEAST_AUC, LEAST_SPREAD = 0.55, 0.01
+_CURVES = {
+    "generator_loss": "generator loss (nats per masked token)",
+    "generator_accuracy": "generator masked-token accuracy",
+    "discriminator_loss": "discriminator loss (nats per token)",
+    "auc": "detection of replaced tokens (ROC AUC)",
+}
 # Where a discriminator of a "gdes" pair has E_Δ.
 _DIFFERENCES = "deberta.embeddings.word.embedding", "deberta.embeddings.position.embedding"
 
@@ -68,9 +76,9 @@ def replaced_token_detection(config: TrainingConfig, rtd: RtdConfig, build: Buil
         make_update = decoupled
 
     def step(places: TrainState) -> Step:
-        return compiled(make_update(rtd, optimizer, places.model, config.accumulate), rates, places)
+        return compile_step(make_update(rtd, optimizer, places.model, config.accumulate), rates, places)
 
-    return TrainingMethod(build, optimizer, step, evaluate, summarise, partial(collapse_warning, config))
+    return TrainingMethod(build, optimizer, step, evaluate, summarize, partial(collapse_warning, config), _CURVES)
 
 
 def decoupled(rtd: RtdConfig, optimizers: Optimizers, places: Any, accumulate: int) -> Update:
@@ -80,7 +88,7 @@ def decoupled(rtd: RtdConfig, optimizers: Optimizers, places: Any, accumulate: i
         keys = jax.random.split(key, 3)
         batch = with_draws(batch, keys[0])
         written, gradients = mean_gradient(generate, pair.generator, batch, keys[1], places.generator, accumulate)
-        generator, first = apply(optimizers.generator, gradients, states["generator"], pair.generator)
+        generator, first = apply_gradients(optimizers.generator, gradients, states["generator"], pair.generator)
         pair = _pair(pair, generator, pair.discriminator)
         found, gradient = mean_gradient(
             lambda own, batch, key: detect(detector(own, pair.shared, pair.sharing), batch, key),
@@ -91,7 +99,9 @@ def decoupled(rtd: RtdConfig, optimizers: Optimizers, places: Any, accumulate: i
             accumulate,
         )
         gradient = _scaled(gradient, rtd.loss_weight)
-        discriminator, second = apply(optimizers.discriminator, gradient, states["discriminator"], pair.discriminator)
+        discriminator, second = apply_gradients(
+            optimizers.discriminator, gradient, states["discriminator"], pair.discriminator
+        )
         pair = _pair(pair, generator, discriminator)
         metrics = _metrics(rtd, written, found, optax.tree.norm(gradients), optax.tree.norm(gradient))
         return Updated(pair, {"generator": first, "discriminator": second}, metrics)
@@ -122,7 +132,7 @@ def joint(rtd: RtdConfig, optimizer: optax.GradientTransformation, places: Any, 
             embeddings = gradients.deberta.embeddings
             setattr(embeddings, name, jax.tree.map(jnp.add, getattr(embeddings, name), table))
         gradients = _pair(pair, gradients, gradient)
-        pair, state = apply(optimizer, gradients, state, pair)
+        pair, state = apply_gradients(optimizer, gradients, state, pair)
         metrics = _metrics(rtd, written, found, generator_norm, optax.tree.norm((gradient, shared)))
         return Updated(pair, state, metrics)
 
@@ -207,7 +217,7 @@ def evaluate(pair: ReplacedTokenPair, batch: Batch, number: int | Array) -> Pair
     )
 
 
-def summarise(sums: PairSums) -> dict[str, float]:
+def summarize(sums: PairSums) -> dict[str, float]:
     """What is reported of held-out text.
 
     `gain` is how far `discriminator_loss` lies below that of the best constant, the entropy of the share replaced

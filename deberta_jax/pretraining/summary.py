@@ -91,7 +91,7 @@ def _show_filled(config: PretrainConfig, name: str, tokenizer: Tokenizer, senten
     The second best filling is written there: the best one is often the word that stood there.
     """
     model, _ = from_pretrained(config.folder / name, head="masked_lm")
-    filled = fill_mask(model, tokenizer, [sentence for sentence, _ in sentences], top=3)
+    filled = fill_mask(model, tokenizer, [sentence for sentence, _ in sentences], top_k=3)
     for (sentence, word), masks in zip(sentences, filled, strict=True):
         listed = ", ".join(f"{guess.token} {guess.probability:.0%}" for guess in masks[0])
         say(f"  {sentence.replace(MASK, '____')}\n    {listed} (it was: {word})")

@@ -1,163 +1,196 @@
-"""Tagged words in CoNLL's format, 2 to 5 columns, in any of the schemes IOB1, IOB2 and BIOES."""
+"""Tagged words in CoNLL's format, 2 to 5 columns, in the schemes IOB1, IOB2 and BIOES."""
 
+import codecs
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from deberta_jax.errors import InputError
-from deberta_jax.tasks.examples import Examples, ReadReport, TaskData, WordsExample
+from deberta_jax.tasks.conll_metrics import score_entities
+from deberta_jax.tasks.examples import Examples, ReadReport, WordsExample
+from deberta_jax.tasks.rows import is_test
 from deberta_jax.tasks.submissions import write_lines
+from deberta_jax.tasks.task import Task
 
 Scheme = Literal["IOB1", "IOB2", "BIOES"]
 OUTSIDE = "O"
 _DOCUMENT = "-DOCSTART-"
-# BILOU and BMES say the same in other letters.
+_MAX_COLUMNS = 5
+# BILOU and BMES are BIOES with other letters.
 _LETTERS = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
 
 
 class Line(NamedTuple):
-    """A word's line: its number, its fields."""
+    """The line of a word: its number and its fields."""
 
     number: int
     fields: list[str]
 
 
+Sentence = list[Line]
+
+
 def read_words(path: Path, split: str) -> Examples:
-    """The documents of a file; tags become IOB2, whatever the scheme. Without -DOCSTART- a sentence is a document.
+    """Return the documents of a file, with tags in IOB2. Without -DOCSTART- lines each sentence is a document.
 
-    The word is the first column, its tag the last; in a test split there may be words alone.
+    The first column is the word, the last its tag; a test set may have words only.
     """
-    account = ReadReport(str(path))
-    documents = list(_documents(path, account))
+    report = ReadReport(str(path))
+    documents = list(_documents(path, report))
     columns = {len(line.fields) for document in documents for sentence in document for line in sentence}
-    if columns and (max(columns) > 5 or (max(columns) == 1 and not split.startswith("test"))):
-        raise InputError(f"{path}: lines of {max(columns)} columns; 2 to 5 are wanted, the word first and its tag last")
-    number = max(columns, default=0)
-    found: list[tuple[int, list[list[Line]]]] = []
-    for place, document in enumerate(documents):
-        kept = []
-        for sentence in document:
-            lines = []
-            for line in sentence:
-                if len(line.fields) != number:
-                    account.skip(f"{len(line.fields)} columns in place of {number}", line.number)
-                elif number > 1 and not well_formed(line.fields[-1]):
-                    account.skip(f"tag {line.fields[-1][:20]!r}", line.number)
-                else:
-                    account.use()
-                    lines.append(line)
-            if lines:
-                kept.append(lines)
-        if kept:
-            found.append((place, kept))
-    account.check()
-    sentences = [[line.fields[-1] for line in sentence] for _, document in found for sentence in document]
-    scheme = scheme_of(sentences) if number > 1 else "IOB2"
+    num_columns = max(columns, default=0)
+    if num_columns > _MAX_COLUMNS or (num_columns == 1 and not is_test(split)):
+        raise InputError(
+            f"{path}: lines have up to {num_columns} columns; expected 2 to {_MAX_COLUMNS}, the word first and its tag "
+            "last"
+        )
+    usable = [[_usable(sentence, num_columns, report) for sentence in document] for document in documents]
+    report.check()
     examples = []
-    for place, document in found:
-        tags = None
-        if number > 1:
-            tags = tuple(
-                tag for sentence in document for tag in to_iob2([line.fields[-1] for line in sentence], scheme)
+    has_tags = num_columns > 1
+    scheme = scheme_of([_tags(sentence) for document in usable for sentence in document]) if has_tags else "IOB2"
+    for number, document in enumerate(usable):
+        sentences = [sentence for sentence in document if sentence]
+        if sentences:
+            words = tuple(line.fields[0] for sentence in sentences for line in sentence)
+            tags = (
+                tuple(tag for sentence in sentences for tag in to_iob2(_tags(sentence), scheme)) if has_tags else None
             )
-        words = tuple(line.fields[0] for sentence in document for line in sentence)
-        examples.append(WordsExample(str(place), words, tags, tuple(map(len, document))))
-    return Examples(examples, [account])
+            examples.append(WordsExample(str(number), words, tags, tuple(map(len, sentences))))
+    return Examples(examples, [report])
 
 
-def _documents(path: Path, account: ReadReport) -> Iterator[list[list[Line]]]:
-    """Documents of sentences of lines; those without words are none."""
-    sentences: list[list[Line]] = [[]]
-    marked = False
+def _usable(sentence: Sentence, num_columns: int, report: ReadReport) -> Sentence:
+    """Return the lines of a sentence with the right number of columns and a valid tag; report all lines."""
+    lines = []
+    for line in sentence:
+        if len(line.fields) != num_columns:
+            report.skip(f"{len(line.fields)} columns instead of {num_columns}", line.number)
+        elif num_columns > 1 and not is_entity_tag(line.fields[-1]):
+            report.skip(f"invalid tag {line.fields[-1][:20]!r}", line.number)
+        else:
+            report.use()
+            lines.append(line)
+    return lines
+
+
+def _tags(sentence: Sentence) -> list[str]:
+    return [line.fields[-1] for line in sentence]
+
+
+def _documents(path: Path, report: ReadReport) -> Iterator[list[Sentence]]:
+    """Yield the documents that have words, as lists of sentences."""
+    documents: list[list[Sentence]] = [[[]]]
+    has_marks = False
+    for line in _lines(path, report):
+        if not line.fields:
+            documents[-1].append([])
+        elif line.fields[0] == _DOCUMENT:
+            has_marks = True
+            documents.append([[]])
+        else:
+            documents[-1][-1].append(line)
+    for document in documents:
+        sentences = [sentence for sentence in document if sentence]
+        if not has_marks:
+            yield from ([sentence] for sentence in sentences)
+        elif sentences:
+            yield sentences
+
+
+def _lines(path: Path, report: ReadReport) -> Iterator[Line]:
+    """Yield all lines, without fields if they are empty; a line that is not UTF-8 is reported as skipped."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    alone: list[list[list[Line]]] = []
-    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    for number, raw in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         try:
-            line = raw.decode().strip()
+            text = raw.decode().strip()
         except UnicodeDecodeError:
-            account.skip("not UTF-8", number)
+            report.skip("not UTF-8", number)
             continue
-        fields = line.split("\t") if "\t" in line and " " not in line.replace("\t", "") else line.split()
-        if not fields:
-            sentences.append([])
-        elif fields[0] == _DOCUMENT:
-            if marked or any(sentences):
-                alone.append([sentence for sentence in sentences if sentence])
-            marked, sentences = True, [[]]
-        else:
-            sentences[-1].append(Line(number, fields))
-    alone.append([sentence for sentence in sentences if sentence])
-    if marked:
-        yield from (document for document in alone if document)
-    else:
-        yield from ([sentence] for document in alone for sentence in document)
+        # Between tabs a column may be empty; runs of spaces are one separator.
+        yield Line(number, text.split("\t") if "\t" in text and " " not in text else text.split())
 
 
-def well_formed(tag: str) -> bool:
-    """Whether a tag is O, or says of a kind where an entity begins, goes on or ends."""
-    sign, hyphen, kind = tag.partition("-")
-    return tag == OUTSIDE or (sign in _LETTERS and bool(hyphen) and bool(kind))
+def is_entity_tag(tag: str) -> bool:
+    """Whether a tag is O, or the prefix of a scheme with an entity type."""
+    prefix, hyphen, kind = tag.partition("-")
+    return tag == OUTSIDE or (prefix in _LETTERS and bool(hyphen) and bool(kind))
 
 
 def scheme_of(sentences: Sequence[Sequence[str]]) -> Scheme:
-    """BIOES where there are ends or single words; IOB1 where an entity begins with I, or B only follows its like."""
-    signs = {tag.partition("-")[0] for sentence in sentences for tag in sentence}
-    if signs - {"B", "I", OUTSIDE}:
+    """Return the scheme of tags.
+
+    It is BIOES if there are prefixes other than B and I, IOB1 if an entity begins with I, and IOB2 otherwise.
+    """
+    prefixes = {tag.partition("-")[0] for sentence in sentences for tag in sentence}
+    if prefixes - {"B", "I", OUTSIDE}:
         return "BIOES"
     for sentence in sentences:
-        former = OUTSIDE
+        previous = OUTSIDE
         for tag in sentence:
-            if tag.startswith("I-") and former[2:] != tag[2:]:
+            if tag.startswith("I-") and previous[2:] != tag[2:]:
                 return "IOB1"
-            former = tag
+            previous = tag
     return "IOB2"
 
 
 def to_iob2(tags: Sequence[str], scheme: Scheme) -> list[str]:
-    """A sentence's tags with B at the begin of each entity and I within it."""
-    found: list[str] = []
-    # Whether the word before can have an entity go on, and of which kind.
+    """Return the tags of a sentence with B at the start of each entity and I inside it."""
+    converted: list[str] = []
+    # The type of the entity that the next word may continue.
     open_kind: str | None = None
     for tag in tags:
         if tag == OUTSIDE:
-            found.append(OUTSIDE)
+            converted.append(OUTSIDE)
             open_kind = None
             continue
-        sign, _, kind = tag.partition("-")
-        sign = _LETTERS[sign]
-        goes_on = sign in "IE" and open_kind == kind
-        found.append(f"{'I' if goes_on else 'B'}-{kind}")
-        open_kind = None if sign in "ES" else kind
-    return found
+        prefix, _, kind = tag.partition("-")
+        prefix = _LETTERS[prefix]
+        continues = prefix in "IE" and open_kind == kind
+        converted.append(f"{'I' if continues else 'B'}-{kind}")
+        open_kind = None if prefix in "ES" else kind
+    return converted
 
 
-def _write(folder: Path, split: str, examples: Sequence[Any], predictions: Sequence[Any]) -> list[Path]:
-    """Word, tag and predicted tag on each line, as conlleval reads them, IOB2."""
+def collect_tags(examples: Sequence[Any]) -> tuple[str, ...]:
+    """Return the tags of examples: O if it occurs, then the others in order."""
+    tags = {tag for example in examples for tag in example.tags or ()}
+    return (*sorted({OUTSIDE} & tags), *sorted(tags - {OUTSIDE}))
+
+
+def _write_words(folder: Path, split: str, examples: Sequence[Any], predictions: Sequence[Any]) -> list[Path]:
+    """Write word, tag and predicted tag per line in IOB2, as conlleval reads them."""
     lines = []
     for example, predicted in zip(examples, predictions, strict=True):
         lines += [f"{_DOCUMENT} {OUTSIDE} {OUTSIDE}", ""]
+        gold = example.tags if example.tags is not None else (OUTSIDE,) * len(example.words)
         start = 0
-        for size in example.sentences:
-            for place in range(start, start + size):
-                gold = example.tags[place] if example.tags is not None else OUTSIDE
-                lines.append(f"{example.words[place]} {gold} {predicted[place]}")
-            lines.append("")
-            start += size
+        for length in example.sentence_lengths:
+            sentence = slice(start, start + length)
+            columns = example.words[sentence], gold[sentence], predicted[sentence]
+            lines += [*(" ".join(fields) for fields in zip(*columns, strict=True)), ""]
+            start += length
     return write_lines(folder / f"ner-{split}.txt", lines)
 
 
-TASKS: dict[str, TaskData] = {
-    "ner": TaskData(
-        "token",
-        {
+CONLL = (
+    Task(
+        name="ner",
+        kind="token",
+        description="CoNLL: named entities in tagged words",
+        files={
             "train": ("train.txt", "eng.train", "train.conll", "*.train"),
             "dev": ("valid.txt", "dev.txt", "eng.testa", "dev.conll", "*.testa"),
             "test": ("test.txt", "eng.testb", "test.conll", "*.testb"),
         },
-        read_words,
-        write=_write,
-    )
-}
+        read=read_words,
+        labels=(),
+        write=_write_words,
+        metrics=score_entities,
+        best_metric="f1",
+        collect_labels=collect_tags,
+    ),
+)

@@ -1,4 +1,4 @@
-"""Entities found in tagged words, by the rules of conlleval: type and stretch must be right."""
+"""Entities of tagged words by the rules of conlleval: the type and both ends must be right."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -6,60 +6,65 @@ from typing import Any
 
 from deberta_jax.errors import InputError
 
-# A kind, the first word and the last.
+# An entity's type, its first word and its last word.
 Chunk = tuple[str, int, int]
 
 
 def chunks(tags: Sequence[str]) -> Iterator[Chunk]:
-    """The entities of IOB2 tags; one begins with B, and with I where none of its kind goes on (conlleval)."""
+    """Yield the entities of IOB2 tags. As in conlleval, an I tag that continues no entity of its type begins one."""
     kind, start = "", 0
-    for place, tag in enumerate([*tags, "O"]):
-        sign, _, its = tag.partition("-")
-        if kind and (sign != "I" or its != kind):
-            yield kind, start, place - 1
+    for position, tag in enumerate([*tags, "O"]):
+        prefix, _, tag_kind = tag.partition("-")
+        if kind and (prefix != "I" or tag_kind != kind):
+            yield kind, start, position - 1
             kind = ""
-        if sign in ("B", "I") and not kind:
-            kind, start = its, place
+        if prefix in ("B", "I") and not kind:
+            kind, start = tag_kind, position
 
 
 def score_entities(examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Precision, recall and F1 over all entities, F1 by type, and the part of words with the right tag.
+    """Return precision, recall and F1 over all entities, F1 by type if there are several, and the accuracy of tags.
 
     An entity ends with its sentence.
     """
-    right: Counter[str] = Counter()
-    wanted: Counter[str] = Counter()
-    found: Counter[str] = Counter()
-    same = words = 0
-    for example, predicted in zip(examples, predictions, strict=True):
+    correct: Counter[str] = Counter()
+    gold: Counter[str] = Counter()
+    predicted: Counter[str] = Counter()
+    correct_tags = num_words = 0
+    for example, tags in zip(examples, predictions, strict=True):
         if example.tags is None:
             continue
         start = 0
-        for size in example.sentences:
-            its = example.tags[start : start + size], predicted[start : start + size]
-            golds, ours = (set(chunks(tags)) for tags in its)
-            wanted.update(kind for kind, *_ in golds)
-            found.update(kind for kind, *_ in ours)
-            right.update(kind for kind, *_ in golds & ours)
-            same += sum(a == b for a, b in zip(*its, strict=True))
-            words += size
-            start += size
-    if not words:
-        raise InputError("no word has a tag: there is nothing to score")
-    precision, recall, f1 = _scores(right.total(), wanted.total(), found.total())
-    scores = {"precision": precision, "recall": recall, "f1": f1, "accuracy": same / words}
-    kinds = sorted(wanted | found)
+        for length in example.sentence_lengths:
+            sides = example.tags[start : start + length], tags[start : start + length]
+            gold_chunks, predicted_chunks = (set(chunks(side)) for side in sides)
+            gold.update(kind for kind, *_ in gold_chunks)
+            predicted.update(kind for kind, *_ in predicted_chunks)
+            correct.update(kind for kind, *_ in gold_chunks & predicted_chunks)
+            correct_tags += sum(a == b for a, b in zip(*sides, strict=True))
+            num_words += length
+            start += length
+    if not num_words:
+        raise InputError("no word has a tag, so nothing can be scored")
+    precision, recall, f1 = precision_recall_f1(correct.total(), gold.total(), predicted.total())
+    scores = {"precision": precision, "recall": recall, "f1": f1, "accuracy": correct_tags / num_words}
+    kinds = sorted(gold | predicted)
     if len(kinds) > 1:
-        scores |= {f"f1/{kind}": _scores(right[kind], wanted[kind], found[kind])[2] for kind in kinds}
+        scores |= {f"f1/{kind}": precision_recall_f1(correct[kind], gold[kind], predicted[kind])[2] for kind in kinds}
     return scores
 
 
-def score_words(examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """The part of words with the right tag, for tags that mark no entities."""
+def score_tags(examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+    """Return the accuracy of tags that do not mark entities, such as parts of speech."""
     return {"accuracy": score_entities(examples, predictions)["accuracy"]}
 
 
-def _scores(right: int, wanted: int, found: int) -> tuple[float, float, float]:
-    precision = right / found if found else 0.0
-    recall = right / wanted if wanted else 0.0
-    return precision, recall, 2 * right / (wanted + found) if wanted + found else 0.0
+def precision_recall_f1(num_correct: int, num_gold: int, num_predicted: int) -> tuple[float, float, float]:
+    """Return precision, recall and F1 of two sets from their sizes and that of their intersection; 0 for 0/0.
+
+    Scikit-learn computes these from paired labels, but entities are spans, which have no pairs.
+    """
+    precision = num_correct / num_predicted if num_predicted else 0.0
+    recall = num_correct / num_gold if num_gold else 0.0
+    total = num_gold + num_predicted
+    return precision, recall, 2 * num_correct / total if total else 0.0

@@ -1,26 +1,26 @@
-"""Labelled examples as the files of a task have them, what is predicted for them, and an account of the rows read."""
+"""Labelled examples, predictions, and the report on the rows of a file.
+
+Each example type has an `id`, a property `answer` (None for an unlabelled example) and a property `inputs` (the texts
+that the model reads, as a tuple that JSON can represent).
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from deberta_jax.errors import InputError
 
-Kind = Literal[
-    "single_label", "regression", "multi_label", "token", "extractive_qa", "multiple_choice", "entity_ranking"
-]
-Split = Literal["train", "dev", "test"]
-# Rows of a file that may be skipped as malformed before it is taken for a file of another kind.
-_MOST_MALFORMED = 0.05
-_NAMED = 5
+# A file with a larger share of malformed rows is refused: it is probably in another format.
+_MAX_MALFORMED = 0.05
+# Malformed rows that are reported one by one.
+_MAX_ERRORS = 5
 
 
 class TextExample(NamedTuple):
-    """A text or a pair (kinds labels, number, several); `label` is None where the file has none.
+    """A text or a text pair (kinds single_label, regression and multi_label).
 
-    A name, a number, or several names, by the kind. `group` is what a metric gathers examples by: MultiRC's question,
-    MNLI's genre. `extra` is what a prediction file wants back.
+    `label` is a label, a number or a tuple of labels, depending on the kind. Metrics may aggregate by `group`
+    (MultiRC: the question; MNLI: the genre). `extra` holds values that the prediction file needs.
     """
 
     id: str
@@ -30,27 +30,55 @@ class TextExample(NamedTuple):
     group: str = ""
     extra: Mapping[str, Any] = {}
 
+    @property
+    def answer(self) -> str | float | tuple[str, ...] | None:
+        return self.label
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        return self.text, self.pair
+
 
 class WordsExample(NamedTuple):
-    """The words of a document and a tag for each (kind tags); `sentences` are their numbers of words, in order."""
+    """The words of a document and one tag per word (kind token); `sentence_lengths` are in words and in order."""
 
     id: str
     words: tuple[str, ...]
     tags: tuple[str, ...] | None
-    sentences: tuple[int, ...]
+    sentence_lengths: tuple[int, ...]
+
+    @property
+    def answer(self) -> tuple[str, ...] | None:
+        return self.tags
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        return (self.words,)
 
 
 class SpanExample(NamedTuple):
-    """A question and its context (kind span); answers as (text, start in characters), () for none, None if unknown."""
+    """A question and its context (kind extractive_qa).
+
+    `answers` are pairs (text, start in characters of the context); () means that the context does not answer the
+    question, None that the answer is unknown.
+    """
 
     id: str
     question: str
     context: str
     answers: tuple[tuple[str, int], ...] | None
 
+    @property
+    def answer(self) -> tuple[tuple[str, int], ...] | None:
+        return self.answers
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        return self.question, self.context
+
 
 class ChoiceExample(NamedTuple):
-    """Several choices, each the two texts that are read together (kind choice); `label` is the right one's place."""
+    """Several choices, each a pair of texts (kind multiple_choice); `label` is the index of the correct one."""
 
     id: str
     pairs: tuple[tuple[str, str], ...]
@@ -58,9 +86,20 @@ class ChoiceExample(NamedTuple):
     group: str = ""
     extra: Mapping[str, Any] = {}
 
+    @property
+    def answer(self) -> int | None:
+        return self.label
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        return (self.pairs,)
+
 
 class EntityExample(NamedTuple):
-    """A passage, a query with @placeholder, the entities' stretches of the passage, and the answers' texts."""
+    """A passage and a query with one @placeholder (kind entity_ranking).
+
+    `entities` are (start, end) in characters of the passage, `answers` the texts of the correct entities.
+    """
 
     id: str
     passage: str
@@ -68,91 +107,91 @@ class EntityExample(NamedTuple):
     entities: tuple[tuple[int, int], ...]
     answers: tuple[str, ...] | None
 
+    @property
+    def answer(self) -> tuple[str, ...] | None:
+        return self.answers
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        return self.passage, self.query, self.entities
+
 
 Example = TextExample | WordsExample | SpanExample | ChoiceExample | EntityExample
 
 
 class SpanPrediction(NamedTuple):
-    """The best span's text, how much likelier no answer is, and the best spans with their probabilities."""
+    """The text of the predicted answer, empty for no answer.
+
+    `no_answer` is the score of "no answer" minus that of the best span; `best` are the best spans with probabilities.
+    """
 
     text: str
     no_answer: float
     best: tuple[tuple[str, float], ...] = ()
 
 
-# What is predicted, by the kind: a label, a number, labels, a tag for each word, a span, a place, an entity's text.
+# By kind: a label, a number, labels, one tag per word, a span, the index of a choice, the text of an entity.
 Prediction = str | float | tuple[str, ...] | SpanPrediction | int
-Metrics = Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]
 
 
 @dataclasses.dataclass
 class ReadReport:
-    """What became of the rows of a file: read = used + skipped; the first that are malformed are named."""
+    """Counts of the rows of a file: `read` is `used` plus the sum of `skipped`.
+
+    `skipped` and `repairs` count rows by reason; `errors` locate the first malformed rows.
+    """
 
     file: str
     read: int = 0
     used: int = 0
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
-    named: list[str] = dataclasses.field(default_factory=list)
     malformed: int = 0
-    mended: dict[str, int] = dataclasses.field(default_factory=dict)
+    errors: list[str] = dataclasses.field(default_factory=list)
+    repairs: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def use(self) -> None:
         """Count a row that became an example."""
         self.read, self.used = self.read + 1, self.used + 1
 
-    def skip(self, reason: str, line: int | str, *, malformed: bool = True) -> None:
-        """Count a row that did not, with a reason in a few words, and the line or the row's name.
+    def skip(self, reason: str, where: int | str, *, malformed: bool = True) -> None:
+        """Count a row that is not used; `where` is its line number or its name in the file.
 
-        A row that is as it should be, and not for this use, is not malformed.
+        A valid row that does not belong to the split, or that has no gold label, is not malformed.
         """
         self.read += 1
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
         self.malformed += malformed
-        if malformed and len(self.named) < _NAMED:
-            where = f"line {line}" if isinstance(line, int) else line
-            self.named.append(f"{self.file}, {where}: {reason}")
+        if malformed and len(self.errors) < _MAX_ERRORS:
+            location = f"line {where}" if isinstance(where, int) else where
+            self.errors.append(f"{self.file} {location}: {reason}")
 
-    def mend(self, what: str) -> None:
-        """Count what was wrong in a row that is used all the same."""
-        self.mended[what] = self.mended.get(what, 0) + 1
+    def repaired(self, reason: str) -> None:
+        """Count an error that was corrected in a row that is used."""
+        self.repairs[reason] = self.repairs.get(reason, 0) + 1
 
     def check(self) -> None:
-        """Raise InputError where nothing is left, or so much is malformed that the file must be another."""
-        first = f"; {self.named[0]}" if self.named else ""
+        """Raise InputError if no row is used, or if too many rows are malformed."""
+        first = f" (first error: {self.errors[0]})" if self.errors else ""
         if not self.used:
-            raise InputError(f"{self.file}: no example in {self.read:,} rows{first}")
-        if self.malformed > _MOST_MALFORMED * self.read:
+            raise InputError(f"{self.file}: none of its {self.read:,} rows can be used{first}")
+        if self.malformed > _MAX_MALFORMED * self.read:
             raise InputError(
-                f"{self.file}: {self.malformed:,} of {self.read:,} rows cannot be read{first}; is it the right file?"
+                f"{self.file}: {self.malformed:,} of {self.read:,} rows are malformed{first}; check that this is the "
+                "right file"
             )
 
     def __str__(self) -> str:
-        reasons = ", ".join(f"{number:,} {reason}" for reason, number in self.skipped.items())
-        left = f", {self.read - self.used:,} skipped ({reasons})" if self.skipped else ""
-        mended = "".join(f", {number:,} mended ({what})" for what, number in self.mended.items())
-        return f"{self.file}: {self.read:,} rows, {self.used:,} used{left}{mended}"
+        skipped = f", {self.read - self.used:,} skipped ({_counts(self.skipped)})" if self.skipped else ""
+        repaired = f", repaired: {_counts(self.repairs)}" if self.repairs else ""
+        return f"{self.file}: {self.read:,} rows, {self.used:,} used{skipped}{repaired}"
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {number:,}" for reason, number in reasons.items())
 
 
 class Examples(NamedTuple):
-    """The examples of a split, and an account of each of its files."""
+    """The examples of a split, and one report per file."""
 
     examples: list[Any]
-    accounts: list[ReadReport]
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskData:
-    """A task's files: where each split is, how it is read, how predictions are handed in.
-
-    `labels` are the classes, in the published order; empty where there are none, or where the data says. `files` maps
-    a split's name (train, dev, test, or dev_mismatched and the like) to the names that its file may have in the data
-    folder, the official one first; all of the globs of one entry that match are read. `write` writes the prediction
-    file that the leaderboard takes into a folder and returns the paths; None where there is none.
-    """
-
-    kind: Kind
-    files: Mapping[str, tuple[str, ...]]
-    read: Callable[[Path, str], Examples]
-    labels: tuple[str, ...] = ()
-    write: Callable[[Path, str, Sequence[Any], Sequence[Any]], list[Path]] | None = None
+    reports: list[ReadReport]

@@ -1,4 +1,4 @@
-"""Lines of text files as they are: UTF-8 with or without a byte-order mark, LF or CRLF, each with its number."""
+"""Lines and JSON documents of text files: UTF-8 with or without a byte-order mark, LF or CRLF, with line numbers."""
 
 import codecs
 import json
@@ -10,12 +10,12 @@ from deberta_jax.errors import InputError
 from deberta_jax.tasks.examples import ReadReport
 
 
-def numbered_lines(path: Path, account: ReadReport) -> Iterator[tuple[int, str]]:
-    """Lines that are not empty, without their ends; one that is not UTF-8 is accounted for as skipped."""
+def numbered_lines(path: Path, report: ReadReport) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not empty, without line ends; a line that is not UTF-8 is reported as skipped."""
     try:
         file = path.open("rb")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     with file:
         for number, line in enumerate(file, 1):
             if number == 1:
@@ -23,33 +23,33 @@ def numbered_lines(path: Path, account: ReadReport) -> Iterator[tuple[int, str]]
             try:
                 text = line.decode().rstrip("\r\n")
             except UnicodeDecodeError:
-                account.skip("not UTF-8", number)
+                report.skip("not UTF-8", number)
                 continue
             if text.strip():
                 yield number, text
 
 
-def numbered_objects(path: Path, account: ReadReport) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The JSON object of each line; what is none is accounted for as skipped."""
-    for number, line in numbered_lines(path, account):
+def numbered_objects(path: Path, report: ReadReport) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the JSON object of each line; a line with anything else is reported as skipped."""
+    for number, line in numbered_lines(path, report):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
-            account.skip("not JSON", number)
+            report.skip("not valid JSON", number)
             continue
         if not isinstance(value, dict):
-            account.skip("no JSON object", number)
+            report.skip("not a JSON object", number)
             continue
         yield number, value
 
 
-def whole_json(path: Path) -> Any:
-    """The value of a file that is one JSON document; raises InputError with line and column where it is none."""
+def load_json(path: Path) -> Any:
+    """Return the value of a file with one JSON document; raises InputError with the line and column of an error."""
     try:
         return json.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
+        raise InputError(f"{path} line {error.lineno} column {error.colno}: not valid JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON that can be read: {error}") from None
+        raise InputError(f"{path}: not valid JSON: {error}") from None
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None

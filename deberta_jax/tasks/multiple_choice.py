@@ -6,95 +6,106 @@ from pathlib import Path
 from typing import Any
 
 from deberta_jax.errors import InputError
-from deberta_jax.tasks.examples import ChoiceExample, Examples, ReadReport, TaskData
-from deberta_jax.tasks.jsonl import whole_json
-from deberta_jax.tasks.submissions import labelled_lines
+from deberta_jax.tasks.examples import ChoiceExample, Examples, ReadReport
+from deberta_jax.tasks.jsonl import load_json
+from deberta_jax.tasks.metrics import accuracy
+from deberta_jax.tasks.rows import UnusableRow, is_test, read_rows, unknown_label
+from deberta_jax.tasks.submissions import id_label_writer
+from deberta_jax.tasks.task import Task
 
 _LETTERS = "ABCDEFGH"
 _GAP = "_"
+_ENDINGS = tuple(f"ending{number}" for number in range(4))
 
 
-def _passages(path: Path, split: str) -> Examples:
-    """A folder of examinations, `middle` and `high`, of files with one passage and its questions each."""
+def _read_race(path: Path, split: str) -> Examples:
+    """Read a folder of exams, with subfolders `middle` and `high`; each file has one passage and its questions."""
     files = sorted(path.glob("*/*.txt")) or sorted(path.glob("*.txt"))
-    account = ReadReport(str(path))
-    examples: list[ChoiceExample] = []
-    for file in files:
-        name = str(file.relative_to(path))
+
+    def parse(file: Path, report: ReadReport) -> list[ChoiceExample]:
         try:
-            values = whole_json(file)
-            its = list(_questions(values, file))
-        except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
-            account.skip(str(error)[:80] if isinstance(error, InputError) else "no passage with questions", name)
-            continue
-        for example in its:
-            account.use()
-            examples.append(example)
-    account.check()
-    return Examples(examples, [account])
+            return list(_questions(load_json(file), file))
+        except InputError as error:
+            raise UnusableRow(str(error)[:80]) from None
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UnusableRow("no passage with questions") from None
+
+    return read_rows(path, lambda report: ((str(file.relative_to(path)), file) for file in files), parse)
 
 
 def _questions(values: dict[str, Any], file: Path) -> Iterator[ChoiceExample]:
-    """The passage first, then the question with a choice in its gap or after it (spec 8.1)."""
+    """Yield each question with the passage first, then the question with a choice in its gap or after it.
+
+    See docs/numerics.md, "Task inputs".
+    """
     article = values["article"].strip()
     answers = values.get("answers") or [None] * len(values["questions"])
-    for number, (question, options, answer) in enumerate(
-        zip(values["questions"], values["options"], answers, strict=True)
-    ):
-        pairs = tuple((article, _completed(question, option)) for option in options)
+    rows = zip(values["questions"], values["options"], answers, strict=True)
+    for number, (question, options, answer) in enumerate(rows):
+        pairs = tuple((article, _fill_gap(question, option)) for option in options)
         label = None if answer is None else _LETTERS.index(answer)
         if label is not None and label >= len(pairs):
             raise ValueError(answer)
         yield ChoiceExample(f"{file.stem}-{number}", pairs, label, file.parent.name)
 
 
-def _completed(question: str, option: str) -> str:
+def _fill_gap(question: str, option: str) -> str:
     if _GAP in question:
         return question.replace(_GAP, option.strip(), 1).strip()
     return f"{question.strip()} {option.strip()}"
 
 
-def _endings(path: Path, split: str) -> Examples:
-    """Two beginnings and four endings in a file of comma-separated values."""
-    account = ReadReport(str(path))
-    examples: list[ChoiceExample] = []
-    endings = [f"ending{number}" for number in range(4)]
+def _read_swag(path: Path, split: str) -> Examples:
+    """Read csv rows with two beginnings and four endings."""
+
+    def parse(row: dict[Any, Any], report: ReadReport) -> Iterator[ChoiceExample]:
+        if row.get(None) or any(row[name] is None for name in ("sent1", "sent2", *_ENDINGS)):
+            raise UnusableRow("wrong number of fields")
+        label = (row.get("label") or "").strip()
+        if not label and not is_test(split):
+            raise UnusableRow("no label")
+        if label not in ("", "0", "1", "2", "3"):
+            raise unknown_label(label)
+        pairs = tuple((row["sent1"].strip(), f"{row['sent2']} {row[name]}".strip()) for name in _ENDINGS)
+        yield ChoiceExample(row.get("fold-ind") or str(report.used), pairs, int(label) if label else None)
+
+    return read_rows(path, lambda report: _csv_rows(path), parse)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
-        missing = {"sent1", "sent2", *endings} - set(rows.fieldnames or ())
-        if missing:
-            raise InputError(
-                f"{path}: no column {', '.join(sorted(missing))}; there are {', '.join(rows.fieldnames or ())}"
-            )
+        names = rows.fieldnames or ()
+        if missing := sorted({"sent1", "sent2", *_ENDINGS} - set(names)):
+            raise InputError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(names)}")
         try:
             for row in rows:
-                number, label = rows.line_num, (row.get("label") or "").strip()
-                if row.get(None) or any(row[name] is None for name in ("sent1", "sent2", *endings)):
-                    account.skip("another number of fields", number)
-                elif label not in ("0", "1", "2", "3") and (label or not split.startswith("test")):
-                    account.skip(f"label {label[:20]!r}" if label else "no label", number)
-                else:
-                    pairs = tuple((row["sent1"].strip(), f"{row['sent2']} {row[name]}".strip()) for name in endings)
-                    account.use()
-                    name = row.get("fold-ind") or str(len(examples))
-                    examples.append(ChoiceExample(name, pairs, int(label) if label else None))
+                yield rows.line_num, row
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path}, line {rows.line_num}: {error}") from None
-    account.check()
-    return Examples(examples, [account])
+            raise InputError(f"{path} line {rows.line_num}: {error}") from None
 
 
-TASKS: dict[str, TaskData] = {
-    "race": TaskData(
-        "multiple_choice",
-        {"train": ("train",), "dev": ("dev",), "test": ("test",)},
-        _passages,
-        write=labelled_lines("RACE", lambda place: _LETTERS[place]),
+MULTIPLE_CHOICE = (
+    Task(
+        name="race",
+        kind="multiple_choice",
+        description="RACE: school exams, four choices",
+        files={split: (split,) for split in ("train", "dev", "test")},
+        read=_read_race,
+        labels=(),
+        write=id_label_writer("RACE", lambda index: _LETTERS[index]),
+        metrics=accuracy,
+        best_metric="accuracy",
     ),
-    "swag": TaskData(
-        "multiple_choice",
-        {"train": ("train.csv",), "dev": ("val.csv", "dev.csv"), "test": ("test.csv",)},
-        _endings,
-        write=labelled_lines("SWAG"),
+    Task(
+        name="swag",
+        kind="multiple_choice",
+        description="SWAG: which of four endings follows",
+        files={"train": ("train.csv",), "dev": ("val.csv", "dev.csv"), "test": ("test.csv",)},
+        read=_read_swag,
+        labels=(),
+        write=id_label_writer("SWAG"),
+        metrics=accuracy,
+        best_metric="accuracy",
     ),
-}
+)

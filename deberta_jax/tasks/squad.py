@@ -1,119 +1,176 @@
-"""SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018): official files, and prediction files as their scorers read them."""
+"""SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018): official data files and prediction files."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deberta_jax.errors import InputError
-from deberta_jax.tasks.examples import Examples, ReadReport, SpanExample, TaskData
-from deberta_jax.tasks.jsonl import whole_json
+from deberta_jax.tasks.examples import Examples, ReadReport, SpanExample
+from deberta_jax.tasks.jsonl import load_json
+from deberta_jax.tasks.rows import UnusableRow, is_test, read_rows
+from deberta_jax.tasks.squad_metrics import score_squad, score_squad2, squad2_scores, squad_scores
 from deberta_jax.tasks.submissions import write_lines
+from deberta_jax.tasks.task import Task
+
+
+class Question(NamedTuple):
+    """A question as in the file, and the context of its paragraph."""
+
+    context: Any
+    values: Any
 
 
 def read_questions(path: Path, split: str) -> Examples:
-    """The questions of a file, in order; an answer that stands elsewhere in the context than said is found again."""
-    account = ReadReport(str(path))
-    examples: list[SpanExample] = []
-    known: set[str] = set()
-    for name, context, question in all_questions(path):
+    """Return the questions of a file, in order. A wrong answer offset is replaced by that of the nearest occurrence."""
+    ids: set[str] = set()
+
+    def parse(question: Question, report: ReadReport) -> Iterator[SpanExample]:
         try:
-            example = _example(name, context, question, account)
+            example = _example(question, report)
         except (KeyError, TypeError, ValueError, AttributeError):
-            account.skip("no text, question or id", name)
-            continue
-        if example is None:
-            continue
-        if example.id in known:
-            account.skip("an id for the second time", name)
-            continue
-        if example.answers is None and not split.startswith("test"):
-            account.skip("no answers", name)
-            continue
-        known.add(example.id)
-        account.use()
-        examples.append(example)
-    account.check()
-    return Examples(examples, [account])
+            raise UnusableRow("no text, question or id") from None
+        if example.id in ids:
+            raise UnusableRow("duplicate id")
+        if example.answers is None and not is_test(split):
+            raise UnusableRow("no answers")
+        ids.add(example.id)
+        yield example
+
+    return read_rows(path, lambda report: _questions(path), parse)
 
 
-def all_questions(path: Path) -> Iterator[tuple[str, Any, Any]]:
-    """Each question with its context, and where it stands."""
-    values = whole_json(path)
+def _questions(path: Path) -> Iterator[tuple[str, Question]]:
+    """Yield the position of each question in the file, and the question."""
+    values = load_json(path)
     if not isinstance(values, dict) or not isinstance(values.get("data"), list):
-        raise InputError(f'{path}: no "data" with articles, which a file of SQuAD has')
+        raise InputError(f'{path}: a SQuAD file has a list of articles in "data"')
     for number, article in enumerate(values["data"]):
         try:
-            for place, paragraph in enumerate(article["paragraphs"]):
+            for index, paragraph in enumerate(article["paragraphs"]):
                 for question in paragraph["qas"]:
                     name = question.get("id", "?") if isinstance(question, dict) else "?"
-                    yield f"article {number}, paragraph {place}, question {name}", paragraph["context"], question
+                    where = f"article {number}, paragraph {index}, question {name}"
+                    yield where, Question(paragraph["context"], question)
         except (KeyError, TypeError):
-            raise InputError(f"{path}, article {number}: no paragraphs with context and questions") from None
+            raise InputError(f"{path} article {number}: no paragraphs with context and questions") from None
 
 
-def _example(name: str, context: Any, question: Any, account: ReadReport) -> SpanExample | None:
-    if not context.strip() or not question["question"].strip():
-        raise ValueError(name)
-    answers = question.get("answers")
-    if question.get("is_impossible"):
-        answers = []
+def _example(question: Question, report: ReadReport) -> SpanExample:
+    context, values = question
+    if not context.strip() or not values["question"].strip():
+        raise ValueError("empty")
+    question_id, text = str(values["id"]), values["question"].strip()
+    answers = [] if values.get("is_impossible") else values.get("answers")
     if answers is None:
-        return SpanExample(str(question["id"]), question["question"].strip(), context, None)
-    found = []
+        return SpanExample(question_id, text, context, None)
+    spans = []
     for answer in answers:
-        start = _start(context, answer["text"], int(answer["answer_start"]))
+        start = _nearest_start(context, answer["text"], int(answer["answer_start"]))
         if start is None:
-            account.skip("answer that is not in the context", name)
-            return None
+            raise UnusableRow("answer is not in the context")
         if start != answer["answer_start"]:
-            account.mend("offset of an answer")
-        found.append((answer["text"], start))
-    return SpanExample(str(question["id"]), question["question"].strip(), context, tuple(dict.fromkeys(found)))
+            report.repaired("answer offset")
+        spans.append((answer["text"], start))
+    return SpanExample(question_id, text, context, tuple(dict.fromkeys(spans)))
 
 
-def _start(context: str, text: str, start: int) -> int | None:
-    """Where an answer stands, nearest to where it is said to; None where it stands nowhere."""
+def _nearest_start(context: str, text: str, start: int) -> int | None:
+    """Return the start of the occurrence of a text nearest to `start`; None if there is none."""
     if not text:
         return None
     if start >= 0 and context.startswith(text, start):
         return start
-    places = [place for place in range(len(context)) if context.startswith(text, place)]
-    return min(places, key=lambda place: abs(place - start), default=None)
+    starts = [position for position in range(len(context)) if context.startswith(text, position)]
+    return min(starts, key=lambda position: abs(position - start), default=None)
 
 
-def _writer(*, unanswered: bool) -> Callable[..., list[Path]]:
-    def write(folder: Path, split: str, examples: Sequence[Any], predictions: Sequence[Any]) -> list[Path]:
-        its = list(zip(examples, predictions, strict=True))
-        files: dict[str, Any] = {
-            "predictions": {example.id: prediction.text for example, prediction in its},
-            "nbest_predictions": {
-                example.id: [{"text": text, "probability": probability} for text, probability in prediction.best]
-                for example, prediction in its
-            },
-        }
-        if unanswered:
-            files["null_odds"] = {example.id: prediction.no_answer for example, prediction in its}
-        return [
-            path
-            for name, values in files.items()
-            for path in write_lines(folder / f"{name}-{split}.json", [json.dumps(values, ensure_ascii=False, indent=1)])
-        ]
+def score_squad_files(data: Path, predictions: Path, null_odds: Path | None = None) -> dict[str, float]:
+    """Return the official scores of a prediction file for a data file, by the version of the data.
 
-    return write
+    As in the scorer of 2.0, a question is unanswered if its odds exceed 1. `without_prediction` counts questions that
+    the prediction file lacks.
+    """
+    texts = load_json(predictions)
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise InputError(f"{predictions}: expected an object with the answer for each question id")
+    questions = []
+    for where, question in _questions(data):
+        try:
+            answers = tuple((str(answer["text"]), 0) for answer in question.values["answers"])
+            questions.append(SpanExample(str(question.values["id"]), "", "", answers))
+        except (KeyError, TypeError):
+            raise InputError(f"{data} {where}: no id or no answers") from None
+    predicted = [question for question in questions if question.id in texts]
+    if not predicted:
+        raise InputError(f"{predictions}: no answer for any question of {data}")
+    missing = {"without_prediction": float(len(questions) - len(predicted))}
+    if all(question.answers for question in questions) and null_odds is None:
+        return {**squad_scores(questions, texts), **missing}
+    odds = load_json(null_odds) if null_odds else {}
+    if not isinstance(odds, dict) or not all(isinstance(value, float | int) for value in odds.values()):
+        raise InputError(f"{null_odds}: expected an object with a number for each question id")
+    num_unanswerable = sum(not question.answers for question in questions)
+    scores = squad2_scores(predicted, texts, odds, texts, max_odds=1.0, num_unanswerable=num_unanswerable)
+    return {**scores, **missing}
 
 
-TASKS: dict[str, TaskData] = {
-    "squad": TaskData(
-        "extractive_qa",
-        {"train": ("train-v1.1.json", "train-v1.1*.json"), "dev": ("dev-v1.1.json",), "test": ("test-v1.1.json",)},
-        read_questions,
-        write=_writer(unanswered=False),
+def _write_predictions(folder: Path, split: str, examples: Sequence[Any], predictions: Sequence[Any]) -> list[Path]:
+    """Write the answers, and the best spans with probabilities."""
+    best = {
+        example.id: [{"text": text, "probability": probability} for text, probability in prediction.best]
+        for example, prediction in zip(examples, predictions, strict=True)
+    }
+    texts = {example.id: prediction.text for example, prediction in zip(examples, predictions, strict=True)}
+    return [
+        *_write_object(folder / f"predictions-{split}.json", texts),
+        *_write_object(folder / f"nbest_predictions-{split}.json", best),
+    ]
+
+
+def _write_predictions_and_odds(
+    folder: Path, split: str, examples: Sequence[Any], predictions: Sequence[Any]
+) -> list[Path]:
+    """Write `null_odds`, too, which the scorer of 2.0 reads."""
+    odds = {example.id: prediction.no_answer for example, prediction in zip(examples, predictions, strict=True)}
+    paths = _write_predictions(folder, split, examples, predictions)
+    return [*paths, *_write_object(folder / f"null_odds-{split}.json", odds)]
+
+
+def _write_object(path: Path, values: Any) -> list[Path]:
+    return write_lines(path, [json.dumps(values, ensure_ascii=False, indent=1)])
+
+
+SQUAD = (
+    Task(
+        name="squad",
+        kind="extractive_qa",
+        description="SQuAD 1.1: the answer to a question in a passage",
+        files={
+            "train": ("train-v1.1.json", "train-v1.1*.json"),
+            "dev": ("dev-v1.1.json",),
+            "test": ("test-v1.1.json",),
+        },
+        read=read_questions,
+        labels=(),
+        write=_write_predictions,
+        metrics=score_squad,
+        best_metric="f1",
     ),
-    "squad2": TaskData(
-        "extractive_qa",
-        {"train": ("train-v2.0.json", "train-v2.0*.json"), "dev": ("dev-v2.0.json",), "test": ("test-v2.0.json",)},
-        read_questions,
-        write=_writer(unanswered=True),
+    Task(
+        name="squad2",
+        kind="extractive_qa",
+        description="SQuAD 2.0: the answer to a question in a passage, or no answer",
+        files={
+            "train": ("train-v2.0.json", "train-v2.0*.json"),
+            "dev": ("dev-v2.0.json",),
+            "test": ("test-v2.0.json",),
+        },
+        read=read_questions,
+        labels=(),
+        write=_write_predictions_and_odds,
+        metrics=score_squad2,
+        best_metric="f1",
+        may_lack_answers=True,
     ),
-}
+)

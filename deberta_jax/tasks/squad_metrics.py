@@ -1,180 +1,161 @@
-"""The official rules of SQuAD 1.1 and 2.0 and of ReCoRD: answers normalised, exact match and F1 of words."""
+"""The official metrics of SQuAD 1.1 and 2.0 and of ReCoRD: normalized answers, exact match, and F1 over words."""
 
 import math
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deberta_jax.errors import InputError
-from deberta_jax.tasks.examples import SpanExample
-from deberta_jax.tasks.jsonl import whole_json
-from deberta_jax.tasks.squad import all_questions
 
-_SIGNS = str.maketrans("", "", string.punctuation)
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+# (prediction, reference) -> a score from 0 to 1.
+Score = Callable[[str, str], float]
 
 
-def normalised(text: str) -> str:
-    """In lower case, without ASCII punctuation and English articles, one space between words."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_SIGNS)).split())
+def normalize_answer(text: str) -> str:
+    """Lowercase, and remove ASCII punctuation, English articles and repeated spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(found: str, wanted: str) -> float:
-    """1 where two answers are the same once normalised."""
-    return float(normalised(found) == normalised(wanted))
+def exact_match(prediction: str, reference: str) -> float:
+    """Return 1 if two answers are equal after normalization."""
+    return float(normalize_answer(prediction) == normalize_answer(reference))
 
 
-def word_f1(found: str, wanted: str) -> float:
-    """F1 of the words that two answers share; of an answer without words 1 where the other has none either."""
-    ours, theirs = normalised(found).split(), normalised(wanted).split()
-    if not ours or not theirs:
-        return float(ours == theirs)
-    shared = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * shared / (len(ours) + len(theirs))
+def word_f1(prediction: str, reference: str) -> float:
+    """Return the F1 of the words of two answers; if one has no words, 1 if the other has none either."""
+    predicted, gold = normalize_answer(prediction).split(), normalize_answer(reference).split()
+    if not predicted or not gold:
+        return float(predicted == gold)
+    shared = sum((Counter(predicted) & Counter(gold)).values())
+    return 2 * shared / (len(predicted) + len(gold))
 
 
-def _first_version_f1(found: str, wanted: str) -> float:
-    """The first version's scorer gives 0 where no word is shared, be there words or not."""
-    return word_f1(found, wanted) if normalised(found) and normalised(wanted) else 0.0
+def _word_f1_v1(prediction: str, reference: str) -> float:
+    """As `word_f1`, but 0 for two answers without words, as in the scorer of SQuAD 1.1."""
+    return word_f1(prediction, reference) if normalize_answer(prediction) else 0.0
 
 
 def score_squad(examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Exact match and F1 of SQuAD 1.1, in percent, the best over the answers given."""
+    """Return exact match and F1 of SQuAD 1.1 in percent, for the best of the reference answers."""
     texts = {example.id: prediction.text for example, prediction in zip(examples, predictions, strict=True)}
-    return _first_version(examples, texts)
+    return squad_scores(examples, texts)
 
 
 def score_squad2(examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Exact match and F1 of SQuAD 2.0, in percent, of both kinds of question apart, and at the best threshold."""
-    its = list(zip(examples, predictions, strict=True))
-    texts = {example.id: prediction.text for example, prediction in its}
-    odds = {example.id: prediction.no_answer for example, prediction in its}
-    best = {example.id: prediction.best[0][0] if prediction.best else "" for example, prediction in its}
-    return _second_version(examples, texts, odds, best)
+    """Return exact match and F1 of SQuAD 2.0 in percent: overall, with and without answer, at the best threshold."""
+    texts = {example.id: prediction.text for example, prediction in zip(examples, predictions, strict=True)}
+    odds, best = _odds_and_best(examples, predictions)
+    return squad2_scores(examples, texts, odds, best)
 
 
-def score_squad_files(data: Path, predictions: Path, null_odds: Path | None = None) -> dict[str, float]:
-    """The figures of an official prediction file for an official data file, of the version that the data has.
-
-    As the scorer of 2.0 has it, a question whose odds are above 1 has no answer.
-    """
-    texts = whole_json(predictions)
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise InputError(f"{predictions}: an object of answers by question id is wanted")
-    asked = []
-    for name, _, question in all_questions(data):
-        try:
-            answers = tuple((str(answer["text"]), 0) for answer in question["answers"])
-            asked.append(SpanExample(str(question["id"]), "", "", answers))
-        except (KeyError, TypeError):
-            raise InputError(f"{data}, {name}: no id or no answers") from None
-    there = [example for example in asked if example.id in texts]
-    if not there:
-        raise InputError(f"{predictions}: has an answer for no question of {data}")
-    missing = {"without_prediction": float(len(asked) - len(there))}
-    if all(example.answers for example in asked) and null_odds is None:
-        return {**_first_version(asked, texts), **missing}
-    odds = whole_json(null_odds) if null_odds else {}
-    if not isinstance(odds, dict) or not all(isinstance(value, float | int) for value in odds.values()):
-        raise InputError(f"{null_odds}: an object of numbers by question id is wanted")
-    unanswered = sum(not example.answers for example in asked)
-    return {**_second_version(there, texts, odds, texts, most=1.0, unanswered=unanswered), **missing}
+def squad_scores(examples: Sequence[Any], texts: Mapping[str, str]) -> dict[str, float]:
+    """Return the scores of SQuAD 1.1 for answers by question id; a missing answer scores 0."""
+    answerable = [example for example in examples if example.answers is not None]
+    predicted = [example for example in answerable if example.id in texts]
+    exact, f1 = (
+        sum(max((score(texts[e.id], text) for text, _ in e.answers), default=0.0) for e in predicted)
+        for score in (exact_match, _word_f1_v1)
+    )
+    return {"exact_match": 100 * exact / len(answerable), "f1": 100 * f1 / len(answerable)}
 
 
-def _first_version(examples: Sequence[Any], texts: Mapping[str, str]) -> dict[str, float]:
-    exact, f1 = 0.0, 0.0
-    its = [example for example in examples if example.answers is not None]
-    for example in its:
-        if example.id in texts:
-            exact += _best(exact_match, texts[example.id], example)
-            f1 += _best(_first_version_f1, texts[example.id], example)
-    return {"exact_match": 100 * exact / len(its), "f1": 100 * f1 / len(its)}
-
-
-def _best(score: Callable[[str, str], float], found: str, example: Any) -> float:
-    return max((score(found, text) for text, _ in example.answers), default=0.0)
-
-
-def _golds(example: Any) -> list[str]:
-    """The answers of a question; those of which normalising leaves nothing are none, and without any it is \"\"."""
-    return [text for text, _ in example.answers if normalised(text)] or [""]
-
-
-def _second_version(
+def squad2_scores(
     examples: Sequence[Any],
     texts: Mapping[str, str],
     odds: Mapping[str, float],
     best: Mapping[str, str],
-    most: float = math.inf,
-    unanswered: int | None = None,
+    max_odds: float = math.inf,
+    num_unanswerable: int | None = None,
 ) -> dict[str, float]:
-    """`best` are the answers that count where the threshold is looked for; odds above `most` are no answer.
+    """Return the scores of SQuAD 2.0 for answers by question id.
 
-    The scorer's best figures begin with all questions that have no answer, be they predicted or not.
+    A question whose `odds` exceed `max_odds` counts as unanswered. The best threshold is searched with the answers
+    `best`. The official search counts all unanswerable questions of the data file, `num_unanswerable`, even those
+    without a prediction.
     """
-    its = [example for example in examples if example.answers is not None]
-    answered = np.asarray([bool(e.answers) for e in its])
-    silent = np.asarray([odds.get(e.id, 0.0) > most for e in its])
+    examples = [example for example in examples if example.answers is not None]
+    answerable = np.asarray([bool(example.answers) for example in examples])
+    unanswered = np.asarray([odds.get(example.id, 0.0) > max_odds for example in examples])
     exact, f1 = (
-        np.where(silent, ~answered, [max(score(texts[e.id], gold) for gold in _golds(e)) for e in its])
+        np.where(unanswered, ~answerable, [_best_score(score, texts[example.id], example) for example in examples])
         for score in (exact_match, word_f1)
     )
-    scores = {"exact": 100 * float(exact.mean()), "f1": 100 * float(f1.mean()), "total": float(len(its))}
-    for name, which in (("HasAns", answered), ("NoAns", ~answered)):
-        if which.any():
+    scores = {"exact": 100 * float(exact.mean()), "f1": 100 * float(f1.mean()), "total": float(len(examples))}
+    for name, subset in (("HasAns", answerable), ("NoAns", ~answerable)):
+        if subset.any():
             scores |= {
-                f"{name}_exact": 100 * float(exact[which].mean()),
-                f"{name}_f1": 100 * float(f1[which].mean()),
-                f"{name}_total": float(which.sum()),
+                f"{name}_exact": 100 * float(exact[subset].mean()),
+                f"{name}_f1": 100 * float(f1[subset].mean()),
+                f"{name}_total": float(subset.sum()),
             }
     if odds:
         for name, score in (("exact", exact_match), ("f1", word_f1)):
-            value, threshold = _best_threshold(its, odds, best, score, unanswered)
+            value, threshold = _search_threshold(examples, odds, best, score, num_unanswerable)
             scores |= {f"best_{name}": 100 * value, f"best_{name}_thresh": threshold}
     return scores
 
 
-def _best_threshold(
-    examples: Sequence[Any],
-    odds: Mapping[str, float],
-    best: Mapping[str, str],
-    score: Callable[[str, str], float],
-    unanswered: int | None = None,
-) -> tuple[float, float]:
-    """The best mean score of answering where no answer is at most so likely, and that threshold, 0 for never."""
-    its = {example.id: example for example in examples}
-    current = float(sum(not example.answers for example in examples) if unanswered is None else unanswered)
-    highest, threshold = current, 0.0
-    for name in sorted(odds, key=lambda name: odds[name]):
-        if name not in its:
-            continue
-        if its[name].answers:
-            current += max(score(best[name], gold) for gold in _golds(its[name]))
-        elif best[name]:
-            current -= 1
-        if current > highest:
-            highest, threshold = current, float(odds[name])
-    return highest / len(examples), threshold
-
-
 def best_threshold(examples: Sequence[Any], predictions: Sequence[Any]) -> float:
-    """Of how much likelier no answer may be before it is given, what F1 of these examples is best with."""
-    its = [(e, p) for e, p in zip(examples, predictions, strict=True) if e.answers is not None]
-    odds = {example.id: prediction.no_answer for example, prediction in its}
-    best = {example.id: prediction.best[0][0] if prediction.best else "" for example, prediction in its}
-    return _best_threshold([example for example, _ in its], odds, best, word_f1)[1]
+    """Return the threshold on `no_answer` at which the F1 of labelled examples is highest."""
+    pairs = [(e, p) for e, p in zip(examples, predictions, strict=True) if e.answers is not None]
+    labelled, predicted = [e for e, _ in pairs], [p for _, p in pairs]
+    return _search_threshold(labelled, *_odds_and_best(labelled, predicted), word_f1)[1]
 
 
 def score_record(examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Exact match and F1 of ReCoRD, the best over the answers, and their mean; in parts of one."""
-    its = [(e.answers, p) for e, p in zip(examples, predictions, strict=True) if e.answers is not None]
-    if not its:
-        raise InputError("no query has answers: there is nothing to score")
-    exact = float(np.mean([max((exact_match(p, text) for text in answers), default=0.0) for answers, p in its]))
-    f1 = float(np.mean([max((_first_version_f1(p, text) for text in answers), default=0.0) for answers, p in its]))
+    """Return exact match and F1 of ReCoRD for the best of the answers, and their mean, from 0 to 1."""
+    pairs = [(e.answers, p) for e, p in zip(examples, predictions, strict=True) if e.answers is not None]
+    if not pairs:
+        raise InputError("no example has answers, so nothing can be scored")
+    exact, f1 = (
+        float(np.mean([max((score(p, text) for text in answers), default=0.0) for answers, p in pairs]))
+        for score in (exact_match, _word_f1_v1)
+    )
     return {"exact_match": exact, "f1": f1, "mean": (exact + f1) / 2}
+
+
+def _odds_and_best(examples: Sequence[Any], predictions: Sequence[Any]) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the score of no answer, and the text of the best span, by question id."""
+    odds = {example.id: prediction.no_answer for example, prediction in zip(examples, predictions, strict=True)}
+    best = {
+        example.id: prediction.best[0][0] if prediction.best else ""
+        for example, prediction in zip(examples, predictions, strict=True)
+    }
+    return odds, best
+
+
+def _best_score(score: Score, prediction: str, example: Any) -> float:
+    """Score against the best reference; one without words is no answer, and without any the reference is empty."""
+    references = [text for text, _ in example.answers if normalize_answer(text)] or [""]
+    return max(score(prediction, reference) for reference in references)
+
+
+def _search_threshold(
+    examples: Sequence[Any],
+    odds: Mapping[str, float],
+    best: Mapping[str, str],
+    score: Score,
+    num_unanswerable: int | None = None,
+) -> tuple[float, float]:
+    """Return the highest mean score, and the odds up to which questions are answered with `best`; 0 for none."""
+    by_id = {example.id: example for example in examples}
+    if num_unanswerable is None:
+        num_unanswerable = sum(not example.answers for example in examples)
+    total = highest = float(num_unanswerable)
+    threshold = 0.0
+    for name in sorted(odds, key=lambda name: odds[name]):
+        if name not in by_id:
+            continue
+        if by_id[name].answers:
+            total += _best_score(score, best[name], by_id[name])
+        elif best[name]:
+            total -= 1
+        if total > highest:
+            highest, threshold = total, float(odds[name])
+    return highest / len(examples), threshold

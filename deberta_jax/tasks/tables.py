@@ -8,51 +8,50 @@ from typing import Any
 
 from deberta_jax.errors import InputError
 from deberta_jax.tasks.examples import ReadReport
-from deberta_jax.tasks.jsonl import numbered_objects, whole_json
+from deberta_jax.tasks.jsonl import load_json, numbered_objects
 
-Row = dict[str, Any]
 FORMATS = "csv", "tsv", "jsonl", "json", "parquet"
 _SEPARATORS = ",;\t|"
-# A field that goes over more lines than this was opened by a quote that is part of the text.
-_LONGEST_FIELD = 100
+# A field with more lines than this was opened by a double quote that is part of the text.
+_MAX_FIELD_LINES = 100
 
 
-def table_rows(path: Path, account: ReadReport) -> Iterator[tuple[int, Row]]:
-    """Number and fields of each row: of a text file the line where it begins, else its place from 1."""
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        raise InputError(f"{path}: a table ends with {', '.join(FORMATS)}; rename it, or write it as one of these")
+def table_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the fields of each row: the number of its first line in a text file, else its position."""
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in FORMATS:
+        raise InputError(f"{path}: unknown table format; convert the file to one of {', '.join(FORMATS)}")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if kind == "jsonl":
-        yield from numbered_objects(path, account)
-    elif kind == "json":
-        yield from _objects(path, account)
-    elif kind == "parquet":
-        yield from _parquet(path)
+    if suffix == "jsonl":
+        yield from numbered_objects(path, report)
+    elif suffix == "json":
+        yield from _json_rows(path, report)
+    elif suffix == "parquet":
+        yield from _parquet_rows(path)
     else:
-        yield from _separated(path, account, "\t" if kind == "tsv" else None)
+        yield from _csv_rows(path, report, "\t" if suffix == "tsv" else None)
 
 
-def _objects(path: Path, account: ReadReport) -> Iterator[tuple[int, Row]]:
-    values = whole_json(path)
+def _json_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, dict[str, Any]]]:
+    values = load_json(path)
     if isinstance(values, dict) and isinstance(values.get("data"), list):
         values = values["data"]
     if not isinstance(values, list):
-        raise InputError(f"{path}: a list of objects is wanted; one object a line is .jsonl")
+        raise InputError(f"{path}: expected a list of objects; a file with one object per line must end with .jsonl")
     for number, value in enumerate(values, 1):
         if isinstance(value, dict):
             yield number, value
         else:
-            account.skip("no JSON object", number)
+            report.skip("not a JSON object", number)
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise InputError(f"{path}: parquet needs pyarrow: pip install 'deberta-jax[prep]'") from None
+        raise InputError(f"{path}: parquet requires pyarrow: pip install 'deberta-jax[prep]'") from None
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -64,46 +63,54 @@ def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
         raise InputError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
 
 
-def _separated(path: Path, account: ReadReport, separator: str | None) -> Iterator[tuple[int, Row]]:
+def _csv_rows(path: Path, report: ReadReport, separator: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            first = file.readline()
-            file.seek(0)
             if separator is None:
-                counts = {sign: len(next(csv.reader([first], delimiter=sign), [""])) for sign in _SEPARATORS}
-                separator = max(_SEPARATORS, key=lambda sign: (counts[sign], sign == ","))
+                separator = _guess_separator(file.readline())
+                file.seek(0)
             rows = csv.reader(file, delimiter=separator)
             header = [name.strip() for name in next(rows, [])]
-            if not any(header):
-                raise InputError(f"{path}: empty; a first line with the columns' names is wanted")
-            if len(set(header)) < len(header):
-                raise InputError(f"{path}: two columns have the same name, of {', '.join(header)}")
-            begin = rows.line_num + 1
+            _check_header(path, header)
+            start = rows.line_num + 1
             for fields in rows:
-                number, begin = begin, rows.line_num + 1
-                if begin - number > _LONGEST_FIELD:
+                number, start = start, rows.line_num + 1
+                if start - number > _MAX_FIELD_LINES:
                     raise InputError(
-                        f"{path}, line {number}: a double quote opens a field that goes on for {begin - number:,} "
-                        "lines; close it, or write a quote that is part of a text twice"
+                        f"{path} line {number}: a double quote opens a field of {start - number:,} lines; close it, "
+                        "or double a quote that is part of the text"
                     )
                 if not any(field.strip() for field in fields):
                     continue
                 if len(fields) != len(header):
-                    account.skip(f"{len(fields)} fields in place of {len(header)}", number)
+                    report.skip(f"{len(fields)} fields instead of {len(header)}", number)
                     continue
                 yield number, dict(zip(header, fields, strict=True))
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 after line {_line_of(path, error)}: save the table as UTF-8") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path} line {_line_not_utf8(path)}: not UTF-8; save the table as UTF-8") from None
         except csv.Error as error:
-            raise InputError(f"{path}, line {rows.line_num}: {error}") from None
+            raise InputError(f"{path} line {rows.line_num}: {error}") from None
 
 
-def _line_of(path: Path, error: UnicodeDecodeError) -> int:
-    """How many lines before the first that is not UTF-8."""
-    for number, line in enumerate(path.read_bytes().split(b"\n")):
+def _guess_separator(line: str) -> str:
+    """Return the separator that splits a header into the most fields, a comma if several do."""
+    counts = {sign: len(next(csv.reader([line], delimiter=sign), [""])) for sign in _SEPARATORS}
+    return max(_SEPARATORS, key=lambda sign: (counts[sign], sign == ","))
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not any(header):
+        raise InputError(f"{path}: no header; the first line must name the columns")
+    if len(set(header)) < len(header):
+        raise InputError(f"{path}: duplicate column names in {', '.join(header)}")
+
+
+def _line_not_utf8(path: Path) -> int:
+    """Return the number of the first line that is not UTF-8."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         try:
             line.decode()
         except UnicodeDecodeError:
             return number
-    return 0
+    return 1

@@ -1,4 +1,4 @@
-"""Tab-separated files as GLUE and XNLI have them: no quoting, so that a double quote is a character like others."""
+"""Tab-separated files of GLUE and XNLI, which have no quoting: a double quote is an ordinary character."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,12 +7,16 @@ from typing import NamedTuple
 from deberta_jax.errors import InputError
 from deberta_jax.tasks.examples import Examples, ReadReport, TextExample
 from deberta_jax.tasks.jsonl import numbered_lines
+from deberta_jax.tasks.rows import UnusableRow, is_test, read_rows, unknown_label
+
+# CoLA: only the test set has a header.
+_TEST_HEADER = ["index", "sentence"]
 
 
-class Columns(NamedTuple):
-    """The header's names of what is read, each with its alternatives.
+class TsvColumns(NamedTuple):
+    """The names of the columns to read; each may have alternatives.
 
-    Of a file without a header `headless` names the columns. `spelt` maps how a label may be written to its name.
+    `header` names the columns of a file without a header line.
     """
 
     text: tuple[str, ...]
@@ -20,66 +24,66 @@ class Columns(NamedTuple):
     label: tuple[str, ...] = ("label",)
     id: tuple[str, ...] = ("index", "id", "pairID")
     group: tuple[str, ...] = ()
-    headless: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
 
 
-def tab_rows(path: Path, account: ReadReport, headless: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """Number and fields of each row; one with another number of fields than the header is skipped.
+def tsv_rows(path: Path, report: ReadReport, header: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line number and the fields of each row; a row with a wrong number of fields is reported as skipped.
 
-    Names that `headless` gives hold where the first line has as many fields, and is not the header of a test file.
+    The first line is the header unless `header` is given. Even then, a first line that is the header of a test set is
+    used as such.
     """
-    lines = numbered_lines(path, account)
-    header: list[str] | None = list(headless) or None
-    for number, line in lines:
+    names = list(header)
+    for number, line in numbered_lines(path, report):
         fields = line.split("\t")
-        if header is None or (number == 1 and headless and fields[:2] == ["index", "sentence"]):
-            header = fields
-            continue
-        if len(fields) != len(header):
-            account.skip(f"{len(fields)} fields in place of {len(header)}", number)
-            continue
-        yield number, dict(zip(header, fields, strict=True))
+        if not names or (number == 1 and fields[:2] == _TEST_HEADER):
+            names = fields
+        elif len(fields) != len(names):
+            report.skip(f"{len(fields)} fields instead of {len(names)}", number)
+        else:
+            yield number, dict(zip(names, fields, strict=True))
 
 
-def read_tabs(
-    path: Path, split: str, columns: Columns, value: Callable[[str], str | float | None], *, hidden: bool = False
+def read_tsv(
+    path: Path,
+    split: str,
+    columns: TsvColumns,
+    parse_label: Callable[[str], str | float | None],
+    *,
+    optional_labels: bool = False,
 ) -> Examples:
-    """Texts or pairs of a file; `value` makes of a label's text the label, None where there is none of that name.
+    """Return the texts or pairs of a file.
 
-    In a test split, and where `hidden`, labels may be absent.
+    `parse_label` returns the label for the text of a cell, or None if it is unknown. Labels may be missing in a test
+    split, or in any split with `optional_labels`.
     """
-    account = ReadReport(str(path))
-    examples: list[TextExample] = []
-    tested = hidden or split.startswith("test")
-    for number, row in tab_rows(path, account, columns.headless):
-        text, pair, label = (_field(row, names) for names in (columns.text, columns.pair, columns.label))
+    optional = optional_labels or is_test(split)
+    # Text, pair, label, id and group.
+    names = columns[:5]
+
+    def parse(row: dict[str, str], report: ReadReport) -> list[TextExample]:
+        text, pair, label, example_id, group = (next((row[n] for n in some if n in row), None) for some in names)
         if text is None or (columns.pair and pair is None):
-            wanted = [*columns.text[:1], *columns.pair[:1]]
-            raise InputError(f"{path}: no column {' or '.join(wanted)}; there are {', '.join(row)}")
+            raise _missing_column(path, [*columns.text[:1], *columns.pair[:1]], row)
+        if label is None and not optional:
+            raise _missing_column(path, columns.label[:1], row)
         if not text.strip() or (columns.pair and not (pair or "").strip()):
-            account.skip("no text", number)
-            continue
-        if label is None and not tested:
-            raise InputError(f"{path}: no column {columns.label[0]}; there are {', '.join(row)}")
-        meant = None if label is None else value(label)
-        if meant is None and label is not None and not (tested and not label.strip()):
-            unsure = label == "-"
-            account.skip("no gold label" if unsure else f"label {label[:20]!r}", number, malformed=not unsure)
-            continue
-        name = _field(row, columns.id) if columns.id else None
-        account.use()
-        examples.append(
-            TextExample(
-                name if name is not None else str(len(examples)),
-                text.strip(),
-                pair.strip() if columns.pair and pair is not None else None,
-                meant,
-                _field(row, columns.group) or "",
-            )
-        )
-    account.check()
-    return Examples(examples, [account])
+            raise UnusableRow("no text")
+        value = None if label is None else parse_label(label)
+        if value is None and label is not None and not (optional and not label.strip()):
+            raise _no_label(label)
+        example_id = str(report.used) if example_id is None else example_id
+        return [TextExample(example_id, text.strip(), pair.strip() if pair else None, value, group or "")]
+
+    return read_rows(path, lambda report: tsv_rows(path, report, columns.header), parse)
 
 
-def _field(row: Mapping[str, str], names: Sequence[str]) -> str | None:
-    return next((row[name] for name in names if name in row), None)
+def _no_label(text: str) -> UnusableRow:
+    if text == "-":
+        # Annotators of MNLI and SNLI disagreed.
+        return UnusableRow("no gold label", malformed=False)
+    return unknown_label(text)
+
+
+def _missing_column(path: Path, names: Sequence[str], row: Mapping[str, str]) -> InputError:
+    return InputError(f"{path}: no column {' or '.join(map(repr, names))}; the columns are {', '.join(row)}")

@@ -1,4 +1,4 @@
-"""Several processes as one run: one for each host of a pod slice or a cluster, on JAX's own runtime."""
+"""Several processes as one run: one for each host of a TPU slice or a cluster, on JAX's distributed runtime."""
 
 import jax
 
@@ -7,11 +7,11 @@ from deberta_jax.training.config import ProcessesConfig as ProcessesConfig
 
 
 def join(config: ProcessesConfig) -> None:
-    """Wait for the other processes; to be called before anything else of JAX."""
+    """Wait for the other processes. Call this before any other function of JAX."""
     if not config.join:
         return
     try:
         jax.distributed.initialize(config.coordinator, config.count, config.index)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"processes: cannot join the others: {reason}") from error
+        raise InputError(f"processes: cannot join the other processes: {reason}") from error

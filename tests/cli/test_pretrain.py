@@ -115,7 +115,7 @@ def test_a_run_ends_with_a_model_folder_a_plot_and_five_filled_masks(finished):
     assert "of masked tokens found (always guessing the most frequent one:" in out
     assert out.count("____") == 5
     model, tokenizer = from_pretrained(folder / "model", head="masked_lm")
-    [[guesses]] = fill_mask(model, tokenizer, ["Compute the [MASK] of a matrix."], top=4)
+    [[guesses]] = fill_mask(model, tokenizer, ["Compute the [MASK] of a matrix."], top_k=4)
     assert len(guesses) == 4
     assert guesses == sorted(guesses, key=lambda guess: -guess.probability)
     sentences = masked_sentences(["Return the eigenvalues and the right eigenvectors of the matrix here"], tokenizer, 5)
@@ -134,7 +134,7 @@ def test_a_run_of_replaced_tokens_ends_with_both_models_and_says_how_each_does(d
     assert all(line.keys() >= names | {"average_precision", "spread", "replaced"} for line in held_out)
     generator, tokenizer = from_pretrained(folder / "generator", head="masked_lm")
     detector, _ = from_pretrained(folder / "discriminator", head="replaced_token_detection")
-    [[guesses]] = fill_mask(generator, tokenizer, ["Compute the [MASK] of a matrix."], top=4)
+    [[guesses]] = fill_mask(generator, tokenizer, ["Compute the [MASK] of a matrix."], top_k=4)
     assert len(guesses) == 4
     [found] = detect_replaced(detector, tokenizer, ["Compute the inverse of a matrix."])
     assert all(0 < token.probability < 1 for token in found)
@@ -216,7 +216,7 @@ def test_zero_steps_of_a_published_recipe_tell_its_size_and_the_values_of_paper_
     [
         (["--data.files", "nowhere/*.txt"], "nowhere/*.txt: no such file"),
         (["--data.length", "1024"], "data.length is 1024, the position table of tiny ends at 128"),
-        (["--batch-size", "12"], "batch of 12 rows does not divide by 8"),
+        (["--batch-size", "12"], "batch_size is 12; it must be a multiple of 8"),
         (["--mesh.fsdp", "3"], "mesh: data -1 x fsdp 3 x tensor 1 does not make the 8 devices"),
         (["--optimizer.warmup", "500"], "optimizer.warmup is 500 steps, the run has 14"),
         (["--tokenizer", "nowhere.model"], "nowhere.model: no such tokenizer"),
@@ -278,7 +278,7 @@ def test_a_run_whose_shards_were_replaced_does_not_go_on(finished, tmp_path, cap
     named = ["--data.shards", settings["data"]["shards"], "--tokenizer", settings["tokenizer"]]
     assert main(["pretrain", "tiny", "--folder", str(folder), *named, *OPTIONS]) == 2
     error = capsys.readouterr().err
-    assert f"holds a run of another config: rows ({'0' * 64} there" in error
+    assert f"contains a run with other settings: rows ({'0' * 64} in the folder" in error
     assert error.count("\n") == 1
 
 

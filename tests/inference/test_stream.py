@@ -13,8 +13,8 @@ from deberta_jax.errors import InputError
 from deberta_jax.inference import stream as stream_module
 from deberta_jax.inference.buckets import BATCHING, Batching, bucket_lengths, bucket_width, plan
 from deberta_jax.inference.classification import classification_pipeline, classify
-from deberta_jax.inference.embeddings import embed, pool_mean
-from deberta_jax.inference.predict import pipeline, predict
+from deberta_jax.inference.embeddings import embed, embed_pipeline, pool_mean
+from deberta_jax.inference.pipelines import pipeline, predict
 from deberta_jax.inference.stream import complete, stream
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
@@ -120,7 +120,7 @@ def test_results_come_before_the_stream_ends_and_no_more_is_read_than_needed(mad
             read.append(number)
             yield ("fox",)
 
-    results = stream(embedding(made(None), tokenizer, batching=Batching(batch_tokens=48, chunk=10)), examples())
+    results = stream(embed_pipeline(made(None), tokenizer, batching=Batching(batch_tokens=48, chunk=10)), examples())
     next(results)
     assert len(read) == 20
 
@@ -158,7 +158,7 @@ def test_a_model_on_a_mesh_gives_the_same_results(head, made, tokenizer, texts):
     wanted = list(stream(pipeline(model, tokenizer, batching=SMALL), examples))
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     placed = jax.device_put(model, shardings(model, mesh))
-    assert same(list(stream(predicting(placed, tokenizer, batching=SMALL), examples)), wanted, 1e-4)
+    assert same(list(stream(pipeline(placed, tokenizer, batching=SMALL), examples)), wanted, 1e-4)
     # A program that was made for the mesh leaves none behind.
     assert jax.sharding.get_abstract_mesh().empty
 
@@ -196,7 +196,7 @@ def test_buckets_and_widths_are_few_and_hold_what_they_must():
 def test_long_texts_are_tokenised_few_at_a_time(monkeypatch, made, tokenizer):
     monkeypatch.setattr(stream_module, "CHARACTERS", 50)
     sizes = []
-    task = embedding(made(None), tokenizer, batching=BATCHING)
+    task = embed_pipeline(made(None), tokenizer, batching=BATCHING)
     encode = task.encode
     task = dataclasses.replace(task, encode=lambda examples: sizes.append(len(examples)) or encode(examples))
     assert len(list(stream(task, [("A fox. " * 5,)] * 5))) == 5

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import logging
+import signal
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ from deberta_jax.sharding import make_mesh
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.tokenizers.train import train_tokenizer
 from deberta_jax.torch_format.file import write_torch_file
+from deberta_jax.training.preemption import StopRequested
 from deberta_jax.training.state import abstract_state, initial_state
 
 TEXT = """The quick brown fox jumps over the lazy dog, and eats what it finds there, every day of the year.
@@ -347,7 +350,7 @@ def test_a_run_goes_on_from_its_own_checkpoint_and_with_the_same_models_only(
     given = ["--start", str(folders / "discriminator"), "--generator", str(folders / "generator")]
     # None is of any use here, and compiling them takes half of the time.
     judged = {"auc": 1.0, "spread": 1.0}
-    monkeypatch.setattr("deberta_jax.cli.pretrain.over_batches", lambda *_: lambda *_: judged or None)
+    monkeypatch.setattr("deberta_jax.cli.pretrain.held_out_evaluation", lambda *_: lambda *_: judged)
     monkeypatch.setattr("deberta_jax.training.checkpoint.fingerprint", lambda arrays: {name: [0] for name in arrays})
     monkeypatch.setattr("deberta_jax.cli.pretrain.report", lambda *_: None)
     with jax.numpy_dtype_promotion("standard"):
@@ -360,9 +363,10 @@ def test_a_run_goes_on_from_its_own_checkpoint_and_with_the_same_models_only(
         assert Tokenizer(run / "discriminator").sha256 == tokenizer.sha256
 
         monkeypatch.setattr("deberta_jax.cli.pretrain.first_model", lambda *_: pytest.fail("loaded again"))
-        judged.clear()
+        stop = mock.Mock(side_effect=StopRequested(signal.SIGTERM, 1))
+        monkeypatch.setattr("deberta_jax.cli.pretrain.held_out_evaluation", lambda *_: stop)
         assert main([*command, *given]) == 0
-    assert "going on from step 1" in capsys.readouterr().err
+    assert "resuming from step 1" in capsys.readouterr().err
     assert main([*command, *given[:2], "--generator", "fresh"]) == 2
     assert f"generator ({given[3]} there, fresh here)" in capsys.readouterr().err
     assert main(command) == 2

@@ -11,8 +11,8 @@ import pytest
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
+from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig, is_decayed, learning_rate, make_optimizer
 from deberta_jax.training.sizes import sizes
 from deberta_jax.training.state import abstract_state, initial_state

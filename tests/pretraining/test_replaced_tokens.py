@@ -23,7 +23,7 @@ from deberta_jax.pretraining.replaced_tokens import (
     prior_loss,
     replaced,
     replaced_token_detection,
-    summarise,
+    summarize,
     with_draws,
 )
 from deberta_jax.sharding import make_mesh
@@ -272,7 +272,7 @@ def test_held_out_batches_add_up_and_are_always_drawn_alike():
     whole = jax.jit(evaluate)(pair, batch(5), 0)
     halves = [{name: x[rows] for name, x in batch(5).items()} for rows in (slice(0, 8), slice(8, 16))]
     parts = jax.tree.map(lambda *x: sum(map(np.float64, x)), *(jax.jit(evaluate)(pair, half, 0) for half in halves))
-    one, other = summarise(jax.tree.map(np.float64, whole)), summarise(parts)
+    one, other = summarize(jax.tree.map(np.float64, whole)), summarize(parts)
     assert one["generator_loss"] == pytest.approx(other["generator_loss"], rel=1e-5)
     assert set(one) == set(other)
     assert one["gain"] == pytest.approx(prior_loss(one["replaced"]) - one["discriminator_loss"])

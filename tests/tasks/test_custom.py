@@ -1,30 +1,34 @@
-"""A user's own table in every format and of every kind; what is wrong with it is said by file and line."""
+"""A user's own table in every format and of every kind; errors name the file and the line."""
 
 import csv
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deberta_jax.errors import InputError
-from deberta_jax.tasks.custom import Columns, own_task, read_table
-from deberta_jax.tasks.examples import ReadReport
+from deberta_jax.tasks import custom_rows
+from deberta_jax.tasks.catalogue import find_splits, labels_of, with_data
+from deberta_jax.tasks.custom import Columns, custom_task
+from deberta_jax.tasks.examples import ReadReport, SpanPrediction
+from deberta_jax.tasks.metrics import accuracy
 from deberta_jax.tasks.tables import FORMATS, table_rows
 
 ROWS = [{"text": f'Line one,\n"two" {k}; three', "pair": f"p\t{k}", "label": ("no", "yes")[k % 2]} for k in range(8)]
 
 
 def write(path, rows):
-    kind = path.suffix[1:]
-    if kind in ("csv", "tsv"):
+    suffix = path.suffix[1:]
+    if suffix in ("csv", "tsv"):
         with path.open("w", newline="", encoding="utf-8-sig") as file:
-            table = csv.DictWriter(file, list(rows[0]), delimiter="," if kind == "csv" else "\t")
+            table = csv.DictWriter(file, list(rows[0]), delimiter="," if suffix == "csv" else "\t")
             table.writeheader()
             table.writerows(rows)
-    elif kind == "jsonl":
+    elif suffix == "jsonl":
         path.write_text("".join(json.dumps(row) + "\r\n" for row in rows))
-    elif kind == "json":
+    elif suffix == "json":
         path.write_text(json.dumps(rows))
     else:
         import pyarrow
@@ -34,12 +38,28 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize("ending", FORMATS)
-def test_every_format_gives_the_same_examples(tmp_path, ending):
-    path = write(tmp_path / f"train.{ending}", ROWS)
-    examples, (account,) = own_task(Columns(pair="pair")).read(path, "train")
+def task_of(kind="single_label", single_file=False, **columns):
+    parser = getattr(custom_rows, kind.upper())
+    return custom_task(Columns(kind=kind, **columns), parser, accuracy, "accuracy", single_file=single_file)
+
+
+@pytest.fixture
+def read_row(tmp_path):
+    """A function that returns the example of one row."""
+
+    def read(kind, row, **columns):
+        path = write(tmp_path / "train.jsonl", [row])
+        return task_of(kind, **columns).read(path, "train").examples[0]
+
+    return read
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_gives_the_same_examples(tmp_path, suffix):
+    path = write(tmp_path / f"train.{suffix}", ROWS)
+    examples, (report,) = task_of(pair="pair").read(path, "train")
     assert [(e.text, e.pair, e.label) for e in examples] == [(r["text"], r["pair"].strip(), r["label"]) for r in ROWS]
-    assert (account.read, account.used) == (8, 8)
+    assert (report.read, report.used) == (8, 8)
 
 
 @settings(max_examples=40, deadline=None)
@@ -49,103 +69,154 @@ def test_every_format_gives_the_same_examples(tmp_path, ending):
     ),
     st.sampled_from(",;\t|"),
 )
-def test_what_a_writer_wrote_is_read(tmp_path_factory, rows, sign):
+def test_reading_a_csv_file_is_the_inverse_of_writing_it(tmp_path_factory, rows, separator):
     path = tmp_path_factory.mktemp("tables") / "train.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, delimiter=sign).writerows([("a", "b"), *rows])
-    account = ReadReport("f")
-    found = [tuple(row.values()) for _, row in table_rows(path, account)]
-    assert found == [row for row in rows if any(field.strip() for field in row)]
+        csv.writer(file, delimiter=separator).writerows([("a", "b"), *rows])
+    read = [tuple(row.values()) for _, row in table_rows(path, ReadReport("f"))]
+    assert read == [row for row in rows if any(field.strip() for field in row)]
 
 
-def kind_of(kind, row, **columns):
-    import tempfile
-    from pathlib import Path
-
-    path = write(Path(tempfile.mkdtemp()) / "train.jsonl", [row])
-    return read_table(path, "train", Columns(kind=kind, **columns)).examples[0]
-
-
-def test_each_kind_reads_its_columns():
-    assert kind_of("regression", {"text": "a", "label": "2.5"}).label == 2.5
-    assert kind_of("multi_label", {"text": "a", "label": "x|y"}).label == ("x", "y")
-    assert kind_of("multi_label", {"text": "a", "label": ["y", "x"]}).label == ("x", "y")
-    assert kind_of("multi_label", {"text": "a", "label": ""}).label == ()
-    assert kind_of("token", {"words": "A man", "tags": "O B-X"}).tags == ("O", "B-X")
-    assert kind_of("token", {"words": ["A man", "x"], "tags": '["O", "B-X"]'}).words == ("A man", "x")
-    span = {"question": "q", "context": "a man, a man", "answer": "man"}
-    assert kind_of("extractive_qa", span).answers == (("man", 2),)
-    assert kind_of("extractive_qa", span | {"at": 9}, answer_start="at").answers == (("man", 9),)
-    assert kind_of("extractive_qa", span | {"answer": ""}).answers == ()
+def test_each_kind_reads_its_columns(read_row):
+    assert read_row("regression", {"text": "a", "label": "2.5"}).label == 2.5
+    assert read_row("multi_label", {"text": "a", "label": "x|y"}).label == ("x", "y")
+    assert read_row("multi_label", {"text": "a", "label": ["y", "x"]}).label == ("x", "y")
+    assert read_row("multi_label", {"text": "a", "label": ""}).label == ()
+    assert read_row("token", {"words": "A man", "tags": "O B-X"}).tags == ("O", "B-X")
+    assert read_row("token", {"words": ["A man", "x"], "tags": '["O", "B-X"]'}).words == ("A man", "x")
+    question = {"question": "q", "context": "a man, a man", "answer": "man"}
+    assert read_row("extractive_qa", question).answers == (("man", 2),)
+    assert read_row("extractive_qa", question | {"at": 9}, answer_start="at").answers == (("man", 9),)
+    assert read_row("extractive_qa", question | {"answer": ""}).answers == ()
     choice = {"text": "t", "choices": ["x", "y"], "label": 1}
-    assert kind_of("multiple_choice", choice).label == 1
-    assert kind_of("multiple_choice", choice | {"label": "x"}).label == 0
-    assert kind_of("multiple_choice", {"text": "t", "a": "x", "b": "y", "label": "y"}, choices=("a", "b")).pairs == (
-        ("t", "x"),
-        ("t", "y"),
-    )
+    assert read_row("multiple_choice", choice).label == 1
+    assert read_row("multiple_choice", choice | {"label": "x"}).label == 0
+    columns = {"text": "t", "a": "x", "b": "y", "label": "y"}
+    assert read_row("multiple_choice", columns, choices=("a", "b")).pairs == (("t", "x"), ("t", "y"))
 
 
-def test_tags_of_entities_become_iob2_and_others_stay():
-    assert kind_of("token", {"words": "A man x", "tags": "S-X B-Y E-Y"}).tags == ("B-X", "B-Y", "I-Y")
-    assert kind_of("token", {"words": "A man x", "tags": "DET NOUN B-X"}).tags == ("DET", "NOUN", "B-X")
+@pytest.mark.parametrize(
+    ("kind", "row", "reason"),
+    [
+        ("single_label", {"text": " ", "label": "x"}, "no text in 'text'"),
+        ("single_label", {"text": "a", "label": ""}, "column 'label' is empty"),
+        ("regression", {"text": "a", "label": "x"}, "'x' is not a number"),
+        ("regression", {"text": "a", "label": "inf"}, "infinite number"),
+        ("token", {"words": "", "tags": "O"}, "no words in 'words'"),
+        ("token", {"words": "a b", "tags": "O"}, "1 tags for 2 words"),
+        ("extractive_qa", {"question": "q", "context": "a", "answer": "b"}, "answer is not in the context"),
+        ("multiple_choice", {"text": "t", "choices": ["x"], "label": 0}, "fewer than two choices"),
+        ("multiple_choice", {"text": "t", "choices": ["x", "y"], "label": 2}, "unknown label '2'"),
+    ],
+)
+def test_the_reason_for_a_skipped_row_is_reported(read_row, kind, row, reason):
+    with pytest.raises(InputError, match=re.escape(f"line 1: {reason}")):
+        read_row(kind, row)
+
+
+def test_entity_tags_are_converted_to_iob2_and_other_tags_are_unchanged(read_row):
+    assert read_row("token", {"words": "A man x", "tags": "S-X B-Y E-Y"}).tags == ("B-X", "B-Y", "I-Y")
+    assert read_row("token", {"words": "A man x", "tags": "DET NOUN B-X"}).tags == ("DET", "NOUN", "B-X")
+
+
+def test_tags_without_entities_are_scored_by_accuracy(read_row):
+    task = task_of("token")
+    entities = read_row("token", {"words": "A man", "tags": "O B-X"})
+    parts_of_speech = read_row("token", {"words": "A man", "tags": "DET NOUN"})
+    assert with_data(task, [entities]) == task
+    adapted = with_data(task, [entities], [parts_of_speech])
+    assert adapted.best_metric == "accuracy"
+    assert adapted.metrics([parts_of_speech], [("DET", "O")]) == {"accuracy": 0.5}
+    assert labels_of(task, [entities, parts_of_speech]) == ("O", "B-X", "DET", "NOUN")
+
+
+def test_questions_may_lack_answers_if_the_data_do(read_row):
+    task = task_of("extractive_qa")
+    answered = read_row("extractive_qa", {"question": "q", "context": "a man", "answer": "man"})
+    assert not with_data(task, [answered]).may_lack_answers
+    assert with_data(task, [answered], [answered._replace(answers=())]).may_lack_answers
 
 
 @pytest.mark.parametrize("label", [1, 1.0, "1", "1.0", " 1 "])
-def test_a_number_is_one_label_however_it_is_written(label):
-    assert kind_of("single_label", {"text": "a", "label": label}).label == "1"
-    assert kind_of("single_label", {"text": "a", "label": True}).label == "true"
+def test_a_number_is_one_label_in_every_spelling(read_row, label):
+    assert read_row("single_label", {"text": "a", "label": label}).label == "1"
+    assert read_row("single_label", {"text": "a", "label": True}).label == "true"
 
 
-def test_rows_that_cannot_be_used_are_accounted_for(tmp_path):
+def test_unusable_rows_are_counted_and_listed(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("text,label\n" + "good,yes\n" * 100 + ",yes\ngood,\na,b,c\n")
-    examples, (account,) = read_table(path, "train", Columns())
+    examples, (report,) = task_of().read(path, "train")
     assert len(examples) == 100
-    assert account.skipped == {"no text in text": 1, "no label": 1, "3 fields in place of 2": 1}
-    assert account.named[2] == f"{path}, line 104: 3 fields in place of 2"
+    assert report.skipped == {"no text in 'text'": 1, "column 'label' is empty": 1, "3 fields instead of 2": 1}
+    assert report.errors[2] == f"{path} line 104: 3 fields instead of 2"
 
 
-def test_a_test_set_may_lack_labels_and_a_training_set_may_not(tmp_path):
+def test_only_a_test_set_may_lack_labels(tmp_path):
     path = tmp_path / "test.csv"
     path.write_text("text\nA man\n")
-    assert read_table(path, "test", Columns()).examples[0].label is None
-    with pytest.raises(InputError, match=r"no column 'label'; there are text"):
-        read_table(path, "train", Columns())
+    assert task_of().read(path, "test").examples[0].label is None
+    with pytest.raises(InputError, match=r"test.csv: no column 'label'; the columns are text"):
+        task_of().read(path, "train")
 
 
-def test_a_column_with_a_like_name_is_offered(tmp_path):
+def test_a_column_with_a_similar_name_is_suggested(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("txt,label\na,b\n")
-    with pytest.raises(InputError, match="no column 'text'; there are txt, label; did you mean 'txt'"):
-        read_table(path, "train", Columns())
+    with pytest.raises(InputError, match="no column 'text'; the columns are txt, label; did you mean 'txt'"):
+        task_of().read(path, "train")
 
 
-def test_an_open_quote_is_named_by_its_line(tmp_path):
+def test_an_unclosed_quote_is_reported_with_its_line(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("text,label\nfine,yes\n" + 'bad "start,no\n"open,yes\n' + "row,no\n" * 300)
-    with pytest.raises(InputError, match=r"line 4: a double quote opens a field that goes on for .* lines"):
-        read_table(path, "train", Columns())
+    with pytest.raises(InputError, match=r"train.csv line 4: a double quote opens a field of .* lines"):
+        task_of().read(path, "train")
 
 
-def test_bytes_of_another_encoding_are_named_by_their_line(tmp_path):
+def test_a_line_in_another_encoding_is_reported(tmp_path):
     path = tmp_path / "train.csv"
     path.write_bytes(b"text,label\nok,yes\ncaf\xe9,no\n")
-    with pytest.raises(InputError, match="not UTF-8 after line 2: save the table as UTF-8"):
-        read_table(path, "train", Columns())
+    with pytest.raises(InputError, match="train.csv line 3: not UTF-8; save the table as UTF-8"):
+        task_of().read(path, "train")
 
 
-def test_a_table_alone_is_shared_out_by_its_texts(tmp_path):
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [("\n", "no header; the first line must name the columns"), ("a,a\n", "duplicate column names in a, a")],
+)
+def test_a_header_must_name_different_columns(tmp_path, header, message):
+    path = tmp_path / "train.csv"
+    path.write_text(header + "x,y\n")
+    with pytest.raises(InputError, match=message):
+        task_of().read(path, "train")
+
+
+def test_a_tenth_of_a_single_table_is_the_development_set_without_common_texts(tmp_path):
     rows = [{"text": f"text {k % 150}", "label": "ab"[k % 2]} for k in range(300)]
+    task = task_of(single_file=True)
     path = write(tmp_path / "all.csv", rows)
-    task = own_task(Columns(), alone=True)
-    train, dev = (task.read(path, split).examples for split in ("train", "dev"))
+    assert find_splits(task, path) == {"train": [path], "dev": [path]}
+    (train, (report,)), (dev, _) = (task.read(path, split) for split in ("train", "dev"))
     assert len(train) + len(dev) == 300
     assert 10 <= len(dev) <= 50
     assert not {example.text for example in train} & {example.text for example in dev}
+    assert str(report).endswith(f"300 rows, {len(train)} used, {len(dev)} skipped (belongs to dev: {len(dev)})")
 
 
-def test_a_format_that_is_not_known_is_refused(tmp_path):
+def test_an_unknown_format_is_refused(tmp_path):
     (tmp_path / "train.xlsx").write_text("")
-    with pytest.raises(InputError, match="a table ends with csv, tsv, jsonl, json, parquet"):
-        read_table(tmp_path / "train.xlsx", "train", Columns())
+    with pytest.raises(InputError, match="unknown table format; convert the file to one of csv, tsv, jsonl"):
+        task_of().read(tmp_path / "train.xlsx", "train")
+
+
+def test_predictions_are_written_with_the_ids_of_the_table(tmp_path):
+    path = write(tmp_path / "test.jsonl", [{"text": "a", "name": "first"}, {"text": "b", "name": "second"}])
+    task = task_of(id="name")
+    examples = task.read(path, "test").examples
+    (written,) = task.write(tmp_path / "out", "test", examples, ["yes", SpanPrediction("A man", 0.0)])
+    assert written == tmp_path / "out/predictions-test.jsonl"
+    assert [json.loads(line) for line in written.read_text().splitlines()] == [
+        {"id": "first", "prediction": "yes"},
+        {"id": "second", "prediction": "A man"},
+    ]

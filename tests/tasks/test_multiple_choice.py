@@ -1,0 +1,38 @@
+"""RACE and SWAG."""
+
+import json
+
+import pytest
+from toy_tasks import CONTEXT
+
+from deberta_jax.errors import InputError
+from deberta_jax.tasks.catalogue import TASKS
+
+
+def test_a_choice_fills_the_gap_of_its_question_or_follows_it(toy):
+    first, second = toy("race")["train"].examples[:2]
+    assert first.pairs[1] == (CONTEXT, "Who eats? A woman")
+    assert second.pairs[1] == (CONTEXT, "A woman sings there.")
+    assert (first.label, second.label) == (0, 1)
+
+
+def test_an_exam_without_questions_is_reported_with_its_name(tmp_path):
+    (tmp_path / "high").mkdir()
+    exam = {"article": "A man eats.", "questions": ["Who?"] * 30, "options": [["a", "b"]] * 30, "answers": ["A"] * 30}
+    (tmp_path / "high/1.txt").write_text(json.dumps(exam))
+    (tmp_path / "high/2.txt").write_text(json.dumps({"article": "A man eats."}))
+    (examples, (report,)) = TASKS["race"].read(tmp_path, "train")
+    assert len(examples) == 30
+    assert report.errors == [f"{tmp_path} high/2.txt: no passage with questions"]
+
+
+def test_fields_with_commas_quotes_and_line_ends_are_read(toy):
+    example = toy("swag")["train"].examples[0]
+    assert example.pairs[1][1] == "A man sings\nevery day."
+    assert example.pairs[2][1] == 'A man says "shells".'
+
+
+def test_a_csv_file_with_other_columns_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"no column ending0, .*; the columns are a, b"):
+        TASKS["swag"].read(tmp_path / "train.csv", "train")
