@@ -152,7 +152,7 @@ def _of_run(folder: Path, *, generator: bool) -> tuple[DebertaConfig, dict[str, 
 
 
 def _tokenizer_of_run(folder: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
-    given, start = settings.get("tokenizer"), settings.get("start")
+    given, start = settings.get("tokenizer"), settings.get("init_from")
     if given and not Path(given).exists():
         raise InputError(f"{given}: no such tokenizer, which the run {folder} was trained with; bring it back")
     try:

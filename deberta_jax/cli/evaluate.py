@@ -16,10 +16,10 @@ from deberta_jax.finetuning.recipes import length_of
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.pretraining.corpus import say
 from deberta_jax.tasks.catalogue import ABOUT, Task, check_labels, fitted, given, load, splits_in, task_of
 from deberta_jax.tasks.custom import Columns
 from deberta_jax.tasks.squad_metrics import score_squad_files
+from deberta_jax.training.first_process import print_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def run(config: EvaluateConfig) -> None:
             accounts=accounts,
             threshold=threshold,
         )
-        say(", ".join(str(path) for path in written))
+        print_once(", ".join(str(path) for path in written))
 
 
 def _score_file(config: EvaluateConfig, task: Task) -> None:
@@ -119,4 +119,4 @@ def _score_file(config: EvaluateConfig, task: Task) -> None:
         )
     assert config.predictions is not None
     for name, value in score_squad_files(config.data, config.predictions, config.null_odds).items():
-        say(f"{name}: {value}")
+        print_once(f"{name}: {value}")

@@ -24,9 +24,9 @@ from deberta_jax.finetuning.recipes import recipe
 from deberta_jax.finetuning.run import RunInputs, digest, run_seed
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.pretraining.corpus import on_first, say
 from deberta_jax.tasks.catalogue import ABOUT, Task, check_labels, given, labels_of, load, splits_in, task_of
 from deberta_jax.tasks.examples import Examples
+from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.processes import join
 
 NOUN = "TASK"
@@ -47,7 +47,7 @@ def run(config: FinetuneConfig) -> None:
             raise InputError(f"{config.data}: no file of the split {split}; {task.names(split)} is wanted")
     start = read_start(config.model)
     with ExitStack() as stack:
-        on_first(lambda: stack.enter_context(lock_folder(config.folder)))
+        on_first_process(lambda: stack.enter_context(lock_folder(config.folder)))
         _run(config, task, start, paths)
 
 
@@ -71,7 +71,7 @@ def _run(config: FinetuneConfig, task: Task, start: Start, paths: Mapping[str, S
     settings = config.settings() | {"rows": digest(units)}
 
     steps = batches_in_epoch(len(units), config.batch_size)
-    say(
+    print_once(
         f"{task.name}: {config.epochs:g} epochs of {steps:,} steps, batch {config.batch_size}, learning rate "
         f"{config.optimizer.learning_rate:g}, rows of at most {config.max_length}, {config.compute_dtype}"
     )
@@ -99,7 +99,7 @@ def _keep_seed(folder: Path, seed: int, found: Sequence[Mapping[str, float]]) ->
     os.replace(partial, folder / "seeds.json")
     for name in found[0]:
         values = [metrics[name] for metrics in found]
-        say(
+        print_once(
             f"{len(values)} seeds: {name} median {statistics.median(values):.4f}, from {min(values):.4f} to "
             f"{max(values):.4f}"
         )
@@ -130,4 +130,4 @@ def _conclude(
         seeds=seeds if config.seeds > 1 else (),
     )
     tell_metrics(found)
-    say(f"model {config.folder / 'model'}; " + ", ".join(str(path) for path in written))
+    print_once(f"model {config.folder / 'model'}; " + ", ".join(str(path) for path in written))

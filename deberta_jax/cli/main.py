@@ -56,12 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (kind,) = (kind for name, kind in typing.get_type_hints(module.run).items() if name != "return")
         recipes, default = getattr(module, "RECIPES", None), None
         if recipes is not None:
-            about = {name: description for name, (description, _) in recipes.items()}
+            about = {name: text if isinstance(text, str) else text[0] for name, text in recipes.items()}
             recipe = _choose(words, about, program, getattr(module, "NOUN", "RECIPE"))
             if recipe is None:
                 return 0
-            program, default = f"{program} {recipe}", recipes[recipe][1]
-            default = default(words) if callable(default) else default
+            program = f"{program} {recipe}"
+            if hasattr(module, "Selection"):
+                default = module.recipe(recipe, _select(module.Selection, words, program))
+            else:
+                default = recipes[recipe][1]
+                default = default(words) if callable(default) else default
         module.run(_parse(kind, words, program, default))
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
@@ -94,6 +98,13 @@ def _choose(words: list[str], choices: Mapping[str, str], program: str, noun: st
         near = difflib.get_close_matches(word, choices, 1, 0.5)
         raise InputError(f"no {noun.lower()} {word!r}; " + (f"did you mean {near[0]}?" if near else f"try {listed}"))
     return word
+
+
+def _select(kind: Any, words: Sequence[str], program: str) -> Any:
+    """The options that decide a recipe's defaults."""
+    import tyro
+
+    return tyro.cli(kind, prog=program, args=words, return_unknown_args=True, add_help=False)[0]
 
 
 def _parse(kind: Any, words: Sequence[str], program: str, default: Any) -> Any:

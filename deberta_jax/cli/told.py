@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 from deberta_jax.finetuning.evaluate import Judgement
-from deberta_jax.pretraining.corpus import say
 from deberta_jax.tasks.examples import ReadReport
+from deberta_jax.training.first_process import print_once
 
 
 def tell_account(account: ReadReport) -> None:
     """How many rows were read and used, and the first of those that were not."""
-    say(str(account))
+    print_once(str(account))
     for line in account.named:
-        say(f"  {line}")
+        print_once(f"  {line}")
 
 
 def tell_metrics(found: Sequence[Judgement]) -> None:
@@ -20,6 +20,6 @@ def tell_metrics(found: Sequence[Judgement]) -> None:
         number = f"{len(judgement.examples):,} examples"
         if judgement.metrics:
             listed = ", ".join(f"{name} {value:.4f}" for name, value in judgement.metrics.items())
-            say(f"{judgement.split}: {listed} ({number})")
+            print_once(f"{judgement.split}: {listed} ({number})")
         else:
-            say(f"{judgement.split}: {number} predicted, without labels")
+            print_once(f"{judgement.split}: {number} predicted, without labels")

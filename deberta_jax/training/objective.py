@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from deberta_jax.training.losses import cross_entropy
 
 Batch = Mapping[str, Array]
+ArrayBatch = Batch
 
 
 class Sums(NamedTuple):
