@@ -17,9 +17,9 @@ from topology import tpu_devices
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
+from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import batch_sharding, make_mesh
 from deberta_jax.training.flops import count_flops
-from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from deberta_jax.training.state import abstract_state
 from deberta_jax.training.step import make_step

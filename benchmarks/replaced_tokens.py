@@ -19,10 +19,10 @@ from deberta_jax.model.pair import initial_pair
 from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import generator_config
+from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.pretraining.replaced_tokens import RtdConfig, detect, replaced_token_detection
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.method import one_objective
-from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.state import initial_state
 from deberta_jax.training.step import place

@@ -78,10 +78,7 @@ def _run(config: FinetuneConfig, task: Task, start: Start, paths: Mapping[str, S
     found: list[dict[str, float]] = []
     for seed in range(config.seed, config.seed + config.seeds):
         folder = config.folder if config.seeds == 1 else config.folder / f"seed-{seed}"
-        trained = run_seed(config, materials, folder, seed, settings)
-        if trained is None:
-            return
-        found.append(trained)
+        found.append(run_seed(config, materials, folder, seed, settings))
     if jax.process_index():
         return
     best = max(range(len(found)), key=lambda place: found[place][task.best])

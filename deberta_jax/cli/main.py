@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 default = recipes[recipe][1]
                 default = default(words) if callable(default) else default
-        module.run(_parse(kind, words, program, default))
+        options = _parse(kind, words, program, default)
+        # Imported here: a command that only prints its help does without JAX.
+        from deberta_jax.training.preemption import StopRequested
+
+        try:
+            module.run(options)
+        except StopRequested as stop:
+            print(f"{program}: {stop}", file=sys.stderr)
+            return 130 if stop.signal == signal.SIGINT else 0
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2

@@ -26,9 +26,9 @@ def predicted(
     tokenizer: Tokenizer,
     examples: Sequence[Example],
     batching: Batching,
-    asked: Callable[[], bool] = lambda: False,
-) -> list[Outcome] | None:
-    """What a model says of each example; None where asked to stop. One that cannot be read gets an empty answer."""
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[Outcome]:
+    """What a model says of each example. One that cannot be read gets an empty answer."""
     found: list[Outcome] = []
     lost: list[str] = []
     for example, outcome in zip(examples, outcomes(task.kind, model, tokenizer, examples, batching), strict=True):
@@ -38,8 +38,7 @@ def predicted(
             lost.append(f"example {example.id}: {outcome}")
             outcome = Outcome(SpanPrediction("", 0.0) if task.kind == "extractive_qa" else "", None)
         found.append(outcome)
-        if asked():
-            return None
+        check_stop()
     if lost:
         _log.warning("%d of %d examples get an empty answer; the first: %s", len(lost), len(found), lost[0])
     return found
@@ -68,16 +67,14 @@ class BestKeeper:
         self._batching, self._plain, self._patience, self._every = batching, plain, patience, every
         self._history: dict[int, dict[str, float]] = {}
 
-    def __call__(self, step: int, model: Any, asked: Callable[[], bool]) -> dict[str, float] | None:
-        """The metrics after a step, and the model kept if it is the best; None where asked to stop."""
+    def __call__(self, step: int, model: Any, check_stop: Callable[[], None]) -> dict[str, float]:
+        """The metrics after a step, and the model kept if it is the best."""
         if not self._history:
             lines = read_metrics(self._folder / "metrics.jsonl")
             held_out = [line for line in lines if line["split"] == "held_out" and line["step"] < step]
             self._history = {line["step"]: _numbers(line) for line in held_out}
         alone = self._plain(model)
-        found = predicted(self._task, alone, self._tokenizer, self._examples, self._batching, asked)
-        if found is None:
-            return None
+        found = predicted(self._task, alone, self._tokenizer, self._examples, self._batching, check_stop)
         its = [self._task.decided(outcome.prediction) for outcome in found]
         metrics = self._task.metrics(self._examples, its)
         self._history[step] = metrics

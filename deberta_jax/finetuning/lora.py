@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
 from deberta_jax.model.linear import Linear
-from deberta_jax.training.objective import Batch, Objective, Sums
+from deberta_jax.training.objective import ArrayBatch as Batch
+from deberta_jax.training.objective import Objective, Sums
 
 Targets = Literal["attention", "all"]
 # The kernels of a layer by the dotted path of their projection.

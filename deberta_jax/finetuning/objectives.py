@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from deberta_jax.errors import InputError
 from deberta_jax.ops.precision import accumulation_dtype
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, squared_error
-from deberta_jax.training.objective import Batch, Objective, Sums
+from deberta_jax.training.objective import ArrayBatch as Batch
+from deberta_jax.training.objective import Objective, Sums
 
 # What has no probability, finite so that differences of logits are numbers.
 _NEVER = -1e9

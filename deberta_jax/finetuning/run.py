@@ -54,16 +54,14 @@ class RunInputs(NamedTuple):
 
 def run_seed(
     config: FinetuneConfig, materials: RunInputs, folder: Path, seed: int, settings: Mapping[str, Any]
-) -> dict[str, float] | None:
-    """Train with one seed in a folder of its own, and leave the best model in `folder/model`; its metrics.
-
-    None for a run that was stopped.
-    """
+) -> dict[str, float]:
+    """Train with one seed in a folder of its own, and leave the best model in `folder/model`; its metrics."""
     task, model, tokenizer = materials.task, materials.model, materials.tokenizer
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     training = config.training(batches_in_epoch(len(materials.units), config.batch_size), seed)
     build, plain, minimised = adapting(config, model.build, objective(config, materials))
-    method = one_objective(training, build, minimised, trainable if config.lora.rank else None)
+    curves = {"loss": "training loss", task.best: task.best}
+    method = one_objective(training, build, minimised, trainable if config.lora.rank else None, curves)
     host_index, host_count = batch_share(mesh)
 
     def batches(start: int) -> Batches:
@@ -89,17 +87,17 @@ def run_seed(
         patience=config.patience,
         every=training.evaluate_every,
     )
-    trained = train(
+    train(
         training,
         folder,
         {**settings, "seed": seed},
         method,
-        batches,
-        judge,
-        start=None if config.from_scratch else lambda: _first(config, model, build, seed, mesh),
-        ended=judge.ended,
+        batches=batches,
+        evaluate=judge,
+        should_end=judge.ended,
+        initial_model=None if config.from_scratch else lambda: _first(config, model, build, seed, mesh),
     )
-    return judge.best if trained.complete else None
+    return judge.best
 
 
 def adapting(

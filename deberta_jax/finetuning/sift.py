@@ -12,7 +12,8 @@ from deberta_jax.errors import InputError
 from deberta_jax.finetuning.objectives import Divergence, TaskObjective
 from deberta_jax.model.embeddings import Embeddings
 from deberta_jax.ops.precision import accumulation_dtype
-from deberta_jax.training.objective import Batch, Objective, Sums
+from deberta_jax.training.objective import ArrayBatch as Batch
+from deberta_jax.training.objective import Objective, Sums
 
 # Of the norm without parameters, and of the perturbation's scale (spec 6).
 _NORM_EPSILON, _SCALE_EPSILON = 1e-7, 1e-6

@@ -216,7 +216,7 @@ def test_zero_steps_of_a_published_recipe_tell_its_size_and_the_values_of_paper_
     [
         (["--data.files", "nowhere/*.txt"], "nowhere/*.txt: no such file"),
         (["--data.length", "1024"], "data.length is 1024, the position table of tiny ends at 128"),
-        (["--batch-size", "12"], "batch of 12 rows does not divide by 8"),
+        (["--batch-size", "12"], "batch_size is 12; it must be a multiple of 8"),
         (["--mesh.fsdp", "3"], "mesh: data -1 x fsdp 3 x tensor 1 does not make the 8 devices"),
         (["--optimizer.warmup", "500"], "optimizer.warmup is 500 steps, the run has 14"),
         (["--tokenizer", "nowhere.model"], "nowhere.model: no such tokenizer"),
@@ -278,7 +278,7 @@ def test_a_run_whose_shards_were_replaced_does_not_go_on(finished, tmp_path, cap
     named = ["--data.shards", settings["data"]["shards"], "--tokenizer", settings["tokenizer"]]
     assert main(["pretrain", "tiny", "--folder", str(folder), *named, *OPTIONS]) == 2
     error = capsys.readouterr().err
-    assert f"holds a run of another config: rows ({'0' * 64} there" in error
+    assert f"contains a run with other settings: rows ({'0' * 64} in the folder" in error
     assert error.count("\n") == 1
 
 

@@ -115,7 +115,7 @@ def test_the_best_model_is_kept_and_a_run_ends_for_want_of_better(pretrained, tm
     assert weights(run) == before
     assert len(lines_of(run, "held_out")) == len(values)
     assert called(*command, "--seed", "3") == 2
-    assert "holds a run of another config: seed (0 there, 3 here)" in capsys.readouterr().err
+    assert "contains a run with other settings: seed (0 in the folder, 3 now)" in capsys.readouterr().err
 
 
 def test_seeds_are_repeated_runs_of_which_the_best_is_kept(pretrained, tmp_path, capsys):

@@ -18,9 +18,9 @@ from deberta_jax.hub.tensors import as_tensor
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import ReplacedTokenPair
+from deberta_jax.pretraining.objectives import masked_logits, masked_sums
 from deberta_jax.pretraining.replaced_tokens import detection_sums, replaced
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy
-from deberta_jax.training.objective import masked_logits, masked_sums
 
 
 def loaded_pair(folder: Path, dtype: str) -> ReplacedTokenPair:

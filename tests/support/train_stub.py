@@ -10,10 +10,10 @@ import numpy as np
 from stub_lm import StubLM, make_batch
 
 from deberta_jax.errors import InputError
+from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import over_batches, train
 from deberta_jax.training.method import one_objective
-from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.processes import ProcessesConfig, join
 from deberta_jax.training.run import MeshConfig, TrainingConfig

@@ -16,10 +16,10 @@ from stub_lm import StubLM, make_batch
 from train_stub import batches_of, config, train_stub
 
 from deberta_jax.errors import InputError
+from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.loop import over_batches, train
 from deberta_jax.training.method import one_objective
-from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
 from deberta_jax.training.run import MeshConfig
 
