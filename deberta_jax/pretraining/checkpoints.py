@@ -128,11 +128,11 @@ def _abstract(build: Callable[[PRNGKeyArray], nnx.Module]) -> Any:
 
 def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
     """The tokenizer that a run was trained with; None, with a warning, if its model cannot be found any more."""
-    given, start = settings.get("tokenizer"), settings.get("start")
+    given, init_from = settings.get("tokenizer"), settings.get("init_from")
     if given and not Path(given).exists():
         raise InputError(f"{given}: no such tokenizer; the run {folder} was trained with it")
     try:
-        path = Path(given) if given else resolve(start) if start else folder / "tokenizer"
+        path = Path(given) if given else resolve(init_from) if init_from else folder / "tokenizer"
     except InputError as error:
         _log.warning("%s; the run %s has its tokenizer from there, and is converted without it", error, folder)
         return None
