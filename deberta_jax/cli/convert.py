@@ -14,12 +14,13 @@ import tyro
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder, read_json
+from deberta_jax.hub.config_file import config_of, config_text
 from deberta_jax.hub.download import resolve
-from deberta_jax.hub.heads import HEADS, head_of_file, head_options
-from deberta_jax.hub.layout import TIED, file_tensors, head_for_masks, with_head
+from deberta_jax.hub.folder import read_folder
+from deberta_jax.hub.heads import HEADS, head_of_file, head_of_model, head_options
+from deberta_jax.hub.layout import TIED, file_tensors, masked_lm_prefix, with_lm_prefix
 from deberta_jax.hub.load import check_tensors, import_tensors
 from deberta_jax.hub.microsoft import write_microsoft
-from deberta_jax.hub.pretrained import config_of, config_text, read_folder
 from deberta_jax.hub.tensors import Tensor, write_safetensors
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
@@ -100,7 +101,7 @@ def _empty(folder: Path) -> None:
 
 def _of_one_form(config: DebertaConfig, tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
     """Without tied copies and buffers, and with one head for masks."""
-    form = head_for_masks(tensors, config)
+    form = masked_lm_prefix(tensors, config)
     others = {"cls", "lm_predictions"} - {form}
     double = [name for name in tensors if name.partition(".")[0] in others]
     if double:
@@ -122,9 +123,9 @@ def _write_model(
         write_microsoft(folder, config, tensors)
     else:
         dtype = str(tensors["deberta.embeddings.word_embeddings.weight"].dtype)
-        text = config_text(config, kind, projected=projected, dtype=dtype)
-        named = {with_head(name, "cls"): tensor for name, tensor in tensors.items()}
-        write_safetensors(folder, named, beside={"config.json": text})
+        text = config_text(config, head_of_model(kind), projected=projected, dtype=dtype)
+        named = {with_lm_prefix(name, "cls"): tensor for name, tensor in tensors.items()}
+        write_safetensors(folder, named, texts={"config.json": text})
     if tokenizer is not None:
         tokenizer.save(folder)
     return f"{len(tensors)} tensors of {{source}}{'' if tokenizer else '; no tokenizer was there'}"
@@ -194,7 +195,7 @@ def _write_run(
     model, new = import_tensors(build, config, tensors, source=source, key=jax.random.key(0), shardings=places)
     if new:
         _log.warning("%s: has no %s: newly initialised", source, ", ".join(new))
-    used = {"deberta", head_for_masks(tensors, config)}
+    used = {"deberta", masked_lm_prefix(tensors, config)}
     if left := [name for name in tensors if name.partition(".")[0] not in used]:
         _log.warning("%s: a run of pretraining has no place for %s", source, ", ".join(left))
     state = initial_state(build, optimizer, 0, mesh, model)

@@ -80,7 +80,7 @@ def run(config: EvaluateConfig) -> None:
         tell_account(account)
     task = given(task, *(examples.examples for examples in splits.values()))
     folder = resolve(config.model)
-    model, tokenizer, _ = load_pretrained(folder, HEADS[task.kind], dtype=config.dtype, param_dtype=config.dtype)
+    model, tokenizer = load_pretrained(folder, HEADS[task.kind], dtype=config.dtype, param_dtype=config.dtype)
     if tokenizer is None:
         raise InputError(f"{config.model}: holds no tokenizer")
     labels = tuple(model.deberta.config.labels)

@@ -113,7 +113,7 @@ def _conclude(
     seeds: Sequence[Mapping[str, float]],
 ) -> None:
     """Judge the best model on all splits but the one it was trained on, and write what is found."""
-    model, tokenizer, _ = load_pretrained(config.folder / "model", HEADS[task.kind], dtype=config.compute_dtype)
+    model, tokenizer = load_pretrained(config.folder / "model", HEADS[task.kind], dtype=config.compute_dtype)
     assert tokenizer is not None
     others = {split: examples.examples for split, examples in splits.items() if split != "train"}
     found, threshold = judgements(task, model, tokenizer, others, Batching(max_length=config.max_length))

@@ -29,8 +29,9 @@ from deberta_jax.cli.predict_io import (
 )
 from deberta_jax.cli.tasks import ARRAYS, PREDICTION, TASKS, Task, TaskName, named_task, tasks_for, texts_of
 from deberta_jax.errors import InputError
-from deberta_jax.hub.download import CONFIGS, TOKENIZERS, resolve
-from deberta_jax.hub.pretrained import load_pretrained, read_folder
+from deberta_jax.hub.download import CONFIG_FILES, TOKENIZER_FILES, resolve
+from deberta_jax.hub.folder import read_folder
+from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference import stream
 from deberta_jax.inference.activations import Activations, activations
 from deberta_jax.inference.buckets import BATCHING, Batching
@@ -204,7 +205,7 @@ def _sha256(folder: Path) -> str:
     """Of all files that a model and its tokenizer may be read from."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.name in (*CONFIGS, *TOKENIZERS) or path.suffix in (".safetensors", ".bin"):
+        if path.name in (*CONFIG_FILES, *TOKENIZER_FILES) or path.suffix in (".safetensors", ".bin"):
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
@@ -212,7 +213,7 @@ def _sha256(folder: Path) -> str:
 
 def _load(config: PredictConfig, task: Task, folder: Path) -> tuple[Any, Tokenizer, stream.Pipeline]:
     """The model, its tokenizer and the library's task; never a head that is not in the file."""
-    model, tokenizer, _ = load_pretrained(
+    model, tokenizer = load_pretrained(
         folder, task.head, dtype=config.dtype, param_dtype=config.dtype, generator=config.generator
     )
     if tokenizer is None:

@@ -15,10 +15,11 @@ from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.outcomes import HEADS
+from deberta_jax.hub.config_file import with_labels
 from deberta_jax.hub.download import resolve
+from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.heads import HEADS as MODELS
 from deberta_jax.hub.load import import_tensors
-from deberta_jax.hub.pretrained import labelled, read_folder
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.shardings import shardings
 from deberta_jax.tasks.examples import Kind
@@ -66,7 +67,7 @@ def headed(start: Start, config: FinetuneConfig, kind: Kind, labels: Sequence[st
     """The model with a head for a task; a head that the file has for the same labels is kept."""
     head = HEADS[kind]
     wanted = labels if kind in ("single_label", "regression", "multi_label", "token") else None
-    model, tensors = labelled(start.config, start.tensors, head, wanted)
+    model, tensors = with_labels(start.config, start.tensors, head, wanted)
     changes: dict[str, Any] = {"problem_type": _PROBLEMS.get(kind)}
     if config.head_dropout is not None:
         changes["cls_dropout"] = config.head_dropout

@@ -14,9 +14,9 @@ from jaxtyping import PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.hub.download import GENERATOR, resolve
+from deberta_jax.hub.download import GENERATOR_FILE, GeneratorNotFound, resolve
+from deberta_jax.hub.folder import has_generator, read_folder, read_generator
 from deberta_jax.hub.load import import_tensors
-from deberta_jax.hub.pretrained import has_generator, read_folder, read_generator
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
@@ -109,17 +109,16 @@ def _generator_folder(config: PretrainConfig) -> Path:
     try:
         # Of a model of the hub, with the generator that may be beside it.
         folder = resolve(name, generator=True)
-    except InputError as error:
-        # Off line a model that is a generator looks as one whose generator was not fetched.
-        alone = bool(config.generator) and "not whole in the cache" in str(error)
-        if not alone and f"has no {GENERATOR}" not in str(error):
+    except GeneratorNotFound as error:
+        # Offline, a model that is a generator itself looks like one whose generator was not downloaded.
+        if error.offline and not config.generator:
             raise
         folder = resolve(name)
     if config.generator or has_generator(folder):
         return folder
     near = folder.parent / "generator"
     raise InputError(
-        f"{name}: no generator is beside it as {GENERATOR}; name one with --generator "
+        f"{name}: no generator is beside it as {GENERATOR_FILE}; name one with --generator "
         f"{near if near.is_dir() else 'NAME'}, or begin a new one with --generator {FRESH}"
     )
 

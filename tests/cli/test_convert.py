@@ -10,7 +10,7 @@ import pytest
 
 from deberta_jax.cli.main import main
 from deberta_jax.config import DebertaConfig
-from deberta_jax.hub.layout import export_tensors, with_head
+from deberta_jax.hub.layout import export_tensors, with_lm_prefix
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.hub.tensors import as_tensor, read_tensors, write_safetensors
 from deberta_jax.model.heads import MultipleChoice, ReplacedTokenDetection, SequenceClassification
@@ -73,7 +73,8 @@ def test_to_microsofts_form_and_back_everything_is_kept(tmp_path, capsys):
     assert "model_type" not in values
     assert main(["convert", str(tmp_path / "ms"), str(tmp_path / "back")]) == 0
     back = {
-        with_head(name, "lm_predictions"): x for name, x in contents(tmp_path / "back" / "model.safetensors").items()
+        with_lm_prefix(name, "lm_predictions"): x
+        for name, x in contents(tmp_path / "back" / "model.safetensors").items()
     }
     assert equal(back, tensors)
     assert not any("lm_predictions" in name for name in contents(tmp_path / "back" / "model.safetensors"))
@@ -165,7 +166,8 @@ def test_a_run_of_two_models_is_converted_to_what_it_exports(sharing, tmp_path, 
             assert (target / file).read_bytes() == (run / name / file).read_bytes()
         assert main(["convert", str(run), str(tmp_path / f"{name}-ms"), "--to", "microsoft", *options]) == 0
         theirs = contents(tmp_path / f"{name}-ms" / "pytorch_model.bin")
-        assert equal({with_head(key, "cls"): x for key, x in theirs.items()}, contents(target / "model.safetensors"))
+        renamed = {with_lm_prefix(key, "cls"): x for key, x in theirs.items()}
+        assert equal(renamed, contents(target / "model.safetensors"))
     words = [np.asarray(model.deberta.embeddings.word.embedding) for model in (pair.generator, pair.detector())]
     name = "deberta.embeddings.word_embeddings.weight"
     assert (contents(tmp_path / "discriminator" / "model.safetensors")[name] == words[1]).all()
@@ -245,5 +247,5 @@ def test_torch_reads_what_was_converted_to_microsofts_form(tmp_path):
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / "ms"), "--to", "microsoft"]) == 0
     loaded = torch.load(tmp_path / "ms" / "pytorch_model.bin", weights_only=True)
     assert any(name.startswith("lm_predictions.lm_head.") for name in loaded)
-    written = {with_head(name, "cls"): x.numpy() for name, x in loaded.items()}
+    written = {with_lm_prefix(name, "cls"): x.numpy() for name, x in loaded.items()}
     assert equal(written, contents(tmp_path / "model" / "model.safetensors"))

@@ -260,7 +260,7 @@ def test_transformers_loads_the_result_with_its_labels_and_gives_the_same(name, 
     )
     head = {"SequenceClassification": "sequence_classification", "TokenClassification": "token_classification"}
     head |= {"QuestionAnswering": "question_answering", "MultipleChoice": "multiple_choice"}
-    ours, tokenizer, _ = load_pretrained(run / "model", head[kind])
+    ours, tokenizer = load_pretrained(run / "model", head[kind])
     if name in ("cb", "ner"):
         assert list(config.id2label.values()) == list(ours.deberta.config.labels)
     batch = tokenizer([CONTEXT])
