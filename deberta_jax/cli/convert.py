@@ -9,14 +9,15 @@ from pathlib import Path
 from deberta_jax.cli.convert_options import ConvertConfig
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder
+from deberta_jax.hub.config_file import config_text
 from deberta_jax.hub.download import resolve
+from deberta_jax.hub.folder import StoredModel, read_folder
 from deberta_jax.hub.heads import HEADS, head_of_file, head_options
-from deberta_jax.hub.layout import TIED, head_for_masks, with_head
+from deberta_jax.hub.layout import TIED, masked_lm_prefix, with_lm_prefix
 from deberta_jax.hub.load import check_tensors
 from deberta_jax.hub.microsoft import write_microsoft
-from deberta_jax.hub.pretrained import config_text, read_folder
 from deberta_jax.hub.tensors import write_safetensors
-from deberta_jax.pretraining.checkpoints import StoredModel, is_run, read_run, write_run
+from deberta_jax.pretraining.checkpoints import is_run, read_run, write_run
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def run(config: ConvertConfig) -> None:
     target = config.target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{config.target}: not an empty folder; choose another target")
-    model = _read(config)
+    model, tokenizer = _read(config)
     head = head_of_file(model.config, model.tensors)
     options = head_options(head, model.tensors)
     check_tensors(
@@ -39,37 +40,37 @@ def run(config: ConvertConfig) -> None:
     model = _without_copies(model)
     with _new_folder(target) as folder:
         if config.to == "checkpoint":
-            next_step = write_run(folder, model, config.target)
+            next_step = write_run(folder, model, tokenizer, config.target)
         elif config.to == "microsoft":
             write_microsoft(folder, model.config, model.tensors)
             next_step = f"pass {config.target / 'pytorch_model.bin'} to microsoft/DeBERTa as --init_model"
         else:
             dtype = str(model.tensors["deberta.embeddings.word_embeddings.weight"].dtype)
-            text = config_text(model.config, HEADS[head].model, projected=options.get("projected", False), dtype=dtype)
-            tensors = {with_head(name, "cls"): tensor for name, tensor in model.tensors.items()}
-            write_safetensors(folder, tensors, beside={"config.json": text})
+            text = config_text(model.config, head, projected=options.get("projected", False), dtype=dtype)
+            tensors = {with_lm_prefix(name, "cls"): tensor for name, tensor in model.tensors.items()}
+            write_safetensors(folder, tensors, texts={"config.json": text})
             next_step = f'load it with `deberta_jax.from_pretrained("{config.target}")` or with transformers'
-        if model.tokenizer is not None and config.to != "checkpoint":
-            model.tokenizer.save(folder)
-    missing = "" if model.tokenizer else "; the source has no tokenizer"
+        if tokenizer is not None and config.to != "checkpoint":
+            tokenizer.save(folder)
+    missing = "" if tokenizer else "; the source has no tokenizer"
     print(f"{config.target}: {len(model.tensors)} tensors of {model.source}{missing}")
     print(f"next: {next_step}")
 
 
-def _read(config: ConvertConfig) -> StoredModel:
-    """The model of a run, of a folder or of the hub; tensors are not read yet."""
+def _read(config: ConvertConfig) -> tuple[StoredModel, Tokenizer | None]:
+    """The model of a run, of a folder or of the hub, with its tokenizer; tensors are not read yet."""
     if is_run(Path(config.source)):
         if config.revision:
             raise InputError(f"{config.source}: a run has no revisions; --revision is for models on the hub")
         return read_run(Path(config.source), generator=config.generator)
     folder = resolve(config.source, revision=config.revision, generator=config.generator)
-    model_config, tensors, source = read_folder(folder, generator=config.generator)
-    return StoredModel(source, model_config, tensors, Tokenizer(folder) if Tokenizer.stands_in(folder) else None)
+    tokenizer = Tokenizer(folder) if Tokenizer.stands_in(folder) else None
+    return read_folder(folder, generator=config.generator), tokenizer
 
 
 def _without_copies(model: StoredModel) -> StoredModel:
     """The model without tied copies and buffers, and with one masked-LM head of two."""
-    other_heads = {"cls", "lm_predictions"} - {head_for_masks(model.tensors, model.config)}
+    other_heads = {"cls", "lm_predictions"} - {masked_lm_prefix(model.tensors, model.config)}
     second_head = [name for name in model.tensors if name.partition(".")[0] in other_heads]
     if second_head:
         _log.warning("%s: contains two masked-LM heads; not converted: %s", model.source, ", ".join(second_head))

@@ -45,7 +45,7 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     kind = KINDS[task.kind]
     task = with_data(task, *(examples.examples for examples in splits.values()))
     folder = resolve(config.model)
-    model, tokenizer, _ = load_pretrained(folder, kind.head, dtype=config.dtype, param_dtype=config.dtype)
+    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.dtype, param_dtype=config.dtype)
     if tokenizer is None:
         raise InputError(f"{config.model}: no tokenizer in this folder")
     model_labels = model.deberta.config.labels

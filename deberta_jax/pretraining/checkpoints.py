@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from flax import nnx
@@ -14,11 +14,11 @@ from jaxtyping import PRNGKeyArray
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
+from deberta_jax.hub.config_file import config_of
 from deberta_jax.hub.download import resolve
-from deberta_jax.hub.layout import file_tensors, head_for_masks
-from deberta_jax.hub.load import import_tensors
-from deberta_jax.hub.pretrained import config_of
-from deberta_jax.hub.tensors import Tensor
+from deberta_jax.hub.folder import StoredModel
+from deberta_jax.hub.layout import file_tensors, masked_lm_prefix
+from deberta_jax.hub.load import load_model
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
 from deberta_jax.model.shardings import shardings
@@ -36,22 +36,13 @@ _SEED = 0
 _log = logging.getLogger(__name__)
 
 
-class StoredModel(NamedTuple):
-    """A model's config, its tensors by their names in files, its tokenizer if it has one, and where it comes from."""
-
-    source: Path
-    config: DebertaConfig
-    tensors: Mapping[str, Tensor]
-    tokenizer: Tokenizer | None
-
-
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run."""
     return (folder / CHECKPOINTS).is_dir()
 
 
-def read_run(folder: Path, *, generator: bool = False) -> StoredModel:
-    """The model of the latest checkpoint of a run.
+def read_run(folder: Path, *, generator: bool = False) -> tuple[StoredModel, Tokenizer | None]:
+    """The model of the latest checkpoint of a run, and its tokenizer.
 
     Of a pair it is the discriminator, with its embeddings summed, or the generator. Raises InputError without such a
     model.
@@ -68,10 +59,11 @@ def read_run(folder: Path, *, generator: bool = False) -> StoredModel:
         model = checkpointer.restore_model(_abstract(_build(config, settings["rtd"]["sharing"] if is_pair else None)))
     if is_pair:
         model = model.generator if generator else model.detector()
-    return StoredModel(folder, config_of(model), file_tensors(model, config_of(model)), _tokenizer(folder, settings))
+    stored = StoredModel(config_of(model), file_tensors(model, config_of(model)), folder)
+    return stored, _tokenizer(folder, settings)
 
 
-def write_run(folder: Path, model: StoredModel, target: Path) -> str:
+def write_run(folder: Path, model: StoredModel, tokenizer: Tokenizer | None, target: Path) -> str:
     """Write step 0 of a masked-LM run: the model's parameters, and an optimizer that has made no update.
 
     The folder will be renamed to `target`. Returns what to do with it. Raises InputError for a model that `pretrain`
@@ -85,20 +77,15 @@ def write_run(folder: Path, model: StoredModel, target: Path) -> str:
     config = dataclasses.replace(PRESETS[name], vocab_size=model.config.vocab_size)
     mesh, build = make_mesh(data=1, fsdp=-1), _build(config, None)
     optimizer = make_optimizer(OptimizerConfig(), 1)
-    positions = jax.tree.map(lambda leaf: leaf.sharding, _abstract(build))
-    imported, missing = import_tensors(
-        build, config, model.tensors, source=model.source, key=model_key(_SEED), shardings=positions
-    )
-    if missing:
-        _log.warning("%s: initialized randomly, because the file has none: %s", model.source, ", ".join(missing))
-    used = {"deberta", head_for_masks(model.tensors, config)}
+    loaded = load_model(build, config, model.tensors, source=model.source, key=model_key(_SEED), mesh=mesh)
+    used = {"deberta", masked_lm_prefix(model.tensors, config)}
     if unused := [name for name in model.tensors if name.partition(".")[0] not in used]:
         _log.warning("%s: not used by a masked-LM run, not converted: %s", model.source, ", ".join(unused))
     with closing(Checkpointer(folder / CHECKPOINTS)) as checkpointer:
-        checkpointer.save(initial_state(build, optimizer, _SEED, mesh, imported), {"next_batch": 0, "settings": {}})
-    if model.tokenizer is not None:
-        model.tokenizer.save(folder / "tokenizer")
-    return f"train it with `{pretrain_command(name, target, with_tokenizer=model.tokenizer is not None)}`"
+        checkpointer.save(initial_state(build, optimizer, _SEED, mesh, loaded), {"next_batch": 0, "settings": {}})
+    if tokenizer is not None:
+        tokenizer.save(folder / "tokenizer")
+    return f"train it with `{pretrain_command(name, target, with_tokenizer=tokenizer is not None)}`"
 
 
 def pretrain_command(preset: str, folder: Path, *, with_tokenizer: bool) -> str:

@@ -14,9 +14,9 @@ from jaxtyping import PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.hub.download import GENERATOR, resolve
+from deberta_jax.hub.download import GENERATOR_FILE, GeneratorNotFound, resolve
+from deberta_jax.hub.folder import has_generator, read_folder, read_generator
 from deberta_jax.hub.load import import_tensors
-from deberta_jax.hub.pretrained import has_generator, read_folder, read_generator
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.config import FRESH, generator_config
@@ -92,17 +92,16 @@ def _generator_folder(init_from: str | None, generator: str | None) -> Path:
     try:
         # A hub model is downloaded with the generator file beside it.
         folder = resolve(name, generator=True)
-    except InputError as error:
+    except GeneratorNotFound as error:
         # Offline, a hub model that is itself a generator looks like a discriminator whose generator is not cached.
-        alone = bool(generator) and "not whole in the cache" in str(error)
-        if not alone and f"has no {GENERATOR}" not in str(error):
+        if error.offline and not generator:
             raise
         folder = resolve(name)
     if generator or has_generator(folder):
         return folder
     sibling = folder.parent / "generator"
     raise InputError(
-        f"{name}: no generator in this folder ({GENERATOR}); add --generator "
+        f"{name}: no generator in this folder ({GENERATOR_FILE}); add --generator "
         f"{sibling if sibling.is_dir() else 'NAME'}, or --generator {FRESH} to initialize one randomly"
     )
 
