@@ -25,10 +25,10 @@ from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import digest, features_of
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
 from deberta_jax.tasks.examples import Examples
 from deberta_jax.tasks.task import Task
+from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.objective import Objective
 from deberta_jax.training.processes import join
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from deberta_jax.data.masking import Masking
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import DataConfig, ObjectiveName, PretrainConfig, Remat, RtdConfig
-from deberta_jax.training.optimizer import OptimizerConfig
-from deberta_jax.training.run import MeshConfig, TrainingConfig
+from deberta_jax.training.config import MeshConfig, OptimizerConfig, TrainingConfig
 
 # The largest models shard parameters and optimizer state over all devices.
 _REPLICATED = MeshConfig()
