@@ -22,9 +22,8 @@ from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.checkpoints import pretrain_command
-from deberta_jax.pretraining.config import generator_config
+from deberta_jax.pretraining.config import RtdConfig, generator_config
 from deberta_jax.pretraining.recipes import recipe
-from deberta_jax.pretraining.replaced_tokens import RtdConfig
 from deberta_jax.tokenizers.train import train_tokenizer
 from deberta_jax.torch_format.file import write_torch_file
 from deberta_jax.training.checkpoint import Checkpointer
