@@ -23,7 +23,7 @@ from deberta_jax.model.pair import initial_pair
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.checkpoints import pretrain_command
 from deberta_jax.pretraining.config import RtdConfig, generator_config
-from deberta_jax.pretraining.recipes import recipe
+from deberta_jax.pretraining.recipes import Selection, recipe
 from deberta_jax.tokenizers.train import train_tokenizer
 from deberta_jax.torch_format.file import write_torch_file
 from deberta_jax.training.checkpoint import Checkpointer
@@ -160,8 +160,8 @@ def test_a_generator_alone_is_trained_by_the_recipe_of_its_discriminator():
 def write_pair_run(folder, sharing, tokenizer):
     """The checkpoint, settings and tokenizer of a replaced-token detection run with random parameters."""
     rtd = RtdConfig(sharing=sharing, step="joint" if sharing == "es" else "decoupled")
-    config = dataclasses.replace(recipe("tiny", "rtd"), folder=folder, rtd=rtd)
-    model = config.model_config(tokenizer.vocab_size)
+    config = dataclasses.replace(recipe("tiny", Selection("rtd")), folder=folder, rtd=rtd)
+    model = dataclasses.replace(PRESETS["tiny"], vocab_size=tokenizer.vocab_size)
     pair = random(lambda key: initial_pair(generator_config(model), model, sharing, key=key))
     step = jnp.ones((), jnp.int32)
     with closing(Checkpointer(folder / "checkpoints")) as checkpointer:
