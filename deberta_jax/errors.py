@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """Bad input: one line that says what, where and what to do; the command line prints it and exits with 2."""
+    """Bad input: one line that says what is wrong, where, and what to do. Commands print it and exit with 2."""
 
 
 class StopRequested(Exception):
