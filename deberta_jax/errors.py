@@ -5,13 +5,13 @@ class InputError(ValueError):
     """Bad input: one line that says what, where and what to do; the command line prints it and exits with 2."""
 
 
-def check_at_least(name: str, value: float, minimum: float) -> None:
+def check_at_least(name: str, value: int | float, minimum: int | float) -> None:
     """Raise InputError if the option `name` is below `minimum`."""
     if value < minimum:
         raise InputError(f"{name} is {value}; it must be at least {minimum}")
 
 
-def check_fraction(name: str, value: float) -> None:
+def check_fraction(name: str, value: int | float) -> None:
     """Raise InputError if the option `name` is not in [0, 1)."""
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value}; it must be in [0, 1)")
