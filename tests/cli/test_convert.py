@@ -16,9 +16,11 @@ from deberta_jax.hub.tensors import as_tensor, read_tensors, write_safetensors
 from deberta_jax.model.heads import MultipleChoice, ReplacedTokenDetection, SequenceClassification
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.recipes import recipe
-from deberta_jax.pretraining.replaced_tokens import RtdConfig
-from deberta_jax.pretraining.summary import export
+from deberta_jax.pretraining.config import RtdConfig
+from deberta_jax.pretraining.objective_spec import ModelOptions
+from deberta_jax.pretraining.recipes import Selection, recipe
+from deberta_jax.pretraining.rtd import REPLACED_TOKEN_DETECTION
+from deberta_jax.pretraining.summary import export_models
 from deberta_jax.sharding import make_mesh
 from deberta_jax.tokenizers.train import train_tokenizer
 from deberta_jax.torch_format.file import write_torch_file
@@ -138,8 +140,9 @@ def test_a_recipe_trains_a_generator_alone_as_another_model(tmp_path, capsys, un
 def small_run(folder, sharing, tokenizer):
     """What a run of replaced-token detection leaves, one step after its start with random parameters."""
     rtd = RtdConfig(sharing=sharing, step="joint" if sharing == "es" else "decoupled")
-    config = dataclasses.replace(recipe("tiny", "rtd"), folder=folder, rtd=rtd)
-    method = config.method(config.model_config(tokenizer.vocab_size))
+    config = dataclasses.replace(recipe("tiny", Selection("rtd")), folder=folder, rtd=rtd)
+    options = ModelOptions(config.model_config(tokenizer.vocab_size), "float32", "none")
+    method = REPLACED_TOKEN_DETECTION.method(options, config.training, rtd)
     state = initial_state(method.build, method.optimizer, 0, make_mesh())
     pair = random(method.build)
     with closing(Checkpointer(folder / "checkpoints")) as checkpointer:
@@ -147,7 +150,7 @@ def small_run(folder, sharing, tokenizer):
     (folder / "config.json").write_text(json.dumps(config.settings()))
     (folder / "tokenizer").mkdir()
     tokenizer.save(folder / "tokenizer")
-    export(config, pair, tokenizer)
+    export_models(folder, REPLACED_TOKEN_DETECTION.models(pair), tokenizer)
     return pair
 
 
