@@ -31,9 +31,9 @@ def main(folder):
     missed = False
     for objective, most in MINUTES.items():
         found, out, minutes, seconds = run(objective, folder / objective)
-        print("".join(line for line in out.splitlines(keepends=True) if line.startswith("held out")), end="")
+        print("".join(line for line in out.splitlines(keepends=True) if line.startswith("held-out")), end="")
         if objective == "mlm":
-            guess = float(out.partition("most frequent one: ")[2].partition("%")[0]) / 100
+            guess = float(out.partition("majority-class baseline ")[2].partition("%")[0]) / 100
             bars = {f"accuracy over 3 times {guess:.3f}": found["accuracy"] > 3 * guess}
         else:
             bars = {"AUC over 0.70": found["auc"] > 0.70, "loss below the best constant's": found["gain"] > 0}

@@ -18,9 +18,10 @@ from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
 from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.config import generator_config
+from deberta_jax.pretraining.config import RtdConfig, generator_config
 from deberta_jax.pretraining.objectives import masked_lm
-from deberta_jax.pretraining.replaced_tokens import RtdConfig, detect, replaced_token_detection
+from deberta_jax.pretraining.replaced_token_losses import discriminator_objective
+from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.method import one_objective
 from deberta_jax.training.run import TrainingConfig
@@ -61,13 +62,13 @@ def stepping(method, mesh, data):
     return run, step.memory_analysis().temp_size_in_bytes
 
 
-def detect_replaced_pipeline(data):
+def discriminator_gradient(data):
     """Forward and backward pass of the discriminator alone."""
     model = jax.jit(lambda key: ReplacedTokenDetection(CONFIG, key=key))(jax.random.key(0))
     data = {**data, "replaced": data["input_ids"] % 8 == 0}
 
     def loss(model, data, key):
-        sums = detect(model, data, key)
+        sums = discriminator_objective(model, data, key)
         return sums.loss / sums.weight
 
     gradient = jax.jit(jax.value_and_grad(loss)).lower(model, data, jax.random.key(0)).compile()
@@ -90,7 +91,7 @@ def main(rows, length):
         "generator, a step": stepping(
             one_objective(training, lambda key: MaskedLM(GENERATOR, key=key), masked_lm), mesh, data
         ),
-        "discriminator, forward and backward": detecting(data),
+        "discriminator, forward and backward": discriminator_gradient(data),
         "joint step": stepping(pair("joint"), mesh, data),
     }
     seconds = {name: [] for name in programs}

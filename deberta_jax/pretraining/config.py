@@ -9,7 +9,7 @@ import tyro
 
 from deberta_jax.config import DebertaConfig, Remat, Sharing
 from deberta_jax.data.masking import Masking
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.presets import PRESETS
 from deberta_jax.training.config import ProcessesConfig, TrainingConfig
 
@@ -40,8 +40,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("length", 8), ("workers", 0), ("evaluate_batches", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"data.{name} is {getattr(self, name)}; it must be at least {least}")
+            check_at_least(f"data.{name}", getattr(self, name), least)
         if self.shards and self.files:
             raise InputError("data.shards and data.files are both set; use one of them")
         if self.held_out and not (self.files or self.shards):

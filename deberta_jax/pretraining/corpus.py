@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,8 +87,15 @@ def train_run_tokenizer(files: Sequence[str], path: Path, vocabulary: int) -> To
     start = time.perf_counter()
 
     def train() -> None:
-        if not path.exists():
+        if path.exists():
+            return
+        try:
             train_tokenizer(documents(files), path, vocabulary)
+        except InputError:
+            # A refused command leaves no empty folder.
+            with suppress(OSError):
+                path.parent.rmdir()
+            raise
 
     on_first_process(train)
     tokenizer = Tokenizer(path)

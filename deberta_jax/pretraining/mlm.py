@@ -23,6 +23,8 @@ from deberta_jax.training.state import Build
 
 # Folder of the exported model in the run folder.
 MODEL = "model"
+# Metrics to plot, and their axis labels.
+_CURVES = {"loss": "loss (nats per masked token)", "accuracy": "masked-token accuracy"}
 
 
 def _build(options: ModelOptions) -> Build:
@@ -30,7 +32,7 @@ def _build(options: ModelOptions) -> Build:
 
 
 def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
-    return one_objective(training, _build(options), masked_lm)
+    return one_objective(training, _build(options), masked_lm, curves=_CURVES)
 
 
 def _load_files(files: InitialFiles, options: ModelOptions, _: RtdConfig, key: PRNGKeyArray, mesh: Mesh) -> Any:

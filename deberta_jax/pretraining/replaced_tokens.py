@@ -27,10 +27,18 @@ from deberta_jax.training.objective import ArrayBatch, Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.state import Build, TrainState
-from deberta_jax.training.step import Step, Update, Updated, apply, compiled, mean_gradient
+from deberta_jax.training.step import Step, Update, Updated, apply_gradients, compile_step, mean_gradient
 
 # Paths of the difference tables (E_Δ in the paper) in the discriminator of a "gdes" pair.
 _DIFFERENCES = "deberta.embeddings.word.embedding", "deberta.embeddings.position.embedding"
+
+# Metrics to plot, and their axis labels.
+_CURVES = {
+    "generator_loss": "generator loss (nats per masked token)",
+    "generator_accuracy": "generator masked-token accuracy",
+    "discriminator_loss": "discriminator loss (nats per token)",
+    "auc": "detection of replaced tokens (ROC AUC)",
+}
 
 
 class DecoupledOptimizers(NamedTuple):
@@ -66,9 +74,10 @@ def replaced_token_detection(training: TrainingConfig, rtd: RtdConfig, build: Bu
         make_update = decoupled_update
 
     def step(shardings: TrainState) -> Step:
-        return compiled(make_update(rtd, optimizer, shardings.model, training.accumulate), rates, shardings)
+        return compile_step(make_update(rtd, optimizer, shardings.model, training.accumulate), rates, shardings)
 
-    return TrainingMethod(build, optimizer, step, evaluate_pair, summarize, partial(collapse_warning, training))
+    warning = partial(collapse_warning, training)
+    return TrainingMethod(build, optimizer, step, evaluate_pair, summarize, warning, _CURVES)
 
 
 def decoupled_update(rtd: RtdConfig, optimizers: DecoupledOptimizers, shardings: Any, accumulate: int) -> Update:
@@ -80,7 +89,7 @@ def decoupled_update(rtd: RtdConfig, optimizers: DecoupledOptimizers, shardings:
         generator_sums, generator_gradient = mean_gradient(
             generator_objective, pair.generator, batch, keys[1], shardings.generator, accumulate
         )
-        generator, generator_state = apply(
+        generator, generator_state = apply_gradients(
             optimizers.generator, generator_gradient, states["generator"], pair.generator
         )
         pair = replace_parts(pair, {"generator": generator})
@@ -93,7 +102,9 @@ def decoupled_update(rtd: RtdConfig, optimizers: DecoupledOptimizers, shardings:
             accumulate,
         )
         gradient = _scaled(gradient, rtd.loss_weight)
-        discriminator, state = apply(optimizers.discriminator, gradient, states["discriminator"], pair.discriminator)
+        discriminator, state = apply_gradients(
+            optimizers.discriminator, gradient, states["discriminator"], pair.discriminator
+        )
         norms = optax.tree.norm(generator_gradient), optax.tree.norm(gradient)
         return Updated(
             replace_parts(pair, {"discriminator": discriminator}),
@@ -136,7 +147,7 @@ def joint_update(rtd: RtdConfig, optimizer: optax.GradientTransformation, shardi
             },
         )
         pair_gradient = replace_parts(pair, {"generator": generator_gradient, "discriminator": gradient})
-        pair, state = apply(optimizer, pair_gradient, state, pair)
+        pair, state = apply_gradients(optimizer, pair_gradient, state, pair)
         norms = generator_norm, optax.tree.norm((gradient, shared_gradient))
         return Updated(pair, state, _metrics(rtd, generator_sums, sums, *norms))
 

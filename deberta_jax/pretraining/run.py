@@ -38,10 +38,10 @@ from deberta_jax.pretraining.summary import (
 )
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.first_process import on_first_process, print_once
-from deberta_jax.training.loop import over_batches, train
+from deberta_jax.training.loop import held_out_evaluation, train
 from deberta_jax.training.method import TrainingMethod
 from deberta_jax.training.optimizer import learning_rate
-from deberta_jax.training.run import TrainingConfig, refuse_other
+from deberta_jax.training.run import TrainingConfig, check_settings
 from deberta_jax.training.sizes import Sizes, sizes
 from deberta_jax.training.state import abstract_state, model_key
 from deberta_jax.training.step import check_batch_size
@@ -60,7 +60,7 @@ def pretrain(config: PretrainConfig) -> None:
     mesh = _training_mesh(training)
     # Raises InputError for a warm-up that is longer than the run.
     learning_rate(training.optimizer, training.steps)
-    refuse_other(folder, config.settings())
+    check_settings(folder, config.settings())
     check_text_files(data)
     tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, data.shards)
     files = objective.find_files(config.init_from, config.generator)
@@ -74,7 +74,7 @@ def pretrain(config: PretrainConfig) -> None:
         shards = prepare_shards(text, data.shards, folder / "shards", tokenizer, data.length)
         settings = config.settings() | {"rows": read_manifest(shards.training).sha256}
         # Every process checks: if only the first one did, the others would wait for it forever.
-        refuse_other(folder, settings)
+        check_settings(folder, settings)
         model_config = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
         options = ModelOptions(model_config, jnp.dtype(config.dtype), config.remat)
         method = objective.method(options, training, config.rtd)
@@ -92,14 +92,12 @@ def pretrain(config: PretrainConfig) -> None:
             folder,
             settings,
             method,
-            training_batches(shards.training, tokenizer, data, training.batch_size, training.seed, mesh),
-            over_batches(method, mesh, lambda: held_out),
-            size.step_flops,
-            load_files if any(files) else None,
+            batches=training_batches(shards.training, tokenizer, data, training.batch_size, training.seed, mesh),
+            evaluate=held_out_evaluation(method, mesh, lambda: held_out),
+            initial_model=load_files if any(files) else None,
+            flops_per_step=size.step_flops,
         )
-        if not result.complete:
-            return
-        model, metrics = result.state.model, result.held_out
+        model, metrics = result.state.model, result.metrics
         if jax.process_count() > 1:
             model = multihost_utils.process_allgather(model, tiled=True)
         if jax.process_index() == 0:

@@ -19,7 +19,7 @@ from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import ReplacedTokenPair
 from deberta_jax.pretraining.objectives import masked_logits, masked_sums
-from deberta_jax.pretraining.replaced_tokens import detection_sums, replaced
+from deberta_jax.pretraining.replaced_token_losses import detection_sums, replace_tokens
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy
 
 
@@ -73,7 +73,7 @@ def _run(folder: Path, dtype: str, bound: float) -> Iterator[Difference]:
         return sums.loss / sums.weight, {"generator_logits": logits[used], "mlm_loss_per_token": each[used]}
 
     def rtd(pair):
-        read = replaced(batch, jnp.asarray(written))
+        read = replace_tokens(batch, jnp.asarray(written))
         arguments = {name: read[name] for name in ("segment_ids", "position_ids")}
         logits = pair.detector()(read["input_ids"], **arguments)
         sums = detection_sums(logits, read)
