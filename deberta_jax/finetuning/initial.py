@@ -11,16 +11,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
+from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.kinds.kind import Kind
-from deberta_jax.finetuning.lora import LoraConfig, LoraModel
+from deberta_jax.finetuning.lora import LoraModel
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.heads import HEADS, head_options
 from deberta_jax.hub.load import import_tensors
 from deberta_jax.hub.pretrained import labelled, read_folder
 from deberta_jax.hub.tensors import Tensor
-from deberta_jax.model.encoder import Remat
 from deberta_jax.model.shardings import shardings
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.state import Build, model_key
@@ -89,8 +89,8 @@ def model_spec(
 
 
 def with_lora(spec: ModelSpec, lora: LoraConfig | None) -> Build:
-    """The constructor of the model, with adapters if `lora` has a positive rank."""
-    if lora is None or not lora.rank:
+    """The constructor of the model, with adapters if `lora` is given."""
+    if lora is None:
         return spec.build
     return lambda key: LoraModel(spec.build(key), lora, key=jax.random.fold_in(key, 1))
 
@@ -116,11 +116,11 @@ def initial_model(spec: ModelSpec, seed: int, mesh: Mesh, lora: LoraConfig | Non
         )
         if missing and jax.process_index() == 0:
             _log.info("%s: initialized randomly: %s", spec.source, ", ".join(missing))
-        if build is spec.build or lora is None:
+        if lora is None:
             return model
-        positions = shardings(jax.eval_shape(build, key), mesh)
         add_adapters = jax.jit(
-            lambda base: LoraModel(base, lora, key=jax.random.fold_in(key, 1)), out_shardings=positions
+            lambda base: LoraModel(base, lora, key=jax.random.fold_in(key, 1)),
+            out_shardings=shardings(jax.eval_shape(build, key), mesh),
         )
         return add_adapters(model)
 
