@@ -186,7 +186,7 @@ def _theirs(task_name: str, folder: Path) -> dict:
             (folder / "theirs" / path.name).write_bytes(path.read_bytes())
     data, number = json.loads((folder / "held_out.json").read_text())
     held_out = load(task, find_splits(task, Path(data))["dev"], "dev").examples[:number]
-    ours, tokenizer, _ = load_pretrained(folder / "theirs", kind.head)
+    ours, tokenizer = load_pretrained(folder / "theirs", kind.head)
     outcomes = predict(kind, ours, tokenizer, held_out, Batching(max_length=LIMIT))
     metric = task.metrics(held_out, [task.resolve(outcome.prediction) for outcome in outcomes])[task.best_metric]
     return {"losses": losses, "metric": metric}

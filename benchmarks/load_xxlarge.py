@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from deberta_jax.hub.layout import file_tensors
-from deberta_jax.hub.tensors import Made, weight_file, write_safetensors
+from deberta_jax.hub.tensors import ComputedTensor, weight_file, write_safetensors
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.presets import PRESETS
 
@@ -44,8 +44,8 @@ def write(folder: Path) -> None:
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes)
     draw = np.random.default_rng(0)
 
-    def random(shape: tuple[int, ...]) -> Made:
-        return Made(shape, np.dtype("float32"), lambda: 0.02 * draw.standard_normal(shape, np.float32))
+    def random(shape: tuple[int, ...]) -> ComputedTensor:
+        return ComputedTensor(shape, np.dtype("float32"), lambda: 0.02 * draw.standard_normal(shape, np.float32))
 
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
     write_safetensors(folder, {name: random(tensor.shape) for name, tensor in file_tensors(empty, config).items()})

@@ -13,13 +13,13 @@ class StopRequested(Exception):
         super().__init__(f"stopped after step {step}; to resume, run the same command again")
 
 
-def check_at_least(name: str, value: float | int, minimum: float | int) -> None:
+def check_at_least(name: str, value: int | float, minimum: int | float) -> None:
     """Raise InputError if the option `name` is below `minimum`."""
     if value < minimum:
         raise InputError(f"{name} is {value}; it must be at least {minimum}")
 
 
-def check_fraction(name: str, value: float | int) -> None:
+def check_fraction(name: str, value: int | float) -> None:
     """Raise InputError if the option `name` is not in [0, 1)."""
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value}; it must be in [0, 1)")

@@ -12,10 +12,10 @@ from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.pretraining.corpus import say
 from deberta_jax.tasks.catalogue import check_labels, find_evaluation_splits, fit_to_model, load, with_data
 from deberta_jax.tasks.squad import score_squad_files
 from deberta_jax.tasks.task import Task
+from deberta_jax.training.first_process import print_once
 
 
 def run(config: EvaluateConfig) -> None:
@@ -41,11 +41,11 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     splits = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
     reports = [report for examples in splits.values() for report in examples.reports]
     for report in reports:
-        say("\n  ".join([str(report), *report.errors]))
+        print_once("\n  ".join([str(report), *report.errors]))
     kind = KINDS[task.kind]
     task = with_data(task, *(examples.examples for examples in splits.values()))
     folder = resolve(config.model)
-    model, tokenizer, _ = load_pretrained(folder, kind.head, dtype=config.dtype, param_dtype=config.dtype)
+    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.dtype, param_dtype=config.dtype)
     if tokenizer is None:
         raise InputError(f"{config.model}: no tokenizer in this folder")
     model_labels = model.deberta.config.labels
@@ -62,9 +62,9 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
         config.no_answer_threshold,
     )
     for evaluation in evaluations:
-        say(str(evaluation))
+        print_once(str(evaluation))
     if config.folder is None:
-        say("next: add --folder FOLDER to write predictions and a report")
+        print_once("next: add --folder FOLDER to write predictions and a report")
         return
     paths_written = write_results(
         config.folder,
@@ -77,8 +77,8 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
         read_reports=reports,
         threshold=threshold,
     )
-    say("wrote " + ", ".join(str(path) for path in paths_written))
-    say(f"next: open {config.folder / 'report.html'}")
+    print_once("wrote " + ", ".join(str(path) for path in paths_written))
+    print_once(f"next: open {config.folder / 'report.html'}")
 
 
 def _score_file(task: Task, data: Path, predictions: Path, null_odds: Path | None) -> None:
@@ -87,4 +87,4 @@ def _score_file(task: Task, data: Path, predictions: Path, null_odds: Path | Non
     if not data.is_file():
         raise InputError(f"{data}: with --predictions, --data must be the file of the questions (dev-v2.0.json)")
     for name, value in score_squad_files(data, predictions, null_odds).items():
-        say(f"{name}: {value}")
+        print_once(f"{name}: {value}")

@@ -25,10 +25,10 @@ from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import digest, features_of
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.pretraining.corpus import on_first, say
 from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
 from deberta_jax.tasks.examples import Examples
 from deberta_jax.tasks.task import Task
+from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.objective import Objective
 from deberta_jax.training.processes import join
 
@@ -47,7 +47,7 @@ def run(config: FinetuneConfig) -> None:
             raise InputError(f"{config.data}: no file for the split {split}; expected {task.file_names(split)}")
     pretrained = open_pretrained(config.model)
     with ExitStack() as stack:
-        on_first(lambda: stack.enter_context(lock_folder(config.folder)))
+        on_first_process(lambda: stack.enter_context(lock_folder(config.folder)))
         _run(config, task, pretrained, paths)
 
 
@@ -55,7 +55,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     splits = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
     reports = [report for examples in splits.values() for report in examples.reports]
     for report in reports:
-        say("\n  ".join([str(report), *report.errors]))
+        print_once("\n  ".join([str(report), *report.errors]))
     kind = KINDS[task.kind]
     train, held_out = splits["train"].examples, splits["dev"].examples
     task = with_data(task, train, held_out)
@@ -74,7 +74,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     labels = model.config.labels if labels else ()
     features, report = features_of(kind, pretrained.tokenizer, train, labels, config.max_length)
     if report.skipped:
-        say("\n  ".join([str(report), *report.errors]))
+        print_once("\n  ".join([str(report), *report.errors]))
     inputs = RunInputs(task, kind, model, pretrained.tokenizer, features, held_out)
     settings = config.settings() | {"rows": digest(features)}
     seeds = _train(config, inputs, _objective(config, kind, labels, train), settings)
@@ -94,7 +94,7 @@ def _train(
 ) -> list[dict[str, float]]:
     """Train with each seed; returns the metrics of the best model of each."""
     steps = batches_in_epoch(len(inputs.features), config.batch_size)
-    say(
+    print_once(
         f"{inputs.task.name}: {config.epochs:g} epochs of {steps:,} steps, batch size {config.batch_size}, learning "
         f"rate {config.optimizer.learning_rate:g}, at most {config.max_length} tokens, {config.compute_dtype}"
     )
@@ -127,7 +127,7 @@ def _keep_seed(folder: Path, seed: int, metrics: Sequence[Mapping[str, float]]) 
     for name in metrics[0]:
         values = [values[name] for values in metrics]
         median = statistics.median(values)
-        say(f"{len(values)} seeds: {name} median {median:.4f}, range {min(values):.4f} to {max(values):.4f}")
+        print_once(f"{len(values)} seeds: {name} median {median:.4f}, range {min(values):.4f} to {max(values):.4f}")
 
 
 def _finish(
@@ -140,7 +140,7 @@ def _finish(
 ) -> None:
     """Evaluate the best model on all splits except the training set, and write the results."""
     folder = config.folder / "model"
-    model, tokenizer, _ = load_pretrained(folder, kind.head, dtype=config.compute_dtype)
+    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.compute_dtype)
     assert tokenizer is not None
     others = {split: examples.examples for split, examples in splits.items() if split != "train"}
     batching = Batching(max_length=config.max_length)
@@ -158,9 +158,9 @@ def _finish(
         seeds=seeds if config.seeds > 1 else (),
     )
     for evaluation in evaluations:
-        say(str(evaluation))
-    say(f"wrote {folder}, " + ", ".join(str(path) for path in paths))
-    say(f"next: {_next_command(config, task, kind, folder)}")
+        print_once(str(evaluation))
+    print_once(f"wrote {folder}, " + ", ".join(str(path) for path in paths))
+    print_once(f"next: {_next_command(config, task, kind, folder)}")
 
 
 def _next_command(config: FinetuneConfig, task: Task, kind: Kind, folder: Path) -> str:

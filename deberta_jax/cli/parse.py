@@ -8,11 +8,13 @@ import contextlib
 import difflib
 import functools
 import inspect
+import io
 import os
 import shutil
+import sys
 import textwrap
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -27,7 +29,24 @@ except ImportError:
     events = None
 
 WIDTH = 80
+# tyro does not wrap what it prints above the options: the usage, and the description, of which this takes the place.
+_PLACEHOLDER = "<description>"
 Options = TypeVar("Options")
+
+
+class _Captured(io.StringIO):
+    """What would be written to `terminal`, of whose encoding and colors tyro makes use."""
+
+    def __init__(self, terminal: Any):
+        super().__init__()
+        self.terminal = terminal
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.terminal.encoding
+
+    def isatty(self) -> bool:
+        return self.terminal.isatty()
 
 
 def parse(kind: type[Options], words: Sequence[str], program: str, default: Options | None = None) -> Options | None:
@@ -36,13 +55,21 @@ def parse(kind: type[Options], words: Sequence[str], program: str, default: Opti
     Raises InputError for options that are unknown, missing or wrong.
     """
     rest: dict[str, Any] = {} if default is None else {"default": default}
+    output = _Captured(sys.stdout)
     with _narrow() as width, _one_line_errors(kind, program, rest):
         try:
-            return tyro.cli(kind, prog=program, args=words, description=_description(kind, width), **rest)
+            with contextlib.redirect_stdout(output):
+                return tyro.cli(kind, prog=program, args=words, description=_PLACEHOLDER, **rest)
         except SystemExit as stop:
             if stop.code:
                 raise
-            return None
+    usage, _, options = output.getvalue().partition(_PLACEHOLDER)
+    indent = " " * len("usage: ")
+    usage = textwrap.fill(usage.strip(), width, subsequent_indent=indent, break_on_hyphens=False)
+    text = "\n\n".join([usage, _description(kind, width), options.strip("\n")])
+    encoding = output.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
+    return None
 
 
 def parse_known(kind: type[Options], words: Sequence[str], program: str) -> Options:
@@ -63,7 +90,7 @@ def option_help(kind: Any, default: Any = None) -> dict[str, str]:
 
 
 def _description(kind: Any, width: int) -> str:
-    """The docstring of a dataclass, which tyro prints as it is, in lines of at most `width` columns."""
+    """The docstring of a dataclass, in lines of at most `width` columns."""
     paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
     return "\n\n".join(textwrap.fill(" ".join(paragraph.split()), width) for paragraph in paragraphs)
 
@@ -71,7 +98,7 @@ def _description(kind: Any, width: int) -> str:
 @contextlib.contextmanager
 def _narrow() -> Generator[int, None, None]:
     """Make tyro write at most 80 columns, on wider terminals and in files too."""
-    before, width = os.environ.get("COLUMNS"), min(WIDTH, shutil.get_terminal_size().columns)
+    before, width = os.environ.get("COLUMNS"), min(WIDTH, max(40, shutil.get_terminal_size().columns))
     os.environ["COLUMNS"] = str(width)
     try:
         yield width
@@ -103,9 +130,9 @@ def _message(event: Any) -> str | None:
     """What is wrong; None for an event that is unknown here."""
     assert events is not None
     argument = getattr(event, "argument", None)
-    name = argument.display_name() if argument else ""
+    name = _name(argument) if argument else ""
     if isinstance(event, events.MissingArgs):
-        return f"missing {', '.join(missing.arg.display_name() for missing in event.missing_arguments)}"
+        return f"missing {', '.join(_name(missing.arg) for missing in event.missing_arguments)}"
     if isinstance(event, events.InvalidChoice):
         return f"{name} cannot be {event.value!r}; choose {', '.join(event.choices)}"
     if isinstance(event, events.BadValue):
@@ -115,7 +142,11 @@ def _message(event: Any) -> str | None:
     return None
 
 
-def _unknown_message(word: str, names: Sequence[str] | dict[str, str], program: str) -> str:
+def _name(argument: Any) -> str:
+    return argument.lowered.metavar if argument.is_positional() else argument.display_name()
+
+
+def _unknown_message(word: str, names: Iterable[str], program: str) -> str:
     if not word.startswith("-"):
         return f"unexpected argument {word!r}; `{program} --help` lists the options"
     nearest = max(names, key=functools.partial(_likeness, word), default=None)

@@ -28,9 +28,10 @@ from deberta_jax.cli.predict_examples import (
 from deberta_jax.cli.predict_options import CHUNK, PredictConfig
 from deberta_jax.cli.predict_output import Output, open_resumable, open_stream, result_line
 from deberta_jax.errors import InputError
-from deberta_jax.hub.download import CONFIGS, TOKENIZERS, resolve
+from deberta_jax.hub.download import CONFIG_FILES, TOKENIZER_FILES, resolve
+from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.heads import heads_in_file, named_head
-from deberta_jax.hub.pretrained import load_pretrained, read_folder
+from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.activations import activations
 from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.pipelines import PIPELINES
@@ -166,7 +167,7 @@ def _sha256(folder: Path) -> str:
     """The SHA-256 of all files that a model and its tokenizer can be read from."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.name in (*CONFIGS, *TOKENIZERS) or path.suffix in (".safetensors", ".bin"):
+        if path.name in (*CONFIG_FILES, *TOKENIZER_FILES) or path.suffix in (".safetensors", ".bin"):
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
@@ -175,7 +176,7 @@ def _sha256(folder: Path) -> str:
 def _load(config: PredictConfig, name: PipelineName, folder: Path) -> Loaded:
     """Load the model with the head of the pipeline, which the file contains."""
     spec = PIPELINES[name]
-    model, tokenizer, _ = load_pretrained(
+    model, tokenizer = load_pretrained(
         folder, spec.head, dtype=config.dtype, param_dtype=config.dtype, generator=config.generator
     )
     if tokenizer is None:

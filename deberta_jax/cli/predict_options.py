@@ -59,7 +59,7 @@ class PredictConfig:
     max_answer_tokens: int = 30
     """Maximum number of tokens of an answer (question-answering)."""
     no_answer_threshold: float | None = 0.0
-    """Predict no answer if it scores higher than the best answer by more than this; None disables (question-answering)."""
+    """Margin by which no answer must outscore the best one; None to always answer (question-answering)."""
     top_k: int = 5
     """Number of tokens to return for each [MASK] (fill-mask)."""
     pooling: Pooling = "mean"

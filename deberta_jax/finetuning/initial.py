@@ -16,10 +16,11 @@ from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.lora import LoraModel
+from deberta_jax.hub.config_file import with_labels
 from deberta_jax.hub.download import resolve
+from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.heads import HEADS, head_options
 from deberta_jax.hub.load import import_tensors
-from deberta_jax.hub.pretrained import labelled, read_folder
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.shardings import shardings
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -74,7 +75,7 @@ def model_spec(
     from_scratch: bool = False,
 ) -> ModelSpec:
     """The model with the head of a kind of task. A head in the file is used if it has the same labels."""
-    config, tensors = labelled(pretrained.config, pretrained.tensors, kind.head, labels or None)
+    config, tensors = with_labels(pretrained.config, pretrained.tensors, kind.head, labels or None)
     config = dataclasses.replace(config, problem_type=kind.problem_type)
     if head_dropout is not None:
         config = dataclasses.replace(config, cls_dropout=head_dropout)

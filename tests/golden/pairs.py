@@ -12,7 +12,7 @@ from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Difference, gathered, larg
 
 from deberta_jax.config import read_rtd_pair
 from deberta_jax.hub.layout import export_tensors
-from deberta_jax.hub.legacy_names import canonical
+from deberta_jax.hub.legacy_names import canonical_tensors
 from deberta_jax.hub.load import import_tensors
 from deberta_jax.hub.tensors import as_tensor
 from deberta_jax.model.heads import ReplacedTokenDetection
@@ -32,7 +32,7 @@ def loaded_pair(folder: Path, dtype: str) -> ReplacedTokenPair:
     models = {}
     for name, kind in (("generator", MaskedLM), ("discriminator", ReplacedTokenDetection)):
         config = configs[name]
-        named = canonical(tensors, config, source=folder, generator=name == "generator")
+        named = canonical_tensors(tensors, config, source=folder, generator=name == "generator")
         build = lambda key, kind=kind, config=config: kind(config, key=key)  # noqa: E731
         models[name], _ = import_tensors(build, config, named, source=folder, dtype=dtype)
     return ReplacedTokenPair(models["generator"], models["discriminator"], sharing)
