@@ -1,4 +1,4 @@
-"""What a model is: its configuration with Hugging Face's field names, and the released presets."""
+"""The architecture of a model, with the field names of Hugging Face's `config.json`."""
 
 import dataclasses
 import typing
@@ -13,14 +13,14 @@ from deberta_jax.files import read_json
 Remat = Literal["none", "dots", "full"]
 # How a discriminator shares the embeddings of its generator.
 Sharing = Literal["gdes", "es", "none"]
-# Written into every exported file by transformers, or Microsoft's names for a field that has one of ours.
+# Microsoft's names of fields.
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
-# Microsoft's configuration class fills these in where a `model_config.json` is silent.
+# The defaults of Microsoft's configuration class for keys that a `model_config.json` lacks.
 _MICROSOFT_DEFAULTS = {"pos_att_type": "c2p", "type_vocab_size": 0, "position_biased_input": True}
 PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
-# Of a generator's tables by its discriminator, in Microsoft's words and in ours (spec 4.4).
+# How a discriminator shares its generator's tables: Microsoft's names and ours.
 _SHARING = {"gdes": "gdes", "es": "es", "nes": "none", "none": "none"}
-_LEAST = {
+_MINIMUM = {
     "vocab_size": 1,
     "hidden_size": 1,
     "num_hidden_layers": 1,
@@ -54,9 +54,10 @@ class DebertaConfig:
 
     `model_type` "deberta" is v1 (no key bias, no position-key bias, fused projection in files); "deberta-v2" is v2, v3
     and Microsoft's current code. `clamp_distances` True is Microsoft's rule for tokens further apart than the maximum
-    distance M (clamp to M - 1, then bucket), False is Hugging Face's (bucket without bound; spec 1.9).
-    `labels` are the names of a classifier's outputs in their order, `id2label` in a file.
-    `extra` keeps the keys of a `config.json` that say nothing about the architecture, for export.
+    distance M (clamp to M - 1, then bucket), False is Hugging Face's (buckets without bound; docs/numerics.md,
+    "Relative positions and buckets"). `labels` are the names of a classifier's outputs in order, `id2label` in a file.
+    `extra` preserves the keys of a `config.json` that do not describe the architecture, for export. Raises InputError
+    for impossible combinations.
     """
 
     model_type: str = "deberta-v2"
@@ -95,7 +96,6 @@ class DebertaConfig:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        """Refuse impossible combinations, naming the reason."""
         problems = list(_problems(self))
         if problems:
             raise InputError("config: " + "; ".join(problems))
@@ -111,24 +111,24 @@ class DebertaConfig:
 
     @property
     def max_distance(self) -> int:
-        """M: distances from -(M - 1) to M - 1 have a row of their own, or a bucket."""
+        """M: distances from -(M - 1) to M - 1 have their own row or bucket."""
         return self.max_relative_positions if self.max_relative_positions >= 1 else self.max_position_embeddings
 
     @property
     def relative_span(self) -> int:
-        """k: the relative table has 2k rows, row k is distance 0 (spec 1.3)."""
+        """k: the relative table has 2k rows, row k is distance 0."""
         return self.position_buckets if self.position_buckets > 0 else self.max_distance
 
     @property
     def active_terms(self) -> tuple[str, ...]:
-        """The relative terms that are computed; the scale counts `pos_att_type` even where none is (spec 1.4)."""
+        """The relative terms that are computed; the scale counts `pos_att_type` even without `relative_attention`."""
         return self.pos_att_type if self.relative_attention else ()
 
     def has_parameters_of(self, other: "DebertaConfig") -> bool:
-        """Whether two models' parameters are the same in number, shape and use, however many tokens they know."""
-        aside = {"extra", "labels", "problem_type", "vocab_size"}
-        aside |= {"clamp_distances", "attention_head_size", "initializer_range"}
-        names = [field.name for field in dataclasses.fields(self) if field.name not in aside]
+        """Whether two architectures have the same parameters and use them alike, regardless of the vocabulary size."""
+        ignored = {"extra", "labels", "problem_type", "vocab_size"}
+        ignored |= {"clamp_distances", "attention_head_size", "initializer_range"}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ignored]
         names = [name for name in names if "dropout" not in name and "pooler" not in name]
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
@@ -136,21 +136,21 @@ class DebertaConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "DebertaConfig":
         """Read a Hugging Face `config.json` or, without `model_type`, a Microsoft `model_config.json`.
 
-        A Microsoft file without `pooling` takes the pooler's activation from `hidden_act`. The pair of a replaced-token
-        detection file is read by `read_rtd_pair`.
+        A Microsoft file without `pooling` takes the pooler's activation from `hidden_act`. `read_rtd_pair` reads the
+        two configs of a replaced-token detection file. Raises InputError for wrong types and unknown models.
         """
         if "generator" in values and "discriminator" in values:
             raise InputError(
-                "config: a replaced-token detection pair holds two configs: read it with read_rtd_pair, or give the "
-                "'discriminator' or the 'generator' section alone"
+                "config: a replaced-token detection file contains two configs: read it with read_rtd_pair, or pass its "
+                "'discriminator' or 'generator' section"
             )
         values = dict(values)
         model_type = values.setdefault("model_type", "microsoft")
         if model_type == "microsoft":
             values = _from_microsoft(values)
         elif isinstance(model_type, str) and model_type in _HUGGING_FACE_DEFAULTS:
-            silent = {"relative_attention": False, "position_biased_input": True, "pos_att_type": None}
-            values = {**silent, **_HUGGING_FACE_DEFAULTS[model_type], **values}
+            defaults = {"relative_attention": False, "position_biased_input": True, "pos_att_type": None}
+            values = {**defaults, **_HUGGING_FACE_DEFAULTS[model_type], **values}
             values.setdefault("clamp_distances", False)
         else:
             raise InputError(f"config: model_type {model_type!r} is not a DeBERTa ('deberta' or 'deberta-v2')")
@@ -158,17 +158,17 @@ class DebertaConfig:
             raise InputError("config: talking_head is not supported (no released model uses it)")
         values["pos_att_type"] = _terms(values["pos_att_type"])
         values["labels"] = _labels(values)
-        # Version 1 of Hugging Face's class does not read these keys: they are kept as they are.
-        second = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
-        unread = {} if model_type != "deberta" else {key: values.pop(key) for key in second if key in values}
-        unread = {key: value for key, value in unread.items() if value != second[key]}
+        # Hugging Face's class of version 1 ignores these keys: they are preserved, not used.
+        ignored = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
+        unused = {} if model_type != "deberta" else {key: values.pop(key) for key in ignored if key in values}
+        unused = {key: value for key, value in unused.items() if value != ignored[key]}
         fields = {field.name: field.type for field in dataclasses.fields(cls) if field.name != "extra"}
         known = {
             key: value if key in ("pos_att_type", "labels") else _typed(key, value, fields[key])
             for key, value in values.items()
             if key in fields and value is not None
         }
-        unknown = {key: value for key, value in values.items() if key not in fields} | unread
+        unknown = {key: value for key, value in values.items() if key not in fields} | unused
         return cls(**{**known, "extra": unknown})
 
     @classmethod
@@ -177,9 +177,9 @@ class DebertaConfig:
         return cls.from_dict(read_json(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """The `config.json` of this model, with the unknown keys it was read with."""
-        left_out = "extra", "labels"
-        values = {key: x for key, x in dataclasses.asdict(self).items() if key not in left_out and x is not None}
+        """The content of this model's `config.json`, including the unknown keys it was read with."""
+        omitted = "extra", "labels"
+        values = {key: x for key, x in dataclasses.asdict(self).items() if key not in omitted and x is not None}
         values["pos_att_type"] = list(self.pos_att_type)
         values["pooler_hidden_size"] = self.pooler_hidden_size or self.hidden_size
         if self.labels != DebertaConfig.labels:
@@ -189,7 +189,7 @@ class DebertaConfig:
 
 
 def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, str]:
-    """Read Microsoft's replaced-token detection file: generator, discriminator and `embedding_sharing` (spec 4.1)."""
+    """Read Microsoft's replaced-token detection file: generator, discriminator and `embedding_sharing`."""
     values = read_json(path)
     missing = [name for name in ("generator", "discriminator") if not isinstance(values.get(name), dict)]
     if missing:
@@ -205,9 +205,9 @@ def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, str]:
 
 def _from_microsoft(values: dict[str, Any]) -> dict[str, Any]:
     values = {**_MICROSOFT_DEFAULTS, "relative_attention": False, **values, "model_type": "deberta-v2"}
-    for theirs, ours in _MICROSOFT_NAMES.items():
-        if theirs in values:
-            values[ours] = values.pop(theirs)
+    for microsoft_name, name in _MICROSOFT_NAMES.items():
+        if microsoft_name in values:
+            values[name] = values.pop(microsoft_name)
     pooling = values.pop("pooling", None) or {}
     if not isinstance(pooling, dict):
         raise InputError(f"config: pooling must be an object, not {pooling!r}")
@@ -217,7 +217,7 @@ def _from_microsoft(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(name: str, value: Any, declared: Any) -> Any:
-    """A value of its field's type; files write a whole number where a fraction is declared."""
+    """A value of its field's type; files may contain an integer for a float."""
     types = typing.get_args(declared) or (declared,)
     if float in types and type(value) is int:
         return float(value)
@@ -235,13 +235,13 @@ def _terms(value: Any) -> tuple[str, ...]:
 
 
 def _labels(values: dict[str, Any]) -> tuple[str, ...]:
-    """The names of a classifier's outputs, taken out of `values`; `LABEL_0`… where a file has no more than a number."""
+    """The names of a classifier's outputs, removed from `values`; `LABEL_0`… if a file only gives their number."""
     named, number = values.pop("id2label", None), values.pop("num_labels", None)
     values.pop("label2id", None)
     if named is None:
         number = len(DebertaConfig.labels) if number is None else number
         if type(number) is not int or number < 1:
-            raise InputError(f"config: num_labels must be a whole number above 0, not {number!r}")
+            raise InputError(f"config: num_labels must be a positive integer, not {number!r}")
         return tuple(f"LABEL_{index}" for index in range(number))
     numbered = isinstance(named, dict) and {str(key) for key in named} == {str(index) for index in range(len(named))}
     if not named or not numbered or (number or len(named)) != len(named):
@@ -250,16 +250,16 @@ def _labels(values: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _problems(config: DebertaConfig) -> Iterator[str]:
-    for name, least in _LEAST.items():
-        if (value := getattr(config, name)) is not None and value < least:
-            yield f"{name} must be at least {least}, not {value}"
+    for name, minimum in _MINIMUM.items():
+        if (value := getattr(config, name)) is not None and value < minimum:
+            yield f"{name} must be at least {minimum}, not {value}"
             return
     if config.model_type not in _HUGGING_FACE_DEFAULTS:
         yield f"model_type {config.model_type!r} is not 'deberta' or 'deberta-v2'"
     if "p2p" in config.pos_att_type:
         yield "pos_att_type p2p is not computed by any DeBERTa: use c2p, p2c or both"
     elif unknown := set(config.pos_att_type) - {"c2p", "p2c"}:
-        yield f"pos_att_type knows c2p and p2c, not {', '.join(sorted(unknown))}"
+        yield f"pos_att_type may contain c2p and p2c, not {', '.join(sorted(unknown))}"
     if config.hidden_size % config.num_attention_heads and not config.attention_head_size:
         yield f"hidden_size {config.hidden_size} is not divisible by num_attention_heads {config.num_attention_heads}"
     elif config.head_size * config.num_attention_heads != config.hidden_size:
@@ -272,14 +272,14 @@ def _problems(config: DebertaConfig) -> Iterator[str]:
     if config.problem_type not in (None, *PROBLEM_TYPES):
         yield f"problem_type {config.problem_type!r} is not one of {', '.join(PROBLEM_TYPES)}"
     if not config.labels:
-        yield "labels must name one class at least"
+        yield "labels must name at least one class"
     if config.position_buckets == 1:
-        yield "position_buckets 1 leaves no room for a sign: use at least 2, or -1 for none"
+        yield "position_buckets 1 cannot represent a sign: use at least 2, or -1 for no buckets"
     if config.position_buckets > 0 and config.max_distance <= config.position_buckets // 2 + 1:
         sizes = f"position_buckets {config.position_buckets}", f"not {config.max_distance}"
         yield f"{sizes[0]} needs a maximum distance above half of it, {sizes[1]}"
     if config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 0:
-        yield f"conv_kernel_size {config.conv_kernel_size} must be odd, so that lengths stay as they are"
+        yield f"conv_kernel_size {config.conv_kernel_size} must be odd, so that the sequence length is preserved"
     if config.conv_kernel_size > 0 and config.hidden_size % config.conv_groups:
         yield f"conv_groups {config.conv_groups} must divide hidden_size {config.hidden_size}"
     if config.model_type == "deberta":
@@ -292,7 +292,7 @@ def _problems(config: DebertaConfig) -> Iterator[str]:
         if "layer_norm" in config.norm_rel_ebd:
             yield "norm_rel_ebd needs model_type deberta-v2"
     if config.pad_token_id >= config.vocab_size:
-        yield f"pad_token_id {config.pad_token_id} is beyond vocab_size {config.vocab_size}"
+        yield f"pad_token_id {config.pad_token_id} is not below vocab_size {config.vocab_size}"
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"):
         if not 0 <= (getattr(config, name) or 0) < 1:
             yield f"{name} must be in [0, 1), not {getattr(config, name)}"

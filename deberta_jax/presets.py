@@ -27,10 +27,9 @@ _TINY: dict[str, Any] = {
 }
 
 PRESETS: dict[str, DebertaConfig] = {
-    # For CPU: seconds and minutes. 2 and 4 layers, their own vocabulary of 8192 pieces. Initial weights grow as the
-    # width shrinks, so that a product is as large as in the base model: with 0.02 a narrow model starts as all but the
-    # identity, and a discriminator learns nothing of context for hundreds of steps. So small a model overfits nothing
-    # that it reads once: it has no dropout.
+    # For CPU. Initial weights grow as the width shrinks, so that activations are as large as in the base model: with
+    # 0.02 a narrow model starts close to the identity, and a discriminator learns nothing for hundreds of steps. Models
+    # this small do not overfit text that they read once, so they have no dropout.
     "tiny": DebertaConfig(
         hidden_size=128,
         num_hidden_layers=2,
@@ -49,7 +48,7 @@ PRESETS: dict[str, DebertaConfig] = {
         initializer_range=0.035,
         **_TINY,
     ),
-    # Released models: spec 9.1 and peers 2.5.
+    # Released models.
     "v1-base": _v1(),
     "v1-large": _v1(num_hidden_layers=24, **_LARGE),
     "v1-xlarge": _v1(num_hidden_layers=48, **_LARGE),
@@ -60,7 +59,7 @@ PRESETS: dict[str, DebertaConfig] = {
     "v3-base": _v2(),
     "v3-large": _v2(num_hidden_layers=24, **_LARGE),
     "mdeberta-v3-base": _v2(vocab_size=251000),
-    # Generators of v3: as wide as their discriminators and half as deep (spec 4.1).
+    # Generators of v3: as wide as their discriminators, with half as many layers.
     "v3-xsmall-generator": _v2(num_hidden_layers=6, **_XSMALL),
     "v3-small-generator": _v2(num_hidden_layers=3),
     "v3-base-generator": _v2(num_hidden_layers=6),

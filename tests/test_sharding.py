@@ -12,30 +12,30 @@ from deberta_jax.presets import PRESETS
 from deberta_jax.sharding import batch_sharding, constrain, make_mesh
 
 
-def test_a_mesh_takes_what_is_left():
+def test_a_mesh_infers_one_size():
     assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert dict(make_mesh(data=2, fsdp=-1, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 @pytest.mark.parametrize("sizes", [{"data": 3}, {"data": 3, "fsdp": -1}, {"data": -1, "fsdp": -1}, {"data": 0}])
-def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
+def test_a_mesh_that_does_not_match_the_devices_is_an_error(sizes):
     with pytest.raises(InputError, match="mesh"):
         make_mesh(**sizes)
 
 
-def test_parameters_go_where_their_logical_axes_say():
+def test_parameters_are_sharded_by_their_logical_axes():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     model = jax.eval_shape(lambda key: MaskedLM(PRESETS["tiny"], key=key), jax.random.key(0))
-    places = shardings(model, mesh)
-    layer = places.deberta.encoder.layers
+    parameter_shardings = shardings(model, mesh)
+    layer = parameter_shardings.deberta.encoder.layers
     assert layer.attention.query.kernel.get_value().spec == PartitionSpec(None, "fsdp", "tensor", None)
     assert layer.attention.output.kernel.get_value().spec == PartitionSpec(None, "tensor", None, "fsdp")
     assert layer.up.kernel.get_value().spec == PartitionSpec(None, "fsdp", "tensor")
     assert layer.down.kernel.get_value().spec == PartitionSpec(None, "tensor", "fsdp")
-    assert places.deberta.embeddings.word.embedding.get_value().spec == PartitionSpec("tensor", "fsdp")
+    assert parameter_shardings.deberta.embeddings.word.embedding.get_value().spec == PartitionSpec("tensor", "fsdp")
 
 
-def test_an_axis_that_the_mesh_does_not_divide_stays_whole():
+def test_an_axis_that_the_mesh_does_not_divide_is_not_sharded():
     mesh = make_mesh(data=1, fsdp=8)
     odd = nnx.Param(jnp.zeros((3, 16)), axes=("embed", "mlp"))
     assert shardings(odd, mesh).get_value().spec == PartitionSpec(None, "tensor")
@@ -49,20 +49,20 @@ def test_every_parameter_names_each_of_its_axes():
         assert len(parameter.get_metadata()["axes"]) == len(parameter.shape) - stacked, jax.tree_util.keystr(path)
 
 
-def test_activations_are_held_to_the_mesh_and_free_without_one():
+def test_activations_are_constrained_only_on_a_mesh():
     x = jnp.ones((8, 4))
     assert constrain(x, "batch", None) is x
     with jax.set_mesh(make_mesh(data=4, fsdp=2)):
         assert jax.jit(lambda x: constrain(x, "batch", None))(x).sharding.spec[0] == ("data", "fsdp")
 
 
-def test_a_sharded_model_computes_what_one_device_does():
+def test_a_sharded_model_equals_one_device():
     config = PRESETS["tiny"]
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     model = MaskedLM(config, key=jax.random.key(0))
     ids = np.random.default_rng(0).integers(5, config.vocab_size, (8, 24))
-    alone = jax.jit(lambda model, ids: model(ids))(model, ids)
+    expected = jax.jit(lambda model, ids: model(ids))(model, ids)
     with jax.set_mesh(mesh):
         placed = jax.device_put(model, shardings(model, mesh))
-        together = jax.jit(lambda model, ids: model(ids))(placed, jax.device_put(ids, batch_sharding(mesh)))
-    np.testing.assert_allclose(together, alone, atol=2e-5)
+        logits = jax.jit(lambda model, ids: model(ids))(placed, jax.device_put(ids, batch_sharding(mesh)))
+    np.testing.assert_allclose(logits, expected, atol=2e-5)

@@ -40,12 +40,12 @@ class PerturbedEmbeddings(nnx.Module):
         position_ids: Int[Array, "B T"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B T D"]:
-        x = self.embeddings.summed(input_ids, token_type_ids=token_type_ids, position_ids=position_ids)
+        x = self.embeddings.lookup(input_ids, token_type_ids, position_ids)
         e = normalize(x)
         if self.perturbation is not None:
             perturbation = self.perturbation[...]
             e = jax.lax.stop_gradient(e) + perturbation.astype(e.dtype)
-        return self.embeddings.finished(e, attention_mask, key=key).astype(x.dtype)
+        return self.embeddings.finish(e, attention_mask, key=key).astype(x.dtype)
 
 
 def normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

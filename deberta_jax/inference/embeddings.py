@@ -16,7 +16,7 @@ from deberta_jax.inference.models import encoder_of
 from deberta_jax.inference.names import Pooling
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.heads import upcast
+from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Activations by the names that `config.json` uses."""
+"""Activation functions, by their names in `config.json`."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from deberta_jax.errors import InputError
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Exact GELU by erf: the complementary form that JAX uses doubles the compile time for TPU."""
+    """Exact GELU with erf: JAX's own uses erfc, which doubles the compile time for TPU."""
     return 0.5 * x * (1 + jax.lax.erf(x * (1 / math.sqrt(2))))
 
 
@@ -28,7 +28,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """The function of that name; an unknown name is refused with the known ones."""
+    """The activation function of that name; raises InputError with the known names."""
     if name not in _ACTIVATIONS:
-        raise InputError(f"config: activation {name!r} is not known: use one of {', '.join(_ACTIVATIONS)}")
+        raise InputError(f"config: unknown activation {name!r}, use one of {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]

@@ -1,4 +1,4 @@
-"""What a task reads off the encoder: labels of a text, of its tokens, spans, choices, replaced tokens and entities."""
+"""Heads for tasks: classification of texts and tokens, spans, choices, replaced tokens and entities."""
 
 import math
 from typing import NamedTuple
@@ -7,131 +7,136 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.model.activation import activation
-from deberta_jax.model.deberta import Deberta, as_arrays
+from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays, split_key
 from deberta_jax.model.linear import LayerNorm, Linear
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.precision import accumulation_dtype, upcast
 
 # The score of an entity without tokens (golden d46).
 ABSENT = -10000.0
 
 
 class Pooler(nnx.Module):
-    """The first token's state through a dense layer and an activation (spec 2.5)."""
+    """The state of the first token through a dense layer and an activation."""
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
         self.config = config
         self.dense = square(config, key)
 
-    def __call__(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B D"]:
+    def __call__(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B D"]:
         first = dropout(states[:, 0], self.config.pooler_dropout, key=key)
         return activation(self.config.pooler_hidden_act)(self.dense(first))
 
 
 class SequenceClassification(nnx.Module):
-    """One label for each text, several, or a number: the pooled first token and a linear map (spec 2.5).
+    """Classification or regression of a text: pooler and linear map (docs/numerics.md, "Heads and losses").
 
     Logits are [B, C] for the C `labels` of the config; with one label they are the predicted number.
     """
 
-    def __init__(
-        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
-    ):
+    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
         keys = jax.random.split(key, 3)
         self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
         self.pooler = Pooler(config, key=keys[1])
-        self.classifier = linear(config, len(config.labels), keys[2])
+        self.classifier = project(config, len(config.labels), keys[2])
 
     def __call__(
         self,
-        input_ids: Int[ArrayLike, "B T"],
-        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        input_ids: Tokens,
+        attention_mask: Mask = None,
         *,
-        token_type_ids: Int[ArrayLike, "B T"] | None = None,
-        key: PRNGKeyArray | None = None,
+        token_type_ids: Tokens | None = None,
+        position_ids: Tokens | None = None,
+        key: Key = None,
     ) -> Float[Array, "B C"]:
-        """Logits, in float32 or wider."""
-        keys = split(key, 2)
-        states = self.deberta(input_ids, attention_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
+        """Logits, in float32 or wider. Arguments as `Deberta`."""
+        keys = split_key(key, 2)
+        states = self.deberta(
+            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
+        ).last_hidden_state
         return self.head(states, key=keys[1])
 
-    def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B C"]:
+    def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B C"]:
         """Logits from the states of the last layer."""
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)
 
 
 class MultipleChoice(nnx.Module):
-    """Which of several choices fits: each is a text of its own, pooled and scored (spec 2.5)."""
+    """One of several choices: each choice is a text of its own, pooled and scored."""
 
-    def __init__(
-        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
-    ):
+    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
         keys = jax.random.split(key, 3)
         self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
         self.pooler = Pooler(config, key=keys[1])
-        self.classifier = linear(config, 1, keys[2])
+        self.classifier = project(config, 1, keys[2])
 
     def __call__(
         self,
         input_ids: Int[ArrayLike, "B M T"],
-        attention_mask: Bool[ArrayLike, "B M T"] | Int[ArrayLike, "B M T"] | None = None,
+        attention_mask: Mask = None,
         *,
         token_type_ids: Int[ArrayLike, "B M T"] | None = None,
-        key: PRNGKeyArray | None = None,
+        position_ids: Int[ArrayLike, "B M T"] | None = None,
+        key: Key = None,
     ) -> Float[Array, "B M"]:
-        """Logits of the M choices of each example, in float32 or wider."""
-        keys = split(key, 2)
+        """Logits of the M choices of each example, in float32 or wider; the mask is [B, M, T]."""
+        keys = split_key(key, 2)
         ids = jnp.asarray(input_ids)
         B, M, T = ids.shape
-        flat = (None if x is None else x.reshape(B * M, T) for x in as_arrays(attention_mask, token_type_ids))
-        mask, types = flat
-        states = self.deberta(ids.reshape(B * M, T), mask, token_type_ids=types, key=keys[0]).last_hidden_state
-        return self.head(states, key=keys[1]).reshape(B, M)
+        inputs = attention_mask, token_type_ids, position_ids
+        mask, types, positions = (None if x is None else x.reshape(B * M, T) for x in as_arrays(*inputs))
+        ids = ids.reshape(B * M, T)
+        output = self.deberta(ids, mask, token_type_ids=types, position_ids=positions, key=keys[0])
+        return self.head(output.last_hidden_state, key=keys[1]).reshape(B, M)
 
-    def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B"]:
+    def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B"]:
         """The score of each text from the states of the last layer."""
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)[:, 0]
 
 
 class TokenClassification(nnx.Module):
-    """A label for each token: a linear map, after a dense layer in Microsoft's form (`projected`; spec 2.5)."""
+    """A label for each token: a linear map, after a dense layer in Microsoft's form (`projected`)."""
 
     def __init__(
         self,
         config: DebertaConfig,
         *,
         projected: bool = False,
-        dtype: DTypeLike | None = None,
+        dtype: DType = None,
         remat: Remat = "none",
         key: PRNGKeyArray,
     ):
         keys = jax.random.split(key, 3)
         self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
         self.projection = square(config, keys[1]) if projected else None
-        self.classifier = linear(config, len(config.labels), keys[2])
+        self.classifier = project(config, len(config.labels), keys[2])
 
     def __call__(
         self,
-        input_ids: Int[ArrayLike, "B T"],
-        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        input_ids: Tokens,
+        attention_mask: Mask = None,
         *,
-        token_type_ids: Int[ArrayLike, "B T"] | None = None,
-        key: PRNGKeyArray | None = None,
+        token_type_ids: Tokens | None = None,
+        position_ids: Tokens | None = None,
+        key: Key = None,
     ) -> Float[Array, "B T C"]:
-        """Logits, in float32 or wider."""
-        keys = split(key, 2)
-        states = self.deberta(input_ids, attention_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
+        """Logits, in float32 or wider. Arguments as `Deberta`."""
+        keys = split_key(key, 2)
+        states = self.deberta(
+            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
+        ).last_hidden_state
         return self.head(states, key=keys[1])
 
-    def head(self, states: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B T C"]:
+    def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B T C"]:
         """Logits from the states of the last layer."""
         if self.projection is not None:
             states = activation("gelu")(self.projection(states))
-        return upcast(self.classifier(dropout(states, class_dropout(self.deberta.config), key=key)))
+        return upcast(self.classifier(dropout(states, classifier_dropout(self.deberta.config), key=key)))
 
 
 class SpanLogits(NamedTuple):
@@ -142,27 +147,27 @@ class SpanLogits(NamedTuple):
 
 
 class QuestionAnswering(nnx.Module):
-    """The start and the end of an answer in a text (Hugging Face's head: one linear map)."""
+    """Start and end of an answer in a text (Hugging Face's head: one linear map)."""
 
-    def __init__(
-        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
-    ):
+    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
         keys = jax.random.split(key)
         self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
-        self.span = linear(config, 2, keys[1])
+        self.span = project(config, 2, keys[1])
 
     def __call__(
         self,
-        input_ids: Int[ArrayLike, "B T"],
-        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        input_ids: Tokens,
+        attention_mask: Mask = None,
         *,
-        token_type_ids: Int[ArrayLike, "B T"] | None = None,
-        key: PRNGKeyArray | None = None,
+        token_type_ids: Tokens | None = None,
+        position_ids: Tokens | None = None,
+        key: Key = None,
     ) -> SpanLogits:
-        """Logits of the start and of the end, in float32 or wider."""
-        return self.head(
-            self.deberta(input_ids, attention_mask, token_type_ids=token_type_ids, key=key).last_hidden_state
+        """Logits of start and end, in float32 or wider. Arguments as `Deberta`."""
+        output = self.deberta(
+            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=key
         )
+        return self.head(output.last_hidden_state)
 
     def head(self, states: Float[Array, "B T D"]) -> SpanLogits:
         """Logits from the states of the last layer."""
@@ -171,14 +176,14 @@ class QuestionAnswering(nnx.Module):
 
 
 class ReplacedTokenHead(nnx.Module):
-    """Norm of each state plus the first one's, dense, activation, one logit: the norm comes first (spec 4.1)."""
+    """Norm of each state plus the first state, dense layer, activation, one logit; the norm comes first."""
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
         keys = jax.random.split(key)
         self.config = config
         self.norm = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
         self.dense = square(config, keys[0])
-        self.classifier = linear(config, 1, keys[1])
+        self.classifier = project(config, 1, keys[1])
 
     def __call__(self, states: Float[Array, "B T D"], first: Float[Array, "B #T D"]) -> Float[Array, "B T"]:
         hidden = activation(self.config.hidden_act)(self.dense(self.norm(states + first)))
@@ -186,42 +191,41 @@ class ReplacedTokenHead(nnx.Module):
 
 
 class ReplacedTokenDetection(nnx.Module):
-    """The discriminator of v3: whether each token was replaced (He, Gao and Chen 2023, 3.1; spec 4.1)."""
+    """The discriminator of v3: was each token replaced? (He, Gao and Chen 2023, section 3.1).
 
-    def __init__(
-        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
-    ):
+    See docs/numerics.md, "Replaced-token detection".
+    """
+
+    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
         keys = jax.random.split(key)
         self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
         self.detector = ReplacedTokenHead(config, key=keys[1])
 
     def __call__(
         self,
-        input_ids: Int[ArrayLike, "B T"],
-        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        input_ids: Tokens,
+        attention_mask: Mask = None,
         *,
-        token_type_ids: Int[ArrayLike, "B T"] | None = None,
-        segment_ids: Int[ArrayLike, "B T"] | None = None,
-        position_ids: Int[ArrayLike, "B T"] | None = None,
-        key: PRNGKeyArray | None = None,
+        token_type_ids: Tokens | None = None,
+        segment_ids: Tokens | None = None,
+        position_ids: Tokens | None = None,
+        key: Key = None,
     ) -> Float[Array, "B T"]:
-        """The logit that a token was replaced, above 0 for yes, in float32 or wider.
+        """The logit that a token was replaced (above 0: yes), in float32 or wider. Arguments as `Deberta`.
 
-        The first state is that of position 0 in the token's document, so packed rows need their `position_ids`.
+        The first state is that of position 0 in the token's document, so packed sequences need their `position_ids`.
         """
-        states = self.deberta(
+        output = self.deberta(
             input_ids,
             attention_mask,
             token_type_ids=token_type_ids,
             segment_ids=segment_ids,
             position_ids=position_ids,
             key=key,
-        ).last_hidden_state
-        return self.head(states, position_ids)
+        )
+        return self.head(output.last_hidden_state, position_ids)
 
-    def head(
-        self, states: Float[Array, "B T D"], position_ids: Int[ArrayLike, "B T"] | None = None
-    ) -> Float[Array, "B T"]:
+    def head(self, states: Float[Array, "B T D"], position_ids: Tokens | None = None) -> Float[Array, "B T"]:
         """Logits from the states of the last layer."""
         (positions,) = as_arrays(position_ids)
         if positions is None:
@@ -231,35 +235,36 @@ class ReplacedTokenDetection(nnx.Module):
 
 
 class EntityScoring(nnx.Module):
-    """Which entities of a passage answer its query: Microsoft's head for ReCoRD (spec 8.3).
+    """Which entities of a passage answer a query: Microsoft's head for ReCoRD.
 
-    An entity is its tokens' states, weighed by how much the first token attends to each.
+    An entity is the sum of its tokens' states, weighted by their attention from the first token.
     """
 
-    def __init__(
-        self, config: DebertaConfig, *, dtype: DTypeLike | None = None, remat: Remat = "none", key: PRNGKeyArray
-    ):
+    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
         keys = jax.random.split(key, 3)
         self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
         self.projection = square(config, keys[1])
-        self.classifier = linear(config, 1, keys[2])
+        self.classifier = project(config, 1, keys[2])
 
     def __call__(
         self,
-        input_ids: Int[ArrayLike, "B T"],
-        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        input_ids: Tokens,
+        attention_mask: Mask = None,
         *,
         entity_positions: Int[ArrayLike, "B E P"],
-        token_type_ids: Int[ArrayLike, "B T"] | None = None,
-        key: PRNGKeyArray | None = None,
+        token_type_ids: Tokens | None = None,
+        position_ids: Tokens | None = None,
+        key: Key = None,
     ) -> Float[Array, "B E"]:
-        """A logit for each entity, whose tokens stand at `entity_positions`; 0 is no token, and -10000 no entity."""
-        keys = split(key, 2)
-        states = self.deberta(input_ids, attention_mask, token_type_ids=token_type_ids, key=keys[0]).last_hidden_state
+        """A logit for each entity, whose tokens are at `entity_positions` (0: no token); -10000 without tokens."""
+        keys = split_key(key, 2)
+        states = self.deberta(
+            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
+        ).last_hidden_state
         return self.head(states, jnp.asarray(entity_positions), key=keys[1])
 
     def head(
-        self, states: Float[Array, "B T D"], entity_positions: Int[Array, "B E P"], *, key: PRNGKeyArray | None = None
+        self, states: Float[Array, "B T D"], entity_positions: Int[Array, "B E P"], *, key: Key = None
     ) -> Float[Array, "B E"]:
         """Logits from the states of the last layer."""
         B, E, P = entity_positions.shape
@@ -271,40 +276,30 @@ class EntityScoring(nnx.Module):
         weights = jnp.where(exists, jax.nn.softmax(jnp.where(exists, scores, lowest), axis=-1), 0)
         tokens = jnp.take_along_axis(states, entity_positions.reshape(B, E * P, 1), axis=1).reshape(B, E, P, -1)
         entities = jnp.einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
-        hidden = dropout(activation("gelu")(self.projection(entities)), class_dropout(self.deberta.config), key=key)
+        hidden = activation("gelu")(self.projection(entities))
+        hidden = dropout(hidden, classifier_dropout(self.deberta.config), key=key)
         return jnp.where(exists.any(-1), upcast(self.classifier(hidden))[..., 0], ABSENT)
 
 
 def pooled_logits(
-    config: DebertaConfig,
-    pooler: Pooler,
-    classifier: Linear,
-    states: Float[Array, "B T D"],
-    key: PRNGKeyArray | None,
+    config: DebertaConfig, pooler: Pooler, classifier: Linear, states: Float[Array, "B T D"], key: Key
 ) -> Float[Array, "B C"]:
-    """Pool, drop out, map."""
-    keys = split(key, 2)
-    return upcast(classifier(dropout(pooler(states, key=keys[0]), class_dropout(config), key=keys[1])))
+    """Pooler, dropout, linear map."""
+    keys = split_key(key, 2)
+    return upcast(classifier(dropout(pooler(states, key=keys[0]), classifier_dropout(config), key=keys[1])))
 
 
 def square(config: DebertaConfig, key: PRNGKeyArray) -> Linear:
-    """Hidden width to hidden width."""
+    """A map from hidden width to hidden width."""
     D = config.hidden_size
     return Linear((D, D), (None, "embed"), stddev=config.initializer_range, key=key)
 
 
-def linear(config: DebertaConfig, outputs: int, key: PRNGKeyArray) -> Linear:
-    """Hidden width to a few outputs, which are never split over a mesh."""
+def project(config: DebertaConfig, outputs: int, key: PRNGKeyArray) -> Linear:
+    """A map from hidden width to a few outputs, which are never split over a mesh."""
     return Linear((config.hidden_size, outputs), ("embed", None), stddev=config.initializer_range, key=key)
 
 
-def class_dropout(config: DebertaConfig) -> float:
+def classifier_dropout(config: DebertaConfig) -> float:
+    """The rate of dropout before a classifier."""
     return config.hidden_dropout_prob if config.cls_dropout is None else config.cls_dropout
-
-
-def split(key: PRNGKeyArray | None, number: int) -> tuple[PRNGKeyArray | None, ...]:
-    return (None,) * number if key is None else tuple(jax.random.split(key, number))
-
-
-def upcast(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return x.astype(accumulation_dtype(x.dtype))

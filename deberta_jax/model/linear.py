@@ -1,18 +1,18 @@
-"""The two parameterised maps that everything is made of: affine projection and layer normalisation."""
+"""The parameterized maps that every module is made of: linear maps, embeddings and layer normalization."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.precision import upcast
 
 
 class Linear(nnx.Module):
-    """Affine map of the trailing axes of x; computes in the dtype of x.
+    """Linear map of the trailing axes of x, with bias; computes in the dtype of x.
 
-    `shape` is that of the kernel, its first `inputs` axes are contracted; `axes` names its logical axes for sharding.
-    Kernel normal with `stddev`, bias zero (spec 2.7).
+    `shape` is the shape of the kernel, whose first `inputs` axes are contracted with x. `axes` are its logical axes for
+    sharding. The kernel is initialized from a normal distribution with `stddev`, the bias with zeros.
     """
 
     def __init__(
@@ -30,15 +30,25 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(shape[inputs:]), axes=axes[inputs:]) if bias else None
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        # One axis of rows: with several, XLA forms the kernel's gradient transposed on CPU, at half the speed.
+        # One axis of rows: with several, XLA on CPU forms the kernel's gradient transposed, at half the speed.
         batch, inputs = x.shape[: x.ndim - self.inputs], x.shape[x.ndim - self.inputs :]
         y = jnp.tensordot(x.reshape(-1, *inputs), self.kernel[...].astype(x.dtype), self.inputs)
         y = y.reshape(*batch, *y.shape[1:])
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
+class Embedding(nnx.Module):
+    """A table of rows that are looked up by index; initialized from a normal distribution with `stddev`."""
+
+    def __init__(self, rows: int, width: int, axes: tuple[str | None, str], *, stddev: float, key: PRNGKeyArray):
+        self.embedding = nnx.Param(stddev * jax.random.normal(key, (rows, width)), axes=axes)
+
+    def __call__(self, index: Int[Array, "*shape"]) -> Float[Array, "*shape E"]:
+        return jnp.take(self.embedding[...], index, axis=0)
+
+
 class LayerNorm(nnx.Module):
-    """Normalise over the last axis in float32 or wider, then scale and shift; the result has the dtype of x."""
+    """Normalize the last axis in float32 or wider, then scale and shift; the result has the dtype of x."""
 
     def __init__(self, size: int, *, epsilon: float):
         self.epsilon = epsilon
@@ -46,9 +56,14 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(size), axes=("embed",))
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        x_wide = x.astype(accumulation_dtype(x.dtype))
-        centred = x_wide - x_wide.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
-        scale, bias = (parameter[...].astype(x_wide.dtype) for parameter in (self.scale, self.bias))
-        return (normed * scale + bias).astype(x.dtype)
+        normalized = normalize(x, self.epsilon)
+        scale, bias = (parameter[...].astype(normalized.dtype) for parameter in (self.scale, self.bias))
+        return (normalized * scale + bias).astype(x.dtype)
+
+
+def normalize(x: Float[Array, "*batch D"], epsilon: float) -> Float[Array, "*batch D"]:
+    """Mean 0 and variance 1 over the last axis, in float32 or wider."""
+    x = upcast(x)
+    centered = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centered).mean(-1, keepdims=True)
+    return centered * jax.lax.rsqrt(variance + epsilon)

@@ -1,28 +1,30 @@
-"""Masked language modelling: the enhanced mask decoder and the tied head."""
+"""Masked language modeling: the enhanced mask decoder and the tied head."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
-from deberta_jax.model.deberta import Deberta, as_arrays
-from deberta_jax.model.embeddings import Embedding
+from deberta_jax.model.attention import Queries
+from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import Encoder
-from deberta_jax.model.linear import LayerNorm, Linear
-from deberta_jax.ops.attention import make_attention_mask
+from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays, as_token_mask, split_key
+from deberta_jax.model.linear import Embedding, LayerNorm, Linear
+from deberta_jax.ops.masks import make_attention_mask
 from deberta_jax.ops.precision import accumulation_dtype
 
 DECODING_STEPS = 2
 
 
 class EnhancedMaskDecoder(nnx.Module):
-    """Absolute positions enter here, after the encoder: the last layer is run twice on the masked positions (spec 3).
+    """Absolute positions enter after the encoder: the last layer runs twice, on the masked positions only.
 
-    The layer is the encoder's own last one, so the only parameters are the absolute positions.
+    The layer is the last one of the encoder, so the absolute positions are the only parameters (He et al. 2021, section
+    3.2; docs/numerics.md, "Enhanced mask decoder").
     """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
@@ -45,26 +47,29 @@ class EnhancedMaskDecoder(nnx.Module):
         attention_mask: Bool[Array, "B T"] | None,
         segment_ids: Int[Array, "B T"] | None,
         position_ids: Int[Array, "B T"] | None,
-        key: PRNGKeyArray | None = None,
+        key: Key = None,
     ) -> Float[Array, "B M D"]:
         """Decode the masked positions from `x`, the output of the last layer but one."""
-        most = self.position.embedding.shape[0]
-        if position_ids is None and x.shape[1] > most:
+        limit = self.position.embedding.shape[0]
+        if position_ids is None and x.shape[1] > limit:
             raise InputError(
-                f"sequence of {x.shape[1]} tokens, the enhanced mask decoder has {most} absolute positions: shorten it"
+                f"sequence of {x.shape[1]} tokens, the enhanced mask decoder has {limit} absolute positions: shorten "
+                "the sequence"
             )
         layer = encoder.last_layer()
         relative = encoder.relative_positions(x.shape[1], x.dtype)
         mask = make_attention_mask(attention_mask, segment_ids, query_positions=masked_positions)
-        absolute = masked_positions if position_ids is None else jnp.take_along_axis(position_ids, masked_positions, 1)
+        absolute = masked_positions
+        if position_ids is not None:
+            absolute = jnp.take_along_axis(position_ids, masked_positions, axis=1)
         states = gather_positions(x, masked_positions) + self.position(absolute).astype(x.dtype)
-        for step_key in (None,) * DECODING_STEPS if key is None else jax.random.split(key, DECODING_STEPS):
-            states = layer(x, relative, mask, query_states=states, query_positions=masked_positions, key=step_key)
+        for step_key in split_key(key, DECODING_STEPS):
+            states = layer(x, relative, mask, queries=Queries(states, masked_positions), key=step_key)
         return states
 
 
 class MaskedLMHead(nnx.Module):
-    """Dense, activation, norm, then the product with the word table and a bias (spec 3.1)."""
+    """Dense layer, activation, norm, then the product with the word embeddings and a bias."""
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
         self.config = config
@@ -76,14 +81,15 @@ class MaskedLMHead(nnx.Module):
     def __call__(self, x: Float[Array, "B M D"], words: Float[Array, "V E"]) -> Float[Array, "B M V"]:
         """Logits over the vocabulary, in float32 or wider."""
         x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
-        logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=accumulation_dtype(x.dtype))
+        dtype = accumulation_dtype(x.dtype)
+        logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=dtype)
         return logits + self.bias[...].astype(logits.dtype)
 
 
 class MaskedLM(nnx.Module):
-    """DeBERTa with a masked language model head, through the enhanced mask decoder or, without it, from the last layer.
+    """DeBERTa with a masked language model head: through the enhanced mask decoder, or from the last layer without it.
 
-    A model whose input already holds absolute positions has no decoder (spec 3.1).
+    A model whose input contains absolute positions has no decoder.
     """
 
     def __init__(
@@ -91,28 +97,28 @@ class MaskedLM(nnx.Module):
         config: DebertaConfig,
         *,
         enhanced_mask_decoder: bool = True,
-        dtype: DTypeLike | None = None,
+        dtype: DType = None,
         remat: Remat = "none",
         key: PRNGKeyArray,
     ):
         keys = jax.random.split(key, 3)
         self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
-        decoded = enhanced_mask_decoder and not config.position_biased_input
-        self.decoder = EnhancedMaskDecoder(config, key=keys[1]) if decoded else None
+        has_decoder = enhanced_mask_decoder and not config.position_biased_input
+        self.decoder = EnhancedMaskDecoder(config, key=keys[1]) if has_decoder else None
         self.head = MaskedLMHead(config, key=keys[2])
 
     def __call__(
         self,
-        input_ids: Int[ArrayLike, "B T"],
-        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        input_ids: Tokens,
+        attention_mask: Mask = None,
         *,
         masked_positions: Int[ArrayLike, "B M"] | None = None,
-        token_type_ids: Int[ArrayLike, "B T"] | None = None,
-        segment_ids: Int[ArrayLike, "B T"] | None = None,
-        position_ids: Int[ArrayLike, "B T"] | None = None,
-        key: PRNGKeyArray | None = None,
+        token_type_ids: Tokens | None = None,
+        segment_ids: Tokens | None = None,
+        position_ids: Tokens | None = None,
+        key: Key = None,
     ) -> Float[Array, "B M V"]:
-        """Logits at `masked_positions`, at every position without them. Other arguments as `Deberta`."""
+        """Logits at `masked_positions`, or at every position without them. Other arguments as `Deberta`."""
         states = self.states(
             input_ids,
             attention_mask,
@@ -126,23 +132,23 @@ class MaskedLM(nnx.Module):
 
     def states(
         self,
-        input_ids: Int[ArrayLike, "B T"],
-        attention_mask: Bool[ArrayLike, "B T"] | Int[ArrayLike, "B T"] | None = None,
+        input_ids: Tokens,
+        attention_mask: Mask = None,
         *,
         masked_positions: Int[ArrayLike, "B M"] | None = None,
-        token_type_ids: Int[ArrayLike, "B T"] | None = None,
-        segment_ids: Int[ArrayLike, "B T"] | None = None,
-        position_ids: Int[ArrayLike, "B T"] | None = None,
-        key: PRNGKeyArray | None = None,
+        token_type_ids: Tokens | None = None,
+        segment_ids: Tokens | None = None,
+        position_ids: Tokens | None = None,
+        key: Key = None,
     ) -> Float[Array, "B M D"]:
-        """What the head reads: decoded states, or the last layer's, at `masked_positions`."""
-        masked_positions, position_ids = as_arrays(masked_positions, position_ids)
-        attention_mask, segment_ids = as_arrays(attention_mask, segment_ids)
-        keys = (None, None) if key is None else jax.random.split(key)
+        """The input of the head: decoded states, or those of the last layer, at `masked_positions`."""
+        masked_positions, segment_ids, position_ids = as_arrays(masked_positions, segment_ids, position_ids)
+        token_mask = as_token_mask(attention_mask, segment_ids)
+        keys = split_key(key, 2)
         L = self.deberta.config.num_hidden_layers
         x = self.deberta(
             input_ids,
-            attention_mask,
+            token_mask,
             token_type_ids=token_type_ids,
             segment_ids=segment_ids,
             position_ids=position_ids,
@@ -153,21 +159,11 @@ class MaskedLM(nnx.Module):
             return x if masked_positions is None else gather_positions(x, masked_positions)
         if masked_positions is None:
             masked_positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-        if attention_mask is not None:
-            attention_mask = attention_mask.astype(bool)
-        elif segment_ids is not None:
-            attention_mask = segment_ids > 0
-        return self.decoder(
-            self.deberta.encoder,
-            x,
-            masked_positions,
-            attention_mask=attention_mask,
-            segment_ids=segment_ids,
-            position_ids=position_ids,
-            key=keys[1],
-        )
+        packing = {"segment_ids": segment_ids, "position_ids": position_ids}
+        encoder = self.deberta.encoder
+        return self.decoder(encoder, x, masked_positions, attention_mask=token_mask, **packing, key=keys[1])
 
 
 def gather_positions(x: Float[Array, "B T D"], positions: Int[Array, "B M"]) -> Float[Array, "B M D"]:
-    """The states that stand at `positions`."""
+    """The states at `positions`."""
     return jnp.take_along_axis(x, positions[..., None], axis=1)

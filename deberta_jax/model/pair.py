@@ -1,68 +1,74 @@
-"""Generator and discriminator of version 3, and what they share (He, Gao and Chen 2023, 3.3; spec 4)."""
+"""Generator and discriminator of v3, and the embeddings they share (He, Gao and Chen 2023, section 3.3).
 
-from typing import Any, TypeVar
+See docs/numerics.md, "Replaced-token detection".
+"""
+
+from typing import TypeVar
 
 import jax
 from flax import nnx
-from jaxtyping import DTypeLike, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Remat, Sharing
 from deberta_jax.errors import InputError
-from deberta_jax.model.embeddings import Embedding
 from deberta_jax.model.heads import ReplacedTokenDetection
+from deberta_jax.model.inputs import DType
+from deberta_jax.model.linear import Embedding
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.tree import replace_parts
 
 Tables = dict[str, Embedding]
-Paired = TypeVar("Paired", MaskedLM, ReplacedTokenDetection)
-# The tables that are shared, where a model has them: words, and positions that are added to the input (spec 4.4).
+PairedModel = TypeVar("PairedModel", MaskedLM, ReplacedTokenDetection)
+# The tables that are shared, where a model has them: words, and positions that are added to the input.
 _SHARED = "word", "position"
 
 
 class ReplacedTokenPair(nnx.Module):
-    """A generator, which writes tokens in place of masked ones, and a discriminator, which finds them.
+    """A generator, which replaces masked tokens, and a discriminator, which detects them.
 
-    `sharing` says how the discriminator comes by its tables E_D. "gdes": E_D = ⟦E_G⟧ + E_Δ, the generator's, which its
-    loss does not move, and a difference, which it does. "es": E_D = E_G, moved by both losses. "none": its own.
+    `sharing` defines the discriminator's tables E_D. "gdes": E_D = stop_gradient(E_G) + E_delta, the generator's
+    tables, which the discriminator's loss does not change, plus a difference, which it does. "es": E_D = E_G, changed
+    by both losses. "none": E_D is independent.
 
-    `discriminator` holds what is its own alone (E_Δ, nothing, or E_D); `detector()` is the model that it makes.
+    `discriminator` holds only its own tables (E_delta, nothing, or E_D); `detector()` is the complete model.
     """
 
     def __init__(self, generator: MaskedLM, detector: ReplacedTokenDetection, sharing: Sharing = "gdes"):
-        """The pair of two models that can stand alone: E_Δ = E_D - E_G; with "es" the generator's tables are both's."""
-        own: dict[str, Any] = tables(detector)
-        shared = tables(generator)
+        """A pair of two complete models: E_delta = E_D - E_G; with "es" both use the generator's tables."""
+        detector_tables, shared = tables(detector), tables(generator)
+        parts: Tables | dict[str, None] = detector_tables
         if sharing != "none":
-            _check_shapes(shared, own)
+            _check_shapes(shared, detector_tables)
         if sharing == "gdes":
-            own = {
-                name: _changed(table, table.embedding[...] - shared[name].embedding[...]) for name, table in own.items()
+            parts = {
+                name: _with_values(table, table.embedding[...] - shared[name].embedding[...])
+                for name, table in detector_tables.items()
             }
         elif sharing == "es":
-            own = dict.fromkeys(own)
+            parts = dict.fromkeys(detector_tables)
         self.sharing = sharing
         self.generator = generator
-        self.discriminator = with_tables(detector, own)
+        self.discriminator = with_tables(detector, parts)
 
     @property
     def shared(self) -> Tables:
-        """The generator's tables that the discriminator reads; empty where it has its own."""
+        """The generator's tables that the discriminator reads; empty for independent tables."""
         return {} if self.sharing == "none" else tables(self.generator)
 
     def detector(self) -> ReplacedTokenDetection:
-        """The discriminator with its tables formed, as it reads them; it can stand alone."""
+        """The discriminator with its tables summed, as a complete model."""
         return detector(self.discriminator, self.shared, self.sharing)
 
 
 def detector(discriminator: ReplacedTokenDetection, shared: Tables, sharing: Sharing) -> ReplacedTokenDetection:
-    """A pair's discriminator with the tables that it reads, of its own and of the generator's."""
+    """A pair's discriminator with the tables that it reads, from its own and the generator's."""
     if sharing == "none":
         return discriminator
     if sharing == "es":
         return with_tables(discriminator, shared)
-    own = tables(discriminator)
     summed = {
-        name: _changed(table, jax.lax.stop_gradient(shared[name].embedding[...]) + table.embedding[...])
-        for name, table in own.items()
+        name: _with_values(table, jax.lax.stop_gradient(shared[name].embedding[...]) + table.embedding[...])
+        for name, table in tables(discriminator).items()
     }
     return with_tables(discriminator, summed)
 
@@ -72,11 +78,11 @@ def initial_pair(
     discriminator: DebertaConfig,
     sharing: Sharing = "gdes",
     *,
-    dtype: DTypeLike | None = None,
+    dtype: DType = None,
     remat: Remat = "none",
     key: PRNGKeyArray,
 ) -> ReplacedTokenPair:
-    """A pair to be trained from scratch, with E_Δ = 0 (spec 4.5)."""
+    """A pair to train from scratch, with E_delta = 0."""
     keys = jax.random.split(key)
     first = MaskedLM(generator, dtype=dtype, remat=remat, key=keys[0])
     second = ReplacedTokenDetection(discriminator, dtype=dtype, remat=remat, key=keys[1])
@@ -87,26 +93,23 @@ def initial_pair(
 
 def tables(model: MaskedLM | ReplacedTokenDetection) -> Tables:
     """The tables of a model that a pair shares."""
-    found = {name: getattr(model.deberta.embeddings, name) for name in _SHARED}
-    return {name: table for name, table in found.items() if table is not None}
+    named = {name: getattr(model.deberta.embeddings, name) for name in _SHARED}
+    return {name: table for name, table in named.items() if table is not None}
 
 
-def _check_shapes(shared: Tables, own: Tables) -> None:
-    shapes = [{name: table.embedding.shape for name, table in tables.items()} for tables in (shared, own)]
+def with_tables(model: PairedModel, tables: Tables | dict[str, None]) -> PairedModel:
+    """A copy of a model with other tables."""
+    return replace_parts(model, {f"deberta.embeddings.{name}": table for name, table in tables.items()})
+
+
+def _check_shapes(shared: Tables, detector_tables: Tables) -> None:
+    shapes = [{name: table.embedding.shape for name, table in tables.items()} for tables in (shared, detector_tables)]
     if shapes[0] != shapes[1]:
         raise InputError(
-            f"generator and discriminator cannot share tables of different shapes: {shapes[0]} and {shapes[1]}; give "
-            'both one config but for their depths, or sharing "none"'
+            f"generator and discriminator cannot share tables of different shapes: {shapes[0]} and {shapes[1]}; use "
+            'configs that differ only in depth, or sharing "none"'
         )
 
 
-def _changed(table: Embedding, values: jax.Array) -> Embedding:
+def _with_values(table: Embedding, values: Array) -> Embedding:
     return jax.tree.map(lambda _: values, table)
-
-
-def with_tables(model: Paired, tables: Tables | dict[str, None]) -> Paired:
-    """The same model, not the same object, with other tables."""
-    copy = jax.tree.map(lambda leaf: leaf, model)
-    for name, table in tables.items():
-        setattr(copy.deberta.embeddings, name, table)
-    return copy

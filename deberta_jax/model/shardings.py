@@ -1,4 +1,4 @@
-"""Where the parameters of a model live on a mesh."""
+"""The shardings of a model's parameters on a mesh."""
 
 from typing import Any
 
@@ -10,20 +10,18 @@ from deberta_jax.sharding import partition_spec
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """The same tree with a NamedSharding for each array: by its logical axes inside an `nnx.Variable`, else replicated.
+    """The same tree with a NamedSharding for each array: by its logical axes in an `nnx.Variable`, else replicated.
 
-    Works on a model, on its gradients and on an optax state, whose moments are trees of the same variables.
+    Works on a model, on its gradients, and on an optax state, whose moments are trees of the same variables.
     """
 
-    def of(node: Any) -> Any:
+    def sharding(node: Any) -> Any:
         if not jax.tree.leaves(node):
-            # What an optimizer leaves out.
+            # An optimizer state omits parameters that are not trained.
             return node
         if isinstance(node, nnx.Variable):
-            value = node.get_value()
-            return node.replace(
-                NamedSharding(mesh, partition_spec(node.get_metadata().get("axes", ()), value.shape, mesh))
-            )
+            axes, shape = node.get_metadata().get("axes", ()), node.get_value().shape
+            return node.replace(NamedSharding(mesh, partition_spec(axes, shape, mesh)))
         return NamedSharding(mesh, PartitionSpec())
 
-    return jax.tree.map(of, tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    return jax.tree.map(sharding, tree, is_leaf=lambda node: isinstance(node, nnx.Variable))

@@ -1,9 +1,14 @@
-"""Where arithmetic needs more than the compute dtype."""
+"""The dtype in which sums and normalizations are computed."""
 
 import jax.numpy as jnp
-from jaxtyping import DTypeLike
+from jaxtyping import Array, DTypeLike, Float
 
 
 def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """The dtype of scores, softmax, norms and losses: float32, or float64 for float64."""
+    """The dtype of scores, softmax, norms and losses: float32, or float64 for float64 inputs."""
     return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+def upcast(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The array in its accumulation dtype."""
+    return x.astype(accumulation_dtype(x.dtype))

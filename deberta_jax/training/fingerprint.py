@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
-from deberta_jax.ops.dropout import mix_bits, positions
+from deberta_jax.ops.hashing import flat_index, mix_bits
 
 Fingerprint = dict[str, list[int]]
 
@@ -28,7 +28,7 @@ def _sums(tree: dict[str, Any]) -> dict[str, UInt32[Array, "2"]]:
 
 def _array_sums(x: Array) -> UInt32[Array, "2"]:
     words = _words(x)
-    salted = [words ^ mix_bits(positions(words.shape) ^ jnp.uint32(salt)) for salt in (0x9E3779B9, 0x7F4A7C15)]
+    salted = [words ^ mix_bits(flat_index(words.shape) ^ jnp.uint32(salt)) for salt in (0x9E3779B9, 0x7F4A7C15)]
     return jnp.stack([jnp.sum(mix_bits(word), dtype=jnp.uint32) for word in salted])
 
 

@@ -8,7 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Case, Difference, largest, loaded, read_case
+from check import (
+    BOUND_32,
+    BOUND_64,
+    BOUND_GRADIENT,
+    Case,
+    Difference,
+    check_inputs,
+    largest,
+    loaded,
+    read_case,
+    token_mask,
+)
 
 from deberta_jax.finetuning.config import SiftConfig
 from deberta_jax.finetuning.kinds.regression import regression_objective
@@ -32,6 +43,7 @@ def over_the_batch() -> TaskObjective:
 def run_sift(folder: Path) -> Iterator[Difference]:
     """Every difference of a case in float32 and in float64."""
     case = read_case(folder)
+    check_inputs(folder, case.inputs, {"input_ids", "input_mask", "labels", "noise"})
     before = jax.config.jax_enable_x64
     try:
         for dtype, bound in (("float32", BOUND_32), ("float64", BOUND_64)):
@@ -55,7 +67,7 @@ def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
     rows = len(case.inputs["labels"])
     batch = {
         "input_ids": jnp.asarray(case.inputs["input_ids"], jnp.int32),
-        "attention_mask": jnp.asarray(case.inputs["attention_mask"], jnp.int32),
+        "attention_mask": jnp.asarray(token_mask(case.inputs), jnp.int32),
         "token_type_ids": jnp.zeros(case.inputs["input_ids"].shape, jnp.int32),
         "labels": jnp.asarray(case.inputs["labels"], dtype if one else jnp.int32),
         "weights": jnp.ones(rows, dtype),
@@ -67,7 +79,7 @@ def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
     def losses(model):
         passes = adversarial_passes(task, settings, model, batch, noise)
         plain = task.outputs(model, batch, None)
-        summed = model.deberta.embeddings.summed(batch["input_ids"])
+        summed = model.deberta.embeddings.lookup(batch["input_ids"])
         e = normalize(summed)
         flat = (lambda x: x[:, 0]) if one else (lambda x: x)
         clean_loss, adv_loss = passes.task.loss / passes.task.weight, passes.adversarial / over

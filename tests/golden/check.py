@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 import jax
@@ -92,10 +92,33 @@ def loaded(case: Case, build: Callable[[jax.Array], object], dtype: str) -> obje
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), model)
 
 
+# The names of the inputs in the files, as the original code and transformers call them.
+MASKS = "input_mask", "attention_mask"
+OPTIONAL = {"token_type_ids": "token_type_ids", "type_ids": "token_type_ids", "position_ids": "position_ids"}
+TARGETS = {"labels", "start_positions", "end_positions"}
+KNOWN = {"input_ids", "embedding_mask", "entity_indice", *MASKS, *OPTIONAL, *TARGETS}
+
+
+def token_mask(inputs: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The mask of real tokens or of pairs, under either name."""
+    return next((inputs[name] for name in MASKS if name in inputs), None)
+
+
+def check_inputs(folder: Path, inputs: dict[str, np.ndarray], known: Set[str] = KNOWN) -> None:
+    """Raise ValueError for inputs that would be ignored."""
+    if unknown := inputs.keys() - known:
+        raise ValueError(f"{folder}: unknown inputs {', '.join(sorted(unknown))}")
+    if len(inputs.keys() & {*MASKS}) > 1:
+        raise ValueError(f"{folder}: both {' and '.join(MASKS)}, expected one of them")
+
+
 def masks(case: Case) -> dict[str, jax.Array | None]:
-    """The arguments that a case's mask becomes: which tokens are real, and a full mask where it has one."""
-    mask = case.inputs.get("attention_mask", case.inputs.get("attention_mask"))
-    if mask is None or mask.ndim == 2:
+    """A case's mask as arguments of the model: which tokens are real, and a mask of pairs if it has one.
+
+    The mask of multiple choice has an axis of choices, and is one of tokens.
+    """
+    mask = token_mask(case.inputs)
+    if mask is None or mask.ndim == 2 or case.inputs["input_ids"].ndim == 3:
         return {"attention_mask": mask}
     if mask.ndim == 3:
         return {"attention_mask": case.inputs["embedding_mask"], "pair_mask": jnp.asarray(mask[:, None] != 0)}
@@ -103,7 +126,8 @@ def masks(case: Case) -> dict[str, jax.Array | None]:
 
 
 def extras(case: Case) -> dict[str, np.ndarray]:
-    return {name: case.inputs[name] for name in ("token_type_ids",) if name in case.inputs}
+    """Token types and positions, if a case has them, as arguments of the model."""
+    return {argument: case.inputs[name] for name, argument in OPTIONAL.items() if name in case.inputs}
 
 
 def on_host(outputs: dict[str, jax.Array | None]) -> dict[str, np.ndarray]:
@@ -150,7 +174,8 @@ def run_masked_lm(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[s
         states = model.deberta(case.inputs["input_ids"], **masks(case), **extras(case), depth=depth).last_hidden_state
         if model.decoder is not None:
             outputs["last_but_one_hidden_state"] = states
-            outputs["emd_states.1"] = model.states(case.inputs["input_ids"], **masks(case), **masked)[slots]
+            states = model.states(case.inputs["input_ids"], **masks(case), **extras(case), **masked)
+            outputs["emd_states.1"] = states[slots]
         elif not microsoft:
             outputs["last_hidden_state"] = states
         return each.mean(), outputs
@@ -215,8 +240,7 @@ def of_spans(case: Case, model: QuestionAnswering) -> dict[str, jax.Array]:
 
 
 def of_choices(case: Case, model: MultipleChoice) -> dict[str, jax.Array]:
-    mask = case.inputs["attention_mask"]
-    logits = model(case.inputs["input_ids"], mask, **extras(case))
+    logits = model(case.inputs["input_ids"], **masks(case), **extras(case))
     return {"logits": logits, "loss": cross_entropy(logits, jnp.asarray(case.inputs["labels"])).mean()}
 
 
@@ -314,6 +338,7 @@ def run_case(folder: Path) -> Iterator[Difference]:
         yield from adversaries.run_sift(folder)
         return
     case = read_case(folder)
+    check_inputs(folder, case.inputs)
     run = runner(case.about)
     before = jax.config.jax_enable_x64
     try:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Difference, gathered, largest
+from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Difference, check_inputs, gathered, largest
 
 from deberta_jax.config import read_rtd_pair
 from deberta_jax.hub.layout import export_tensors
@@ -52,13 +52,14 @@ def run_pair(folder: Path) -> Iterator[Difference]:
 def _run(folder: Path, dtype: str, bound: float) -> Iterator[Difference]:
     pair = loaded_pair(folder, dtype)
     inputs, about = dict(np.load(folder / "inputs.npz")), json.loads((folder / "case.json").read_text())
-    labels, real = inputs["labels"], inputs["attention_mask"] > 0
+    check_inputs(folder, inputs, {"input_ids", "input_mask", "labels", "position_ids", "sampled_tokens"})
+    labels, real = inputs["labels"], inputs["input_mask"] > 0
     positions, used = gathered(labels > 0)
     written = np.zeros(positions.shape, np.int32)
     written[used] = inputs["sampled_tokens"]
     batch = {
         "input_ids": jnp.asarray(inputs["input_ids"]),
-        "segment_ids": jnp.asarray(inputs["attention_mask"]),
+        "segment_ids": jnp.asarray(inputs["input_mask"]),
         "position_ids": jnp.asarray(inputs["position_ids"]),
         "masked_positions": jnp.asarray(positions, jnp.int32),
         "labels": jnp.asarray(np.take_along_axis(labels, positions, 1)),

@@ -10,45 +10,45 @@ from deberta_jax.errors import InputError
 
 
 @pytest.mark.parametrize("name", ["v1", "v2"])
-def test_the_scan_is_a_loop_over_layers(name):
+def test_the_scan_equals_a_loop_over_layers(name):
     model, config = bare(name), CONFIGS[name]
     output = call(model, IDS, MASK, output_hidden_states=True)
     mask = MASK == 1
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
     relative = model.encoder.relative_positions(IDS.shape[1], jnp.dtype("float32"))
     run = jax.jit(lambda layer, x: layer(x, relative, pairs))
-    x = embedded = jax.jit(lambda model: model.embeddings(IDS, mask))(model)
+    x = embeddings = jax.jit(lambda model: model.embeddings(IDS, mask))(model)
     for number in range(config.num_hidden_layers):
         np.testing.assert_allclose(output.hidden_states[number], x, atol=1e-5)
         x = run(jax.tree.map(lambda p, i=number: p[i], model.encoder.layers), x)
         if number == 0 and model.encoder.convolution is not None:
-            merge = lambda c, x: c.merge(x, c(embedded, mask, None), mask)  # noqa: E731
+            merge = lambda c, x: c.merge(x, c(embeddings, mask, None), mask)  # noqa: E731
             x = jax.jit(merge)(model.encoder.convolution, x)
     np.testing.assert_allclose(output.last_hidden_state, x, atol=1e-5)
 
 
-def test_recomputing_in_the_backward_pass_changes_nothing():
+def test_rematerialization_does_not_change_gradients():
     def run(remat):
         loss = lambda model: jnp.square(model(IDS, MASK, key=jax.random.key(3)).last_hidden_state[:, ::2]).sum()  # noqa: E731
         return jax.jit(jax.value_and_grad(loss))(bare("v2", remat=remat))
 
     value, gradients = run("none")
     for remat in ("dots", "full"):
-        other, others = run(remat)
-        np.testing.assert_allclose(other, value, rtol=1e-6)
-        for ours, theirs in zip(jax.tree.leaves(others), jax.tree.leaves(gradients), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(1, float(jnp.abs(theirs).max())))
+        remat_value, remat_gradients = run(remat)
+        np.testing.assert_allclose(remat_value, value, rtol=1e-6)
+        for gradient, expected in zip(jax.tree.leaves(remat_gradients), jax.tree.leaves(gradients), strict=True):
+            np.testing.assert_allclose(gradient, expected, atol=1e-5 * max(1, float(jnp.abs(expected).max())))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_padded_is_unpadded_at_real_tokens(name):
+def test_padding_does_not_change_real_tokens(name):
     model = bare(name)
     padded = call(model, IDS, MASK).last_hidden_state
     np.testing.assert_allclose(padded[:1, :7], call(model, IDS[:1, :7]).last_hidden_state, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_padding_does_not_reach_real_tokens_by_a_bit(name):
+def test_the_content_of_padding_does_not_reach_real_tokens_bit_for_bit(name):
     model = bare(name)
     run = jax.jit(lambda ids: model(ids, MASK).last_hidden_state)
     one, other = run(IDS), run(jnp.where(MASK == 1, IDS, ids_of(2, 12, seed=5)))
@@ -56,19 +56,19 @@ def test_padding_does_not_reach_real_tokens_by_a_bit(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_packed_documents_are_as_they_are_alone(name):
+def test_packed_documents_equal_separate_sequences(name):
     model, ids = bare(name), ids_of(1, 14)[0]
     segments = jnp.asarray([[1] * 5 + [2] * 4 + [3] * 3 + [0] * 2])
     positions = jnp.asarray([[*range(5), *range(4), *range(3), 0, 0]])
     packed = call(model, ids[None], segment_ids=segments, position_ids=positions).last_hidden_state[0]
-    apart = jnp.stack([jnp.pad(ids[a:b], (0, 5 - (b - a))) for a, b in ((0, 5), (5, 9), (9, 12))])
-    alone = call(model, apart, jnp.arange(5) < jnp.asarray([[5], [4], [3]])).last_hidden_state
+    separate = jnp.stack([jnp.pad(ids[a:b], (0, 5 - (b - a))) for a, b in ((0, 5), (5, 9), (9, 12))])
+    alone = call(model, separate, jnp.arange(5) < jnp.asarray([[5], [4], [3]])).last_hidden_state
     for start, row, length in ((0, 0, 5), (5, 1, 4), (9, 2, 3)):
         np.testing.assert_allclose(packed[start : start + length], alone[row, :length], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["v1", "v2"])
-def test_states_and_attentions_come_on_request(name):
+def test_states_and_attentions_are_returned_on_request(name):
     model = bare(name)
     plain, full = call(model, IDS), call(model, IDS, output_hidden_states=True, output_attentions=True)
     assert plain.hidden_states is None
@@ -79,12 +79,12 @@ def test_states_and_attentions_come_on_request(name):
     np.testing.assert_allclose(full.hidden_states[-1], plain.last_hidden_state, atol=1e-5)
 
 
-def test_the_first_layers_alone_are_those_of_the_whole():
+def test_depth_returns_the_states_of_that_layer():
     whole = call(bare("v2"), IDS, MASK, output_hidden_states=True).hidden_states
     np.testing.assert_allclose(call(bare("v2"), IDS, MASK, depth=2).last_hidden_state, whole[2], atol=1e-5)
 
 
-def test_a_full_mask_takes_the_place_of_the_pairs():
+def test_a_pair_mask_replaces_the_mask_of_tokens():
     model, causal = bare("v3"), jnp.tril(jnp.ones((2, 1, 12, 12), bool))
     output = call(model, IDS, pair_mask=causal, output_attentions=True)
     assert (jnp.where(causal, 0, output.attentions) == 0).all()
@@ -92,18 +92,18 @@ def test_a_full_mask_takes_the_place_of_the_pairs():
     np.testing.assert_allclose(output.last_hidden_state[:, :8], later.last_hidden_state[:, :8], atol=1e-6)
 
 
-def test_a_batch_of_numpy_arrays_is_taken_without_a_jit():
+def test_numpy_inputs_work_without_jit():
     output = bare("biased")(np.asarray(IDS), np.asarray(MASK), token_type_ids=np.zeros((2, 12), np.int64))
     np.testing.assert_allclose(output.last_hidden_state, call(bare("biased"), IDS, MASK).last_hidden_state, atol=1e-5)
 
 
-def test_gradients_stay_finite_where_a_row_is_all_padding():
+def test_gradients_are_finite_for_a_sequence_of_padding():
     loss = lambda model: jnp.square(model(IDS, MASK.at[1].set(0)).last_hidden_state).sum()  # noqa: E731
     gradients = jax.jit(jax.grad(loss))(bare("v2"))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
-def test_the_padding_row_takes_no_gradient_through_its_lookup():
+def test_the_padding_row_gets_no_gradient_from_its_lookup():
     ids = IDS.at[:, 4].set(V3.pad_token_id)
     loss = lambda model: jnp.square(model(ids).last_hidden_state[:, ::2]).sum()  # noqa: E731
     table = jax.jit(jax.grad(loss))(bare("v3")).embeddings.word.embedding[...]
@@ -111,17 +111,17 @@ def test_the_padding_row_takes_no_gradient_through_its_lookup():
     assert (table[ids[0, 0]] != 0).any()
 
 
-def test_a_sequence_longer_than_its_absolute_positions_is_refused():
+def test_a_sequence_longer_than_the_absolute_positions_is_an_error():
     with pytest.raises(InputError, match="600 tokens, the model has 512"):
         bare("biased")(ids_of(1, 600))
 
 
-def test_an_unknown_activation_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="'gelo' is not known: use one of gelu"):
+def test_an_unknown_activation_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(InputError, match="unknown activation 'gelo', use one of gelu"):
         bare(dataclasses.replace(V3, hidden_act="gelo"))(IDS)
 
 
-def test_versions_differ_in_the_parameters_they_should():
+def test_versions_differ_in_their_parameters():
     first, second, biased = (bare(config) for config in (V1, V2, BIASED))
     assert first.encoder.layers.attention.key.bias is None
     assert first.encoder.layers.attention.position_key.bias is None

@@ -12,7 +12,7 @@ from deberta_jax.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", ["v1", "v2"])
-def test_packed_documents_are_decoded_as_they_are_alone(name):
+def test_packed_documents_decode_as_separate_sequences(name):
     model, ids = masked_lm(name), ids_of(1, 12)[0]
     segments, positions = jnp.asarray([[1] * 5 + [2] * 6 + [0]]), jnp.asarray([[*range(5), *range(6), 0]])
     packed = call(
@@ -22,33 +22,33 @@ def test_packed_documents_are_decoded_as_they_are_alone(name):
         position_ids=positions,
         masked_positions=jnp.asarray([[1, 3, 5, 9]]),
     )
-    apart = jnp.stack([jnp.pad(ids[:5], (0, 1)), ids[5:11]])
+    separate = jnp.stack([jnp.pad(ids[:5], (0, 1)), ids[5:11]])
     mask = jnp.arange(6) < jnp.asarray([[5], [6]])
-    alone = call(model, apart, mask, masked_positions=jnp.asarray([[1, 3], [0, 4]]))
+    alone = call(model, separate, mask, masked_positions=jnp.asarray([[1, 3], [0, 4]]))
     np.testing.assert_allclose(packed[0], alone.reshape(4, -1), atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["v1", "v2", "biased"])
-def test_masked_positions_are_decoded_as_among_all(name):
+def test_masked_positions_have_the_logits_of_all_positions(name):
     model, at = masked_lm(name), jnp.asarray([[0, 4, 6], [2, 2, 7]])
-    everywhere, some = call(model, IDS, MASK), call(model, IDS, MASK, masked_positions=at)
-    np.testing.assert_allclose(some, jnp.take_along_axis(everywhere, at[..., None], axis=1), atol=2e-5)
+    all_logits, masked_logits = call(model, IDS, MASK), call(model, IDS, MASK, masked_positions=at)
+    np.testing.assert_allclose(masked_logits, jnp.take_along_axis(all_logits, at[..., None], axis=1), atol=2e-5)
 
 
-def test_padding_does_not_reach_what_is_decoded_by_a_bit():
+def test_the_content_of_padding_does_not_reach_decoded_states_bit_for_bit():
     model, at = masked_lm("v2"), jnp.asarray([[0, 4, 6], [2, 2, 7]])
     run = jax.jit(lambda ids: model.states(ids, MASK, masked_positions=at))
     assert (run(IDS) == run(jnp.where(MASK == 1, IDS, ids_of(2, 12, seed=5)))).all()
 
 
-def test_the_last_layers_ordinary_pass_is_not_computed():
+def test_the_unused_pass_of_the_last_layer_is_not_computed():
     jaxpr = jax.make_jaxpr(lambda model: model(IDS, MASK))(masked_lm("v3")).jaxpr
     lengths = [equation.params["length"] for equation in jaxpr.eqns if equation.primitive.name == "scan"]
     assert V3.num_hidden_layers - 1 in lengths
     assert V3.num_hidden_layers not in lengths
 
 
-def test_the_decoder_exists_where_positions_are_not_in_the_input():
+def test_the_decoder_exists_unless_the_input_contains_positions():
     assert masked_lm(V3).decoder is not None
     assert masked_lm(V3, enhanced_mask_decoder=False).decoder is None
     assert masked_lm(BIASED).decoder is None
@@ -57,19 +57,19 @@ def test_the_decoder_exists_where_positions_are_not_in_the_input():
 @pytest.mark.parametrize(
     ("fields", "reason"), [({"embedding_size": 12}, "must be equal"), ({"num_hidden_layers": 1}, "at least 2")]
 )
-def test_a_decoder_that_cannot_be_is_refused(fields, reason):
+def test_an_impossible_decoder_is_an_error(fields, reason):
     with pytest.raises(InputError, match=reason):
         masked_lm(dataclasses.replace(V3, **fields))
 
 
 @pytest.mark.parametrize("name", ["v1", "v2"])
-def test_bfloat16_is_computed_from_float32_parameters(name):
+def test_bfloat16_computes_from_float32_parameters(name):
     exact, rough = masked_lm(name), masked_lm(name, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(rough)} == {jnp.dtype("float32")}
     assert jax.eval_shape(rough.states, IDS).dtype == jnp.bfloat16
-    logits, wanted = call(rough, IDS), call(exact, IDS)
+    logits, expected = call(rough, IDS), call(exact, IDS)
     assert logits.dtype == jnp.float32
-    assert jnp.abs(logits - wanted).mean() < 0.05 * jnp.abs(wanted).mean()
+    assert jnp.abs(logits - expected).mean() < 0.05 * jnp.abs(expected).mean()
     gradients = jax.eval_shape(jax.grad(lambda model: jnp.square(model(IDS)).mean()), rough)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
 
@@ -82,7 +82,7 @@ def test_dropout_needs_a_key():
     assert (dropped != run(model, jax.random.key(1))).any()
 
 
-def test_parameters_start_as_in_the_original():
+def test_parameters_are_initialized_as_in_the_original():
     model = jax.jit(
         lambda key: MaskedLM(dataclasses.replace(PRESETS["tiny"], initializer_range=0.02, conv_kernel_size=3), key=key)
     )(jax.random.key(0))
@@ -106,7 +106,7 @@ def test_parameters_start_as_in_the_original():
     assert (layers.up.kernel[0] != layers.up.kernel[1]).any()
 
 
-def test_a_sequence_beyond_the_decoders_positions_is_refused():
+def test_a_sequence_longer_than_the_decoders_positions_is_an_error():
     config = dataclasses.replace(V3, max_position_embeddings=16)
     with pytest.raises(InputError, match="sequence of 17 tokens, the enhanced mask decoder has 16"):
         masked_lm(config)(ids_of(1, 17))

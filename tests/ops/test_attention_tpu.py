@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.ops import attention_tpu
-from deberta_jax.ops.attention import disentangled_attention, make_attention_mask
-from deberta_jax.ops.dropout import seed
+from deberta_jax.ops.attention import disentangled_attention
+from deberta_jax.ops.attention_tpu import is_supported, pallas_tpu
+from deberta_jax.ops.dropout import dropout_seed
+from deberta_jax.ops.masks import make_attention_mask
+from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.positions import relative_index
 from deberta_jax.sharding import make_mesh
 
@@ -28,25 +30,23 @@ def tensors(B, T):
 
 
 def pair(T, *, query_positions=None, mask=None, dropout_rate=0.0):
-    """The kernels and the plain functions, as functions of (q, k, v, rel_k, rel_q)."""
-    rows = relative_index(T, T, buckets=BUCKETS, max_distance=64)
+    """The kernels and the XLA implementation, as functions of (q, k, v, rel_k, rel_q)."""
+    index = relative_index(T, T, buckets=BUCKETS, max_distance=64)
 
     def kernels(q, k, v, rel_k, rel_q):
         scale = (H * (1 + (rel_k is not None) + (rel_q is not None))) ** -0.5
-        dropped = {"dropout_rate": dropout_rate, "interpret": True}
-        return attention_tpu.fused_attention(
-            q, k, v, rel_k, rel_q, query_positions, mask, seed(KEY) if dropout_rate else None, rows=rows, scale=scale,
-            **dropped,
-        )  # fmt: skip
+        seed = dropout_seed(KEY) if dropout_rate else None
+        operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed)
+        return pallas_tpu(operands, index=index, scale=scale, dropout_rate=dropout_rate, interpret=True)
 
     plain = functools.partial(
         disentangled_attention,
-        rows=rows,
+        index=index,
         query_positions=query_positions,
         mask=mask,
         dropout_rate=dropout_rate,
         key=KEY,
-        implementation="all_heads",
+        implementation="xla",
     )
     return kernels, plain
 
@@ -67,12 +67,12 @@ def check(functions, operands):
 
 
 @pytest.mark.parametrize("terms", [(True, True), (True, False), (False, True), (False, False)])
-def test_the_kernels_are_the_plain_functions(terms):
+def test_kernels_equal_the_xla_implementation(terms):
     *content, rel_k, rel_q = tensors(1, 130)
     check(pair(130), (*content, rel_k if terms[0] else None, rel_q if terms[1] else None))
 
 
-def test_the_kernels_mask_drop_and_leave_rows_without_keys_zero():
+def test_kernels_apply_masks_and_dropout_and_zero_queries_without_keys():
     real = jnp.arange(128) < jnp.asarray([[128], [50]])
     mask = make_attention_mask(real, jnp.where(jnp.arange(128) < 20, 1, 2)[None].repeat(2, 0))
     functions = pair(128, mask=mask, dropout_rate=0.3)
@@ -80,11 +80,11 @@ def test_the_kernels_mask_drop_and_leave_rows_without_keys_zero():
     assert (functions[0](*tensors(2, 128))[1, 50:] == 0).all()
 
 
-def test_a_mask_of_keys_serves_all_queries():
+def test_a_mask_of_keys_applies_to_all_queries():
     check(pair(40, mask=(jnp.arange(40) % 3 > 0)[None, None, None]), tensors(1, 40))
 
 
-def test_gathered_queries_go_through_the_kernels():
+def test_kernels_take_gathered_queries():
     at = jnp.asarray([[29, 0, 3], [6, 7, 2]])
     real = jnp.arange(30) < jnp.asarray([[30], [20]])
     q, *others = tensors(2, 30)
@@ -92,14 +92,14 @@ def test_gathered_queries_go_through_the_kernels():
     check(pair(30, query_positions=at, mask=make_attention_mask(real, query_positions=at)), (q, *others))
 
 
-def test_one_position_asked_for_twice_gets_the_same_answer():
+def test_a_repeated_query_position_has_the_same_context():
     at = jnp.asarray([[5, 5, 1]])
     q, *others = tensors(1, 8)
     out = pair(8, query_positions=at)[0](jnp.take_along_axis(q, at[..., None, None], axis=1), *others)
     assert (out[:, 0] == out[:, 1]).all()
 
 
-def test_each_device_of_a_mesh_drops_and_attends_as_one_device_does():
+def test_a_mesh_computes_and_drops_what_one_device_does():
     kernels, _ = pair(
         16, dropout_rate=0.3, mask=make_attention_mask(jnp.arange(16) < jnp.asarray([[16], [9], [3], [16]]))
     )
@@ -109,8 +109,8 @@ def test_each_device_of_a_mesh_drops_and_attends_as_one_device_does():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), split, with_gradients(kernels, operands))
 
 
-def test_the_kernels_are_chosen_for_tpus_that_can_rotate():
-    assert not attention_tpu.runs_here()
+def test_kernels_are_supported_on_tpus_that_rotate_rows():
+    assert not is_supported()
     for kind, rotates in (
         ("TPU v5 lite", True),
         ("TPU v5", True),
@@ -121,25 +121,25 @@ def test_the_kernels_are_chosen_for_tpus_that_can_rotate():
         device = jax.sharding.AbstractDevice(kind, 1, "tpu")
         mesh = jax.sharding.AbstractMesh((1, 1, 1), ("data", "fsdp", "tensor"), abstract_device=device)
         with jax.sharding.use_abstract_mesh(mesh):
-            assert attention_tpu.runs_here() == rotates
+            assert is_supported() == rotates
 
 
 @pytest.mark.tpu_compile
 @pytest.mark.parametrize(
     ("topology", "length"), [("v5e:2x2", 512), ("v5e:2x2", 4096), ("v5p:2x2x1", 2048), ("v6e:2x2", 512)]
 )
-def test_compilers_take_the_kernels_and_keep_scores_out_of_memory(topology, length, tpu_devices):
-    place = jax.sharding.SingleDeviceSharding(tpu_devices(topology)[0])
+def test_kernels_compile_for_tpu_and_keep_scores_out_of_main_memory(topology, length, tpu_devices):
+    sharding = jax.sharding.SingleDeviceSharding(tpu_devices(topology)[0])
     B, N, H = 2, 4, 64
-    rows = relative_index(length, length, buckets=256, max_distance=512)
+    index = relative_index(length, length, buckets=256, max_distance=512)
 
     def total(q, k, v, rel_k, rel_q, mask, seed):
-        options = {"rows": rows, "scale": 0.1, "dropout_rate": 0.1}
-        out = attention_tpu.fused_attention(q, k, v, rel_k, rel_q, None, mask, seed, **options)
+        options = {"index": index, "scale": 0.1, "dropout_rate": 0.1}
+        out = pallas_tpu(Operands(q, k, v, rel_k, rel_q, None, mask, seed), **options)
         return jnp.square(out.astype(jnp.float32)).sum()
 
     def like(shape, dtype=jnp.bfloat16):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     operands = [like((B, length, N, H))] * 3 + [like((512, N, H))] * 2
     operands += [like((B, 1, length, length), jnp.bool_), like((2,), jnp.uint32)]

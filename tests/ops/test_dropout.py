@@ -4,15 +4,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deberta_jax.ops.dropout import dropout, keep_mask, mix_bits, positions, seed
+from deberta_jax.ops.dropout import dropout, dropout_seed, keep_mask
+from deberta_jax.ops.hashing import flat_index, mix_bits
 from deberta_jax.sharding import batch_sharding, make_mesh
 
 
 def draw(number, rate, *shape):
-    return np.asarray(keep_mask(shape, rate, seed=seed(jax.random.key(number))))
+    return np.asarray(keep_mask(shape, rate, seed=dropout_seed(jax.random.key(number))))
 
 
-def test_that_share_is_zeroed_and_the_rest_scaled_up():
+def test_dropout_zeroes_its_rate_and_scales_the_rest():
     dropped = dropout(jnp.ones(10_000), 0.2, key=jax.random.key(0))
     assert set(np.unique(dropped).round(4)) == {0.0, 1.25}
     assert abs(float(dropped.mean()) - 1) < 0.02
@@ -24,7 +25,7 @@ def test_without_a_key_or_a_rate_nothing_is_dropped():
     assert dropout(x, 0.0, key=jax.random.key(0)) is x
 
 
-def test_entries_are_kept_independently_of_their_neighbours_and_of_other_keys():
+def test_entries_drop_independently_of_their_neighbors_and_of_other_keys():
     rate, size = 0.3, 512
     masks = np.stack([draw(number, rate, size, size) for number in range(4)]) - (1 - rate)
     variance, error = rate * (1 - rate), 5 / size
@@ -37,19 +38,19 @@ def test_entries_are_kept_independently_of_their_neighbours_and_of_other_keys():
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4))
-def test_a_block_of_positions_is_a_slice_of_all(sizes):
+def test_the_index_of_a_block_is_a_slice_of_the_whole(sizes):
     shape, before, after = zip(*sizes, strict=True)
-    within = tuple(map(sum, sizes))
-    block = positions(shape, within, before)
-    every = np.arange(np.prod(within), dtype=np.uint32).reshape(within)
+    full_shape = tuple(map(sum, sizes))
+    block = flat_index(shape, full_shape, before)
+    every = np.arange(np.prod(full_shape), dtype=np.uint32).reshape(full_shape)
     assert (np.asarray(block) == every[tuple(slice(b, b + s) for s, b, _ in sizes)]).all()
 
 
-def test_positions_begin_again_beyond_32_bits():
-    assert positions((1, 2), (2**20, 2**13), (2**19, 0)).tolist() == [[0, 1]]
+def test_the_index_wraps_at_32_bits():
+    assert flat_index((1, 2), (2**20, 2**13), (2**19, 0)).tolist() == [[0, 1]]
 
 
-def test_mixing_loses_no_word():
+def test_mixing_is_a_bijection():
     words = jnp.arange(1 << 20, dtype=jnp.uint32)
     assert len(np.unique(mix_bits(words))) == len(words)
 

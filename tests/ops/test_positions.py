@@ -35,16 +35,16 @@ def test_buckets_are_odd_and_grow_with_the_distance(buckets, more, clamp):
     assert (np.diff(table) >= 0).all()
 
 
-def test_without_buckets_distances_stay():
+def test_without_buckets_distances_are_unchanged():
     assert (log_bucket(np.arange(-5, 6), -1, 512) == np.arange(-5, 6)).all()
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([(-1, 16), (8, 24), (16, 512)]), st.booleans())
-def test_a_query_and_a_key_meet_at_the_row_of_their_distance(T, S, size, clamp):
+def test_the_index_of_a_query_and_a_key_is_the_row_of_their_distance(T, S, size, clamp):
     buckets, distance = size
-    rows = relative_index(T, S, buckets=buckets, max_distance=distance, clamp=clamp)
+    index = relative_index(T, S, buckets=buckets, max_distance=distance, clamp=clamp)
     span = buckets if buckets > 0 else distance
     for t in range(T):
         for s in range(S):
             bucket = int(log_bucket(np.asarray(t - s), buckets, distance, clamp=clamp))
-            assert rows[T - 1 - t + s] == min(max(bucket + span, 0), 2 * span - 1)
+            assert index[T - 1 - t + s] == min(max(bucket + span, 0), 2 * span - 1)

@@ -1,5 +1,3 @@
-"""Draws from a softmax."""
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ from deberta_jax.ops.sampling import sample
 
 
 @pytest.mark.parametrize("classes", [5, 128, 300])
-def test_tokens_are_drawn_as_often_as_their_probability_says(classes):
+def test_samples_follow_the_probabilities(classes):
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 2, classes), jnp.float32)
     number = 60_000
     draws = jax.random.uniform(jax.random.key(1), (number, 2))
@@ -23,7 +21,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(classes):
     assert abs(statistic - common.sum()) < 5 * np.sqrt(2 * common.sum())
 
 
-def test_a_token_of_no_probability_is_never_drawn():
+def test_a_class_with_probability_0_is_never_sampled():
     logits = jnp.full((4096, 200), -jnp.inf).at[:, jnp.array([3, 130, 199])].set(0.0)
     ends = jnp.array([0.0, 1 - 2**-23])
     draws = (
@@ -34,14 +32,14 @@ def test_a_token_of_no_probability_is_never_drawn():
     assert set(np.asarray(sample(logits, draws)).tolist()) == {3, 130, 199}
 
 
-def test_a_sharp_softmax_gives_its_peak_in_any_precision():
+def test_a_sharp_softmax_returns_its_peak_in_any_precision():
     logits = jnp.zeros((3, 7, 1000), jnp.bfloat16).at[..., 517].set(100)
     drawn = sample(logits, jax.random.uniform(jax.random.key(0), (3, 7, 2)))
     assert drawn.shape == (3, 7) and drawn.dtype == jnp.int32
     assert np.all(np.asarray(drawn) == 517)
 
 
-def test_no_gradient_goes_through_a_draw():
+def test_samples_have_no_gradient():
     draws = jnp.full((2,), 0.5)
     gradient = jax.grad(lambda logits: jnp.sum(logits) + sample(logits, draws).astype(jnp.float32))(jnp.arange(9.0))
     np.testing.assert_array_equal(gradient, np.ones(9))

@@ -1,0 +1,49 @@
+"""The inputs that every model takes: their types, conversion from numpy, and checks of the masks."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, DTypeLike, Int, PRNGKeyArray
+
+# One integer per token: its id, type, segment or position.
+Tokens = Int[ArrayLike, "B T"]
+# 1 or True for what may be attended to; the rank is checked by `as_token_mask` and `as_pair_mask`.
+Mask = Bool[ArrayLike, "..."] | Int[ArrayLike, "..."] | None
+Key = PRNGKeyArray | None
+DType = DTypeLike | None
+
+
+def as_arrays(*inputs: ArrayLike | None) -> tuple[Array | None, ...]:
+    """Inputs from a tokenizer or a data pipeline (numpy) as JAX arrays; None stays None."""
+    return tuple(None if x is None else jnp.asarray(x) for x in inputs)
+
+
+def as_token_mask(attention_mask: Mask, segment_ids: Int[Array, "B T"] | None = None) -> Bool[Array, "B T"] | None:
+    """Which tokens are real; without a mask, the tokens of a packed document. Raises ValueError for another rank."""
+    if attention_mask is None:
+        return None if segment_ids is None else segment_ids > 0
+    mask = jnp.asarray(attention_mask)
+    if mask.ndim != 2:
+        raise ValueError(
+            f"attention_mask has shape {mask.shape}, expected [B, T] with 1 for real tokens; "
+            "pass a mask of query-key pairs as pair_mask [B, 1 or N, T, S]"
+        )
+    return mask.astype(bool)
+
+
+def as_pair_mask(pair_mask: Mask) -> Bool[Array, "B #N #T S"] | None:
+    """The mask of query-key pairs as booleans; raises ValueError for another rank."""
+    if pair_mask is None:
+        return None
+    mask = jnp.asarray(pair_mask)
+    if mask.ndim != 4:
+        raise ValueError(
+            f"pair_mask has shape {mask.shape}, expected [B, 1 or N, T, S]; "
+            "pass a mask of real tokens as attention_mask [B, T]"
+        )
+    return mask.astype(bool)
+
+
+def split_key(key: Key, number: int) -> tuple[Key, ...]:
+    """That many keys; all None without a key, which means no dropout."""
+    return (None,) * number if key is None else tuple(jax.random.split(key, number))
