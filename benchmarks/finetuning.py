@@ -51,17 +51,17 @@ def _ours(task_name: str, data: Path, folder: Path, model: str | None) -> dict:
     import numpy as np
 
     from deberta_jax.finetuning.batches import Batches
-    from deberta_jax.finetuning.best_model import predicted
-    from deberta_jax.finetuning.config import FinetuneConfig
-    from deberta_jax.finetuning.features import features_of
-    from deberta_jax.finetuning.initial import first_model, headed, read_start
-    from deberta_jax.finetuning.run import RunInputs, objective
+    from deberta_jax.finetuning.initial import initial_model, model_spec, open_pretrained
+    from deberta_jax.finetuning.kinds import KINDS
+    from deberta_jax.finetuning.objectives import plain_objective
+    from deberta_jax.finetuning.predictions import predict
+    from deberta_jax.finetuning.training_set import features_of
     from deberta_jax.hub.pretrained import save_pretrained
     from deberta_jax.inference.buckets import Batching
     from deberta_jax.model.shardings import shardings
     from deberta_jax.sharding import make_mesh
     from deberta_jax.tasks.catalogue import TASKS as KNOWN
-    from deberta_jax.tasks.catalogue import labels_of, load, splits_in
+    from deberta_jax.tasks.catalogue import find_splits, labels_of, load
     from deberta_jax.training.method import one_objective
     from deberta_jax.training.optimizer import OptimizerConfig, learning_rate
     from deberta_jax.training.run import TrainingConfig
@@ -71,40 +71,39 @@ def _ours(task_name: str, data: Path, folder: Path, model: str | None) -> dict:
     task = KNOWN[task_name]
     if model is None:
         model = str(_random_model(data, folder.with_name("random")))
-    start = read_start(model)
-    config = FinetuneConfig(model=model, max_length=LIMIT, head_dropout=0.0, dtype="float32", task=task_name)
-    paths = splits_in(task, data)
+    pretrained, kind = open_pretrained(model), KINDS[task.kind]
+    tokenizer = pretrained.tokenizer
+    paths = find_splits(task, data)
     train = load(task, paths["train"], "train").examples
     held_out = load(task, paths["dev"], "dev").examples[:HELD_OUT]
     labels = labels_of(task, train)
-    head = headed(start, config, task.kind, labels)
-    units, _ = features_of(task.kind, start.tokenizer, train[:UNITS], labels, LIMIT)
-    batches = Batches(task.kind, units, batch_size=BATCH, seed=0, limit=LIMIT, pad_id=start.tokenizer.pad_id)
-    its = [next(batches) for _ in range(STEPS)]
+    spec = model_spec(pretrained, kind, labels, head_dropout=0.0)
+    features, _ = features_of(kind, tokenizer, train[:UNITS], labels, LIMIT)
+    iterator = Batches(kind, features, batch_size=BATCH, seed=0, max_length=LIMIT, pad_id=tokenizer.pad_id)
+    batches = [next(iterator) for _ in range(STEPS)]
     mesh = make_mesh()
     training = TrainingConfig(steps=STEPS, batch_size=BATCH, optimizer=OptimizerConfig(learning_rate=3e-4, warmup=0.1))
-    materials = RunInputs(task, head, start.tokenizer, units, train[:UNITS], held_out)
-    method = one_objective(training, head.build, objective(config, materials))
-    first = first_model(head, 0, mesh)
-    save_pretrained(folder / "first", first, start.tokenizer)
+    method = one_objective(training, spec.build, plain_objective(kind.objective()))
+    first = initial_model(spec, 0, mesh)()
+    save_pretrained(folder / "first", first, tokenizer)
     abstract = abstract_state(method.build, method.optimizer, 0, mesh)
     state = initial_state(method.build, method.optimizer, 0, mesh, first)
     step = method.make_step(shardings(abstract, mesh))
     losses = []
-    for batch in its:
+    for batch in batches:
         state, metrics = step(state, place(batch, mesh))
         losses.append(float(metrics["loss"]))
     batching = Batching(max_length=LIMIT)
-    found = predicted(task, state.model, start.tokenizer, held_out, batching)
+    outcomes = predict(kind, state.model, tokenizer, held_out, batching)
     rate = learning_rate(training.optimizer, STEPS)
     np.savez(
         folder / "batches.npz",
-        **{f"{number}.{name}": value for number, batch in enumerate(its) for name, value in batch.items()},
+        **{f"{number}.{name}": value for number, batch in enumerate(batches) for name, value in batch.items()},
         rates=np.asarray([float(rate(number)) for number in range(STEPS)]),
     )
     (folder / "held_out.json").write_text(json.dumps([str(data), len(held_out)]))
-    metric = task.metrics(held_out, [task.decided(outcome.prediction) for outcome in found])[task.best]
-    return {"losses": losses, "metric": metric, "name": task.best}
+    metric = task.metrics(held_out, [task.resolve(outcome.prediction) for outcome in outcomes])[task.best_metric]
+    return {"losses": losses, "metric": metric, "name": task.best_metric}
 
 
 def _random_model(data: Path, folder: Path) -> Path:
@@ -142,16 +141,17 @@ def _theirs(task_name: str, folder: Path) -> dict:
         AutoModelForSequenceClassification,
     )
 
-    from deberta_jax.finetuning.best_model import predicted
-    from deberta_jax.finetuning.outcomes import HEADS
+    from deberta_jax.finetuning.kinds import KINDS
+    from deberta_jax.finetuning.predictions import predict
     from deberta_jax.hub.pretrained import load_pretrained
     from deberta_jax.inference.buckets import Batching
     from deberta_jax.tasks.catalogue import TASKS as KNOWN
-    from deberta_jax.tasks.catalogue import load, splits_in
+    from deberta_jax.tasks.catalogue import find_splits, load
 
     task = KNOWN[task_name]
-    kind = AutoModelForQuestionAnswering if task.kind == "extractive_qa" else AutoModelForSequenceClassification
-    model = kind.from_pretrained(folder / "first", attn_implementation="eager").train()
+    kind = KINDS[task.kind]
+    head = AutoModelForQuestionAnswering if task.kind == "extractive_qa" else AutoModelForSequenceClassification
+    model = head.from_pretrained(folder / "first", attn_implementation="eager").train()
     for module in model.modules():
         if "Dropout" in type(module).__name__:
             for name in ("p", "drop_prob"):
@@ -185,10 +185,10 @@ def _theirs(task_name: str, folder: Path) -> dict:
         if not (folder / "theirs" / path.name).exists():
             (folder / "theirs" / path.name).write_bytes(path.read_bytes())
     data, number = json.loads((folder / "held_out.json").read_text())
-    held_out = load(task, splits_in(task, Path(data))["dev"], "dev").examples[:number]
-    ours, tokenizer = load_pretrained(folder / "theirs", HEADS[task.kind])
-    found = predicted(task, ours, tokenizer, held_out, Batching(max_length=LIMIT))
-    metric = task.metrics(held_out, [task.decided(outcome.prediction) for outcome in found])[task.best]
+    held_out = load(task, find_splits(task, Path(data))["dev"], "dev").examples[:number]
+    ours, tokenizer = load_pretrained(folder / "theirs", kind.head)
+    outcomes = predict(kind, ours, tokenizer, held_out, Batching(max_length=LIMIT))
+    metric = task.metrics(held_out, [task.resolve(outcome.prediction) for outcome in outcomes])[task.best_metric]
     return {"losses": losses, "metric": metric}
 
 
@@ -252,24 +252,26 @@ def _prepare_speed(data: Path, folder: Path) -> None:
     import numpy as np
 
     from deberta_jax.finetuning.batches import Batches, batches_in_epoch
-    from deberta_jax.finetuning.features import features_of
-    from deberta_jax.tasks.glue import TASKS as GLUE
+    from deberta_jax.finetuning.kinds import KINDS
+    from deberta_jax.finetuning.training_set import features_of
+    from deberta_jax.tasks.catalogue import TASKS as KNOWN
     from deberta_jax.tokenizers.train import train_tokenizer
 
-    examples = GLUE["sst-2"].read(data / "train.tsv", "train").examples
+    examples = KNOWN["sst-2"].read(data / "train.tsv", "train").examples
     tokenizer = train_tokenizer([example.text for example in examples[:20_000]], folder / "spm.model", 8000)
-    units, _ = features_of("single_label", tokenizer, examples[:SENTENCES], ("0", "1"), LIMIT)
-    batches = Batches("single_label", units, batch_size=BATCH, seed=0, limit=LIMIT, pad_id=0)
+    kind = KINDS["single_label"]
+    features, _ = features_of(kind, tokenizer, examples[:SENTENCES], ("0", "1"), LIMIT)
+    batches = Batches(kind, features, batch_size=BATCH, seed=0, max_length=LIMIT, pad_id=0)
     saved = {}
-    for number in range(batches_in_epoch(len(units), BATCH)):
+    for number in range(batches_in_epoch(len(features), BATCH)):
         for name, value in next(batches).items():
             saved[f"ours.{number}.{name}"] = value
-        its = units[number * BATCH : (number + 1) * BATCH]
-        ids = np.zeros((len(its), max(unit.length for unit in its)), np.int32)
-        for row, unit in zip(ids, its, strict=True):
-            row[: unit.length] = unit.rows[0]
+        chunk = features[number * BATCH : (number + 1) * BATCH]
+        ids = np.zeros((len(chunk), max(feature.length for feature in chunk)), np.int32)
+        for row, feature in zip(ids, chunk, strict=True):
+            row[: feature.length] = feature.sequences[0]
         saved |= {f"theirs.{number}.input_ids": ids, f"theirs.{number}.attention_mask": (ids > 0).astype(np.int32)}
-        saved[f"theirs.{number}.labels"] = np.asarray([unit.targets["labels"] for unit in its])
+        saved[f"theirs.{number}.labels"] = np.asarray([feature.targets["labels"] for feature in chunk])
     np.savez(folder / "batches.npz", **saved)
 
 
@@ -307,7 +309,7 @@ def _our_loop(folder: Path):
     import jax
     import numpy as np
 
-    from deberta_jax.finetuning.objectives import label_objective, objective_of
+    from deberta_jax.finetuning.objectives import classification_objective, plain_objective
     from deberta_jax.model.heads import SequenceClassification
     from deberta_jax.model.shardings import shardings
     from deberta_jax.presets import PRESETS
@@ -322,7 +324,7 @@ def _our_loop(folder: Path):
     training = TrainingConfig(steps=10_000, batch_size=BATCH, optimizer=OptimizerConfig(learning_rate=1e-5))
     mesh = make_mesh()
     method = one_objective(
-        training, lambda key: SequenceClassification(config, key=key), objective_of(label_objective())
+        training, lambda key: SequenceClassification(config, key=key), plain_objective(classification_objective())
     )
     state = [initial_state(method.build, method.optimizer, 0, mesh)]
     step = method.make_step(shardings(abstract_state(method.build, method.optimizer, 0, mesh), mesh))

@@ -11,8 +11,9 @@ import time
 import jax
 import numpy as np
 
-from deberta_jax.finetuning.objectives import label_objective, objective_of
-from deberta_jax.finetuning.sift import SiftConfig, sift
+from deberta_jax.finetuning.config import SiftConfig
+from deberta_jax.finetuning.objectives import classification_objective, plain_objective
+from deberta_jax.finetuning.sift import sift
 from deberta_jax.model.heads import SequenceClassification
 from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
@@ -29,7 +30,7 @@ BAR = 3.2
 def main(rows: int, length: int, repetitions: int) -> int:
     config = dataclasses.replace(PRESETS["v3-small"], labels=("0", "1", "2"))
     training = TrainingConfig(steps=10_000, batch_size=rows, optimizer=OptimizerConfig(learning_rate=1e-5))
-    mesh, task, rng = make_mesh(), label_objective(), np.random.default_rng(0)
+    mesh, task, rng = make_mesh(), classification_objective(), np.random.default_rng(0)
     batch = {
         "input_ids": rng.integers(5, 100_000, (rows, length)).astype(np.int32),
         "attention_mask": np.ones((rows, length), np.int32),
@@ -38,7 +39,7 @@ def main(rows: int, length: int, repetitions: int) -> int:
         "weights": np.ones(rows, np.float32),
     }
     steps, states, times = {}, {}, {}
-    for name, objective in (("plain", objective_of(task)), ("sift", sift(task, SiftConfig(weight=5.0)))):
+    for name, objective in (("plain", plain_objective(task)), ("sift", sift(task, SiftConfig(weight=5.0)))):
         method = one_objective(training, lambda key: SequenceClassification(config, key=key), objective)
         states[name] = initial_state(method.build, method.optimizer, 0, mesh)
         steps[name] = method.make_step(shardings(abstract_state(method.build, method.optimizer, 0, mesh), mesh))

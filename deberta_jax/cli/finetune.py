@@ -110,7 +110,7 @@ def _train(
                 max_length=config.max_length,
                 objective=objective,
                 patience=config.patience,
-                lora=config.lora,
+                lora=config.lora if config.lora.rank else None,
             )
         )
     if config.seeds > 1 and jax.process_index() == 0:

@@ -28,6 +28,6 @@ def bins(confidences: Sequence[float], correct: Sequence[bool]) -> list[Bin]:
 
 
 def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float:
-    """Expected calibration error: the mean over predictions of |accuracy - confidence| of their bin (Guo et al. 2017)."""
+    """Expected calibration error: the mean of |accuracy - confidence| over predictions, by bin (Guo et al. 2017)."""
     total = len(confidences)
     return sum(b.count * abs(b.accuracy - b.confidence) for b in bins(confidences, correct)) / total if total else 0.0

@@ -1,7 +1,6 @@
 """The initial model of a fine-tuning run: a pretrained encoder and the head of the task."""
 
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,19 +12,18 @@ from jaxtyping import DTypeLike
 
 from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
+from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.kinds.kind import Kind
-from deberta_jax.finetuning.lora import LoraConfig, LoraModel
+from deberta_jax.finetuning.lora import LoraModel
 from deberta_jax.hub.config_file import with_labels
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.heads import HEADS, head_options
-from deberta_jax.hub.load import import_tensors
+from deberta_jax.hub.load import load_model
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.shardings import shardings
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.state import Build, model_key
-
-_log = logging.getLogger(__name__)
 
 
 class PretrainedFolder(NamedTuple):
@@ -89,8 +87,8 @@ def model_spec(
 
 
 def with_lora(spec: ModelSpec, lora: LoraConfig | None) -> Build:
-    """The constructor of the model, with adapters if `lora` has a positive rank."""
-    if lora is None or not lora.rank:
+    """The constructor of the model, with adapters if `lora` is given."""
+    if lora is None:
         return spec.build
     return lambda key: LoraModel(spec.build(key), lora, key=jax.random.fold_in(key, 1))
 
@@ -98,29 +96,21 @@ def with_lora(spec: ModelSpec, lora: LoraConfig | None) -> Build:
 def initial_model(spec: ModelSpec, seed: int, mesh: Mesh, lora: LoraConfig | None = None) -> Callable[[], Any] | None:
     """The function that loads the model of step 0, each parameter on its devices; None for random weights.
 
-    Parameters that the file does not contain are initialized by the seed and logged by name.
+    Parameters that the file does not contain are initialized by the seed.
     """
     if spec.from_scratch:
         return None
     key, build = model_key(seed), with_lora(spec, lora)
 
     def load() -> Any:
-        model, missing = import_tensors(
-            spec.build,
-            spec.config,
-            spec.tensors,
-            source=spec.source,
-            key=key,
-            shardings=shardings(jax.eval_shape(spec.build, key), mesh),
-            dtype=jnp.float32,
+        model = load_model(
+            spec.build, spec.config, spec.tensors, source=spec.source, key=key, mesh=mesh, dtype=jnp.float32
         )
-        if missing and jax.process_index() == 0:
-            _log.info("%s: initialized randomly: %s", spec.source, ", ".join(missing))
-        if build is spec.build or lora is None:
+        if lora is None:
             return model
-        positions = shardings(jax.eval_shape(build, key), mesh)
         add_adapters = jax.jit(
-            lambda base: LoraModel(base, lora, key=jax.random.fold_in(key, 1)), out_shardings=positions
+            lambda base: LoraModel(base, lora, key=jax.random.fold_in(key, 1)),
+            out_shardings=shardings(jax.eval_shape(build, key), mesh),
         )
         return add_adapters(model)
 

@@ -22,7 +22,7 @@ _TARGETS: dict[Targets, tuple[str, ...]] = {
 
 
 class Adapter(nnx.Module):
-    """Two matrices beside the stacked kernels of a projection, initialized from a normal distribution and with zeros."""
+    """Two matrices beside the stacked kernels of a projection; `up` is initialized with zeros."""
 
     def __init__(self, projection: Linear, rank: int, *, key: PRNGKeyArray):
         # The layer axis has no logical name.

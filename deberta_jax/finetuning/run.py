@@ -8,19 +8,20 @@ import jax
 
 from deberta_jax.finetuning.batches import Batches
 from deberta_jax.finetuning.best_model import BestModel
+from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.features import Feature
 from deberta_jax.finetuning.initial import ModelSpec, initial_model, with_lora
 from deberta_jax.finetuning.kinds.kind import Kind
-from deberta_jax.finetuning.lora import LoraConfig, lora_objective, merge, trainable
+from deberta_jax.finetuning.lora import lora_objective, merge, trainable
 from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.sharding import make_mesh
 from deberta_jax.tasks.task import Task
 from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.loop import train
-from deberta_jax.training.method import one_objective
+from deberta_jax.training.method import TrainingMethod, one_objective
 from deberta_jax.training.objective import Objective
-from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.step import batch_share
 
 
@@ -50,21 +51,10 @@ def finetune(
 
     The same call resumes a run that was stopped. `settings` describe the run as JSON; a folder of a run with other
     settings is refused. Sequences have at most `max_length` tokens. `objective` is that of the kind by default. With
-    `patience`, the run ends after this number of evaluations without improvement. Raises StopRequested if the process
-    is asked to stop.
+    `patience`, the run ends after this number of evaluations without improvement. With `lora`, only adapters (of a
+    positive rank) and the head are trained. Raises StopRequested if the process is asked to stop.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
-    objective = objective or plain_objective(inputs.kind.objective())
-    use_lora = lora is not None and lora.rank > 0
-    build = with_lora(inputs.model, lora)
-    best_metric = inputs.task.best_metric
-    method = one_objective(
-        training,
-        build,
-        lora_objective(objective) if use_lora else objective,
-        trainable if use_lora else None,
-        curves={"loss": "training loss", best_metric: best_metric},
-    )
     host_index, host_count = batch_share(mesh)
 
     def batches(start: int) -> Batches:
@@ -87,7 +77,7 @@ def finetune(
         inputs.held_out,
         folder,
         Batching(max_length=max_length),
-        merge=jax.jit(merge) if use_lora else lambda model: model,
+        merge=jax.jit(merge) if lora else lambda model: model,
         patience=patience,
         evaluate_every=training.evaluate_every,
     )
@@ -95,10 +85,21 @@ def finetune(
         training,
         folder,
         settings,
-        method,
+        _method(inputs, training, objective or plain_objective(inputs.kind.objective()), lora),
         batches=batches,
         evaluate=best_model.evaluate,
         should_end=best_model.should_end,
         initial_model=initial_model(inputs.model, training.seed, mesh, lora),
     )
     return best_model.metrics
+
+
+def _method(
+    inputs: RunInputs, training: TrainingConfig, objective: Objective, lora: LoraConfig | None
+) -> TrainingMethod:
+    """Train all parameters, or only adapters and head."""
+    curves = {"loss": "training loss", inputs.task.best_metric: inputs.task.best_metric}
+    build = with_lora(inputs.model, lora)
+    if lora is None:
+        return one_objective(training, build, objective, curves=curves)
+    return one_objective(training, build, lora_objective(objective), trainable, curves)

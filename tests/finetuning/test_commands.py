@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from separable import SEPARABLE
 from toy_runs import CONFIG, PROGRAM, call, read_json, read_lines, weights
-from toy_tasks import MADE
+from toy_tasks import write_toy_task
 
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.model.heads import SequenceClassification
@@ -141,7 +141,7 @@ def test_several_processes_train_as_one(finished, tmp_path):
 
 
 def test_a_diagnostic_set_is_evaluated_with_a_model_of_three_labels(tokenizer, tmp_path, capsys):
-    MADE["ax-b"](tmp_path)
+    write_toy_task("ax-b", tmp_path)
     model = saved_classifier(tmp_path / "model", tokenizer, NLI)
     words = ("--data", tmp_path, "--model", model, "--max-length", "48")
     assert call("evaluate", "ax-b", *words, "--folder", tmp_path / "run") == 0
@@ -153,7 +153,7 @@ def test_a_diagnostic_set_is_evaluated_with_a_model_of_three_labels(tokenizer, t
 
 
 def test_prediction_files_of_squad_are_scored_without_a_model(tmp_path, capsys):
-    MADE["squad2"](tmp_path)
+    write_toy_task("squad2", tmp_path)
     predictions = tmp_path / "predictions.json"
     predictions.write_text(json.dumps({f"q{k}": ("A man", "", "a quick fox")[k % 3] for k in range(6)}))
     command = ["evaluate", "squad2", "--data", tmp_path / "dev-v2.0.json", "--predictions", predictions]

@@ -137,7 +137,7 @@ def test_a_kind_defined_in_one_file_is_trained_evaluated_and_reported(tmp_path, 
     run = tmp_path / "run"
     with jax.numpy_dtype_promotion("standard"):
         best = finetune(inputs, run, training, {"task": "ratings"}, max_length=16)
-        model, tokenizer, _ = load_pretrained(run / "model", ORDINAL.head)
+        model, tokenizer = load_pretrained(run / "model", ORDINAL.head)
         dev = {"dev": splits["dev"].examples}
         evaluations, _ = evaluate(RATINGS, ORDINAL, model, tokenizer, dev, Batching(max_length=16))
     # The most frequent level has a share of one half.

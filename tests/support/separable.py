@@ -21,7 +21,7 @@ OPTIONS = (
 
 
 class Separable(NamedTuple):
-    """A data set: its task, `data` (below the folder) and options; the metric, and a score above any constant answer."""
+    """A data set: its task, its file in the folder and options; a metric, and a score above any constant answer."""
 
     task: str
     data: str

@@ -19,7 +19,6 @@ from deberta_jax.tasks.examples import Prediction
 from deberta_jax.tasks.task import Metrics
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
-
 Result = TypeVar("Result")
 
 

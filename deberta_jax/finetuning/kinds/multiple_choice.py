@@ -22,8 +22,8 @@ from deberta_jax.finetuning.objectives import (
 )
 from deberta_jax.finetuning.sections import Section, calibration_section, group_sections
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.multiple_choice import choice_logits
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
+from deberta_jax.inference.multiple_choice import choice_logits
 from deberta_jax.inference.stream import Pipeline
 from deberta_jax.model.heads import MultipleChoice
 from deberta_jax.tasks.custom_rows import MULTIPLE_CHOICE as ROW_PARSER

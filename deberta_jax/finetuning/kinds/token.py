@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -13,8 +12,8 @@ from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import classification_objective
 from deberta_jax.finetuning.sections import Section, class_table, confused_pairs
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.entities import likeliest_labels
 from deberta_jax.inference.encode import EncodedRow, EncodedRows
+from deberta_jax.inference.entities import likeliest_labels
 from deberta_jax.inference.models import max_row_length
 from deberta_jax.inference.stream import Pipeline
 from deberta_jax.inference.windows import assign_tokens, encode_windows, merge_windows
