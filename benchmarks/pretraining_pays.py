@@ -1,9 +1,9 @@
-"""What pretraining is worth: a small model fine-tuned on 2,000 sentences of SST-2, with and without it.
+"""The gain from pretraining: a small model fine-tuned on 2,000 sentences of SST-2, with and without it.
 
-`python benchmarks/pretraining_pays.py DATA FOLDER`: DATA holds `glue`, `gutenberg`, `squad`, `superglue`, `wikitext-2`
-and `wikitext-103-part`; all that is made stands in FOLDER, and the same command goes on with it. Pretraining is the
-project's own command on about 15 MB of text (no text of a development or test set of SST-2); fine-tuning takes the
-first 2,000 training sentences and is repeated with three seeds. Prints the accuracies on the development set.
+`python benchmarks/pretraining_pays.py DATA FOLDER`: DATA contains `glue`, `gutenberg`, `squad`, `superglue`,
+`wikitext-2` and `wikitext-103-part`. Run the same command again to resume. `deberta-jax pretrain` trains on about 15 MB
+of text, without text of SST-2's development and test sets; `deberta-jax finetune` trains on the first 2,000 sentences
+with three seeds. Prints the accuracies on the development set.
 """
 
 import json
@@ -13,71 +13,54 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from deberta_jax.files import make_folder, write_text
+
 EXAMPLES, SEEDS = 2000, 3
-PRETRAIN = [
-    "pretrain",
-    "mini",
-    "--data.length",
-    "64",
-    "--batch-size",
-    "64",
-    "--steps",
-    "4000",
-    "--data.masking.max-ngram",
-    "1",
-    "--evaluate-every",
-    "1000",
-    "--checkpoint-every",
-    "500",
-    "--optimizer.learning-rate",
-    "1e-3",
-    "--keep",
-    "1",
-]
-FINETUNE = [
-    "finetune",
-    "sst-2",
-    "--epochs",
-    "5",
-    "--optimizer.learning-rate",
-    "6e-4",
-    "--batch-size",
-    "32",
-    "--max-length",
-    "64",
-]
+# Options of the two commands.
+PRETRAIN = {
+    "--data.length": "64",
+    "--data.masking.max-ngram": "1",
+    "--batch-size": "64",
+    "--steps": "4000",
+    "--optimizer.learning-rate": "1e-3",
+    "--evaluate-every": "1000",
+    "--checkpoint-every": "500",
+    "--keep": "1",
+}
+FINETUNE = {
+    "--epochs": "5",
+    "--batch-size": "32",
+    "--max-length": "64",
+    "--optimizer.learning-rate": "6e-4",
+    "--seeds": str(SEEDS),
+}
 
 
 def main(data: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = folder / "text.txt"
     if not text.exists():
-        documents = list(_documents(data))
-        partial = text.with_suffix(".partial")
-        partial.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
-        partial.replace(text)
+        write_text(text, "\n\n".join(_documents(data)) + "\n")
     print(f"text: {text.stat().st_size / 1e6:.1f} MB", flush=True)
-    _run(*PRETRAIN, "--data.files", str(text), "--folder", str(folder / "pretrained"))
-    few = folder / "sst-2"
-    few.mkdir(exist_ok=True)
+    _run("pretrain", "mini", PRETRAIN | {"--data.files": str(text), "--folder": str(folder / "pretrained")})
+    subset = make_folder(folder / "sst-2")
     rows = (data / "glue/SST-2/train.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
-    (few / "train.tsv").write_text("".join(rows[: EXAMPLES + 1]), encoding="utf-8")
-    (few / "dev.tsv").write_bytes((data / "glue/SST-2/dev.tsv").read_bytes())
-    found = {}
-    for name, more in (("pretrained", ()), ("random", ("--from-scratch",))):
-        to = folder / f"finetuned-{name}"
-        model = str(folder / "pretrained/model")
-        _run(*FINETUNE, "--data", str(few), "--model", model, "--folder", str(to), "--seeds", str(SEEDS), *more)
-        found[name] = [seed["accuracy"] for seed in json.loads((to / "seeds.json").read_text())]
-    for name, accuracies in found.items():
-        listed = ", ".join(f"{accuracy:.1%}" for accuracy in accuracies)
-        print(f"{name}: median {statistics.median(accuracies):.1%} ({listed})")
-    gain = statistics.median(found["pretrained"]) - statistics.median(found["random"])
-    print(f"pretraining is worth {100 * gain:.1f} points of accuracy on {EXAMPLES:,} sentences")
+    (subset / "train.tsv").write_text("".join(rows[: EXAMPLES + 1]), encoding="utf-8")
+    (subset / "dev.tsv").write_bytes((data / "glue/SST-2/dev.tsv").read_bytes())
+    medians = {}
+    for name, flags in (("pretrained", ()), ("random", ("--from-scratch",))):
+        run = folder / f"finetuned-{name}"
+        paths = {"--data": str(subset), "--model": str(folder / "pretrained/model"), "--folder": str(run)}
+        _run("finetune", "sst-2", FINETUNE | paths, *flags)
+        accuracies = [seed["accuracy"] for seed in json.loads((run / "seeds.json").read_text())]
+        medians[name] = statistics.median(accuracies)
+        print(f"{name}: median {medians[name]:.1%} ({', '.join(f'{accuracy:.1%}' for accuracy in accuracies)})")
+    gain = medians["pretrained"] - medians["random"]
+    print(f"pretraining adds {100 * gain:.1f} points of accuracy on {EXAMPLES:,} sentences")
 
 
 def _documents(data: Path) -> Iterator[str]:
-    """Books and articles by paragraphs in runs, contexts of SQuAD, training sentences of GLUE and SuperGLUE."""
+    """Yield paragraphs of books and articles, contexts of SQuAD, and training sentences of GLUE and SuperGLUE."""
     for path in sorted((data / "gutenberg").glob("*.txt")):
         yield from _paragraphs(path.read_text(encoding="utf-8", errors="replace"))
     for name in ("wikitext-2/valid.txt", "wikitext-2/test.txt", "wikitext-103-part/wiki.train.tokens"):
@@ -104,9 +87,9 @@ def _paragraphs(text: str) -> Iterator[str]:
             yield " ".join(words)
 
 
-def _run(*words: str) -> None:
-    command = [sys.executable, "-c", "import sys; from deberta_jax.cli.main import main; sys.exit(main())", *words]
-    subprocess.run(command, check=True)
+def _run(command: str, recipe: str, options: dict[str, str], *flags: str) -> None:
+    words = [word for option in options.items() for word in option]
+    subprocess.run([sys.executable, "-m", "deberta_jax", command, recipe, *words, *flags], check=True)
 
 
 if __name__ == "__main__":

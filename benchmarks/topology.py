@@ -1,4 +1,4 @@
-"""TPU devices to compile for, without a TPU: `pip install -e '.[tpu]'`."""
+"""TPU devices to compile for, without a TPU. Needs the extra `tpu`."""
 
 import os
 from typing import Any
@@ -6,15 +6,9 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-# Read when libtpu is first asked for devices.
-os.environ.update(
-    TPU_SKIP_MDS_QUERY="1",
-    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-    TPU_ACCELERATOR_TYPE="v5litepod-16",
-    TPU_WORKER_HOSTNAMES="localhost",
-    TPU_STDERR_LOG_LEVEL="3",
-    TF_CPP_MIN_LOG_LEVEL="3",
-)
+# libtpu reads these when the topology is created.
+_ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+os.environ.update(_ENVIRONMENT, TPU_ACCELERATOR_TYPE="v5litepod-16", TPU_STDERR_LOG_LEVEL="3", TF_CPP_MIN_LOG_LEVEL="3")
 jax.config.update("jax_platforms", "cpu")
 
 

@@ -8,28 +8,16 @@ from deberta_jax.tasks.examples import Examples
 from deberta_jax.tasks.labels import ENTAILMENT_LABELS, NLI_LABELS, label_parser, regression_label
 from deberta_jax.tasks.metrics import accuracy, accuracy_and_f1, correlations, matthews
 from deberta_jax.tasks.submissions import write_tsv
-from deberta_jax.tasks.task import Read, Task, Write
+from deberta_jax.tasks.task import Metrics, Task, Write, no_labels
 from deberta_jax.tasks.tsv import TsvColumns, read_tsv
 
 _BINARY = "0", "1"
 _FILES = {split: (f"{split}.tsv",) for split in ("train", "dev", "test")}
-# The numbers of labels in files that number them.
-_ENTAILMENT_NUMBERS = {"0": "entailment", "1": "not_entailment"}
-_NLI_NUMBERS = {"0": "entailment", "1": "neutral", "2": "contradiction"}
 _SENTENCE_PAIR = TsvColumns(("sentence1", "Premise", "premise"), ("sentence2", "Hypothesis", "hypothesis"))
-
-
-def _reader(columns: TsvColumns, parse_label: Callable[[str], str | float | None]) -> Read:
-    def read(path: Path, split: str) -> Examples:
-        return read_tsv(path, split, columns, parse_label)
-
-    return read
-
-
-def _read_diagnostics(path: Path, split: str) -> Examples:
-    """Labels are optional: the official file has none."""
-    columns = _SENTENCE_PAIR._replace(label=("label", "Label"))
-    return read_tsv(path, split, columns, label_parser(NLI_LABELS), optional_labels=True)
+# Some files have the number of a label instead of its name.
+_parse_binary = label_parser(_BINARY)
+_parse_entailment = label_parser(ENTAILMENT_LABELS, {"0": "entailment", "1": "not_entailment"})
+_parse_nli = label_parser(NLI_LABELS, {"0": "entailment", "1": "neutral", "2": "contradiction"})
 
 
 def _parse_similarity(text: str) -> float | None:
@@ -45,87 +33,109 @@ def _format_similarity(value: float) -> str:
     return f"{min(max(value, 0), 5):.3f}"
 
 
-def _writer(file_names: Mapping[str, str], to_text: Callable[[Any], str] = str) -> Write:
-    """Return a writer of `file_names[split]`.tsv; the benchmark defines names for test sets only."""
+def _writer(
+    file_name: str, to_text: Callable[[Any], str] = str, *, other_names: Mapping[str, str] | None = None
+) -> Write:
+    """Return a writer of `file_name`.tsv for the test set, and of `other_names[split]`.tsv.
+
+    The benchmark defines no names for other splits; theirs end with the split.
+    """
+    names = {"test": file_name, **(other_names or {})}
 
     def write(folder: Path, split: str, examples: Sequence[Any], predictions: Sequence[Any]) -> list[Path]:
-        name = file_names.get(split, f"{file_names['test']}-{split}")
+        name = names.get(split, f"{file_name}-{split}")
         return write_tsv(folder / f"{name}.tsv", examples, [to_text(prediction) for prediction in predictions])
 
     return write
 
 
+def _task(
+    name: str,
+    description: str,
+    write: Write,
+    columns: TsvColumns,
+    parse_label: Callable[[str], str | float | None] = _parse_binary,
+    *,
+    labels: tuple[str, ...] = _BINARY,
+    metrics: Metrics = accuracy,
+    best_metric: str = "accuracy",
+    kind: str = "single_label",
+    files: Mapping[str, tuple[str, ...]] = _FILES,
+    optional_labels: bool = False,
+    trained_on: str = "",
+    collect_labels: Callable[[Sequence[Any]], tuple[str, ...]] = no_labels,
+) -> Task:
+    """A task of tab-separated files; by default with the labels 0 and 1, scored by accuracy."""
+
+    def read(path: Path, split: str) -> Examples:
+        return read_tsv(path, split, columns, parse_label, optional_labels=optional_labels)
+
+    return Task(
+        name,
+        kind,
+        f"GLUE: {description}",
+        files,
+        read,
+        labels,
+        write,
+        metrics,
+        best_metric,
+        trained_on,
+        collect_labels=collect_labels,
+    )
+
+
 GLUE = (
-    Task(
-        name="cola",
-        kind="single_label",
-        description="GLUE: is a sentence grammatically acceptable",
-        files=_FILES,
-        read=_reader(
-            # The training and development sets have no header line, the test set has one.
-            TsvColumns(("sentence",), header=("source", "label", "star", "sentence")),
-            label_parser(_BINARY),
-        ),
-        labels=_BINARY,
-        write=_writer({"test": "CoLA"}),
+    _task(
+        "cola",
+        "is a sentence grammatically acceptable",
+        _writer("CoLA"),
+        # The training and development sets have no header line, the test set has one.
+        TsvColumns(("sentence",), header=("source", "label", "star", "sentence")),
         metrics=matthews,
         best_metric="matthews",
     ),
-    Task(
-        name="sst-2",
-        kind="single_label",
-        description="GLUE: is a sentence of a film review positive",
-        files=_FILES,
-        read=_reader(TsvColumns(("sentence",)), label_parser(_BINARY)),
-        labels=_BINARY,
-        write=_writer({"test": "SST-2"}),
-        metrics=accuracy,
-        best_metric="accuracy",
-    ),
-    Task(
-        name="mrpc",
-        kind="single_label",
-        description="GLUE: do two sentences have the same meaning",
+    _task("sst-2", "is a sentence of a film review positive", _writer("SST-2"), TsvColumns(("sentence",))),
+    _task(
+        "mrpc",
+        "do two sentences have the same meaning",
+        _writer("MRPC"),
+        TsvColumns(("#1 String",), ("#2 String",), ("Quality",), ("index",)),
+        metrics=accuracy_and_f1("1"),
+        best_metric="mean",
         files={
             "train": ("train.tsv", "msr_paraphrase_train.txt"),
             "dev": ("dev.tsv",),
             "test": ("test.tsv", "msr_paraphrase_test.txt"),
         },
-        read=_reader(
-            TsvColumns(("#1 String",), ("#2 String",), label=("Quality",), id=("index",)), label_parser(_BINARY)
-        ),
-        labels=_BINARY,
-        write=_writer({"test": "MRPC"}),
-        metrics=accuracy_and_f1("1"),
-        best_metric="mean",
     ),
-    Task(
-        name="sts-b",
+    _task(
+        "sts-b",
+        "how similar are two sentences, 0 to 5",
+        _writer("STS-B", _format_similarity),
+        TsvColumns(("sentence1",), ("sentence2",), ("score",)),
+        _parse_similarity,
         kind="regression",
-        description="GLUE: how similar are two sentences, 0 to 5",
-        files=_FILES,
-        read=_reader(TsvColumns(("sentence1",), ("sentence2",), label=("score",)), _parse_similarity),
         labels=(),
-        write=_writer({"test": "STS-B"}, _format_similarity),
         metrics=correlations,
         best_metric="mean",
         collect_labels=regression_label,
     ),
-    Task(
-        name="qqp",
-        kind="single_label",
-        description="GLUE: do two questions have the same meaning",
-        files=_FILES,
-        read=_reader(TsvColumns(("question1",), ("question2",), label=("is_duplicate",)), label_parser(_BINARY)),
-        labels=_BINARY,
-        write=_writer({"test": "QQP"}),
+    _task(
+        "qqp",
+        "do two questions have the same meaning",
+        _writer("QQP"),
+        TsvColumns(("question1",), ("question2",), ("is_duplicate",)),
         metrics=accuracy_and_f1("1"),
         best_metric="mean",
     ),
-    Task(
-        name="mnli",
-        kind="single_label",
-        description="GLUE: does a premise entail a hypothesis",
+    _task(
+        "mnli",
+        "does a premise entail a hypothesis",
+        _writer("MNLI-m", other_names={"test_mismatched": "MNLI-mm"}),
+        TsvColumns(("sentence1",), ("sentence2",), ("gold_label",), ("index",), ("genre",)),
+        _parse_nli,
+        labels=NLI_LABELS,
         files={
             "train": ("train.tsv",),
             "dev": ("dev_matched.tsv",),
@@ -133,59 +143,37 @@ GLUE = (
             "test": ("test_matched.tsv",),
             "test_mismatched": ("test_mismatched.tsv",),
         },
-        read=_reader(
-            TsvColumns(("sentence1",), ("sentence2",), label=("gold_label",), id=("index",), group=("genre",)),
-            label_parser(NLI_LABELS, _NLI_NUMBERS),
-        ),
-        labels=NLI_LABELS,
-        write=_writer({"test": "MNLI-m", "test_mismatched": "MNLI-mm"}),
-        metrics=accuracy,
-        best_metric="accuracy",
     ),
-    Task(
-        name="qnli",
-        kind="single_label",
-        description="GLUE: does a sentence answer a question",
-        files=_FILES,
+    _task(
+        "qnli",
+        "does a sentence answer a question",
+        _writer("QNLI"),
         # The sentence comes first, as in Microsoft's code (docs/numerics.md, "Task inputs").
-        read=_reader(TsvColumns(("sentence",), ("question",)), label_parser(ENTAILMENT_LABELS, _ENTAILMENT_NUMBERS)),
+        TsvColumns(("sentence",), ("question",)),
+        _parse_entailment,
         labels=ENTAILMENT_LABELS,
-        write=_writer({"test": "QNLI"}),
-        metrics=accuracy,
-        best_metric="accuracy",
     ),
-    Task(
-        name="rte",
-        kind="single_label",
-        description="GLUE: does a text entail a sentence",
-        files=_FILES,
-        read=_reader(_SENTENCE_PAIR, label_parser(ENTAILMENT_LABELS, _ENTAILMENT_NUMBERS)),
+    _task(
+        "rte",
+        "does a text entail a sentence",
+        _writer("RTE"),
+        _SENTENCE_PAIR,
+        _parse_entailment,
         labels=ENTAILMENT_LABELS,
-        write=_writer({"test": "RTE"}),
-        metrics=accuracy,
-        best_metric="accuracy",
     ),
-    Task(
-        name="wnli",
-        kind="single_label",
-        description="GLUE: does a sentence entail itself with a pronoun replaced",
-        files=_FILES,
-        read=_reader(_SENTENCE_PAIR, label_parser(_BINARY)),
-        labels=_BINARY,
-        write=_writer({"test": "WNLI"}),
-        metrics=accuracy,
-        best_metric="accuracy",
-    ),
-    Task(
-        name="ax",
-        kind="single_label",
-        description="GLUE: diagnostic set, evaluated with a model of mnli",
-        files={"test": ("diagnostic.tsv", "diagnostic-full.tsv", "AX.tsv", "test.tsv")},
-        read=_read_diagnostics,
+    _task("wnli", "does a sentence entail itself with a pronoun replaced", _writer("WNLI"), _SENTENCE_PAIR),
+    _task(
+        "ax",
+        "diagnostic set, evaluated with a model of mnli",
+        _writer("AX"),
+        # The official file has no labels.
+        _SENTENCE_PAIR._replace(label=("label", "Label")),
+        label_parser(NLI_LABELS),
         labels=NLI_LABELS,
-        write=_writer({"test": "AX"}),
         metrics=matthews,
         best_metric="matthews",
+        files={"test": ("diagnostic.tsv", "diagnostic-full.tsv", "AX.tsv", "test.tsv")},
+        optional_labels=True,
         trained_on="mnli",
     ),
 )

@@ -141,16 +141,18 @@ def _write_object(path: Path, values: Any) -> list[Path]:
     return write_lines(path, [json.dumps(values, ensure_ascii=False, indent=1)])
 
 
+def _files(version: str) -> dict[str, tuple[str, ...]]:
+    """The training set may be split into several files."""
+    names = {split: (f"{split}-{version}.json",) for split in ("train", "dev", "test")}
+    return names | {"train": (*names["train"], f"train-{version}*.json")}
+
+
 SQUAD = (
     Task(
         name="squad",
         kind="extractive_qa",
         description="SQuAD 1.1: the answer to a question in a passage",
-        files={
-            "train": ("train-v1.1.json", "train-v1.1*.json"),
-            "dev": ("dev-v1.1.json",),
-            "test": ("test-v1.1.json",),
-        },
+        files=_files("v1.1"),
         read=read_questions,
         labels=(),
         write=_write_predictions,
@@ -161,16 +163,12 @@ SQUAD = (
         name="squad2",
         kind="extractive_qa",
         description="SQuAD 2.0: the answer to a question in a passage, or no answer",
-        files={
-            "train": ("train-v2.0.json", "train-v2.0*.json"),
-            "dev": ("dev-v2.0.json",),
-            "test": ("test-v2.0.json",),
-        },
-        read=read_questions,
-        labels=(),
-        write=_write_predictions_and_odds,
-        metrics=score_squad2,
-        best_metric="f1",
         may_lack_answers=True,
+        files=_files("v2.0"),
+        labels=(),
+        read=read_questions,
+        write=_write_predictions_and_odds,
+        best_metric="f1",
+        metrics=score_squad2,
     ),
 )

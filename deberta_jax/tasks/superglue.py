@@ -1,6 +1,6 @@
 """SuperGLUE (Wang et al. 2019): the official files of the benchmark and its prediction files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from deberta_jax.tasks.squad_metrics import score_record
 from deberta_jax.tasks.submissions import objects_writer, write_objects
 from deberta_jax.tasks.superglue_rows import (
     TRUTH_LABELS,
+    ParseRow,
     pair_parser,
     parse_copa,
     parse_multirc,
@@ -18,7 +19,7 @@ from deberta_jax.tasks.superglue_rows import (
     parse_wsc,
     superglue_reader,
 )
-from deberta_jax.tasks.task import Task, Write
+from deberta_jax.tasks.task import Metrics, Task, Write
 
 _FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl", "dev.jsonl"), "test": ("test.jsonl",)}
 
@@ -61,117 +62,91 @@ _write_record = objects_writer(
     lambda example, text: {"idx": int(example.id) if example.id.isdecimal() else example.id, "label": text},
 )
 
+
+def _task(
+    name: str,
+    description: str,
+    write: Write,
+    parse_row: ParseRow,
+    *,
+    labels: tuple[str, ...] = (),
+    metrics: Metrics = accuracy,
+    best_metric: str = "accuracy",
+    kind: str = "single_label",
+    files: Mapping[str, tuple[str, ...]] = _FILES,
+    trained_on: str = "",
+) -> Task:
+    """A task of files with one JSON object per line, scored by accuracy by default."""
+    description, read = f"SuperGLUE: {description}", superglue_reader(parse_row)
+    return Task(name, kind, description, files, read, labels, write, metrics, best_metric, trained_on)
+
+
+_parse_boolq = pair_parser("passage", "question", TRUTH_LABELS)
+_parse_entailment = pair_parser("premise", "hypothesis", ENTAILMENT_LABELS)
+
 SUPERGLUE = (
-    Task(
-        name="boolq",
-        kind="single_label",
-        description="SuperGLUE: yes-no questions about a passage",
-        files=_FILES,
-        read=superglue_reader(pair_parser("passage", "question", TRUTH_LABELS)),
-        labels=TRUTH_LABELS,
-        write=_writer("BoolQ", _is_true),
-        metrics=accuracy,
-        best_metric="accuracy",
-    ),
-    Task(
-        name="cb",
-        kind="single_label",
-        description="SuperGLUE: is the writer committed to a clause",
-        files=_FILES,
-        read=superglue_reader(pair_parser("premise", "hypothesis", NLI_LABELS)),
+    _task("boolq", "yes-no questions about a passage", _writer("BoolQ", _is_true), _parse_boolq, labels=TRUTH_LABELS),
+    _task(
+        "cb",
+        "is the writer committed to a clause",
+        _writer("CB"),
+        pair_parser("premise", "hypothesis", NLI_LABELS),
         labels=NLI_LABELS,
-        write=_writer("CB"),
         metrics=accuracy_and_macro_f1,
         best_metric="mean",
     ),
-    Task(
-        name="copa",
+    _task(
+        "copa",
+        "which of two sentences is the cause or the effect",
+        _writer("COPA"),
+        parse_copa,
         kind="multiple_choice",
-        description="SuperGLUE: which of two sentences is the cause or the effect",
-        files=_FILES,
-        read=superglue_reader(parse_copa),
-        labels=(),
-        write=_writer("COPA"),
-        metrics=accuracy,
-        best_metric="accuracy",
     ),
-    Task(
-        name="multirc",
-        kind="single_label",
-        description="SuperGLUE: which answers to a question about a passage are correct",
-        files=_FILES,
-        read=superglue_reader(parse_multirc),
+    _task(
+        "multirc",
+        "which answers to a question about a passage are correct",
+        _write_multirc,
+        parse_multirc,
         labels=("0", "1"),
-        write=_write_multirc,
         metrics=multirc_scores,
         best_metric="mean",
     ),
-    Task(
-        name="record",
+    _task(
+        "record",
+        "which entity of a passage fills a gap",
+        _write_record,
+        parse_record,
         kind="entity_ranking",
-        description="SuperGLUE: which entity of a passage fills a gap",
-        files=_FILES,
-        read=superglue_reader(parse_record),
-        labels=(),
-        write=_write_record,
         metrics=score_record,
         best_metric="mean",
     ),
-    Task(
-        name="superglue-rte",
-        kind="single_label",
-        description="SuperGLUE: rte in SuperGLUE's files",
-        files=_FILES,
-        read=superglue_reader(pair_parser("premise", "hypothesis", ENTAILMENT_LABELS)),
-        labels=ENTAILMENT_LABELS,
-        write=_writer("RTE"),
-        metrics=accuracy,
-        best_metric="accuracy",
-    ),
-    Task(
-        name="wic",
-        kind="single_label",
-        description="SuperGLUE: does a word have the same sense in two sentences",
-        files=_FILES,
-        read=superglue_reader(parse_wic),
+    _task("superglue-rte", "rte in its files", _writer("RTE"), _parse_entailment, labels=ENTAILMENT_LABELS),
+    _task(
+        "wic",
+        "does a word have the same sense in two sentences",
+        _writer("WiC", _is_true),
+        parse_wic,
         labels=TRUTH_LABELS,
-        write=_writer("WiC", _is_true),
-        metrics=accuracy,
-        best_metric="accuracy",
     ),
-    Task(
-        name="wsc",
-        kind="single_label",
-        description="SuperGLUE: does a pronoun refer to a noun",
-        files=_FILES,
-        read=superglue_reader(parse_wsc),
-        labels=TRUTH_LABELS,
-        write=_writer("WSC", _is_true),
-        metrics=accuracy,
-        best_metric="accuracy",
-    ),
-    Task(
-        name="ax-b",
-        kind="single_label",
-        description="SuperGLUE: broad diagnostic set, evaluated with a model of rte",
+    _task("wsc", "does a pronoun refer to a noun", _writer("WSC", _is_true), parse_wsc, labels=TRUTH_LABELS),
+    _task(
+        "ax-b",
+        "broad diagnostic set, evaluated with a model of rte",
+        _writer("AX-b"),
+        pair_parser("sentence1", "sentence2", ENTAILMENT_LABELS),
+        trained_on="superglue-rte or mnli",
         files={"test": ("AX-b.jsonl", "test.jsonl")},
-        read=superglue_reader(pair_parser("sentence1", "sentence2", ENTAILMENT_LABELS)),
         labels=ENTAILMENT_LABELS,
-        write=_writer("AX-b"),
         metrics=matthews,
         best_metric="matthews",
-        trained_on="superglue-rte or mnli",
     ),
-    Task(
-        name="ax-g",
-        kind="single_label",
-        description="SuperGLUE: diagnostic set on gender, evaluated with a model of rte",
-        files={"test": ("AX-g.jsonl", "test.jsonl")},
-        read=superglue_reader(pair_parser("premise", "hypothesis", ENTAILMENT_LABELS)),
+    _task(
+        "ax-g",
+        "diagnostic set on gender, evaluated with a model of rte",
+        _writer("AX-g"),
+        _parse_entailment,
         labels=ENTAILMENT_LABELS,
-        write=_writer("AX-g"),
-        metrics=accuracy,
-        best_metric="accuracy",
+        files={"test": ("AX-g.jsonl", "test.jsonl")},
         trained_on="superglue-rte or mnli",
     ),
 )
