@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deberta_jax.inference.entity_ranking import score_entities
     from deberta_jax.inference.fill_mask import fill_mask
     from deberta_jax.inference.multiple_choice import choose
-    from deberta_jax.inference.predict import pipeline, predict
+    from deberta_jax.inference.pipelines import pipeline, predict
     from deberta_jax.inference.question_answering import answer
     from deberta_jax.inference.replaced_tokens import detect_replaced
     from deberta_jax.inference.stream import stream
@@ -74,8 +74,8 @@ _MODULES = {
     "make_attention_mask": "ops.masks",
     "make_mesh": "sharding",
     "p2c_scores": "ops.scores",
-    "pipeline": "inference.predict",
-    "predict": "inference.predict",
+    "pipeline": "inference.pipelines",
+    "predict": "inference.pipelines",
     "relative_index": "ops.positions",
     "save_pretrained": "hub.pretrained",
     "score_entities": "inference.entity_ranking",

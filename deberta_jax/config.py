@@ -4,11 +4,15 @@ import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
 
+# What the backward pass computes again: nothing that costs a matrix product, the attention scores too, or everything.
+Remat = Literal["none", "dots", "full"]
+# How a discriminator shares the embeddings of its generator.
+Sharing = Literal["gdes", "es", "none"]
 # Microsoft's names of fields.
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
 # The defaults of Microsoft's configuration class for keys that a `model_config.json` lacks.

@@ -1,5 +1,25 @@
-"""Errors that a user can fix."""
+"""Errors that the user can fix, and the checks of options that raise them."""
 
 
 class InputError(ValueError):
     """Bad input: one line that says what is wrong, where, and what to do. Commands print it and exit with 2."""
+
+
+class StopRequested(Exception):
+    """The run was asked to stop by `signal` (SIGTERM or SIGINT); its state after `step` is saved."""
+
+    def __init__(self, signal: int, step: int):
+        self.signal, self.step = signal, step
+        super().__init__(f"stopped after step {step}; to resume, run the same command again")
+
+
+def check_at_least(name: str, value: int | float, minimum: int | float) -> None:
+    """Raise InputError if the option `name` is below `minimum`."""
+    if value < minimum:
+        raise InputError(f"{name} is {value}; it must be at least {minimum}")
+
+
+def check_fraction(name: str, value: int | float) -> None:
+    """Raise InputError if the option `name` is not in [0, 1)."""
+    if not 0 <= value < 1:
+        raise InputError(f"{name} is {value}; it must be in [0, 1)")

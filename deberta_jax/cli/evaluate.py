@@ -1,122 +1,90 @@
-"""`deberta-jax evaluate TASK`: what a model is worth on a task's own files, by its official metrics."""
+"""`deberta-jax evaluate TASK`: score a model, or a prediction file, on the files of a task by its official metrics."""
 
-import dataclasses
-from collections.abc import Sequence
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
 
-import tyro
-
-from deberta_jax.cli.told import tell_account, tell_metrics
+from deberta_jax.cli.evaluate_options import EvaluateConfig
 from deberta_jax.errors import InputError
-from deberta_jax.finetuning.evaluate import judgements, write_all
-from deberta_jax.finetuning.outcomes import HEADS
-from deberta_jax.finetuning.recipes import length_of
+from deberta_jax.files import lock_folder
+from deberta_jax.finetuning.custom import find_task
+from deberta_jax.finetuning.evaluate import evaluate, write_results
+from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.pretrained import load_pretrained
-from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.pretraining.corpus import say
-from deberta_jax.tasks.catalogue import ABOUT, Task, check_labels, fitted, given, load, splits_in, task_of
-from deberta_jax.tasks.custom import Columns
-from deberta_jax.tasks.squad_metrics import score_squad_files
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """Evaluate a fine-tuned model on a task's files: metrics, predictions for the leaderboard, report.
-
-    Every split but the one to train on is read and predicted; those with labels are scored. For squad and squad2 a
-    prediction file may stand in place of the model: it gets the official figures.
-    """
-
-    model: str = ""
-    """Model folder, or owner/name on the hub, with a head for the task."""
-    data: Path | None = None
-    """Folder of the task's files, by their official names; for `generic` a file, all of which is evaluated."""
-    folder: Path | None = None
-    """Where metrics, predictions and the report go; by default none is written but the metrics shown."""
-    columns: Columns = dataclasses.field(default_factory=Columns)
-    max_length: int = 256
-    """Tokens of the longest row."""
-    batch_tokens: int = BATCHING.batch_tokens
-    """Tokens that go to the device at once, padding included."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of parameters and computation."""
-    no_answer_threshold: float | None = None
-    """How much likelier no answer must be (squad2); by default what suits the first split with answers best."""
-    predictions: Path | None = None
-    """Prediction file to score in place of a model (squad, squad2)."""
-    null_odds: Path | None = None
-    """File of how much likelier no answer is, beside --predictions (squad2)."""
-    task: tyro.conf.Suppress[str] = ""
-
-
-def recipe(name: str, words: Sequence[str]) -> EvaluateConfig:
-    """The options that a task begins with."""
-    return EvaluateConfig(task=name, max_length=length_of(name))
-
-
-NOUN = "TASK"
-RECIPES = {name: (about, partial(recipe, name)) for name, about in ABOUT.items()}
+from deberta_jax.inference.buckets import Batching
+from deberta_jax.tasks.catalogue import check_labels, find_evaluation_splits, fit_to_model, load, with_data
+from deberta_jax.tasks.squad import score_squad_files
+from deberta_jax.tasks.task import Task
+from deberta_jax.training.first_process import print_once
 
 
 def run(config: EvaluateConfig) -> None:
-    """Read, predict, score; write what is asked for."""
+    """Read the files, predict, score, and write the results if a folder is given."""
     if config.data is None:
-        raise InputError("no data are named: --data FOLDER, which holds the task's files")
-    task = task_of(config.task, config.columns)
+        raise InputError("no data given: use --data with the folder of the task's files")
+    task = find_task(config.task, config.columns)
     if config.predictions is not None:
-        _score_file(config, task)
+        _score_file(task, config.data, config.predictions, config.null_odds)
         return
     if not config.model:
-        raise InputError("no model is named: --model FOLDER, or owner/name on the hub")
-    paths = splits_in(task, config.data, evaluated=True)
+        raise InputError("no model given: use --model with a folder, or with owner/name on the Hugging Face hub")
+    paths = find_evaluation_splits(task, config.data)
     if not paths:
-        raise InputError(f"{config.data}: holds nothing but training data; name a file to evaluate that")
-    splits = {split: load(task, its, split) for split, its in paths.items()}
-    accounts = [account for examples in splits.values() for account in examples.accounts]
-    for account in accounts:
-        tell_account(account)
-    task = given(task, *(examples.examples for examples in splits.values()))
+        raise InputError(f"{config.data}: only training data in this folder; name a file to evaluate on it")
+    with ExitStack() as stack:
+        if config.folder is not None:
+            stack.enter_context(lock_folder(config.folder))
+        _evaluate(config, task, paths)
+
+
+def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) -> None:
+    splits = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
+    reports = [report for examples in splits.values() for report in examples.reports]
+    for report in reports:
+        print_once("\n  ".join([str(report), *report.errors]))
+    kind = KINDS[task.kind]
+    task = with_data(task, *(examples.examples for examples in splits.values()))
     folder = resolve(config.model)
-    model, tokenizer, _ = load_pretrained(folder, HEADS[task.kind], dtype=config.dtype, param_dtype=config.dtype)
+    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.dtype, param_dtype=config.dtype)
     if tokenizer is None:
-        raise InputError(f"{config.model}: holds no tokenizer")
-    labels = tuple(model.deberta.config.labels)
-    task = fitted(task, labels, config.model)
-    check_labels(task, task.data.labels or labels, splits)
-    found, threshold = judgements(
+        raise InputError(f"{config.model}: no tokenizer in this folder")
+    model_labels = model.deberta.config.labels
+    task = fit_to_model(task, model_labels, config.model)
+    labels = task.labels or model_labels
+    check_labels(labels, splits)
+    evaluations, threshold = evaluate(
         task,
+        kind,
         model,
         tokenizer,
         {split: examples.examples for split, examples in splits.items()},
         Batching(max_length=config.max_length, batch_tokens=config.batch_tokens),
         config.no_answer_threshold,
     )
-    tell_metrics(found)
-    if config.folder is not None:
-        settings = {"task": task.name, "model": config.model, "max_length": config.max_length, "dtype": config.dtype}
-        written = write_all(
-            config.folder,
-            task,
-            task.data.labels or labels,
-            found,
-            title=f"{task.name}, {config.model}",
-            settings=settings,
-            accounts=accounts,
-            threshold=threshold,
-        )
-        say(", ".join(str(path) for path in written))
+    for evaluation in evaluations:
+        print_once(str(evaluation))
+    if config.folder is None:
+        print_once("next: add --folder FOLDER to write predictions and a report")
+        return
+    paths_written = write_results(
+        config.folder,
+        task,
+        kind,
+        labels,
+        evaluations,
+        title=f"{task.name}, {config.model}",
+        settings={"task": task.name, "model": config.model, "max_length": config.max_length, "dtype": config.dtype},
+        read_reports=reports,
+        threshold=threshold,
+    )
+    print_once("wrote " + ", ".join(str(path) for path in paths_written))
+    print_once(f"next: open {config.folder / 'report.html'}")
 
 
-def _score_file(config: EvaluateConfig, task: Task) -> None:
+def _score_file(task: Task, data: Path, predictions: Path, null_odds: Path | None) -> None:
     if task.name not in ("squad", "squad2"):
-        raise InputError(f"--predictions are scored for squad and squad2; for {task.name} give a model")
-    if config.data is None or not config.data.is_file():
-        raise InputError(
-            f"{config.data}: with --predictions, --data is the file that they are for, such as dev-v2.0.json"
-        )
-    assert config.predictions is not None
-    for name, value in score_squad_files(config.data, config.predictions, config.null_odds).items():
-        say(f"{name}: {value}")
+        raise InputError(f"--predictions supports squad and squad2; for {task.name} use --model")
+    if not data.is_file():
+        raise InputError(f"{data}: with --predictions, --data must be the file of the questions (dev-v2.0.json)")
+    for name, value in score_squad_files(data, predictions, null_odds).items():
+        print_once(f"{name}: {value}")

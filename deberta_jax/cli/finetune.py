@@ -1,133 +1,169 @@
-"""`deberta-jax finetune TASK`: a task's files and a model in; a better model, figures, predictions and a report out."""
+"""`deberta-jax finetune TASK`: fine-tune a model on the files of a task, evaluate it, and write a report."""
 
-import json
-import os
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import jax
 
-from deberta_jax.cli.told import tell_account, tell_metrics
 from deberta_jax.errors import InputError
-from deberta_jax.files import lock_folder
+from deberta_jax.files import lock_folder, write_json
 from deberta_jax.finetuning.batches import batches_in_epoch
+from deberta_jax.finetuning.class_weights import class_weights
 from deberta_jax.finetuning.config import FinetuneConfig
-from deberta_jax.finetuning.evaluate import judgements, write_all
-from deberta_jax.finetuning.features import features_of
-from deberta_jax.finetuning.initial import Start, headed, read_start
-from deberta_jax.finetuning.outcomes import HEADS
-from deberta_jax.finetuning.recipes import recipe
-from deberta_jax.finetuning.run import RunInputs, digest, run_seed
+from deberta_jax.finetuning.custom import find_task
+from deberta_jax.finetuning.evaluate import evaluate, write_results
+from deberta_jax.finetuning.initial import PretrainedFolder, model_spec, open_pretrained
+from deberta_jax.finetuning.kinds import KINDS
+from deberta_jax.finetuning.kinds.kind import Kind, objective_with_options
+from deberta_jax.finetuning.objectives import plain_objective
+from deberta_jax.finetuning.run import RunInputs, finetune
+from deberta_jax.finetuning.sift import sift
+from deberta_jax.finetuning.training_set import digest, features_of
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.pretraining.corpus import on_first, say
-from deberta_jax.tasks.catalogue import ABOUT, Task, check_labels, given, labels_of, load, splits_in, task_of
+from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
 from deberta_jax.tasks.examples import Examples
+from deberta_jax.tasks.task import Task
+from deberta_jax.training.first_process import on_first_process, print_once
+from deberta_jax.training.objective import Objective
 from deberta_jax.training.processes import join
-
-NOUN = "TASK"
-RECIPES = {name: (about, partial(recipe, name)) for name, about in ABOUT.items()}
 
 
 def run(config: FinetuneConfig) -> None:
-    """Read, train, keep the best, evaluate, predict, report."""
+    """Read the files, train, evaluate the best model, and write the results."""
     join(config.processes)
     if config.data is None:
-        raise InputError("no data are named: --data FOLDER, which holds the task's files")
-    task = task_of(config.task, config.columns, alone=config.data.is_file())
-    paths = splits_in(task, config.data)
+        raise InputError("no data given: use --data with the folder of the task's files")
+    task = find_task(config.task, config.columns, single_file=config.data.is_file())
+    paths = find_splits(task, config.data)
     if task.trained_on:
-        raise InputError(f"{task.name} is evaluated only: fine-tune on {task.trained_on}, then evaluate {task.name}")
+        raise InputError(f"{task.name} has no training set: fine-tune on {task.trained_on}, then evaluate {task.name}")
     for split in ("train", "dev"):
         if split not in paths:
-            raise InputError(f"{config.data}: no file of the split {split}; {task.names(split)} is wanted")
-    start = read_start(config.model)
+            raise InputError(f"{config.data}: no file for the split {split}; expected {task.file_names(split)}")
+    pretrained = open_pretrained(config.model)
     with ExitStack() as stack:
-        on_first(lambda: stack.enter_context(lock_folder(config.folder)))
-        _run(config, task, start, paths)
+        on_first_process(lambda: stack.enter_context(lock_folder(config.folder)))
+        _run(config, task, pretrained, paths)
 
 
-def _run(config: FinetuneConfig, task: Task, start: Start, paths: Mapping[str, Sequence[Path]]) -> None:
-    splits = {split: load(task, its, split) for split, its in paths.items()}
-    for examples in splits.values():
-        for account in examples.accounts:
-            tell_account(account)
-    task = given(task, splits["train"].examples, splits["dev"].examples)
-    labels = labels_of(task, splits["train"].examples)
-    check_labels(task, labels, splits)
-    model = headed(start, config, task.kind, labels)
-    # A head that the file has keeps the order of its labels.
+def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths: Mapping[str, Sequence[Path]]) -> None:
+    splits = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
+    reports = [report for examples in splits.values() for report in examples.reports]
+    for report in reports:
+        print_once("\n  ".join([str(report), *report.errors]))
+    kind = KINDS[task.kind]
+    train, held_out = splits["train"].examples, splits["dev"].examples
+    task = with_data(task, train, held_out)
+    labels = labels_of(task, train)
+    check_labels(labels, splits)
+    model = model_spec(
+        pretrained,
+        kind,
+        labels,
+        head_dropout=config.head_dropout,
+        dtype=config.compute_dtype,
+        remat=config.remat,
+        from_scratch=config.from_scratch,
+    )
+    # A head of the file with the same labels keeps their order.
     labels = model.config.labels if labels else ()
-    units, account = features_of(task.kind, start.tokenizer, splits["train"].examples, labels, config.max_length)
-    if account.skipped:
-        tell_account(account)
-    materials = RunInputs(
-        task, model, start.tokenizer, units, trained_on=splits["train"].examples, held_out=splits["dev"].examples
-    )
-    settings = config.settings() | {"rows": digest(units)}
+    features, report = features_of(kind, pretrained.tokenizer, train, labels, config.max_length)
+    if report.skipped:
+        print_once("\n  ".join([str(report), *report.errors]))
+    inputs = RunInputs(task, kind, model, pretrained.tokenizer, features, held_out)
+    settings = config.settings() | {"rows": digest(features)}
+    seeds = _train(config, inputs, _objective(config, kind, labels, train), settings)
+    if jax.process_index() == 0:
+        _finish(config, task, kind, splits, settings, seeds)
 
-    steps = batches_in_epoch(len(units), config.batch_size)
-    say(
-        f"{task.name}: {config.epochs:g} epochs of {steps:,} steps, batch {config.batch_size}, learning rate "
-        f"{config.optimizer.learning_rate:g}, rows of at most {config.max_length}, {config.compute_dtype}"
+
+def _objective(config: FinetuneConfig, kind: Kind, labels: Sequence[str], train: Sequence[object]) -> Objective:
+    counts = Counter(label for example in train for label in kind.classes(example))
+    weights = class_weights(config.class_weights, labels, counts)
+    objective = objective_with_options(kind, weights, config.label_smoothing)
+    return sift(objective, config.sift) if config.sift.weight else plain_objective(objective)
+
+
+def _train(
+    config: FinetuneConfig, inputs: RunInputs, objective: Objective, settings: Mapping[str, object]
+) -> list[dict[str, float]]:
+    """Train with each seed; returns the metrics of the best model of each."""
+    steps = batches_in_epoch(len(inputs.features), config.batch_size)
+    print_once(
+        f"{inputs.task.name}: {config.epochs:g} epochs of {steps:,} steps, batch size {config.batch_size}, learning "
+        f"rate {config.optimizer.learning_rate:g}, at most {config.max_length} tokens, {config.compute_dtype}"
     )
-    found: list[dict[str, float]] = []
+    metrics = []
     for seed in range(config.seed, config.seed + config.seeds):
         folder = config.folder if config.seeds == 1 else config.folder / f"seed-{seed}"
-        trained = run_seed(config, materials, folder, seed, settings)
-        if trained is None:
-            return
-        found.append(trained)
-    if jax.process_index():
-        return
-    best = max(range(len(found)), key=lambda place: found[place][task.best])
-    if config.seeds > 1:
-        _keep_seed(config.folder, config.seed + best, found)
-    _conclude(config, task, splits, settings, found)
+        metrics.append(
+            finetune(
+                inputs,
+                folder,
+                config.training(steps, seed),
+                {**settings, "seed": seed},
+                max_length=config.max_length,
+                objective=objective,
+                patience=config.patience,
+                lora=config.lora if config.lora.rank else None,
+            )
+        )
+    if config.seeds > 1 and jax.process_index() == 0:
+        best = max(range(len(metrics)), key=lambda number: metrics[number][inputs.task.best_metric])
+        _keep_seed(config.folder, config.seed + best, metrics)
+    return metrics
 
 
-def _keep_seed(folder: Path, seed: int, found: Sequence[Mapping[str, float]]) -> None:
-    """The model and the curves of the best seed become those of the run."""
+def _keep_seed(folder: Path, seed: int, metrics: Sequence[Mapping[str, float]]) -> None:
+    """Copy the model and the metrics of the best seed to the folder of the run."""
     shutil.copytree(folder / f"seed-{seed}" / "model", folder / "model", dirs_exist_ok=True)
     shutil.copy(folder / f"seed-{seed}" / "metrics.jsonl", folder / "metrics.jsonl")
-    partial = folder / "seeds.partial"
-    partial.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "seeds.json")
-    for name in found[0]:
-        values = [metrics[name] for metrics in found]
-        say(
-            f"{len(values)} seeds: {name} median {statistics.median(values):.4f}, from {min(values):.4f} to "
-            f"{max(values):.4f}"
-        )
+    write_json(folder / "seeds.json", metrics)
+    for name in metrics[0]:
+        values = [values[name] for values in metrics]
+        median = statistics.median(values)
+        print_once(f"{len(values)} seeds: {name} median {median:.4f}, range {min(values):.4f} to {max(values):.4f}")
 
 
-def _conclude(
+def _finish(
     config: FinetuneConfig,
     task: Task,
+    kind: Kind,
     splits: Mapping[str, Examples],
     settings: Mapping[str, object],
     seeds: Sequence[Mapping[str, float]],
 ) -> None:
-    """Judge the best model on all splits but the one it was trained on, and write what is found."""
-    model, tokenizer, _ = load_pretrained(config.folder / "model", HEADS[task.kind], dtype=config.compute_dtype)
+    """Evaluate the best model on all splits except the training set, and write the results."""
+    folder = config.folder / "model"
+    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.compute_dtype)
     assert tokenizer is not None
     others = {split: examples.examples for split, examples in splits.items() if split != "train"}
-    found, threshold = judgements(task, model, tokenizer, others, Batching(max_length=config.max_length))
-    accounts = [account for examples in splits.values() for account in examples.accounts]
-    written = write_all(
+    batching = Batching(max_length=config.max_length)
+    evaluations, threshold = evaluate(task, kind, model, tokenizer, others, batching)
+    paths = write_results(
         config.folder,
         task,
-        tuple(model.deberta.config.labels),
-        found,
+        kind,
+        model.deberta.config.labels,
+        evaluations,
         title=f"{task.name}, {config.model}",
         settings=settings,
-        accounts=accounts,
+        read_reports=[report for examples in splits.values() for report in examples.reports],
         threshold=threshold,
         seeds=seeds if config.seeds > 1 else (),
     )
-    tell_metrics(found)
-    say(f"model {config.folder / 'model'}; " + ", ".join(str(path) for path in written))
+    for evaluation in evaluations:
+        print_once(str(evaluation))
+    print_once(f"wrote {folder}, " + ", ".join(str(path) for path in paths))
+    print_once(f"next: {_next_command(config, task, kind, folder)}")
+
+
+def _next_command(config: FinetuneConfig, task: Task, kind: Kind, folder: Path) -> str:
+    if kind.predict_options:
+        return f"deberta-jax predict {folder} {kind.predict_options}"
+    return f"deberta-jax evaluate {task.name} --data {config.data} --model {folder}"

@@ -1,147 +1,161 @@
-"""`deberta-jax COMMAND`: finds the command, reads its options, and says in one line what is wrong with them.
+"""`deberta-jax COMMAND`: choose the command, read its options, run it, and report an error in one line.
 
-A command is a module of this folder with a function `run`, whose only parameter is a dataclass of options. Where it has
-`RECIPES`, name to description and options, its first word is one of them (a `NOUN`, where it has another for them), and
-later words change it; options may be a function of those words.
+A command is a module of this folder with a function `run`, whose only parameter is a dataclass of options. The table
+`COMMANDS` names the module that declares the options. `--help` imports that module only, so it does not import JAX.
 """
 
 import contextlib
 import difflib
 import errno
-import functools
 import importlib
-import io
-import itertools
+import importlib.metadata
 import logging
 import os
-import re
+import platform
+import signal
 import sys
-import typing
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from deberta_jax.errors import InputError
+from deberta_jax.cli.parse import WIDTH, parse, parse_known
+from deberta_jax.errors import InputError, StopRequested
 
-# What a file system refuses and its user can mend: places, rights, room.
-_TO_MEND = {
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-}
+# Errors of a full or broken disk, which come without a file's name.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_DESCRIPTION = "DeBERTa v1, v2 and v3 in JAX: pretrain, fine-tune, evaluate, predict."
+
+
+class Command(NamedTuple):
+    """A command's description, and the module that declares its options.
+
+    The module has `OPTIONS`, a dataclass. If the command has recipes, it has instead `RECIPES`, name to description,
+    and `recipe(name, selection)`, which returns the options that a recipe starts with. `selection` is an instance of
+    `Selection`, a dataclass of the options that decide them, or None without such a class. `NOUN` is what the command
+    calls its recipes, RECIPE by default.
+    """
+
+    description: str
+    options: str
+
+
 COMMANDS = {
-    "pretrain": "train by masked language modelling or replaced-token detection, from text to a model folder",
-    "finetune": "train a model on a task: GLUE, SuperGLUE, SQuAD, RACE, NER, or a table of your own",
-    "evaluate": "score a model on a task's files by its official metrics",
-    "predict": "fill masks, classify, tag, answer or embed texts with a model",
-    "convert": "turn a model folder into another form: Hugging Face, Microsoft, or a run to go on from",
-    "prepare": "turn text into shards of tokenized rows",
-    "tokenizer": "train a SentencePiece tokenizer on text",
+    "pretrain": Command(
+        "train by masked language modelling or replaced-token detection", "deberta_jax.pretraining.recipes"
+    ),
+    "finetune": Command(
+        "train a model on a task: GLUE, SuperGLUE, SQuAD, RACE, NER, or your own table",
+        "deberta_jax.finetuning.recipes",
+    ),
+    "evaluate": Command(
+        "evaluate a model on a task's files by the official metrics", "deberta_jax.cli.evaluate_options"
+    ),
+    "predict": Command(
+        "fill masks, classify, tag, answer or embed texts with a model", "deberta_jax.cli.predict_options"
+    ),
+    "convert": Command(
+        "convert a model to the format of Hugging Face or Microsoft, or to a run", "deberta_jax.cli.convert_options"
+    ),
+    "prepare": Command("tokenize text and write it as shards for pretraining", "deberta_jax.cli.prepare"),
+    "tokenizer": Command("train a SentencePiece tokenizer on text", "deberta_jax.cli.tokenizer"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 2 where the user can mend it, after one line that says how."""
-    # Read when the libraries behind JAX are loaded: without them they report on themselves.
+    """Run one command and return its exit code: 2 after an error that the user can fix, reported in one line.
+
+    130 after Ctrl-C, 0 after a run that was stopped by SIGTERM, 141 if the reader of the output closed it.
+    """
+    # The libraries behind JAX read these when they are loaded; without them they log their own start.
     for name, value in {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR"}.items():
         os.environ.setdefault(name, value)
-    _show_warnings()
+    _log_to_stderr()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    program = "deberta-jax"
+    program = ["deberta-jax"]
     try:
-        command = _choose(words, COMMANDS, program, "COMMAND")
-        if command is None:
-            return 0
-        program += f" {command}"
-        module = importlib.import_module(f"deberta_jax.cli.{command}")
-        (kind,) = (kind for name, kind in typing.get_type_hints(module.run).items() if name != "return")
-        recipes, default = getattr(module, "RECIPES", None), None
-        if recipes is not None:
-            about = {name: description for name, (description, _) in recipes.items()}
-            recipe = _choose(words, about, program, getattr(module, "NOUN", "RECIPE"))
-            if recipe is None:
-                return 0
-            program, default = f"{program} {recipe}", recipes[recipe][1]
-            default = default(words) if callable(default) else default
-        module.run(_parse(kind, words, program, default))
+        _run(words, program)
+        sys.stdout.flush()
     except InputError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
+        return _report(program, error, 2)
+    except StopRequested as stop:
+        return _report(program, stop, 130 if stop.signal == signal.SIGINT else 0)
+    except KeyboardInterrupt:
+        return _report(program, "interrupted; to continue, run the same command again", 130)
+    except BrokenPipeError:
+        # The reader of the output, such as `head`, has seen enough. Python must not flush what is left.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
-        if error.errno not in _TO_MEND:
+        if error.filename is None and error.errno not in _DISK_ERRORS:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"{program}: {where}{error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return 130
+        return _report(program, f"{where}{error.strerror}", 2)
     return 0
 
 
-def _choose(words: list[str], choices: Mapping[str, str], program: str, noun: str) -> str | None:
-    """Take the first word, one of `choices`, away; None after printing them if it asks for help."""
+def _run(words: list[str], program: list[str]) -> None:
+    """Read the options of one command and run it; `program` gets the names of the command and its recipe."""
+    if words[:1] == ["--version"]:
+        print(_version())
+        return
+    name = _choose(words, {name: command.description for name, command in COMMANDS.items()}, program, "COMMAND")
+    if name is None:
+        return
+    options, config = importlib.import_module(COMMANDS[name].options), None
+    if hasattr(options, "RECIPES"):
+        recipe = _choose(words, options.RECIPES, program, getattr(options, "NOUN", "RECIPE"))
+        if recipe is None:
+            return
+        selected = hasattr(options, "Selection")
+        selection = parse_known(options.Selection, words, " ".join(program)) if selected else None
+        default: Any = options.recipe(recipe, selection)
+        config = parse(type(default), words, " ".join(program), default)
+    else:
+        config = parse(options.OPTIONS, words, " ".join(program))
+    if config is not None:
+        importlib.import_module(f"deberta_jax.cli.{name}").run(config)
+
+
+def _choose(words: list[str], choices: Mapping[str, str], program: list[str], noun: str) -> str | None:
+    """Move the first word, one of `choices`, to `program`; None if it asks for help, which is printed."""
     listed = ", ".join(choices)
     if not words:
-        raise InputError(f"no {noun.lower()} given; there are {listed}")
+        raise InputError(f"no {noun.lower()} given; choose {listed}")
     word = words.pop(0)
     if word in ("-h", "--help"):
-        width = max(map(len, choices))
-        print(f"usage: {program} {noun} [-h] [OPTIONS]\n")
-        print("\n".join(f"  {name:{width}}  {description}" for name, description in choices.items()))
-        print(f"\n`{program} {noun} --help` lists the options and their defaults.")
+        _print_choices(choices, " ".join(program), noun)
         return None
     if word not in choices:
         near = difflib.get_close_matches(word, choices, 1, 0.5)
-        raise InputError(f"no {noun.lower()} {word!r}; " + (f"did you mean {near[0]}?" if near else f"try {listed}"))
+        raise InputError(f"no {noun.lower()} {word!r}; " + (f"did you mean {near[0]}?" if near else f"choose {listed}"))
+    program.append(word)
     return word
 
 
-def _parse(kind: Any, words: Sequence[str], program: str, default: Any) -> Any:
-    import tyro
-
-    read = functools.partial(tyro.cli, kind, prog=program, **({} if default is None else {"default": default}))
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            options, unknown = read(args=words, return_unknown_args=True)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise InputError(f"{_first_sentence(said.getvalue())}; `{program} --help` lists the options") from None
-    if unknown:
-        word = unknown[0].partition("=")[0]
-        if not word.startswith("-"):
-            raise InputError(f"{word!r} belongs to no option; `{program} --help` lists the options")
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            read(args=["--help"])
-        nearest = max(re.findall(r"--[\w.-]+", said.getvalue()), key=functools.partial(_likeness, word))
-        raise InputError(f"no option {word}; did you mean {nearest}? (`{program} --help` lists the options)")
-    return options
+def _print_choices(choices: Mapping[str, str], program: str, noun: str) -> None:
+    print(f"usage: {program} {noun} [-h] [OPTIONS]\n")
+    if noun == "COMMAND":
+        print(f"{_DESCRIPTION}\n")
+    column = max(map(len, choices)) + 4
+    for name, description in choices.items():
+        print(textwrap.fill(f"  {name:{column - 2}}{description}", WIDTH, subsequent_indent=" " * column))
+    print(f"\n`{program} {noun} --help` lists the options and their defaults.")
+    if noun == "COMMAND":
+        print(f"`{program} --version` prints the versions of this package, JAX and Python.")
 
 
-def _likeness(word: str, name: str) -> float:
-    """How like two dotted names are, as a whole and in their last parts; initials, as in --lr, count as the last."""
-    short, last = (dotted.lstrip("-").rpartition(".")[2] for dotted in (word, name))
-    initials = "".join(part[:1] for part in last.split("-"))
-    pairs = (word, name), (short, initials if short == initials else last)
-    return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+def _version() -> str:
+    ours, jax = (importlib.metadata.version(name) for name in ("deberta-jax", "jax"))
+    return f"deberta-jax {ours} (jax {jax}, Python {platform.python_version()})"
 
 
-def _first_sentence(box: str) -> str:
-    """The message in a box of several lines, as tyro draws it: between title and rule."""
-    rows = [row.strip("│| ") for row in re.sub("\x1b" + r"\[[\d;]*m", "", box).splitlines()]
-    below_title = itertools.dropwhile(_is_rule, rows[1:])
-    message = " ".join(itertools.takewhile(lambda row: not _is_rule(row), below_title))
-    # The name of a dataclass that refuses its fields is of no use to who types options.
-    message = re.sub(r"^Error parsing [^-]\S*: ", "", message).rstrip(".")
-    return message[0].lower() + message[1:]
+def _report(program: Sequence[str], message: object, code: int) -> int:
+    print(f"{' '.join(program)}: {message}", file=sys.stderr)
+    return code
 
 
-def _is_rule(row: str) -> bool:
-    return not row.strip("─-╰╯")
-
-
-def _show_warnings() -> None:
+def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("deberta_jax")

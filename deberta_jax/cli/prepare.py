@@ -26,6 +26,9 @@ class PrepareConfig:
     scheduler: str | None = None
 
 
+OPTIONS = PrepareConfig
+
+
 def run(config: PrepareConfig) -> None:
     """Prepare, and say how much and how fast."""
     if not config.files:

@@ -21,6 +21,9 @@ class TokenizerConfig:
     output: Path = Path("spm.model")
 
 
+OPTIONS = TokenizerConfig
+
+
 def run(config: TokenizerConfig) -> None:
     """Read the text, train, write; a file that stands is not written over."""
     if not config.files:

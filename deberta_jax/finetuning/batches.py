@@ -1,109 +1,111 @@
-"""Batches of units of like length, by number: batch k is a function of (seed, k), wherever a run begins."""
+"""Batches of features of similar length; batch k is a function of (seed, k), so that a run resumes exactly."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from deberta_jax.finetuning.features import Feature
-from deberta_jax.inference.buckets import bucket_lengths, bucket_width
-from deberta_jax.tasks.examples import Kind
+from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.inference.buckets import bucket_lengths
 
-Batch = dict[str, np.ndarray]
-# So many batches' units are sorted by length at a time: enough for little padding, and order stays nearly random.
+HostBatch = dict[str, np.ndarray]
+# The features of this many batches are sorted by length together: little padding, and the order is nearly random.
 _SORTED_TOGETHER = 50
-# Phrases are trained on, too, which are shorter than what is asked of a model.
+# Training texts may be phrases, shorter than the shortest bucket of inference.
 _SHORTEST = 8
 
 
 class Batches:
-    """Batches `start`, `start` + 1, ... of units, without end; of each the rows that are this process's.
+    """An infinite iterator over batches `start`, `start` + 1, ...; each yields the rows of this process.
 
-    In every epoch all units come once, in an order of its own. Units of like length go together, padded to the bucket
-    of the longest. What the last batch of an epoch lacks is rows of padding, weight 0.
+    Every epoch contains each feature once, in a new order. Features of similar length are padded to the bucket of the
+    longest one. The last batch of an epoch is filled with padding of weight 0.
     """
 
     def __init__(
         self,
         kind: Kind,
-        units: Sequence[Feature],
+        features: Sequence[Feature],
         *,
         batch_size: int,
         seed: int,
-        limit: int,
+        max_length: int,
         pad_id: int,
         start: int = 0,
         host_index: int = 0,
         host_count: int = 1,
     ):
-        self._kind, self._units, self._size, self._seed, self._pad_id = kind, units, batch_size, seed, pad_id
-        self._lengths = np.asarray([unit.length for unit in units])
-        self._buckets = np.asarray([length for length in (_SHORTEST, *bucket_lengths(limit)) if length <= limit])
+        self._kind, self._features, self._size, self._seed, self._pad_id = kind, features, batch_size, seed, pad_id
+        self._lengths = np.asarray([feature.length for feature in features])
+        buckets = (_SHORTEST, *bucket_lengths(max_length))
+        self._buckets = np.asarray([length for length in buckets if length <= max_length])
         self._next = start
         share = batch_size // host_count
-        self._mine = slice(host_index * share, (host_index + 1) * share)
+        self._host_rows = slice(host_index * share, (host_index + 1) * share)
         self._epoch, self._order = -1, np.zeros((0, batch_size), np.int64)
 
-    def __next__(self) -> Batch:
-        epoch, place = divmod(self._next, batches_in_epoch(len(self._units), self._size))
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> HostBatch:
+        epoch, index = divmod(self._next, batches_in_epoch(len(self._features), self._size))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, epoch_order(self._lengths, self._size, self._seed, epoch)
         self._next += 1
-        its = self._order[place]
-        longest = self._lengths[its[its >= 0]].max()
+        numbers = self._order[index]
+        longest = self._lengths[numbers[numbers >= 0]].max()
         length = int(self._buckets[np.searchsorted(self._buckets, longest)])
-        units = [self._units[number] if number >= 0 else None for number in its.tolist()]
-        return stacked(self._kind, units, length, self._pad_id, self._mine)
+        features = [self._features[number] if number >= 0 else None for number in numbers.tolist()]
+        return stack(self._kind, features, length, self._pad_id, self._host_rows)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Release nothing: there are no workers or files."""
 
 
-def batches_in_epoch(units: int, batch_size: int) -> int:
-    """How many batches hold every unit once."""
-    return -(-units // batch_size)
+def batches_in_epoch(features: int, batch_size: int) -> int:
+    """The number of batches that contain each feature once."""
+    return -(-features // batch_size)
 
 
-def epoch_order(lengths: Int[np.ndarray, "U"], batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, "batches B"]:
-    """Which units each batch of an epoch holds; -1 for none."""
+def epoch_order(lengths: Int[np.ndarray, "F"], batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, "batches B"]:
+    """The indices of the features of each batch of an epoch; -1 is padding."""
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
     pool = _SORTED_TOGETHER * batch_size
     for start in range(0, len(order), pool):
-        its = order[start : start + pool]
-        order[start : start + pool] = its[np.argsort(lengths[its], kind="stable")]
-    number = batches_in_epoch(len(order), batch_size)
-    batches = np.concatenate([order, np.full(number * batch_size - len(order), -1)]).reshape(number, batch_size)
-    return batches[rng.permutation(number)]
+        chunk = order[start : start + pool]
+        order[start : start + pool] = chunk[np.argsort(lengths[chunk], kind="stable")]
+    count = batches_in_epoch(len(order), batch_size)
+    batches = np.concatenate([order, np.full(count * batch_size - len(order), -1)]).reshape(count, batch_size)
+    return batches[rng.permutation(count)]
 
 
-def stacked(kind: Kind, units: Sequence[Feature | None], length: int, pad_id: int, mine: slice) -> Batch:
-    """Units as arrays, ids [B, T], of choices [B, M, T]; the shape depends on all, the rows are those `mine`."""
-    there = [unit for unit in units if unit is not None]
-    its = units[mine]
-    shape = (len(its), max(len(unit.rows) for unit in there), length)
+def stack(kind: Kind, features: Sequence[Feature | None], length: int, pad_id: int, host_rows: slice) -> HostBatch:
+    """The arrays of a batch; None is padding. Shapes depend on all features, the rows are `host_rows`.
+
+    Token ids are [B, T], or [B, M, T] if an example of this kind is several sequences.
+    """
+    real = [feature for feature in features if feature is not None]
+    rows = features[host_rows]
+    shape = (len(rows), max(len(feature.sequences) for feature in real), length)
     input_ids = np.full(shape, pad_id, np.int32)
-    attention_mask, types = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    for place, unit in enumerate(its):
-        for row, (ids, second) in enumerate(zip(unit.rows, unit.second_starts, strict=True) if unit else ()):
-            input_ids[place, row, : len(ids)] = ids
-            attention_mask[place, row, : len(ids)] = 1
-            types[place, row, second : len(ids)] = 1
-    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
-    if kind != "multiple_choice":
-        batch = {name: rows[:, 0] for name, rows in batch.items()}
-    for name, sample in there[0].targets.items():
-        sizes = np.max([np.shape(unit.targets[name]) for unit in there], axis=0).astype(int).tolist()
-        if kind == "token":
-            sizes = [length]
-        elif kind == "entity_ranking":
-            sizes = [bucket_width(size) for size in sizes]
-        array = np.zeros((len(its), *sizes), np.asarray(sample).dtype)
-        for place, unit in enumerate(its):
-            if unit is not None:
-                value = unit.targets[name]
-                whole: tuple[Any, ...] = (place, *map(slice, np.shape(value)))
-                array[whole] = value
-        batch[name] = array
+    attention_mask, token_type_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for b, feature in enumerate(rows):
+        if feature is not None:
+            for m, (ids, second_start) in enumerate(zip(feature.sequences, feature.second_starts, strict=True)):
+                input_ids[b, m, : len(ids)] = ids
+                attention_mask[b, m, : len(ids)] = 1
+                token_type_ids[b, m, second_start : len(ids)] = 1
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    if not kind.several_sequences:
+        batch = {name: values[:, 0] for name, values in batch.items()}
+    for name, sample in real[0].targets.items():
+        largest = np.max([np.shape(feature.targets[name]) for feature in real], axis=0).astype(int).tolist()
+        values = np.zeros((len(rows), *kind.padded_shape(largest, length)), np.asarray(sample).dtype)
+        for b, feature in enumerate(rows):
+            if feature is not None:
+                target = feature.targets[name]
+                values[(b, *map(slice, np.shape(target)))] = target
+        batch[name] = values
     return batch

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say."""
+"""Calibration: whether probabilities agree with accuracies."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,26 +9,25 @@ BINS = 15
 
 
 class Bin(NamedTuple):
-    """Predictions of like confidence: how many, their mean confidence, and the part that is right."""
+    """Predictions of similar confidence: their number, mean confidence and accuracy."""
 
-    number: int
+    count: int
     confidence: float
-    right: float
+    accuracy: float
 
 
-def bins(confidences: Sequence[float], right: Sequence[bool]) -> list[Bin]:
-    """Predictions by confidence in bins of equal width, (0, 1/15], (1/15, 2/15], ...; empty ones left out."""
-    p, hit = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
-    places = np.clip(np.ceil(p * BINS).astype(int) - 1, 0, BINS - 1)
+def bins(confidences: Sequence[float], correct: Sequence[bool]) -> list[Bin]:
+    """Predictions by confidence in bins of equal width, (0, 1/15], (1/15, 2/15], ...; empty bins are omitted."""
+    p, hits = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
+    numbers = np.clip(np.ceil(p * BINS).astype(int) - 1, 0, BINS - 1)
     return [
-        Bin(int(inside.sum()), float(p[inside].mean()), float(hit[inside].mean()))
-        for place in range(BINS)
-        if (inside := places == place).any()
+        Bin(int(inside.sum()), float(p[inside].mean()), float(hits[inside].mean()))
+        for number in range(BINS)
+        if (inside := numbers == number).any()
     ]
 
 
-def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float:
-    """Expected calibration error: the mean over predictions of |right - confidence| of their bin (Guo et al. 2017)."""
-    found = bins(confidences, right)
-    whole = sum(one.number for one in found)
-    return sum(one.number * abs(one.right - one.confidence) for one in found) / whole if whole else 0.0
+def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float:
+    """Expected calibration error: the mean of |accuracy - confidence| over predictions, by bin (Guo et al. 2017)."""
+    total = len(confidences)
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins(confidences, correct)) / total if total else 0.0

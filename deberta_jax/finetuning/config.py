@@ -1,86 +1,126 @@
-"""How a model is fine-tuned: the options of a run."""
+"""The options of a fine-tuning run."""
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import tyro
 
+from deberta_jax.config import Remat
 from deberta_jax.errors import InputError
-from deberta_jax.finetuning.lora import LoraConfig
-from deberta_jax.finetuning.sift import SiftConfig
-from deberta_jax.model.encoder import Remat
 from deberta_jax.tasks.custom import Columns
-from deberta_jax.training.optimizer import OptimizerConfig
-from deberta_jax.training.processes import ProcessesConfig
-from deberta_jax.training.run import MeshConfig, TrainingConfig
+from deberta_jax.training.config import MeshConfig, OptimizerConfig, ProcessesConfig, TrainingConfig
 
-BALANCED = "balanced"
+Divergence = Literal["symmetric_kl", "kl", "mse"]
+Targets = Literal["attention", "all"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SiftConfig:
+    """Virtual adversarial training (SiFT); a step costs three forward and two backward passes."""
+
+    weight: float = 0.0
+    """Weight of the adversarial loss; 0 turns it off. Published: 5, and 3 for v3-xsmall."""
+    learning_rate: float = 1e-4
+    """Step size of the perturbation along its gradient."""
+    initial: float = 1e-2
+    """Standard deviation of the initial perturbation."""
+    divergence: Divergence = "symmetric_kl"
+    """Divergence whose gradient moves the perturbation; the adversarial loss itself is symmetric_kl."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "learning_rate", "initial"):
+            if getattr(self, name) < 0:
+                raise InputError(f"sift.{name} is {getattr(self, name)}; it must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (LoRA); the head is trained as a whole."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains the whole model."""
+    alpha: float = 16.0
+    """Scale of the adapters: their product counts alpha / rank times."""
+    targets: Targets = "attention"
+    """Adapted kernels: queries, keys and values ("attention"), or every matrix of a layer ("all")."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha <= 0:
+            raise InputError(
+                f"lora.rank is {self.rank} and lora.alpha {self.alpha:g}; both must be positive (rank 0 turns LoRA off)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Fine-tune a model on a task's own files, keep the best by the task's metric, evaluate, predict, report.
+    """Fine-tune a model on a task, keep the best model, evaluate it, and write predictions and a report.
 
-    The run's folder gets `model`, the best so far, which transformers loads; `metrics.json`; predictions in the form
-    that the task's leaderboard takes; `report.html` with its figures; `metrics.jsonl`, TensorBoard events, checkpoints.
-    The same command goes on where it was stopped, to the last bit. A recipe's values are those published for --model.
+    The folder of the run contains `model` (the best model, which transformers loads), `metrics.json`, predictions in
+    the format of the task's leaderboard, `report.html` with figures, `metrics.jsonl`, TensorBoard events and
+    checkpoints. Run the same command again to resume; the result is bit-identical.
+
+    Some defaults depend on the task and on --model, for which they were published: --epochs, --batch-size,
+    --head-dropout, --optimizer.learning-rate and --optimizer.warmup. Use --help together with --model to see them.
     """
 
     model: str = ""
-    """Model folder, or owner/name on the hub; the result of another task, as --model runs/mnli/model, too."""
+    """Model folder, owner/name on the Hugging Face hub, or the result of another run (runs/mnli/model)."""
     data: Path | None = None
-    """Folder of the task's files, by their official names; for `generic` a file, of which a tenth is held out."""
+    """Folder with the task's files under their official names. For `generic` also one file: a tenth is held out."""
     folder: Path = Path("runs/finetune")
-    """Everything of the run."""
+    """Folder of the run."""
     columns: Columns = dataclasses.field(default_factory=Columns)
     epochs: float = 3.0
+    """Passes over the training set. A finished run can be extended with a larger number."""
     batch_size: int = 32
+    """Examples per step, over all devices."""
     accumulate: int = 1
-    """Micro-batches in which a batch is taken."""
+    """Micro-batches per step (gradient accumulation)."""
     max_length: int = 256
-    """Tokens of the longest row; longer texts are cut, or read in windows."""
+    """Longest sequence in tokens. Longer texts are truncated, or split into windows."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=2e-5, warmup=0.1)
     )
     head_dropout: float | None = None
-    """Before the classifier; the model's own by default."""
+    """Dropout before the classifier; by default as in the model's config."""
     label_smoothing: float = 0.0
+    """Probability that the targets distribute over all classes (kinds single_label and token)."""
     class_weights: tuple[str, ...] = ()
-    """LABEL=WEIGHT for each label, or "balanced": the rarer, the heavier."""
+    """LABEL=WEIGHT for some labels, or "balanced" for weights inverse to frequency (single_label and token)."""
     evaluate_every: int = 0
-    """Steps; 0: an epoch."""
+    """Steps between evaluations; 0 evaluates after each epoch."""
     patience: int = 0
-    """Evaluations without a better one after which the run ends; 0: never."""
+    """End the run after this number of evaluations without improvement; 0 never does."""
     checkpoint_every: int = 1000
+    """Steps between checkpoints."""
     seed: int = 0
+    """Seed of the new head, dropout and the order of examples."""
     seeds: int = 1
-    """Runs of different seeds; the best is kept, median and spread are told."""
+    """Number of runs with consecutive seeds. The best is kept; median and range are reported."""
     from_scratch: bool = False
-    """Begin with random weights, of --model only its config and tokenizer."""
+    """Initialize all weights randomly; only the config and the tokenizer of --model are used."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of computation; auto is bfloat16 but on CPUs. Parameters are float32."""
+    """Compute dtype; auto is bfloat16 except on CPU. Parameters are float32."""
     remat: Remat = "none"
+    """What to recompute in the backward pass to save memory."""
     sift: SiftConfig = dataclasses.field(default_factory=SiftConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
-    # The task that the options began as.
     task: tyro.conf.Suppress[str] = ""
+    """Name of the task, set by the recipe."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("accumulate", 1), ("max_length", 8), ("seeds", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name, minimum in (("batch_size", 1), ("accumulate", 1), ("max_length", 8), ("seeds", 1), ("seed", 0)):
+            if getattr(self, name) < minimum:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
         for name in ("evaluate_every", "patience"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it cannot be negative")
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not 0 < self.epochs <= 10_000:
-            raise InputError(f"epochs is {self.epochs}; a positive number is wanted, such as 3 or 0.5")
+            raise InputError(f"epochs is {self.epochs}; it must be a positive number such as 3 or 0.5")
         for name in ("label_smoothing", "head_dropout"):
             if not 0 <= (getattr(self, name) or 0.0) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
@@ -89,14 +129,17 @@ class FinetuneConfig:
     def compute_dtype(self) -> str:
         if self.dtype != "auto":
             return self.dtype
+        # `--help` reads this module and must not import JAX.
+        import jax
+
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
-    def training(self, steps_in_epoch: int, seed: int) -> TrainingConfig:
-        """How a run of one seed goes, whose epoch has so many steps."""
-        steps = max(1, math.ceil(self.epochs * steps_in_epoch))
+    def training(self, steps_per_epoch: int, seed: int) -> TrainingConfig:
+        """The engine's options for one seed."""
+        steps = max(1, math.ceil(self.epochs * steps_per_epoch))
         optimizer = self.optimizer
         if optimizer.warmup >= 1 and optimizer.warmup > steps // 2:
-            # Published warm-ups are for the whole of a task's data.
+            # Published warmups are for the full training set of a task.
             optimizer = dataclasses.replace(optimizer, warmup=0.1)
         return TrainingConfig(
             steps=steps,
@@ -105,33 +148,13 @@ class FinetuneConfig:
             seed=seed,
             optimizer=optimizer,
             mesh=self.mesh,
-            evaluate_every=self.evaluate_every or steps_in_epoch,
+            evaluate_every=self.evaluate_every or steps_per_epoch,
             checkpoint_every=self.checkpoint_every,
         )
 
     def settings(self) -> dict[str, Any]:
-        """All that makes the run what it is, as JSON."""
+        """The options that determine the result, as JSON."""
         settings = dataclasses.asdict(self) | {"dtype": self.compute_dtype}
         for name in ("folder", "data", "processes", "seeds", "seed"):
             del settings[name]
         return settings
-
-    def weights_of(self, labels: Sequence[str], counted: Counter[str]) -> tuple[float, ...]:
-        """The weight of each label, of which `counted` are in the training data; none where all weigh the same."""
-        if not self.class_weights:
-            return ()
-        if self.class_weights == (BALANCED,):
-            whole = sum(counted.values())
-            return tuple(whole / (len(labels) * max(counted[label], 1)) for label in labels)
-        weights = dict.fromkeys(labels, 1.0)
-        for word in self.class_weights:
-            label, _, value = word.rpartition("=")
-            if label not in weights:
-                raise InputError(f"class_weights: no label {label!r}; there are {', '.join(labels)}")
-            try:
-                weights[label] = float(value)
-            except ValueError:
-                raise InputError(f"class_weights: {word!r} is not LABEL=NUMBER") from None
-            if not 0 <= weights[label] < math.inf:
-                raise InputError(f"class_weights: {word!r}: a weight cannot be negative or infinite")
-        return tuple(weights.values())

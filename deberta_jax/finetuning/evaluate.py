@@ -1,27 +1,26 @@
-"""What a model makes of the splits of a task, and the files that say so."""
+"""The evaluation of a model on the splits of a task, and the files with its results."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deberta_jax.finetuning.best_model import predicted
-from deberta_jax.finetuning.outcomes import Outcome
-from deberta_jax.finetuning.report import Judged, write_report
+from deberta_jax.files import make_folder, write_json
+from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample
+from deberta_jax.finetuning.predictions import predict
+from deberta_jax.finetuning.report import write_report
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.tasks.catalogue import Task
-from deberta_jax.tasks.examples import Example, Prediction, ReadReport
+from deberta_jax.tasks.examples import Prediction, ReadReport
 from deberta_jax.tasks.squad_metrics import best_threshold
+from deberta_jax.tasks.task import Task
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.recorder import read_metrics
 
 
-class Judgement(NamedTuple):
-    """A split's examples, what is predicted for each, and the metrics; none where the split has no labels."""
+class Evaluation(NamedTuple):
+    """The examples of a split, their outcomes, and the metrics; no metrics if the split has no labels."""
 
     split: str
-    examples: Sequence[Example]
+    examples: Sequence[Any]
     outcomes: Sequence[Outcome]
     metrics: Mapping[str, float]
 
@@ -29,107 +28,105 @@ class Judgement(NamedTuple):
     def predictions(self) -> list[Prediction]:
         return [outcome.prediction for outcome in self.outcomes]
 
+    def __str__(self) -> str:
+        count = f"{len(self.examples):,} examples"
+        if not self.metrics:
+            return f"{self.split}: {count} predicted (no labels)"
+        values = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        return f"{self.split}: {values} ({count})"
 
-def judgements(
+
+def evaluate(
     task: Task,
+    kind: Kind,
     model: Any,
     tokenizer: Tokenizer,
-    splits: Mapping[str, Sequence[Example]],
+    splits: Mapping[str, Sequence[Any]],
     batching: Batching,
-    threshold: float | None = None,
-) -> tuple[list[Judgement], float | None]:
-    """Each split judged, the first of them first; of questions without answers, by the threshold that suits that best.
+    no_answer_threshold: float | None = None,
+) -> tuple[list[Evaluation], float | None]:
+    """Predict and score each split, in order.
 
-    Returns the threshold, too, which another set of examples is to be judged by.
+    For questions that may lack an answer, `no_answer_threshold` is by default the one with the best score on the first
+    labelled split; it is returned, too.
     """
-    found = []
+    evaluations = []
+    threshold = no_answer_threshold
     for split, examples in splits.items():
-        outcomes = predicted(task, model, tokenizer, examples, batching)
-        assert outcomes is not None
-        labelled = any(answer_of(example) is not None for example in examples)
-        if task.may_lack_answers and threshold is None and labelled:
+        outcomes = predict(kind, model, tokenizer, examples, batching)
+        is_labelled = any(example.answer is not None for example in examples)
+        if task.may_lack_answers and threshold is None and is_labelled:
             threshold = best_threshold(examples, [outcome.prediction for outcome in outcomes])
         outcomes = [
-            Outcome(task.decided(prediction, threshold or 0.0), _of_meant(task, probabilities))
+            Outcome(task.resolve(prediction, threshold or 0.0), _mapped(task, probabilities))
             for prediction, probabilities in outcomes
         ]
-        metrics = task.metrics(examples, [outcome.prediction for outcome in outcomes]) if labelled else {}
-        found.append(Judgement(split, examples, outcomes, metrics))
-    return found, threshold
+        metrics = task.metrics(examples, [outcome.prediction for outcome in outcomes]) if is_labelled else {}
+        evaluations.append(Evaluation(split, examples, outcomes, metrics))
+    return evaluations, threshold
 
 
-def _of_meant(task: Task, probabilities: Mapping[str, float] | None) -> Mapping[str, float] | None:
-    """Probabilities of a task's own labels, each the sum over those that mean it."""
-    if probabilities is None or not task.meant:
+def _mapped(task: Task, probabilities: Mapping[str, float] | None) -> Mapping[str, float] | None:
+    """The probabilities of the labels of the task, each the sum over the labels that map to it."""
+    if probabilities is None or not task.label_map:
         return probabilities
-    summed: dict[str, float] = {}
+    mapped: dict[str, float] = {}
     for label, value in probabilities.items():
-        name = task.meant.get(label, label)
-        summed[name] = summed.get(name, 0.0) + value
-    return summed
+        name = task.label_map.get(label, label)
+        mapped[name] = mapped.get(name, 0.0) + value
+    return mapped
 
 
-def answer_of(example: Any) -> Any:
-    """What is to be predicted for an example; None where its file does not say."""
-    return next(getattr(example, name) for name in ("label", "tags", "answers") if hasattr(example, name))
-
-
-def write_all(
+def write_results(
     folder: Path,
     task: Task,
+    kind: Kind,
     labels: Sequence[str],
-    found: Sequence[Judgement],
+    evaluations: Sequence[Evaluation],
     *,
     title: str,
     settings: Mapping[str, Any],
-    accounts: Sequence[ReadReport],
+    read_reports: Sequence[ReadReport],
     threshold: float | None = None,
     seeds: Sequence[Mapping[str, float]] = (),
 ) -> list[Path]:
-    """`metrics.json`, `rows.json`, `predictions/` and `report.html` in a folder; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics: dict[str, Any] = {judgement.split: dict(judgement.metrics) for judgement in found if judgement.metrics}
+    """Write `metrics.json`, `rows.json`, `predictions/` and `report.html`; returns their paths.
+
+    The report shows the examples of the first labelled split. `seeds` are the metrics of runs with several seeds.
+    """
+    make_folder(folder)
+    labelled = [evaluation for evaluation in evaluations if evaluation.metrics]
+    metrics: dict[str, Any] = {evaluation.split: dict(evaluation.metrics) for evaluation in labelled}
     if threshold is not None:
         metrics["no_answer_threshold"] = threshold
-    written = [
-        _json(folder / "metrics.json", metrics),
-        _json(folder / "rows.json", [vars(account) for account in accounts]),
+    paths = [
+        write_json(folder / "metrics.json", metrics),
+        write_json(folder / "rows.json", [vars(report) for report in read_reports]),
     ]
-    for judgement in found:
-        if task.data.write is not None:
-            written += task.data.write(
-                folder / "predictions", judgement.split, judgement.examples, judgement.predictions
-            )
-    judged = [judgement for judgement in found if judgement.metrics]
-    if judged:
-        first = judged[0]
-        written.append(
-            write_report(
-                folder,
-                title=title,
-                kind=task.kind,
-                labels=labels,
-                best=task.best,
-                judged=[
-                    Judged(example, outcome.prediction, outcome.probabilities)
-                    for example, outcome in zip(first.examples, first.outcomes, strict=True)
-                ],
-                metrics={
-                    name if judgement is first else f"{judgement.split}: {name}": value
-                    for judgement in judged
-                    for name, value in judgement.metrics.items()
-                },
-                curve=read_metrics(folder / "metrics.jsonl"),
-                settings=settings,
-                accounts=[str(account) for account in accounts],
-                seeds=seeds,
-            )
+    for evaluation in evaluations:
+        paths += task.write(folder / "predictions", evaluation.split, evaluation.examples, evaluation.predictions)
+    if labelled:
+        first = labelled[0]
+        named = {
+            name if evaluation is first else f"{evaluation.split}: {name}": value
+            for evaluation in labelled
+            for name, value in evaluation.metrics.items()
+        }
+        path = write_report(
+            folder,
+            kind,
+            labels,
+            [
+                PredictedExample(example, outcome.prediction, outcome.probabilities)
+                for example, outcome in zip(first.examples, first.outcomes, strict=True)
+            ],
+            title=title,
+            metrics=named,
+            best_metric=task.best_metric,
+            history=read_metrics(folder / "metrics.jsonl"),
+            settings=settings,
+            rows=[str(report) for report in read_reports],
+            seeds=seeds,
         )
-    return written
-
-
-def _json(path: Path, values: Any) -> Path:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path
+        paths.append(path)
+    return paths

@@ -1,40 +1,33 @@
-"""The model that fine-tuning begins with: an encoder that was pretrained, and a head for the task."""
+"""The initial model of a fine-tuning run: a pretrained encoder and the head of the task."""
 
 import dataclasses
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray
+from jaxtyping import DTypeLike
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
-from deberta_jax.finetuning.config import FinetuneConfig
-from deberta_jax.finetuning.outcomes import HEADS
+from deberta_jax.finetuning.config import LoraConfig
+from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.lora import LoraModel
+from deberta_jax.hub.config_file import with_labels
 from deberta_jax.hub.download import resolve
-from deberta_jax.hub.heads import HEADS as MODELS
-from deberta_jax.hub.load import import_tensors
-from deberta_jax.hub.pretrained import labelled, read_folder
+from deberta_jax.hub.folder import read_folder
+from deberta_jax.hub.heads import HEADS, head_options
+from deberta_jax.hub.load import load_model
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.shardings import shardings
-from deberta_jax.tasks.examples import Kind
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-
-# What transformers calls the use of a classifier.
-_PROBLEMS: dict[Kind, str] = {
-    "single_label": "single_label_classification",
-    "regression": "regression",
-    "multi_label": "multi_label_classification",
-}
-_log = logging.getLogger(__name__)
+from deberta_jax.training.state import Build, model_key
 
 
-class Start(NamedTuple):
-    """A model's folder, read but for its weights."""
+class PretrainedFolder(NamedTuple):
+    """A model folder whose weights are not read yet."""
 
     config: DebertaConfig
     tensors: dict[str, Tensor]
@@ -42,58 +35,83 @@ class Start(NamedTuple):
     tokenizer: Tokenizer
 
 
-def read_start(name: str) -> Start:
-    """Of a folder or a model of the hub; raises InputError where it is none, or has no tokenizer."""
+def open_pretrained(name: str) -> PretrainedFolder:
+    """Open a folder or a model of the hub; raises InputError if it is not a model folder or has no tokenizer."""
     if not name:
-        raise InputError("no model is named: --model FOLDER, or owner/name on the hub")
+        raise InputError("no model given: use --model with a folder, or with owner/name on the Hugging Face hub")
     folder = resolve(name)
     config, tensors, source = read_folder(folder)
     if not Tokenizer.stands_in(folder):
-        raise InputError(f"{name}: holds no tokenizer; put the one the model was trained with into the folder")
-    return Start(config, tensors, source, Tokenizer(folder))
+        raise InputError(
+            f"{name}: no tokenizer in this folder; copy the tokenizer that the model was trained with to it"
+        )
+    return PretrainedFolder(config, tensors, source, Tokenizer(folder))
 
 
 class ModelSpec(NamedTuple):
-    """A task's model, not yet made: its config, what builds it, and what the file has of it."""
+    """The model of a task before it is created: its config, its constructor and the tensors of the file.
+
+    `from_scratch` means that the tensors are not used.
+    """
 
     config: DebertaConfig
-    build: Any
+    build: Build
     tensors: dict[str, Tensor]
     source: Path
+    from_scratch: bool
 
 
-def headed(start: Start, config: FinetuneConfig, kind: Kind, labels: Sequence[str]) -> ModelSpec:
-    """The model with a head for a task; a head that the file has for the same labels is kept."""
-    head = HEADS[kind]
-    wanted = labels if kind in ("single_label", "regression", "multi_label", "token") else None
-    model, tensors = labelled(start.config, start.tensors, head, wanted)
-    changes: dict[str, Any] = {"problem_type": _PROBLEMS.get(kind)}
-    if config.head_dropout is not None:
-        changes["cls_dropout"] = config.head_dropout
-    model = dataclasses.replace(model, **changes)
-    options: dict[str, Any] = {"dtype": jnp.dtype(config.compute_dtype), "remat": config.remat}
-    if kind == "token":
-        options["projected"] = "proj.weight" in tensors and not config.from_scratch
+def model_spec(
+    pretrained: PretrainedFolder,
+    kind: Kind,
+    labels: Sequence[str],
+    *,
+    head_dropout: float | None = None,
+    dtype: DTypeLike = "float32",
+    remat: Remat = "none",
+    from_scratch: bool = False,
+) -> ModelSpec:
+    """The model with the head of a kind of task. A head in the file is used if it has the same labels."""
+    config, tensors = with_labels(pretrained.config, pretrained.tensors, kind.head, labels or None)
+    config = dataclasses.replace(config, problem_type=kind.problem_type)
+    if head_dropout is not None:
+        config = dataclasses.replace(config, cls_dropout=head_dropout)
+    options: dict[str, Any] = {"dtype": jnp.dtype(dtype), "remat": remat}
+    options |= head_options(kind.head, () if from_scratch else tensors)
+    head = HEADS[kind.head].model
 
-    def build(key: PRNGKeyArray) -> Any:
-        return MODELS[head].model(model, **options, key=key)
+    def build(key: jax.Array) -> Any:
+        return head(config, **options, key=key)
 
-    return ModelSpec(model, build, tensors, start.source)
+    return ModelSpec(config, build, tensors, pretrained.source, from_scratch)
 
 
-def first_model(model: ModelSpec, seed: int, mesh: Mesh) -> Any:
-    """The model of step 0, each parameter on its devices; what the file has not is initialised by the seed."""
-    # As the state of a run that begins with random weights has it.
-    key, _ = jax.random.split(jax.random.key(seed))
-    made, new = import_tensors(
-        model.build,
-        model.config,
-        model.tensors,
-        source=model.source,
-        key=key,
-        shardings=shardings(jax.eval_shape(model.build, key), mesh),
-        dtype=jnp.float32,
-    )
-    if new and jax.process_index() == 0:
-        _log.info("%s: new is %s", model.source, ", ".join(new))
-    return made
+def with_lora(spec: ModelSpec, lora: LoraConfig | None) -> Build:
+    """The constructor of the model, with adapters if `lora` is given."""
+    if lora is None:
+        return spec.build
+    return lambda key: LoraModel(spec.build(key), lora, key=jax.random.fold_in(key, 1))
+
+
+def initial_model(spec: ModelSpec, seed: int, mesh: Mesh, lora: LoraConfig | None = None) -> Callable[[], Any] | None:
+    """The function that loads the model of step 0, each parameter on its devices; None for random weights.
+
+    Parameters that the file does not contain are initialized by the seed.
+    """
+    if spec.from_scratch:
+        return None
+    key, build = model_key(seed), with_lora(spec, lora)
+
+    def load() -> Any:
+        model = load_model(
+            spec.build, spec.config, spec.tensors, source=spec.source, key=key, mesh=mesh, dtype=jnp.float32
+        )
+        if lora is None:
+            return model
+        add_adapters = jax.jit(
+            lambda base: LoraModel(base, lora, key=jax.random.fold_in(key, 1)),
+            out_shardings=shardings(jax.eval_shape(build, key), mesh),
+        )
+        return add_adapters(model)
+
+    return load

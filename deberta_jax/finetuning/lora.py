@@ -1,20 +1,19 @@
-"""Low-rank adapters: an encoder that holds still, and small matrices that are trained in its place (Hu et al. 2021)."""
+"""Low-rank adapters: the encoder is frozen, and small matrices beside its kernels are trained (Hu et al. 2021)."""
 
-import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deberta_jax.errors import InputError
+from deberta_jax.finetuning.config import LoraConfig, Targets
 from deberta_jax.model.linear import Linear
-from deberta_jax.training.objective import Batch, Objective, Sums
+from deberta_jax.model.tree import replace_parts
+from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
-Targets = Literal["attention", "all"]
-# The kernels of a layer by the dotted path of their projection.
+# The paths of the adapted projections in a layer.
 _ATTENTION = "attention.query", "attention.key", "attention.value"
 _TARGETS: dict[Targets, tuple[str, ...]] = {
     "attention": _ATTENTION,
@@ -22,90 +21,69 @@ _TARGETS: dict[Targets, tuple[str, ...]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class LoraConfig:
-    """Adapters of a rank, 0: none, the whole model is trained.
-
-    The product of an adapter's matrices counts `alpha` / `rank` times. `targets`: the kernels of queries, keys and
-    values ("attention"), or of every product of a layer ("all"). The head is trained as a whole.
-    """
-
-    rank: int = 0
-    alpha: float = 16.0
-    targets: Targets = "attention"
-
-    def __post_init__(self) -> None:
-        if self.rank < 0 or self.alpha <= 0:
-            raise InputError(
-                f"lora.rank is {self.rank}, lora.alpha {self.alpha:g}; both must be positive, rank 0 is off"
-            )
-
-
 class Adapter(nnx.Module):
-    """The two matrices beside the stacked kernels of a projection: normal, and zero."""
+    """Two matrices beside the stacked kernels of a projection; `up` is initialized with zeros."""
 
     def __init__(self, projection: Linear, rank: int, *, key: PRNGKeyArray):
-        # The axis of layers has no name.
+        # The layer axis has no logical name.
         axes, shape, inputs = projection.kernel.get_metadata()["axes"], projection.kernel.shape, projection.inputs
-        L, into, out = shape[0], shape[1 : 1 + inputs], shape[1 + inputs :]
-        stddev = 1 / math.sqrt(math.prod(into))
-        self.down = nnx.Param(stddev * jax.random.normal(key, (L, *into, rank)), axes=(*axes[:inputs], None))
-        self.up = nnx.Param(jnp.zeros((L, rank, *out)), axes=(None, *axes[inputs:]))
+        L, in_shape, out_shape = shape[0], shape[1 : 1 + inputs], shape[1 + inputs :]
+        stddev = 1 / math.sqrt(math.prod(in_shape))
+        self.down = nnx.Param(stddev * jax.random.normal(key, (L, *in_shape, rank)), axes=(*axes[:inputs], None))
+        self.up = nnx.Param(jnp.zeros((L, rank, *out_shape)), axes=(None, *axes[inputs:]))
 
     def product(self) -> Float[Array, "..."]:
-        """What is added to the kernels, before it is scaled."""
+        """The product of the matrices, in the shape of the kernels."""
         down, up = self.down[...], self.up[...]
         L, rank = up.shape[:2]
         return jnp.matmul(down.reshape(L, -1, rank), up.reshape(L, rank, -1)).reshape(*down.shape[:-1], *up.shape[2:])
 
 
-class Adapted(nnx.Module):
-    """A model with a head, and adapters of its encoder's kernels in the order of the config's targets."""
+class LoraModel(nnx.Module):
+    """A model with a head, and one adapter per target, in the order of `targets`."""
 
     def __init__(self, base: Any, config: LoraConfig, *, key: PRNGKeyArray):
-        names = _TARGETS[config.targets]
-        keys = jax.random.split(key, len(names))
+        targets = _TARGETS[config.targets]
+        keys = jax.random.split(key, len(targets))
         self.scale = config.alpha / config.rank
-        self.targets = names
+        self.targets = targets
         self.base = base
         self.adapters = nnx.List(
-            [Adapter(_projection(base, name), config.rank, key=one) for name, one in zip(names, keys, strict=True)]
+            [Adapter(_projection(base, name), config.rank, key=k) for name, k in zip(targets, keys, strict=True)]
         )
 
 
-def merged(adapted: Adapted) -> Any:
-    """A model of the base's own kind whose kernels have the adapters in them; it can stand alone."""
-    model = jax.tree.map(lambda leaf: leaf, adapted.base)
-    for name, adapter in zip(adapted.targets, adapted.adapters, strict=True):
-        projection = _projection(model, name)
-        kernel = projection.kernel
-        added = adapted.scale * adapter.product()
-        projection.kernel = jax.tree.map(lambda w, added=added: w + added.astype(w.dtype), kernel)
-    return model
+def merge(model: LoraModel) -> Any:
+    """The base model with the adapters added to its kernels."""
+    kernels = {}
+    for name, adapter in zip(model.targets, model.adapters, strict=True):
+        kernel, update = _projection(model.base, name).kernel, model.scale * adapter.product()
+        merged = jax.tree.map(lambda w, update=update: w + update.astype(w.dtype), kernel)
+        kernels[f"deberta.encoder.layers.{name}.kernel"] = merged
+    return replace_parts(model.base, kernels)
 
 
-def adapted_objective(objective: Objective) -> Objective:
-    """The objective of a model with adapters: no gradient reaches the encoder that they are beside."""
+def lora_objective(objective: Objective) -> Objective:
+    """The objective of a model with adapters; the encoder has no gradient."""
 
-    def held_still(adapted: Adapted, batch: Batch, key: PRNGKeyArray | None) -> Sums:
-        still = jax.tree.map(lambda leaf: leaf, adapted)
-        still.base.deberta = jax.lax.stop_gradient(still.base.deberta)
-        return objective(merged(still), batch, key)
+    def merged_objective(model: LoraModel, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+        frozen = replace_parts(model, {"base.deberta": jax.lax.stop_gradient(model.base.deberta)})
+        return objective(merge(frozen), batch, key)
 
-    return held_still
+    return merged_objective
 
 
-def trainable(adapted: Any) -> Any:
-    """True for each leaf that is trained: adapters and head."""
+def trainable(model: Any) -> Any:
+    """A tree of bool like the model: True for the parameters of adapters and head."""
 
-    def is_trained(path: tuple[Any, ...], _: Any) -> bool:
+    def is_trainable(path: tuple[Any, ...], _: Any) -> bool:
         return not jax.tree_util.keystr(path, simple=True, separator=".").startswith("base.deberta.")
 
-    return jax.tree_util.tree_map_with_path(is_trained, adapted)
+    return jax.tree_util.tree_map_with_path(is_trainable, model)
 
 
 def _projection(model: Any, name: str) -> Linear:
-    layer = model.deberta.encoder.layers
+    module = model.deberta.encoder.layers
     for part in name.split("."):
-        layer = getattr(layer, part)
-    return layer
+        module = getattr(module, part)
+    return module

@@ -1,204 +1,132 @@
-"""What is minimised when a head is fine-tuned, by the kind of task: sums over the examples of a batch, never means.
+"""Training objectives: sums of losses over the examples of a batch, never means, and divergences of outputs.
 
-A batch has `input_ids`, `attention_mask` and `token_type_ids` [B, T], `labels` and `weights`; a weight of 0 leaves out
-what is padding or has no label.
+A batch has `input_ids`, `attention_mask` and `token_type_ids` [B, T], `labels` and `weights`; padding and unlabelled
+tokens have weight 0.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
+from deberta_jax.finetuning.config import Divergence
 from deberta_jax.ops.precision import accumulation_dtype
-from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, squared_error
-from deberta_jax.training.objective import Batch, Objective, Sums
+from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy
+from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
-# What has no probability, finite so that differences of logits are numbers.
-_NEVER = -1e9
-
-
-Divergence = Literal["symmetric_kl", "kl", "mse"]
+# The logit of an impossible class. Finite, so that differences of logits are numbers.
+IMPOSSIBLE = -1e9
 
 
 class TaskObjective(NamedTuple):
-    """A head's outputs for a batch, the sums of its losses, and how far other outputs are from them.
+    """The outputs of a head for a batch, the sums of their losses, and the divergence of two outputs.
 
-    `divergence(name, outputs, target, batch)` is a sum over the batch with the weights of the loss. "kl" is cross
-    entropy against the target's probabilities, "symmetric_kl" that both ways, with gradients through the logarithms
-    alone, so that it is not 0 for equal outputs (spec 6); "mse" is of the logits. Of numbers all are squared errors.
+    `divergence(name, outputs, target, batch)` is a sum over the batch with the weights of the loss. "kl" is the cross
+    entropy against the probabilities of `target`, "symmetric_kl" the sum of both directions, each with gradients
+    through the log-probabilities only (so it is not 0 for equal outputs); "mse" compares logits. For regression all
+    three are squared errors. See docs/numerics.md, "Virtual adversarial training".
     """
 
-    outputs: Callable[[Any, Batch, PRNGKeyArray | None], Any]
-    sums: Callable[[Any, Batch], Sums]
-    divergence: Callable[[Divergence, Any, Any, Batch], Float[Array, ""]]
+    outputs: Callable[[Any, ArrayBatch, PRNGKeyArray | None], Any]
+    sums: Callable[[Any, ArrayBatch], Sums]
+    divergence: Callable[[Divergence, Any, Any, ArrayBatch], Float[Array, ""]]
 
 
-def objective_of(task: TaskObjective) -> Objective:
-    """The plain objective of a task."""
+def plain_objective(task: TaskObjective) -> Objective:
+    """The objective without adversarial training."""
     return lambda model, batch, key: task.sums(task.outputs(model, batch, key), batch)
 
 
-def label_objective(class_weights: Sequence[float] = (), smoothing: float = 0.0) -> TaskObjective:
-    """One label of C for each text, or for each token that begins a word: labels int and weights [B], or [B, T].
+def classification_objective(class_weights: Sequence[float] = (), label_smoothing: float = 0.0) -> TaskObjective:
+    """One of C classes per text or per token: `labels` (int) and `weights` are [B] or [B, T].
 
-    Cross entropy against 1 - s on the label and s / C on each (Szegedy et al. 2016). `class_weights` weigh each by its
-    label, in the loss and in what it is divided by.
+    The loss is the cross entropy against 1 - s on the label plus s / C on each class (Szegedy et al. 2016), s being
+    `label_smoothing`. `class_weights` scale the weight of each example in the loss and in its normalization.
     """
 
-    def sums(logits: Float[Array, "*B C"], batch: Batch) -> Sums:
-        return _classified(logits, batch, class_weights, smoothing)
+    def sums(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Sums:
+        return classification_sums(logits, batch, class_weights, label_smoothing)
 
-    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
-        weights = _class_weighed(logits, batch, class_weights)
+    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
+        weights = _class_weighted(logits, batch, class_weights)
         return jnp.sum(weights * categorical_divergence(name, logits, target))
 
-    return TaskObjective(_logits, sums, divergence)
+    return TaskObjective(head_outputs, sums, divergence)
 
 
-def number_objective() -> TaskObjective:
-    """A number: labels float [B]; squared error (spec 2.5)."""
-
-    def sums(logits: Float[Array, "B 1"], batch: Batch) -> Sums:
-        return _summed(squared_error(logits[:, 0], batch["labels"]), batch["weights"], batch, {})
-
-    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
-        # The original takes a softmax over the batch, which means nothing (spec 6; golden f06).
-        return jnp.sum(batch["weights"] * squared_error(logits[:, 0], target[:, 0]))
-
-    return TaskObjective(_logits, sums, divergence)
+def head_outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Any:
+    """The outputs of a head that reads only tokens."""
+    return model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"], key=key)
 
 
-def several_objective() -> TaskObjective:
-    """Any number of C labels: labels float [B, C] of 0 and 1; the mean over labels of binary cross entropies."""
-
-    def sums(logits: Float[Array, "B C"], batch: Batch) -> Sums:
-        losses = binary_cross_entropy(logits, batch["labels"]).mean(-1)
-        right = ((logits > 0) == (batch["labels"] > 0.5)).all(-1)
-        return _summed(losses, batch["weights"], batch, {"accuracy": right})
-
-    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
-        return jnp.sum(batch["weights"] * binary_divergence(name, logits, target).mean(-1))
-
-    return TaskObjective(_logits, sums, divergence)
-
-
-def span_objective() -> TaskObjective:
-    """An answer's first and last token, [CLS] for none: labels int [B, 2]; the mean of both cross entropies.
-
-    Padding has no probability (Hugging Face's loss gives it some; golden c16).
-    """
-
-    def outputs(model: Any, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, "B 2 T"]:
-        logits = _logits(model, batch, key)
-        both = jnp.stack([logits.start, logits.end], axis=1)
-        return jnp.where(batch["attention_mask"][:, None] != 0, both, jnp.asarray(_NEVER, both.dtype))
-
-    def sums(logits: Float[Array, "B 2 T"], batch: Batch) -> Sums:
-        losses = cross_entropy(logits, batch["labels"]).mean(-1)
-        right = (jnp.argmax(logits, -1).astype(jnp.int32) == batch["labels"]).all(-1)
-        return _summed(losses, batch["weights"], batch, {"accuracy": right})
-
-    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
-        return jnp.sum(batch["weights"] * categorical_divergence(name, logits, target).mean(-1))
-
-    return TaskObjective(outputs, sums, divergence)
+def classification_sums(
+    logits: Float[Array, "*B C"], batch: ArrayBatch, class_weights: Sequence[float] = (), label_smoothing: float = 0.0
+) -> Sums:
+    """Cross entropy and accuracy."""
+    labels, C = batch["labels"], logits.shape[-1]
+    if label_smoothing:
+        targets = (1 - label_smoothing) * jax.nn.one_hot(labels, C, dtype=logits.dtype) + label_smoothing / C
+        losses = soft_cross_entropy(logits, targets)
+    else:
+        losses = cross_entropy(logits, labels)
+    correct = jnp.argmax(logits, -1).astype(labels.dtype) == labels
+    return weighted_sums(losses, _class_weighted(logits, batch, class_weights), batch, accuracy=correct)
 
 
-def choice_objective() -> TaskObjective:
-    """One of M choices: ids [B, M, T], labels int [B]; a choice without tokens is none."""
-
-    def outputs(model: Any, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, "B M"]:
-        logits = _logits(model, batch, key)
-        return jnp.where(batch["attention_mask"].any(-1), logits, jnp.asarray(_NEVER, logits.dtype))
-
-    def sums(logits: Float[Array, "B M"], batch: Batch) -> Sums:
-        return _classified(logits, batch, (), 0.0)
-
-    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
-        return jnp.sum(batch["weights"] * categorical_divergence(name, logits, target))
-
-    return TaskObjective(outputs, sums, divergence)
-
-
-def entity_objective() -> TaskObjective:
-    """Which entities answer: positions [B, E, P], labels float [B, E], weights [B, E] of entities that are there."""
-
-    def outputs(model: Any, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, "B E"]:
-        return model(
-            batch["input_ids"],
-            batch["attention_mask"],
-            entity_positions=batch["entity_positions"],
-            token_type_ids=batch["token_type_ids"],
-            key=key,
-        )
-
-    def sums(logits: Float[Array, "B E"], batch: Batch) -> Sums:
-        right = (logits > 0) == (batch["labels"] > 0.5)
-        return _summed(binary_cross_entropy(logits, batch["labels"]), batch["weights"], batch, {"accuracy": right})
-
-    def divergence(name: Divergence, logits: Array, target: Array, batch: Batch) -> Float[Array, ""]:
-        return jnp.sum(batch["weights"] * binary_divergence(name, logits, target))
-
-    return TaskObjective(outputs, sums, divergence)
+def weighted_sums(
+    losses: Float[Array, "*B"],
+    weights: Float[Array, "*B"],
+    batch: ArrayBatch,
+    *,
+    accuracy: Bool[Array, "*B"] | None = None,
+) -> Sums:
+    """The weighted sum of losses, and of correct predictions if they are given."""
+    return Sums(
+        loss=jnp.sum(weights * losses),
+        weight=jnp.sum(weights),
+        tokens=jnp.sum(batch["attention_mask"] != 0),
+        metrics={} if accuracy is None else {"accuracy": jnp.sum(jnp.where(accuracy, weights, 0))},
+    )
 
 
 def categorical_divergence(
     name: Divergence, logits: Float[Array, "*B C"], target: Float[Array, "*B C"]
 ) -> Float[Array, "*B"]:
-    """Between the distributions of two rows of logits, or the mean of their squared differences."""
-    logits, target = logits.astype(accumulation_dtype(logits.dtype)), target.astype(accumulation_dtype(target.dtype))
+    """The divergence of two categorical distributions, or the mean squared difference of their logits."""
+    logits, target = _upcast(logits), _upcast(target)
     if name == "mse":
         return jnp.mean(jnp.square(logits - target), axis=-1)
-    forth = soft_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.softmax(target, axis=-1)))
+    forward = soft_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.softmax(target, axis=-1)))
     if name == "kl":
-        return forth
-    return forth + soft_cross_entropy(target, jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1)))
+        return forward
+    return forward + soft_cross_entropy(target, jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1)))
 
 
 def binary_divergence(name: Divergence, logits: Float[Array, "*B"], target: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """Between the probabilities of two logits, or their squared distance."""
-    logits, target = logits.astype(accumulation_dtype(logits.dtype)), target.astype(accumulation_dtype(target.dtype))
+    """The divergence of two Bernoulli distributions, or the squared difference of their logits."""
+    logits, target = _upcast(logits), _upcast(target)
     if name == "mse":
         return jnp.square(logits - target)
-    forth = binary_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.sigmoid(target)))
+    forward = binary_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.sigmoid(target)))
     if name == "kl":
-        return forth
-    return forth + binary_cross_entropy(target, jax.lax.stop_gradient(jax.nn.sigmoid(logits)))
+        return forward
+    return forward + binary_cross_entropy(target, jax.lax.stop_gradient(jax.nn.sigmoid(logits)))
 
 
-def _logits(model: Any, batch: Batch, key: PRNGKeyArray | None) -> Any:
-    return model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"], key=key)
+def _upcast(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return x.astype(accumulation_dtype(x.dtype))
 
 
-def _classified(logits: Float[Array, "*B C"], batch: Batch, class_weights: Sequence[float], smoothing: float) -> Sums:
-    labels, C = batch["labels"], logits.shape[-1]
-    if smoothing:
-        targets = (1 - smoothing) * jax.nn.one_hot(labels, C, dtype=logits.dtype) + smoothing / C
-        losses = soft_cross_entropy(logits, targets)
-    else:
-        losses = cross_entropy(logits, labels)
-    right = jnp.argmax(logits, -1).astype(labels.dtype) == labels
-    return _summed(losses, _class_weighed(logits, batch, class_weights), batch, {"accuracy": right})
-
-
-def _class_weighed(logits: Float[Array, "*B C"], batch: Batch, class_weights: Sequence[float]) -> Float[Array, "*B"]:
-    """The batch's weights, each times that of its label."""
-    labels, weights = batch["labels"], batch["weights"]
-    C = logits.shape[-1]
+def _class_weighted(
+    logits: Float[Array, "*B C"], batch: ArrayBatch, class_weights: Sequence[float]
+) -> Float[Array, "*B"]:
+    """The weights of the batch, each multiplied by the weight of its label."""
+    labels, weights, C = batch["labels"], batch["weights"], logits.shape[-1]
     if not class_weights:
         return weights
     if len(class_weights) != C:
-        raise InputError(f"class weights are {len(class_weights)}, there are {C} labels")
+        raise InputError(f"class_weights has {len(class_weights)} values for {C} labels")
     return weights * jnp.asarray(class_weights, weights.dtype)[jnp.clip(labels, 0, C - 1)]
-
-
-def _summed(losses: Float[Array, "*B"], weights: Float[Array, "*B"], batch: Batch, right: dict[str, Array]) -> Sums:
-    return Sums(
-        loss=jnp.sum(weights * losses),
-        weight=jnp.sum(weights),
-        tokens=jnp.sum(batch["attention_mask"] != 0),
-        metrics={name: jnp.sum(jnp.where(what, weights, 0)) for name, what in right.items()},
-    )

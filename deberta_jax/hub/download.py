@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder, the cache of huggingface_hub, or the hub."""
+"""The folder of a model: a local one, one in the cache of huggingface_hub, or one downloaded from the Hub."""
 
 import errno
 import hashlib
@@ -7,186 +7,233 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
-from deberta_jax.hub.tensors import WEIGHTS
+from deberta_jax.hub.tensors import WEIGHT_FILES
 
-CONFIGS = ("config.json", "model_config.json")
-TOKENIZERS = (
+CONFIG_FILES = ("config.json", "model_config.json")
+TOKENIZER_FILES = (
     *("spm.model", "vocab.json", "merges.txt", "bpe_encoder.bin", "tokenizer.json"),
     *("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"),
 )
-GENERATOR = "pytorch_model.generator.bin"
+GENERATOR_FILE = "pytorch_model.generator.bin"
+# Weights in one file; the others of WEIGHT_FILES are indices.
+_SINGLE_FILES = WEIGHT_FILES[::2]
 _log = logging.getLogger(__name__)
+
+
+class GeneratorNotFound(InputError):
+    """The model exists without a generator; `offline` if only the cache was searched."""
+
+    def __init__(self, message: str, *, offline: bool):
+        super().__init__(message)
+        self.offline = offline
+
+
+class _Repository(NamedTuple):
+    """A revision of a model on the Hub."""
+
+    name: str
+    revision: str | None
+    token: str | None
+    endpoint: str
+
+
+class _LargeFile(NamedTuple):
+    """What the Hub lists for a file in its large file storage; `size` is in bytes."""
+
+    sha256: str
+    size: int
 
 
 def resolve(
     name: str | Path, *, revision: str | None = None, token: str | None = None, generator: bool = False
 ) -> Path:
-    """The folder that holds a model: a local one as it is, or what the hub has by this id, in the usual cache.
+    """The folder of a model: `name` itself if it is a folder, else the model of the Hub in the usual cache.
 
-    From the hub come the config, the tokenizer and one kind of weights, safetensors before `.bin`; `generator` asks for
-    Microsoft's generator besides. Large files are checked against the sha256 that the hub lists, and an interrupted
-    download goes on where it stopped. A hub that does not answer is replaced by the cache, with a warning, where that
-    holds all of `revision` (a branch, a tag or a commit; `main` by default). `HF_ENDPOINT`, `HF_HUB_OFFLINE` and
-    `HF_TOKEN` count as they are at the call.
+    The config, the tokenizer and one kind of weights are downloaded, safetensors if there are any, else `.bin`;
+    `generator` adds the generator of a Microsoft model. Large files are checked against the sha256 that the Hub lists,
+    and an interrupted download resumes. If the Hub cannot be reached, the cache is used, with a warning, provided that
+    it contains all files of `revision` (a branch, a tag or a commit; `main` by default). `HF_ENDPOINT`,
+    `HF_HUB_OFFLINE` and `HF_TOKEN` are read at each call.
 
-    Raises `InputError`, one line with what to do: no such folder, repository or revision; no DeBERTa in it; a token
-    that does not open it; a hub that does not answer or breaks off; a full disk; a file that is not the one listed.
+    Raises `InputError`, one line with what to do: no such folder, repository or revision; not a DeBERTa; a token
+    without access; a Hub that does not respond or breaks off; a full disk; a file with the wrong content.
     """
     name = os.fspath(name)
     if name and Path(name).is_dir():
         if revision is not None:
-            raise InputError(
-                f"{name}: a local folder has no revision {revision}; leave it out, or name a model of the hub"
-            )
+            raise InputError(f"{name}: a local folder has no revision {revision}; omit it, or name a model on the Hub")
         return Path(name)
     if not re.fullmatch(r"[^./~\\:][^/\\:]*(/[^/\\:]+)?", name) or Path(name).exists():
-        raise InputError(f"{name!r}: no such folder; name a model's folder, or a model of the hub as owner/name")
+        raise InputError(f"{name!r}: no such folder; name a model folder, or a model on the Hub as owner/name")
 
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import constants
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES or constants.HF_HUB_OFFLINE
-    with _told(name, revision, endpoint):
+    repository = _Repository(name, revision, token, endpoint)
+    with _one_line_errors(repository):
         try:
-            if offline:
-                raise ConnectionError("HF_HUB_OFFLINE is set")
-            api = HfApi(endpoint=endpoint, token=token)
-            timeout = constants.HF_HUB_ETAG_TIMEOUT
-            info = api.model_info(name, revision=revision, files_metadata=True, timeout=timeout)
+            commit, files = _list_files(repository)
         except Exception as error:
-            if not _is_away(error):
+            if not _is_unreachable(error):
                 raise
-            folder = _cached(name, revision, generator)
-            if folder is None:
-                what = f"{name}{f' at {revision}' if revision else ''}"
-                raise InputError(
-                    f"{what}: no such folder here, not whole in the cache {constants.HF_HUB_CACHE}, and the hub "
-                    f"{endpoint} is not reached ({_first_line(error)}); go online, or name a folder"
-                ) from None
-            if not offline:
-                _log.warning("%s: the hub %s is not reached, so the cache is used: %s", name, endpoint, folder)
-            return folder
-        siblings = info.siblings or ()
-        large = {file.rfilename: (file.lfs.sha256, file.lfs.size) if file.lfs else None for file in siblings}
-        return _fetched(name, revision, token, generator, endpoint, str(info.sha), large)
+            return _cached_folder(repository, generator, error)
+        return _download(repository, commit, files, generator)
 
 
-def _fetched(
-    name: str,
-    revision: str | None,
-    token: str | None,
-    generator: bool,
-    endpoint: str,
-    commit: str,
-    large: dict[str, tuple[str, int] | None],
-) -> Path:
-    """Bring what is wanted of a repository's files, those that are large with their sha256 and size, into the cache.
+def _is_offline() -> bool:
+    from huggingface_hub import constants
 
-    The weights come last: a snapshot that has them is whole.
-    """
-    from huggingface_hub import hf_hub_download, hf_hub_url, snapshot_download
+    value = os.environ.get("HF_HUB_OFFLINE", "").upper()
+    return value in constants.ENV_VARS_TRUE_VALUES or constants.HF_HUB_OFFLINE
 
-    def fetch_large(file: str) -> None:
-        described = large[file]
-        if described is not None:
-            url = hf_hub_url(name, file, revision=commit, endpoint=endpoint)
-            _fetch_large(name, file, url, token, commit, *described)
 
-    weights = next((file for file in WEIGHTS if file in large), None)
-    if weights is None or not large.keys() & set(CONFIGS):
-        raise InputError(f"{name}: no DeBERTa on the hub: {CONFIGS[0]}, and {WEIGHTS[0]} or {WEIGHTS[2]} are wanted")
-    if generator and GENERATOR not in large:
-        raise InputError(f"{name}: has no {GENERATOR} on the hub; load it without its generator")
-    first = [file for file in (*CONFIGS, *TOKENIZERS, weights) if file in large and file not in WEIGHTS[::2]]
+def _list_files(repository: _Repository) -> tuple[str, dict[str, _LargeFile | None]]:
+    """The commit of a revision and its files; None for files that are not in the large file storage."""
+    from huggingface_hub import HfApi, constants
+
+    if _is_offline():
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    info = HfApi(endpoint=repository.endpoint, token=repository.token).model_info(
+        repository.name, revision=repository.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+    )
+    siblings = info.siblings or ()
+    files = {file.rfilename: _LargeFile(file.lfs.sha256, file.lfs.size) if file.lfs else None for file in siblings}
+    return str(info.sha), files
+
+
+def _cached_folder(repository: _Repository, generator: bool, error: Exception) -> Path:
+    """The folder in the cache, used instead of the Hub, which failed with `error`."""
+    from huggingface_hub import constants
+
+    name, revision, _, endpoint = repository
+    folder = _find_in_cache(name, revision, generator=generator)
+    if folder is None:
+        model = f"{name}{f' at {revision}' if revision else ''}"
+        problem = (
+            f"{model}: no such folder here, not whole in the cache {constants.HF_HUB_CACHE}, and the Hub {endpoint} "
+            f"cannot be reached ({_first_line(error)}); go online, or name a folder"
+        )
+        if generator and _find_in_cache(name, revision, generator=False):
+            raise GeneratorNotFound(problem, offline=True) from None
+        raise InputError(problem) from None
+    if not _is_offline():
+        _log.warning("%s: the Hub %s cannot be reached; using the cache %s", name, endpoint, folder)
+    return folder
+
+
+def _download(repository: _Repository, commit: str, files: Mapping[str, _LargeFile | None], generator: bool) -> Path:
+    """Download the required files into the cache; weights come last, so that a snapshot with weights is complete."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    name, revision, token, endpoint = repository
+    weights = next((file for file in WEIGHT_FILES if file in files), None)
+    if weights is None or not files.keys() & set(CONFIG_FILES):
+        expected = f"{CONFIG_FILES[0]}, and {' or '.join(_SINGLE_FILES)}"
+        raise InputError(f"{name}: not a DeBERTa on the Hub; expected {expected}")
+    if generator and GENERATOR_FILE not in files:
+        problem = f"{name}: the Hub has no {GENERATOR_FILE}; load the model without its generator"
+        raise GeneratorNotFound(problem, offline=False)
+    first = [file for file in (*CONFIG_FILES, *TOKENIZER_FILES, weights) if file in files and file not in _SINGLE_FILES]
     for file in first:
-        fetch_large(file)
+        _download_large(repository, commit, file, files[file])
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=first, token=token, endpoint=endpoint))
-    if CONFIGS[0] in large:
-        DebertaConfig.from_file(folder / CONFIGS[0])
-    for file in (*_shards(folder, weights), *[GENERATOR] * generator):
-        if file not in large:
-            raise InputError(f"{name}: {weights} names {file}, which the hub does not have; tell the model's owner")
-        fetch_large(file)
+    if CONFIG_FILES[0] in files:
+        # Before the weights come: raises InputError for another kind of model.
+        DebertaConfig.from_file(folder / CONFIG_FILES[0])
+    for file in (*_shards(folder, weights), *[GENERATOR_FILE] * generator):
+        if file not in files:
+            raise InputError(f"{name}: {weights} refers to {file}, which is not on the Hub; report it to the owner")
+        _download_large(repository, commit, file, files[file])
         hf_hub_download(name, file, revision=folder.name, token=token, endpoint=endpoint)
     return folder
 
 
-def _fetch_large(name: str, file: str, url: str, token: str | None, commit: str, sha256: str, size: int) -> None:
-    """Bring a file's content into the cache, on from what is there (short of the last 10 MB, as they are written).
+def _download_large(repository: _Repository, commit: str, file: str, listed: _LargeFile | None) -> None:
+    """Download the content of a large file into the cache, continuing after what an earlier call downloaded.
 
-    huggingface_hub itself begins an interrupted file anew since 1.18.
+    huggingface_hub restarts an interrupted file from the beginning since 1.18. Up to 10 MB are downloaded again.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get, repo_folder_name
     from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-    cache, repository = Path(constants.HF_HUB_CACHE).expanduser(), repo_folder_name(repo_id=name, repo_type="model")
-    blob = cache / repository / "blobs" / sha256
-    partial = blob.with_name(f"{sha256}.partial")
-    # As huggingface_hub names it: other programs that fetch the same wait too.
-    lock = cache / ".locks" / repository / f"{sha256}.lock"
+    if listed is None:
+        return
+    cache = Path(constants.HF_HUB_CACHE).expanduser()
+    folder = repo_folder_name(repo_id=repository.name, repo_type="model")
+    blob = cache / folder / "blobs" / listed.sha256
+    partial = blob.with_name(f"{listed.sha256}.partial")
+    # The lock that huggingface_hub uses: other programs that download the same file wait too.
+    lock = cache / ".locks" / folder / f"{listed.sha256}.lock"
     blob.parent.mkdir(parents=True, exist_ok=True)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
-        if blob.exists() or (cache / repository / "snapshots" / commit / file).exists():
+        if blob.exists() or (cache / folder / "snapshots" / commit / file).exists():
             return
         with partial.open("ab") as out:
-            if out.tell() > size:
+            if out.tell() > listed.size:
                 out.truncate(0)
                 out.seek(0)
-            left, free = size - out.tell(), shutil.disk_usage(blob.parent).free
-            if left > free:
-                # The system would say so too, hours later.
-                raise OSError(errno.ENOSPC, f"{left:,} bytes of {file} are to come, {free:,} are free")
-            headers = build_hf_headers(token=token)
-            http_get(url, out, resume_size=out.tell(), headers=headers, expected_size=size, displayed_filename=file)
-        with partial.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != sha256:
-            partial.unlink()
-            raise InputError(
-                f"{name}: {file} came with sha256 {found[:12]}…, the hub lists {sha256[:12]}…; it is thrown away: try "
-                "again, and look for a proxy that changes it if that does not help"
-            )
+            missing, free = listed.size - out.tell(), shutil.disk_usage(blob.parent).free
+            if missing > free:
+                # Without this check the same error would come hours later.
+                raise OSError(errno.ENOSPC, f"{file} needs {missing:,} more bytes, {free:,} are free")
+            url = hf_hub_url(repository.name, file, revision=commit, endpoint=repository.endpoint)
+            headers, start = build_hf_headers(token=repository.token), out.tell()
+            http_get(url, out, resume_size=start, headers=headers, expected_size=listed.size, displayed_filename=file)
+        _check_sha256(repository.name, file, partial, listed.sha256)
         os.replace(partial, blob)
 
 
-def _cached(name: str, revision: str | None, generator: bool) -> Path | None:
-    """The folder in the cache, if all that is wanted is in it."""
+def _check_sha256(name: str, file: str, partial: Path, expected: str) -> None:
+    """Delete a downloaded file and raise InputError unless its content is what the Hub lists."""
+    with partial.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    if sha256 != expected:
+        partial.unlink()
+        raise InputError(
+            f"{name}: {file} has sha256 {sha256[:12]}…, the Hub lists {expected[:12]}…; the download was deleted: try "
+            "again, and if that does not help, check whether a proxy changes it"
+        )
+
+
+def _find_in_cache(name: str, revision: str | None, *, generator: bool) -> Path | None:
+    """The folder of a model in the cache, None unless all required files are in it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted = [*CONFIGS, *TOKENIZERS]
+    patterns = [*CONFIG_FILES, *TOKENIZER_FILES]
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=wanted))
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=patterns))
     except LocalEntryNotFoundError:
         return None
     files = {path.name for path in folder.iterdir() if path.is_file()}
-    weights = next((file for file in WEIGHTS if file in files), None)
-    if weights is None or not files & set(CONFIGS):
+    weights = next((file for file in WEIGHT_FILES if file in files), None)
+    if weights is None or not files & set(CONFIG_FILES):
         return None
-    return folder if files.issuperset([*_shards(folder, weights), *[GENERATOR] * generator]) else None
+    return folder if files.issuperset([*_shards(folder, weights), *[GENERATOR_FILE] * generator]) else None
 
 
 def _shards(folder: Path, weights: str) -> Collection[str]:
-    """The files that hold the weights, as an index lists them; the file itself where it is none."""
-    if weights in WEIGHTS[::2]:
+    """The files with the weights that an index lists; the file itself if it is not an index."""
+    if weights in _SINGLE_FILES:
         return [weights]
-    shards = read_json(folder / weights).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
-        raise InputError(f"{folder / weights}: a weight_map from parameter to file is wanted")
-    return sorted(set(shards.values()))
+    file_of = read_json(folder / weights).get("weight_map")
+    if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
+        raise InputError(f"{folder / weights}: expected a weight_map from tensors to files")
+    return sorted(set(file_of.values()))
 
 
-def _is_away(error: Exception) -> bool:
-    """Whether it is for want of the hub, not of what was asked of it; a portal's page is no JSON."""
+def _is_unreachable(error: Exception) -> bool:
+    """Whether the Hub did not respond, rather than refuse the request; the page of a login portal is not JSON."""
     from huggingface_hub.errors import HTTPError
 
     if isinstance(error, json.JSONDecodeError):
@@ -197,35 +244,42 @@ def _is_away(error: Exception) -> bool:
 
 
 @contextmanager
-def _told(name: str, revision: str | None, endpoint: str) -> Generator[None, None, None]:
-    """Turn what huggingface_hub raises into one line."""
-    from huggingface_hub import constants, errors
+def _one_line_errors(repository: _Repository) -> Generator[None, None, None]:
+    """Raise errors of huggingface_hub as InputErrors of one line."""
+    from huggingface_hub import errors
 
-    login = "give its token, set HF_TOKEN or log in (`hf auth login`)"
+    name, revision, _, endpoint = repository
+    login = "pass its token, set HF_TOKEN or log in (`hf auth login`)"
     try:
         yield
     except errors.GatedRepoError:
         raise InputError(f"{name}: gated; accept its terms at {endpoint}/{name}, then {login}") from None
     except errors.RepositoryNotFoundError:
         raise InputError(
-            f"{name}: no such folder here and no such model on the hub; mind the spelling, and if it is private {login}"
+            f"{name}: no such folder, and no such model on the Hub; check the spelling, and if it is private {login}"
         ) from None
     except errors.RevisionNotFoundError:
-        raise InputError(f"{name}: no revision {revision} on the hub; name a branch, a tag or a whole commit") from None
+        raise InputError(f"{name}: no revision {revision} on the Hub; name a branch, a tag or a full commit") from None
     except errors.HFValidationError as error:
-        raise InputError(f"{name}: no such folder, and no name of a model on the hub: {_first_line(error)}") from None
+        raise InputError(f"{name}: no such folder, and not a valid name of a model: {_first_line(error)}") from None
     except (errors.HTTPError, errors.EntryNotFoundError, OSError) as error:
-        code, status = getattr(error, "errno", None), getattr(getattr(error, "response", None), "status_code", 503)
-        cache, line = constants.HF_HUB_CACHE, _first_line(error)
-        if code in (errno.ENOSPC, errno.EDQUOT):
-            why = f"the disk of the cache {cache} is full ({line}); free some, or set HF_HUB_CACHE"
-        elif code is not None:
-            why = f"the cache {cache} cannot be used ({line}); mend it, or set HF_HUB_CACHE"
-        elif status < 500:
-            raise InputError(f"{name}: the hub {endpoint} refuses ({line}); {login}, or mend HF_ENDPOINT") from None
-        else:
-            why = f"the hub {endpoint} broke off ({line}); wait, or look after the network"
-        raise InputError(f"{name}: {why}; the same call again goes on where it stopped") from None
+        status = getattr(getattr(error, "response", None), "status_code", 503)
+        if getattr(error, "errno", None) is None and status < 500:
+            refused = f"the Hub {endpoint} refused the request ({_first_line(error)})"
+            raise InputError(f"{name}: {refused}; {login}, or correct HF_ENDPOINT") from None
+        raise InputError(f"{name}: {_interruption(error, endpoint)}; the same call resumes the download") from None
+
+
+def _interruption(error: Exception, endpoint: str) -> str:
+    """Why a download stopped, and what to do."""
+    from huggingface_hub import constants
+
+    code, cache, line = getattr(error, "errno", None), constants.HF_HUB_CACHE, _first_line(error)
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk of the cache {cache} is full ({line}); free some space, or set HF_HUB_CACHE"
+    if code is not None:
+        return f"the cache {cache} cannot be used ({line}); fix it, or set HF_HUB_CACHE"
+    return f"the connection to the Hub {endpoint} broke off ({line}); wait, or check the network"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
-"""A model out of the tensors of a file, each put straight where it lives: one is in host memory at a time."""
+"""A model from the tensors of a file. Each parameter goes straight to its devices; one is in host memory at a time."""
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,46 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.hub.layout import TIED, Entry, entries, head_for_masks, may_be_left, model_paths
+from deberta_jax.hub.layout import TIED, Entry, entries, masked_lm_prefix, may_be_ignored, model_paths
 from deberta_jax.hub.tensors import Tensor
+from deberta_jax.model import shardings as model_shardings
 
 Build = Callable[[PRNGKeyArray], Any]
+_log = logging.getLogger(__name__)
+
+
+def load_model(
+    build: Build,
+    config: DebertaConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    key: PRNGKeyArray | None = None,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
+) -> Any:
+    """The model that `build` makes, with its parameters from `tensors`.
+
+    `tensors` have present names (`canonical_tensors`); `source` is the file that messages name. With `key` the parts of
+    a head that the file does not contain are initialized randomly, and their names logged; without it they are errors.
+    On a `mesh` each parameter is sharded by its logical axes. Parameters have `dtype`, by default the one `build`
+    gives them.
+
+    Raises `InputError` that lists all tensors that are missing, unknown, of another shape or not floating point, before
+    any of them is read.
+    """
+    shardings = None if mesh is None else model_shardings.shardings(_abstract(build), mesh)
+    model, initialized = import_tensors(
+        build, config, tensors, source=source, key=key, shardings=shardings, dtype=dtype
+    )
+    if initialized and jax.process_index() == 0:
+        _log.warning("%s: not in the file, initialized randomly: %s", source, ", ".join(initialized))
+    return model
 
 
 def import_tensors(
@@ -29,73 +61,76 @@ def import_tensors(
     shardings: Any = None,
     dtype: Any = None,
 ) -> tuple[Any, list[str]]:
-    """The model that `build` makes, with its parameters out of `tensors`, and the names of those that are new.
-
-    A part of the head of which the file has nothing is initialised by `key`; without one it is missed. `tensors` have
-    present-day names (`canonical`). `shardings` is a tree like the model, one device without; `dtype` is the
-    parameters' (by default what `build` makes). Raises `InputError` that lists all tensors that are missing, not known,
-    of another shape or not of numbers, before any is read; `source` names the file in it.
-    """
-    abstract = jax.eval_shape(build, jax.random.key(0))
+    """As `load_model`, with a tree of shardings; also returns the names of the tensors that `key` initialized."""
+    abstract = _abstract(build)
     leaves = model_paths(abstract)
-    places = dict.fromkeys(leaves) if shardings is None else model_paths(shardings)
-    table, fresh = _checked(leaves, config, tensors, source, may_be_new=key is not None)
+    sharding_of = dict.fromkeys(leaves) if shardings is None else model_paths(shardings)
+    stored, missing = _check(leaves, config, tensors, source, may_be_missing=key is not None)
     arrays: dict[str, Array] = {}
-    for entry in table:
-        arrays |= zip(entry.paths, _placed(entry, leaves, tensors, places, dtype), strict=True)
-    if fresh and key is not None:
-        arrays |= _initialised(build, {path for entry in fresh for path in entry.paths}, key, places, dtype)
+    for entry in stored:
+        arrays |= zip(entry.paths, _load_entry(entry, leaves, tensors, sharding_of, dtype), strict=True)
+    if missing and key is not None:
+        arrays |= _initialize(build, {path for entry in missing for path in entry.paths}, key, sharding_of, dtype)
     model = jax.tree.unflatten(jax.tree.structure(abstract), [arrays[path] for path in leaves])
-    return model, [entry.name for entry in fresh]
+    return model, [entry.name for entry in missing]
 
 
 def check_tensors(build: Build, config: DebertaConfig, tensors: Mapping[str, Tensor], *, source: str | Path) -> None:
-    """Raise InputError, as `import_tensors` does, where tensors do not fit; none is read but tied copies."""
-    _checked(model_paths(jax.eval_shape(build, jax.random.key(0))), config, tensors, source, may_be_new=False)
+    """Raise InputError as `load_model` does if tensors do not fit; only tied copies are read."""
+    _check(model_paths(_abstract(build)), config, tensors, source, may_be_missing=False)
 
 
-def _checked(
+def _abstract(build: Build) -> Any:
+    return jax.eval_shape(build, jax.random.key(0))
+
+
+def _check(
     leaves: Mapping[str, Any],
     config: DebertaConfig,
     tensors: Mapping[str, Tensor],
     source: str | Path,
     *,
-    may_be_new: bool,
+    may_be_missing: bool,
 ) -> tuple[list[Entry], list[Entry]]:
-    """What to read, and what to initialise."""
-    head = head_for_masks(tensors, config) or "lm_predictions"
-    table = entries(config, leaves, head=head, prefixed=True)
-    kept = {_part(entry) for entry in table if entry.name in tensors} | {"deberta"}
-    fresh = [entry for entry in table if may_be_new and _part(entry) not in kept]
-    table = [entry for entry in table if entry not in fresh]
+    """The entries to read, and those to initialize."""
+    table = entries(config, leaves, lm_prefix=masked_lm_prefix(tensors, config) or "lm_predictions", prefixed=True)
+    present = {_part(entry) for entry in table if entry.name in tensors} | {"deberta"}
+    missing = [entry for entry in table if may_be_missing and _part(entry) not in present]
+    stored = [entry for entry in table if entry not in missing]
+    if problems := _problems(stored, leaves, tensors):
+        raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {'; '.join(problems)}")
+    if any(entry.name.startswith("cls.") for entry in stored):
+        _check_tied(tensors, source)
+    return stored, missing
+
+
+def _problems(table: list[Entry], leaves: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[str]:
     problems = []
     used: set[str] = set()
     for entry in table:
-        wanted = entry.shape(_shapes(entry, leaves))
+        expected = entry.shape(_shapes(entry, leaves))
         for name in _names(entry, leaves):
             used.add(name)
             if name not in tensors:
                 problems.append(f"{name} is missing")
-            elif tensors[name].shape != wanted:
-                problems.append(f"{name} has shape {tensors[name].shape}, {wanted} in the model")
+            elif tensors[name].shape != expected:
+                problems.append(f"{name} has shape {tensors[name].shape}, {expected} in the model")
             elif not jnp.issubdtype(tensors[name].dtype, jnp.floating):
-                problems.append(f"{name} is of type {tensors[name].dtype}, a floating one is wanted")
-    built = {entry.name.partition(".")[0] for entry in table}
-    problems += [
-        f"{name} is not known" for name in sorted(tensors) if name not in used and not may_be_left(name, built)
-    ]
-    if problems:
-        raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {'; '.join(problems)}")
-    repeated = TIED if "cls" in built else {}
-    for copy, original in repeated.items():
-        there = tensors.keys() >= {copy, original}
-        if there and not np.array_equal(tensors[copy].read(), tensors[original].read(), equal_nan=True):
-            raise InputError(f"{source}: {copy} differs from {original}, which it must repeat")
-    return table, fresh
+                problems.append(f"{name} has dtype {tensors[name].dtype}, expected floating point")
+    parts = {entry.name.partition(".")[0] for entry in table}
+    unknown = [name for name in sorted(tensors) if name not in used and not may_be_ignored(name, parts)]
+    return problems + [f"{name} is unknown" for name in unknown]
+
+
+def _check_tied(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    for copy, original in TIED.items():
+        present = tensors.keys() >= {copy, original}
+        if present and not np.array_equal(tensors[copy].read(), tensors[original].read(), equal_nan=True):
+            raise InputError(f"{source}: {copy} differs from {original}, but the model ties them")
 
 
 def _part(entry: Entry) -> str:
-    """The encoder, or the part of a head, that an entry belongs to; a decoder's positions have the former's name."""
+    """The encoder, or the part of a head, of an entry; the decoder's positions have a name of the encoder in files."""
     first = entry.paths[0].partition(".")[0]
     return first if first == "decoder" or not entry.name.startswith("deberta.") else "deberta"
 
@@ -109,43 +144,49 @@ def _shapes(entry: Entry, leaves: Mapping[str, Any]) -> list[tuple[int, ...]]:
     return [tuple(leaves[path].shape["{layer}" in entry.name :]) for path in entry.paths]
 
 
-def _placed(
-    entry: Entry, leaves: Mapping[str, Any], tensors: Mapping[str, Tensor], places: Mapping[str, Any], dtype: Any
+def _load_entry(
+    entry: Entry,
+    leaves: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    sharding_of: Mapping[str, Any],
+    dtype: Any,
 ) -> list[Array]:
-    """The arrays of an entry; those of stacked layers are filled in place, layer by layer."""
+    """The arrays of an entry; stacked layers are filled in place, layer by layer."""
     names, shapes = _names(entry, leaves), _shapes(entry, leaves)
     dtypes = [leaves[path].dtype if dtype is None else dtype for path in entry.paths]
-    sharded = [places[path] for path in entry.paths]
+    shardings = [sharding_of[path] for path in entry.paths]
     if "{layer}" not in entry.name:
         parts = entry.read(tensors[names[0]].read(), shapes)
-        return [_put(part, *rest) for part, *rest in zip(parts, dtypes, sharded, strict=True)]
+        return [_put(*part) for part in zip(parts, dtypes, shardings, strict=True)]
     stacks = [
-        _zeros((len(names), *shape), jnp.dtype(kind), place)
-        for shape, kind, place in zip(shapes, dtypes, sharded, strict=True)
+        _zeros((len(names), *shape), jnp.dtype(kind), sharding)
+        for shape, kind, sharding in zip(shapes, dtypes, shardings, strict=True)
     ]
     for layer, name in enumerate(names):
         parts = entry.read(tensors[name].read(), shapes)
-        for number, (part, kind, place) in enumerate(zip(parts, dtypes, sharded, strict=True)):
-            stacks[number] = _fill(stacks[number], _put(part, kind, _of_one_layer(place)), np.int32(layer))
+        for number, (part, kind, sharding) in enumerate(zip(parts, dtypes, shardings, strict=True)):
+            stacks[number] = _fill(stacks[number], _put(part, kind, _of_one_layer(sharding)), np.int32(layer))
     return stacks
 
 
-def _of_one_layer(place: Sharding | None) -> Sharding | None:
-    if isinstance(place, jax.sharding.NamedSharding):
-        return jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec(*place.spec[1:]))
-    return place
+def _of_one_layer(sharding: Sharding | None) -> Sharding | None:
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    return sharding
 
 
-def _put(array: np.ndarray, dtype: Any, place: Sharding | None) -> Array:
+def _put(array: np.ndarray, dtype: Any, sharding: Sharding | None) -> Array:
     whole = np.ascontiguousarray(array, dtype).reshape(array.shape)
-    # Without a place the array is bound to no device, so that it goes with any other.
-    return jnp.asarray(whole) if place is None else jax.make_array_from_callback(whole.shape, place, whole.__getitem__)
+    if sharding is None:
+        # Not committed to a device, so that it can be combined with arrays of any other.
+        return jnp.asarray(whole)
+    return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _zeros(shape: tuple[int, ...], dtype: jnp.dtype, place: Sharding | None) -> Array:
+def _zeros(shape: tuple[int, ...], dtype: jnp.dtype, sharding: Sharding | None) -> Array:
     zeros = jnp.zeros(shape, dtype)
-    return zeros if place is None else jax.lax.with_sharding_constraint(zeros, place)
+    return zeros if sharding is None else jax.lax.with_sharding_constraint(zeros, sharding)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -153,11 +194,13 @@ def _fill(stack: Array, layer: Array, number: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(stack, layer, number, 0)
 
 
-def _initialised(build: Build, paths: set[str], key: PRNGKeyArray, places: Mapping[str, Any], dtype: Any) -> dict:
-    """Those parameters as `build` makes them; nothing else is computed."""
+def _initialize(
+    build: Build, paths: set[str], key: PRNGKeyArray, sharding_of: Mapping[str, Any], dtype: Any
+) -> dict[str, Array]:
+    """The parameters at these paths as `build` initializes them; nothing else is computed."""
 
-    def chosen(key: PRNGKeyArray) -> dict[str, Array]:
-        made = model_paths(build(key))
-        return {path: made[path].astype(dtype or made[path].dtype) for path in sorted(paths)}
+    def initialize(key: PRNGKeyArray) -> dict[str, Array]:
+        parameters = model_paths(build(key))
+        return {path: parameters[path].astype(dtype or parameters[path].dtype) for path in sorted(paths)}
 
-    return jax.jit(chosen, out_shardings={path: places[path] for path in sorted(paths)})(key)
+    return jax.jit(initialize, out_shardings={path: sharding_of[path] for path in sorted(paths)})(key)

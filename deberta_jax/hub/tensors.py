@@ -1,4 +1,4 @@
-"""The tensors of a model's files: where they lie, what they are, and each read when it is wanted."""
+"""The tensors of a model's weight files: position, shape and dtype are known, values are read on request."""
 
 import dataclasses
 import itertools
@@ -6,30 +6,43 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from deberta_jax.errors import InputError
-from deberta_jax.files import read_json
+from deberta_jax.files import read_json, replace_file
 from deberta_jax.torch_format.file import Tensor as TorchTensor
 from deberta_jax.torch_format.file import read_torch_file
 
-SAFE, TORCH = "model.safetensors", "pytorch_model.bin"
+SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 INDEX = "{}.index.json"
-# The first of these that is there is taken, the others are left.
-WEIGHTS = (SAFE, INDEX.format(SAFE), TORCH, INDEX.format(TORCH))
-# A larger model is split over several files, each written from memory as a whole.
-MOST_BYTES = 2 * 10**9
+# The first of these that exists is read, the others are ignored.
+WEIGHT_FILES = (SAFETENSORS, INDEX.format(SAFETENSORS), TORCH, INDEX.format(TORCH))
+# A larger model is split into several files; each is in memory while it is written.
+MAX_FILE_BYTES = 2 * 10**9
+_DTYPES: dict[str, Any] = {
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BF16": ml_dtypes.bfloat16,
+    "BOOL": "bool",
+}
+
+
+# A file, and the function that writes its content to another path.
+_Writer = tuple[Path, Callable[[Path], object]]
 
 
 @runtime_checkable
 class Tensor(Protocol):
-    """Shape and dtype of a tensor in a file; its bytes are read when `read` is called."""
+    """Shape and dtype of a tensor; its values are read when `read` is called."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -41,19 +54,19 @@ class Tensor(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """A tensor that is computed when it is read."""
+class ComputedTensor:
+    """A tensor that `compute` returns whenever it is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    make: Callable[[], np.ndarray]
+    compute: Callable[[], np.ndarray]
 
     def read(self) -> np.ndarray:
-        return self.make()
+        return self.compute()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stored:
+class _StoredTensor:
     """A tensor of a safetensors file; the file is open, and mapped, only while it is read."""
 
     path: Path
@@ -66,22 +79,22 @@ class _Stored:
             return file.get_tensor(self.name)
 
 
-def as_tensor(array: np.ndarray) -> Made:
+def as_tensor(array: np.ndarray) -> ComputedTensor:
     """An array as a tensor."""
-    return Made(array.shape, array.dtype, lambda: array)
+    return ComputedTensor(array.shape, array.dtype, lambda: array)
 
 
 def weight_file(folder: Path) -> Path:
-    """The file that holds a folder's weights, or the index of several: safetensors before Microsoft's.
+    """The weight file of a folder, or the index of several; safetensors take precedence over `.bin`.
 
-    Without them it is what Microsoft's training saves at each of some steps, the latest.
+    Microsoft's training saves `pytorch.model-STEP.bin`; without any other file the latest of these is taken.
     """
-    found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    if not found:
-        found = sorted(folder.glob("pytorch.model-*.bin"), key=_numbers, reverse=True)
-    if not found:
-        raise InputError(f"{folder}: holds no weights; {SAFE} or {TORCH} is wanted, or the index of several such files")
-    return found[0]
+    candidates = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not candidates:
+        candidates = sorted(folder.glob("pytorch.model-*.bin"), key=_numbers, reverse=True)
+    if not candidates:
+        raise InputError(f"{folder}: no weights; expected {SAFETENSORS} or {TORCH}, or the index of several files")
+    return candidates[0]
 
 
 def _numbers(path: Path) -> list[int]:
@@ -89,124 +102,127 @@ def _numbers(path: Path) -> list[int]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a weight file or of the files that an index names; what is no tensor is left out.
+    """Every tensor of a weight file, or of the files that an index lists; other values are left out.
 
-    No more than headers is read. Raises InputError for files that are damaged, missing or no weight files.
+    Only headers are read. Raises InputError for files that are damaged, missing or not weight files.
     """
     if path.name.endswith(".json"):
-        return _indexed(path)
+        return _read_index(path)
     if path.suffix == ".safetensors":
-        return _safe(path)
+        return _read_safetensors(path)
     content = read_torch_file(path)
     if isinstance(content, Mapping) and not any(isinstance(value, TorchTensor) for value in content.values()):
-        # Training scripts wrap what they save.
-        wrapped = [content[key] for key in ("state_dict", "model", "module") if isinstance(content.get(key), Mapping)]
-        content = wrapped[0] if wrapped else content
+        # Training scripts save the state dict inside another dict.
+        nested = [content[key] for key in ("state_dict", "model", "module") if isinstance(content.get(key), Mapping)]
+        content = nested[0] if nested else content
     if not isinstance(content, Mapping) or not any(isinstance(value, TorchTensor) for value in content.values()):
-        raise InputError(f"{path}: holds no tensors by name")
+        raise InputError(f"{path}: contains no named tensors")
     return {str(name): value for name, value in content.items() if isinstance(value, TorchTensor)}
 
 
-def _indexed(path: Path) -> dict[str, Tensor]:
-    places = read_json(path).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise InputError(f"{path}: an index has a weight_map from tensors to files")
-    if beyond := sorted({str(name) for name in places.values() if Path(str(name)).name != name}):
-        raise InputError(f"{path}: names files outside its folder: {', '.join(beyond)}")
-    files = {name: path.parent / name for name in sorted(set(places.values()))}
+def _read_index(path: Path) -> dict[str, Tensor]:
+    file_of = read_json(path).get("weight_map")
+    if not isinstance(file_of, dict) or not file_of:
+        raise InputError(f"{path}: expected a weight_map from tensors to files")
+    if outside := sorted({str(name) for name in file_of.values() if Path(str(name)).name != name}):
+        raise InputError(f"{path}: refers to files outside its folder: {', '.join(outside)}")
+    files = {name: path.parent / name for name in sorted(set(file_of.values()))}
     if others := [name for name in files if Path(name).suffix not in (".safetensors", ".bin")]:
-        raise InputError(f"{path}: names files that hold no tensors: {', '.join(others)}")
+        raise InputError(f"{path}: refers to files of an unknown kind: {', '.join(others)}")
     if missing := [name for name, file in files.items() if not file.is_file()]:
         raise InputError(f"{path}: {len(missing)} of {len(files)} files are missing: {', '.join(missing)}")
-    read = {name: read_tensors(file) for name, file in files.items()}
-    if lost := [name for name, file in places.items() if name not in read[file]]:
-        raise InputError(f"{path}: {len(lost)} tensors are not in the files it names: {', '.join(lost)}")
-    return {name: read[file][name] for name, file in places.items()}
+    tensors = {name: read_tensors(file) for name, file in files.items()}
+    if absent := [name for name, file in file_of.items() if name not in tensors[file]]:
+        raise InputError(f"{path}: {len(absent)} tensors are not in the listed files: {', '.join(absent)}")
+    return {name: tensors[file][name] for name, file in file_of.items()}
 
 
-def _safe(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {
-                name: _Stored(path, name, tuple(part.get_shape()), _dtype(path, name, part.get_dtype()))
+                name: _StoredTensor(path, name, tuple(part.get_shape()), _dtype(path, name, part.get_dtype()))
                 for name, part in slices.items()
             }
     except OSError as error:
-        raise InputError(f"{path}: could not be read ({error.strerror or error})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except safetensors.SafetensorError as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}){_pointer(path)}") from None
+        raise InputError(f"{path}: not a complete safetensors file ({error}){_pointer_hint(path)}") from None
 
 
-def _dtype(path: Path, name: str, written: str) -> np.dtype:
-    import ml_dtypes
-
-    known: dict[str, Any] = {
-        **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
-        **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
-        **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
-        "BF16": ml_dtypes.bfloat16,
-        "BOOL": "bool",
-    }
-    if written not in known:
-        raise InputError(f"{path}: {name} is of type {written}, which is not read")
-    return np.dtype(known[written])
+def _dtype(path: Path, name: str, code: str) -> np.dtype:
+    if code not in _DTYPES:
+        raise InputError(f"{path}: {name} has the unsupported type {code}")
+    return np.dtype(_DTYPES[code])
 
 
-def _pointer(path: Path) -> str:
-    """What to say where a file was never fetched from git's large file storage."""
+def _pointer_hint(path: Path) -> str:
+    """The rest of the message if the file was never downloaded from git's large file storage."""
     with path.open("rb") as file:
         is_pointer = file.read(40).startswith(b"version https://git-lfs")
-    return ": this is a git-lfs pointer; fetch the file it stands for (`git lfs pull`)" if is_pointer else ""
+    return ": it is a git-lfs pointer; download the real file (`git lfs pull`)" if is_pointer else ""
 
 
 def write_safetensors(
     folder: Path,
     tensors: Mapping[str, Tensor],
-    most_bytes: int = MOST_BYTES,
+    max_file_bytes: int = MAX_FILE_BYTES,
     *,
-    beside: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `model.safetensors`, or several files and their index where they are larger than `most_bytes`.
+    """Write `model.safetensors`, or several files and their index if the tensors exceed `max_file_bytes`.
 
-    `beside` are texts by their file names. Everything is written before anything that stood there is replaced; what is
-    in one file is in memory at once.
+    `texts` are further files, by name. Every file is written before the first previous file is replaced, and the index
+    is replaced last. The tensors of one file are in memory at once.
     """
-    groups = _groups(tensors, most_bytes)
-    files = [SAFE] if len(groups) == 1 else _new_names(folder, len(groups))
-    texts = dict(beside or {})
+    groups = _groups(tensors, max_file_bytes)
+    names = [SAFETENSORS] if len(groups) == 1 else _new_names(folder, len(groups))
+    writers: list[_Writer] = []
+    for name, group in zip(names, groups, strict=True):
+        writers.append((folder / name, partial(_write_file, tensors={tensor: tensors[tensor] for tensor in group})))
+    texts = dict(texts or {})
     if len(groups) > 1:
-        texts[INDEX.format(SAFE)] = json.dumps(_index(tensors, dict(zip(files, groups, strict=True))), indent=2) + "\n"
-    partials = {name: folder / f"{name}.partial" for name in [*files, *texts]}
+        texts[INDEX.format(SAFETENSORS)] = json.dumps(_index(tensors, names, groups), indent=2) + "\n"
+    writers += [(folder / name, partial(Path.write_text, data=text, encoding="utf-8")) for name, text in texts.items()]
+    _replace_files(writers)
+    _remove_previous(folder, keep=[*names, *texts])
+
+
+def _replace_files(writers: Sequence[_Writer]) -> None:
+    """Write all files under temporary names, then replace the previous files in the order given.
+
+    The calls are nested, the last file outermost: it is written first and replaced last.
+    """
+    if not writers:
+        return
+    *others, (path, write) = writers
+
+    def write_all(temporary: Path) -> None:
+        write(temporary)
+        _replace_files(others)
+
+    replace_file(path, write_all)
+
+
+def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    # The library silently writes wrong values for arrays that are not contiguous.
+    arrays = {name: np.ascontiguousarray(tensor.read()).reshape(tensor.shape) for name, tensor in tensors.items()}
     try:
-        for name, group in zip(files, groups, strict=True):
-            # Anything but contiguous arrays is written wrongly, without a word.
-            arrays = {tensor: np.ascontiguousarray(tensors[tensor].read()) for tensor in group}
-            arrays = {tensor: array.reshape(tensors[tensor].shape) for tensor, array in arrays.items()}
-            safetensors.numpy.save_file(arrays, partials[name], metadata={"format": "pt"})
-            # The library lets no one else read it.
-            partials[name].chmod(0o666 & ~_umask())
-        for name, text in texts.items():
-            partials[name].write_text(text, encoding="utf-8")
-        # The index last: until then it names the former files.
-        for name, partial in partials.items():
-            os.replace(partial, folder / name)
-    except (OSError, safetensors.SafetensorError) as error:
-        where = folder / files[0]
-        raise InputError(f"{where}: could not be written ({error}); what stood there is unchanged") from None
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
-    _drop_others(folder, keep=[*files, *texts])
+        safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from None
+    # The library makes the file readable by its owner only.
+    path.chmod(0o666 & ~_umask())
 
 
-def _groups(tensors: Mapping[str, Tensor], most_bytes: int) -> list[list[str]]:
+def _groups(tensors: Mapping[str, Tensor], max_file_bytes: int) -> list[list[str]]:
     groups: list[list[str]] = [[]]
     size = 0
     for name, tensor in tensors.items():
-        if groups[-1] and size + _bytes(tensor) > most_bytes:
+        if groups[-1] and size + _bytes(tensor) > max_file_bytes:
             groups.append([])
             size = 0
         groups[-1].append(name)
@@ -214,11 +230,11 @@ def _groups(tensors: Mapping[str, Tensor], most_bytes: int) -> list[list[str]]:
     return groups
 
 
-def _new_names(folder: Path, number: int) -> list[str]:
-    """Names of several files, none of which is there: an interruption leaves the former ones whole."""
+def _new_names(folder: Path, count: int) -> list[str]:
+    """Names of several files, none of which exists: an interruption leaves the previous files complete."""
     for attempt in itertools.count():
         mark = f"-{attempt}" if attempt else ""
-        names = [f"model{mark}-{part + 1:05}-of-{number:05}.safetensors" for part in range(number)]
+        names = [f"model{mark}-{part + 1:05}-of-{count:05}.safetensors" for part in range(count)]
         if not any((folder / name).exists() for name in names):
             break
     return names
@@ -234,14 +250,14 @@ def _umask() -> int:
     return mask
 
 
-def _index(tensors: Mapping[str, Tensor], groups: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    places = {name: file for file, names in groups.items() for name in names}
-    return {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": places}
+def _index(tensors: Mapping[str, Tensor], names: Sequence[str], groups: Iterable[Iterable[str]]) -> dict[str, Any]:
+    file_of = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
+    return {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": file_of}
 
 
-def _drop_others(folder: Path, keep: list[str]) -> None:
-    """Take away the safetensors files of a model that stood here before: beside the new ones they would be read."""
-    former = [*folder.glob("model-*of-*.safetensors"), folder / SAFE, folder / INDEX.format(SAFE)]
-    for path in former:
+def _remove_previous(folder: Path, keep: Sequence[str]) -> None:
+    """Remove the safetensors files of a previous model, which would be read together with the new ones."""
+    previous = [*folder.glob("model-*of-*.safetensors"), folder / SAFETENSORS, folder / INDEX.format(SAFETENSORS)]
+    for path in previous:
         if path.name not in keep:
             path.unlink(missing_ok=True)

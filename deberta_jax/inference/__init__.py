@@ -1,1 +1,1 @@
-"""From texts to answers: fill masks, embed, classify, tag, answer."""
+"""Inference: texts in; filled masks, embeddings, labels, entities, answers and choices out."""

@@ -1,4 +1,4 @@
-"""All that a model computes of one text, for maps of attention and for probing."""
+"""Hidden states and attention probabilities of one text, for attention maps and probing."""
 
 from typing import Any, NamedTuple
 
@@ -7,15 +7,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from deberta_jax.inference.buckets import BATCHING, Batching, bucket_lengths
-from deberta_jax.inference.rows import encoder_of, limit_of
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.models import encoder_of, max_row_length
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
 class Activations(NamedTuple):
-    """Tokens as the vocabulary writes them, [CLS] and [SEP] included, and what each layer makes of them.
+    """The tokens of a text, including [CLS] and [SEP], as the vocabulary writes them, and the outputs of each layer.
 
-    Hidden states start with the embeddings; attentions are probabilities, from each token (T) to each (S).
+    `hidden_states` start with the embeddings (L1 = layers + 1); `attentions` are probabilities from token T to token S.
     """
 
     tokens: list[str]
@@ -27,13 +28,14 @@ class Activations(NamedTuple):
 def activations(
     model: Any, tokenizer: Tokenizer, text: str, pair: str | None = None, *, batching: Batching = BATCHING
 ) -> Activations:
-    """The tokens of one text, their states after the embeddings and each layer, and each head's attention.
+    """The tokens of a text, the hidden states after the embeddings and each layer, and the attention of each head.
 
-    `model` may have any head or none. Raises InputError for a text longer than the model's rows.
+    `model` may have any head or none. Raises InputError for a text that is longer than a row.
     """
-    limit = limit_of(encoder_of(model), batching)
-    batch = tokenizer(text, pair, max_length=limit, truncation=None, buckets=bucket_lengths(limit))
-    states, attentions = traced(encoder_of(model), batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    max_length = max_row_length(encoder_of(model), batching)
+    batch = tokenizer(text, pair, max_length=max_length, truncation=None, buckets=bucket_lengths(max_length))
+    inputs = ModelInputs(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    states, attentions = states_and_attentions(encoder_of(model), inputs)
     T = int(batch.attention_mask.sum())
     return Activations(
         [tokenizer.token(index) for index in batch.input_ids[0, :T]],
@@ -44,11 +46,16 @@ def activations(
 
 
 @jax.jit
-def traced(
-    encoder: Deberta, input_ids: Int[Array, "B T"], attention_mask: Int[Array, "B T"], token_type_ids: Int[Array, "B T"]
+def states_and_attentions(
+    encoder: Deberta, inputs: ModelInputs
 ) -> tuple[Float[Array, "L1 B T D"], Float[Array, "L B N T S"]]:
+    """Hidden states of the embeddings and all layers, and attention probabilities of all layers."""
     output = encoder(
-        input_ids, attention_mask, token_type_ids=token_type_ids, output_hidden_states=True, output_attentions=True
+        inputs.input_ids,
+        inputs.attention_mask,
+        token_type_ids=inputs.token_type_ids,
+        output_hidden_states=True,
+        output_attentions=True,
     )
     assert output.hidden_states is not None and output.attentions is not None
     return output.hidden_states, output.attentions

@@ -1,4 +1,4 @@
-"""How rows of any length become batches of a few shapes: sorted, grouped, padded."""
+"""Batches of few shapes from rows of any length: rows are sorted by length, grouped and padded to a bucket."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -9,18 +9,18 @@ from jaxtyping import Int
 
 from deberta_jax.errors import InputError
 
-# Texts of a call that would not fill half a batch go in small ones, of so small a part: one text must not wait for
-# the padding of hundreds.
-SMALL = 16
+# If all rows fit into half a batch, batches are smaller by this factor: a single text does not wait for the
+# computation of hundreds of rows of padding.
+SMALL_BATCH_FACTOR = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How much goes to the device at once, and how long rows may be.
+    """The size of batches and the maximum length of rows.
 
-    A batch holds about `batch_tokens` tokens, padding included. Rows are at most `max_length` tokens long, as many as
-    the model's `max_position_embeddings` by default; a model without absolute positions takes more. Of a stream
-    `chunk` examples are tokenised, sorted and held at a time.
+    A batch has about `batch_tokens` tokens, including padding. Rows have at most `max_length` tokens, by default the
+    model's `max_position_embeddings`; a model without absolute positions accepts more. A stream is tokenized and
+    sorted in chunks of `chunk` examples, which bounds its memory. Raises InputError for a value that is too small.
     """
 
     batch_tokens: int = 4096
@@ -28,54 +28,54 @@ class Batching:
     chunk: int = 4096
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_tokens", 1), ("max_length", 3), ("chunk", 1)):
+        for name, minimum in (("batch_tokens", 1), ("max_length", 3), ("chunk", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}, at least {least} is wanted")
+            if value is not None and value < minimum:
+                raise InputError(f"{name} is {value}, but must be at least {minimum}")
 
 
 BATCHING = Batching()
 
 
-class Planned(NamedTuple):
-    """A batch: which rows go into it, and its shape, padding included."""
+class BatchPlan(NamedTuple):
+    """A batch: the indices of its rows, and its shape, including padding."""
 
-    places: Int[np.ndarray, "B"]
+    indices: Int[np.ndarray, "B"]
     rows: int
     length: int
 
 
-def bucket_lengths(limit: int) -> list[int]:
-    """The lengths that rows are padded to: 16, 24, 32, 48, 64, 96, … and the limit."""
+def bucket_lengths(max_length: int) -> list[int]:
+    """The lengths that rows are padded to: 16, 24, 32, 48, 64, 96, … and `max_length`."""
     lengths, power = [], 16
-    while power < limit:
-        lengths += [length for length in (power, power + power // 2) if length < limit]
+    while power < max_length:
+        lengths += [length for length in (power, power + power // 2) if length < max_length]
         power *= 2
-    return [*lengths, limit]
+    return [*lengths, max_length]
 
 
-def bucket_width(number: int) -> int:
-    """The least of 1, 4, 16, 64, … that holds so many positions in a row."""
+def bucket_width(size: int) -> int:
+    """The smallest of 1, 4, 16, 64, … that is at least `size`: the padded number of positions per row."""
     width = 1
-    while width < number:
+    while width < size:
         width *= 4
     return width
 
 
-def plan(lengths: Sequence[int], limit: int, batch_tokens: int, multiple: int = 1) -> Iterator[Planned]:
-    """Batches of rows, the longest first; each is as long as the bucket of its longest row.
+def plan(lengths: Sequence[int], max_length: int, batch_tokens: int, multiple: int = 1) -> Iterator[BatchPlan]:
+    """Batches of rows, the longest rows first; each batch is as long as the bucket of its longest row.
 
-    How many rows a batch has follows from its length alone, so that there are as many shapes as buckets, and as many
-    small ones again. It is a multiple of `multiple`, the number of devices that share the rows.
+    The number of rows depends only on the length of the batch, so there are at most two shapes per bucket: the regular
+    one and the small one. It is a multiple of `multiple`, the number of devices that share the rows.
     """
-    buckets = np.asarray(bucket_lengths(limit))
+    buckets = np.asarray(bucket_lengths(max_length))
     padded = buckets[np.searchsorted(buckets, lengths)] if len(lengths) else np.zeros(0, np.int64)
     if 2 * padded.sum() <= batch_tokens:
-        batch_tokens = batch_tokens // SMALL
+        batch_tokens = batch_tokens // SMALL_BATCH_FACTOR
     order = np.argsort(-np.asarray(lengths), kind="stable")
     start = 0
     while start < len(order):
         length = int(padded[order[start]])
         rows = -(-max(batch_tokens // length, 1) // multiple) * multiple
-        yield Planned(order[start : start + rows], rows, length)
+        yield BatchPlan(order[start : start + rows], rows, length)
         start += rows

@@ -1,22 +1,23 @@
 """Texts as vectors."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from deberta_jax.errors import InputError
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.rows import Row, encode, encoder_of, limit_of
+from deberta_jax.inference.encode import EncodedRow, encode
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.models import encoder_of
+from deberta_jax.inference.names import Pooling
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-
-Pooling = Literal["mean", "cls"]
 
 
 def embed(
@@ -28,10 +29,11 @@ def embed(
     pooling: Pooling = "mean",
     batching: Batching = BATCHING,
 ) -> Float[np.ndarray, "B D"]:
-    """A vector for each text, float32, from the last layer of the encoder; `model` may have any head or none.
+    """A float32 vector per text, from the last layer of the encoder; `model` may have any head or none.
 
-    "mean" is over all tokens of the text, [CLS] and [SEP] included, as sentence-transformers takes it; "cls" is the
-    state of [CLS]. Longer texts are cut, which is logged. Raises InputError with the number of what is no text.
+    Pooling "mean" averages over all tokens of the text, including [CLS] and [SEP], as sentence-transformers does;
+    "cls" takes the state of [CLS]. Longer texts are truncated, which is logged. Raises InputError with the index of an
+    invalid text.
     """
     columns = [texts] if pairs is None else [texts, pairs]
     vectors = complete(embed_pipeline(model, tokenizer, pooling=pooling, batching=batching), *columns)
@@ -41,44 +43,33 @@ def embed(
 def embed_pipeline(
     model: Any, tokenizer: Tokenizer, *, pooling: Pooling = "mean", batching: Batching = BATCHING
 ) -> Pipeline[Float[np.ndarray, "D"]]:
-    """The task of `embed`, for `stream`; an example is `(text,)` or `(text, pair)`."""
-    if pooling not in _POOLED:
-        raise InputError(f"no pooling {pooling!r}; there are {', '.join(get_args(Pooling))}")
-    limit = limit_of(encoder_of(model), batching)
+    """The pipeline of `embed`; an example is `(text,)` or `(text, pair)`."""
+    if pooling not in _POOLING:
+        raise InputError(f"unknown pooling {pooling!r}: use one of {', '.join(get_args(Pooling))}")
+    return Pipeline(encoder_of(model), tokenizer, _POOLING[pooling], encode, _read_vector, batching)
 
-    def read(example: tuple, rows: list[Row]) -> Float[np.ndarray, "D"]:
-        [row] = rows
-        return row.outputs
 
-    return Pipeline(
-        encoder_of(model),
-        _POOLED[pooling],
-        lambda examples: encode(tokenizer, examples, max_length=limit),
-        read,
-        limit,
-        tokenizer.pad_id,
-        batching,
-    )
+def _read_vector(example: tuple, rows: list[EncodedRow]) -> Float[np.ndarray, "D"]:
+    [row] = rows
+    return row.outputs
 
 
 @jax.jit
-def pool_mean(
-    encoder: Deberta, input_ids: Int[Array, "B T"], attention_mask: Int[Array, "B T"], token_type_ids: Int[Array, "B T"]
-) -> Float[Array, "B D"]:
-    """The mean of the states of all tokens, zero for a row of padding."""
-    states = upcast(encoder(input_ids, attention_mask, token_type_ids=token_type_ids).last_hidden_state)
+def pool_mean(encoder: Deberta, inputs: ModelInputs) -> Float[Array, "B D"]:
+    """The mean of the states of all tokens; zero for a row of padding."""
+    attention_mask = jnp.asarray(inputs.attention_mask)
+    output = encoder(inputs.input_ids, attention_mask, token_type_ids=inputs.token_type_ids)
+    states = upcast(output.last_hidden_state)
     weights = attention_mask.astype(states.dtype)
     weights = weights / jnp.maximum(weights.sum(1, keepdims=True), jnp.ones((), states.dtype))
     return jnp.einsum("BTD,BT->BD", states, weights, precision="highest").astype(jnp.float32)
 
 
 @jax.jit
-def pool_first(
-    encoder: Deberta, input_ids: Int[Array, "B T"], attention_mask: Int[Array, "B T"], token_type_ids: Int[Array, "B T"]
-) -> Float[Array, "B D"]:
-    """The state of the first token."""
-    states = encoder(input_ids, attention_mask, token_type_ids=token_type_ids).last_hidden_state
-    return states[:, 0].astype(jnp.float32)
+def pool_first(encoder: Deberta, inputs: ModelInputs) -> Float[Array, "B D"]:
+    """The state of the first token, [CLS]."""
+    output = encoder(inputs.input_ids, inputs.attention_mask, token_type_ids=inputs.token_type_ids)
+    return output.last_hidden_state[:, 0].astype(jnp.float32)
 
 
-_POOLED = {"mean": pool_mean, "cls": pool_first}
+_POOLING = {"mean": pool_mean, "cls": pool_first}

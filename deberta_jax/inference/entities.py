@@ -1,4 +1,4 @@
-"""Entities in texts: labels of tokens, merged to words and to spans of characters."""
+"""Named entities: labels of tokens, merged into words and into spans of characters."""
 
 import re
 import unicodedata
@@ -8,14 +8,18 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Float, Int
 
+from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.rows import Row, encode, limit_of
+from deberta_jax.inference.encode import EncodedRow
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.models import encoder_of, max_row_length, require_head
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.inference.windows import Tokens, stitched, stride_of
+from deberta_jax.inference.windows import Tokens, encode_windows, merge_windows
 from deberta_jax.model.heads import TokenClassification
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _OUTSIDE = "O"
+# Punctuation that may be inside a word.
 _INSIDE_WORDS = ("'", "’", ".", "-", "‐", "&", "_", "@", "·")
 _SCHEME = re.compile(r"([BIESLU])[-_](.+)", re.DOTALL)
 # Thai, Lao, Burmese, Khmer, kana and Chinese characters.
@@ -23,7 +27,7 @@ _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u
 
 
 class Entity(NamedTuple):
-    """`text[start:end]`, its label without B-, I- and the like, and the mean probability of its words' labels."""
+    """`text[start:end]`, its label without a prefix such as B-, and the mean probability of its words' labels."""
 
     label: str
     start: int
@@ -33,7 +37,7 @@ class Entity(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word's label and the probability of it."""
+    """The span of a word in its text, its label, and the probability of the label."""
 
     start: int
     end: int
@@ -41,126 +45,118 @@ class Word(NamedTuple):
     probability: float
 
 
-def tag_entities(
-    model: TokenClassification, tokenizer: Tokenizer, texts: Sequence[str], *, batching: Batching = BATCHING
-) -> list[list[Entity]]:
-    """The entities of each text, in their order, of texts of any length.
+class _Piece(NamedTuple):
+    """A token that covers characters: its index among the tokens of the text, and its span."""
 
-    Of a word of several pieces the first decides (`words_of`). Labels are IOB1,
-    IOB2 or BIOES (BILOU), or plain ones, of which neighbours are one entity; "O" is none. Longer texts are read in
-    windows that share a quarter; each token has its label from the window in which it has most context. Raises
-    InputError with the number of what is no text.
+    token: int
+    start: int
+    end: int
+
+
+def tag_entities(
+    model: Model, tokenizer: Tokenizer, texts: Sequence[str], *, batching: Batching = BATCHING
+) -> list[list[Entity]]:
+    """The entities of each text, in order; texts may be of any length.
+
+    The first token of a word determines its label (`split_words`). The labels follow IOB1, IOB2 or BIOES (BILOU), or
+    have no prefixes, in which case neighboring words with the same label are one entity; "O" is no entity. Longer
+    texts are read in windows that overlap by a quarter; each token gets its label in the window in which it has the
+    most context. Raises InputError for a model without the head "token_classification", and with the index of an
+    invalid text.
     """
     return complete(tag_entities_pipeline(model, tokenizer, batching=batching), texts)
 
 
 def tag_entities_pipeline(
-    model: TokenClassification, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+    model: Model, tokenizer: Tokenizer, *, batching: Batching = BATCHING
 ) -> Pipeline[list[Entity]]:
-    """The task of `tag_entities`, for `stream`; an example is `(text,)`."""
-    limit = limit_of(model, batching)
-    labels = model.deberta.config.labels
+    """The pipeline of `tag_entities`; an example is `(text,)`."""
+    require_head(model, "token_classification", "tag_entities")
+    max_length = max_row_length(model, batching)
+    labels = encoder_of(model).config.labels
+    prefixed = has_prefixes(labels)
 
-    def read(example: tuple, rows: list[Row]) -> list[Entity]:
-        return merged(example[0], words_of(example[0], stitched(rows, limit), labels), _marked(labels))
+    def read(example: tuple, rows: list[EncodedRow]) -> list[Entity]:
+        [text] = example
+        return merge_words(text, split_words(text, merge_windows(rows, max_length), labels), prefixed)
 
-    return Pipeline(
-        model,
-        likeliest_labels,
-        lambda examples: encode(tokenizer, examples, max_length=limit, truncation="first", stride=stride_of(limit)),
-        read,
-        limit,
-        tokenizer.pad_id,
-        batching,
-    )
+    return Pipeline(model, tokenizer, likeliest_labels, encode_windows, read, batching)
 
 
 @jax.jit
-def likeliest_labels(
-    model: TokenClassification,
-    input_ids: Int[Array, "B T"],
-    attention_mask: Int[Array, "B T"],
-    token_type_ids: Int[Array, "B T"],
-) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
-    """The likeliest label of each token and its probability."""
-    probabilities = jax.nn.softmax(model(input_ids, attention_mask, token_type_ids=token_type_ids), axis=-1)
+def likeliest_labels(model: TokenClassification, inputs: ModelInputs) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
+    """The most likely label of each token, as an index, and its probability."""
+    logits = model(inputs.input_ids, inputs.attention_mask, token_type_ids=inputs.token_type_ids)
+    probabilities = jax.nn.softmax(logits, axis=-1)
     return probabilities.argmax(-1), probabilities.max(-1)
 
 
-def words_of(text: str, tokens: Tokens, labels: Sequence[str]) -> list[Word]:
-    """Words, each with the label of its first piece; what is white space only is none.
+def split_words(text: str, tokens: Tokens, labels: Sequence[str]) -> list[Word]:
+    """The words of a text, each with the label of its first token.
 
-    White space parts words, and so do signs, each a word of its own, but for those within one, as in O'Brien and
-    U.S. In scripts without spaces each piece is a word.
+    White space separates words. Punctuation is a word by itself, except inside a word, as in O'Brien and U.S. In
+    scripts without spaces, each token is a word.
     """
-    stretches = [
-        (number, *stretch) for number, stretch in enumerate(tokens.offsets.tolist()) if stretch[0] < stretch[1]
-    ]
-    groups: list[list[tuple[int, int, int]]] = []
-    former: tuple[int, int, int] | None = None
-    for piece in stretches:
-        if former is None or _parted(text, former, piece):
-            groups.append([])
-        groups[-1].append(piece)
-        former = piece
-    words = []
-    for group in groups:
-        label, probability = (x[group[0][0]].item() for x in tokens.outputs)
-        words.append(Word(group[0][1], group[-1][2], labels[label], probability))
-    return words
+    words: list[list[_Piece]] = []
+    for index, (start, end) in enumerate(tokens.offsets.tolist()):
+        if start == end:
+            continue
+        piece = _Piece(index, start, end)
+        if words and not _starts_word(text, words[-1][-1], piece):
+            words[-1].append(piece)
+        else:
+            words.append([piece])
+    results = []
+    for pieces in words:
+        label, probability = (x[pieces[0].token].item() for x in tokens.outputs)
+        results.append(Word(pieces[0].start, pieces[-1].end, labels[label], probability))
+    return results
 
 
-def _parted(text: str, former: tuple[int, int, int], piece: tuple[int, int, int]) -> bool:
-    """Whether a word ends between two pieces: number, start and end of each."""
-    (_, begun, ended), (_, start, end) = former, piece
-    if start < ended:
+def _starts_word(text: str, previous: _Piece, piece: _Piece) -> bool:
+    """Whether a piece starts a new word after the previous piece."""
+    if piece.start < previous.end:
         return False
-    if start > ended or (_UNSPACED.match(text, start) and start > begun):
+    if piece.start > previous.end or (_UNSPACED.match(text, piece.start) and piece.start > previous.start):
         return True
-    signs = _is_sign(text, former), _is_sign(text, piece)
-    return (signs[0] and not _within(text, begun, ended)) or (signs[1] and not _within(text, start, end))
+    return any(_is_punctuation(text, part) and not _is_inside_word(text, part) for part in (previous, piece))
 
 
-def _is_sign(text: str, piece: tuple[int, int, int]) -> bool:
-    return all(unicodedata.category(sign)[0] in "PS" for sign in text[piece[1] : piece[2]])
+def _is_punctuation(text: str, piece: _Piece) -> bool:
+    return all(unicodedata.category(character)[0] in "PS" for character in text[piece.start : piece.end])
 
 
-def _within(text: str, start: int, end: int) -> bool:
-    """Whether a sign stands between two letters or digits, and is one that words have inside."""
-    return text[start:end] in _INSIDE_WORDS and text[start - 1 : start].isalnum() and text[end : end + 1].isalnum()
+def _is_inside_word(text: str, piece: _Piece) -> bool:
+    """Whether a piece is punctuation that words may contain, between two letters or digits."""
+    before, after = text[piece.start - 1 : piece.start], text[piece.end : piece.end + 1]
+    return text[piece.start : piece.end] in _INSIDE_WORDS and before.isalnum() and after.isalnum()
 
 
-def merged(text: str, words: Sequence[Word], marked: bool) -> list[Entity]:
-    """Spans of words of one label; `marked` labels say by B- and the like where one begins and ends."""
-    entities: list[list[Word]] = []
-    kinds: list[str] = []
-    going_on = False
+def merge_words(text: str, words: Sequence[Word], prefixed: bool) -> list[Entity]:
+    """Entities from words; with `prefixed` labels, prefixes such as B- mark where an entity starts and ends."""
+    entities: list[tuple[str, list[Word]]] = []
+    is_open = False
     for word in words:
         if word.label == _OUTSIDE:
-            going_on = False
+            is_open = False
             continue
-        match = _SCHEME.fullmatch(word.label) if marked else None
-        sign, kind = match.groups() if match else ("I", word.label)
-        if going_on and sign in "IEL" and kinds[-1] == kind:
-            entities[-1].append(word)
+        match = _SCHEME.fullmatch(word.label) if prefixed else None
+        prefix, label = match.groups() if match else ("I", word.label)
+        if is_open and prefix in "IEL" and entities[-1][0] == label:
+            entities[-1][1].append(word)
         else:
-            entities.append([word])
-            kinds.append(kind)
-        going_on = sign in "BI"
-    return [
-        Entity(
-            kind,
-            its[0].start,
-            its[-1].end,
-            text[its[0].start : its[-1].end],
-            sum(word.probability for word in its) / len(its),
-        )
-        for kind, its in zip(kinds, entities, strict=True)
-    ]
+            entities.append((label, [word]))
+        is_open = prefix in "BI"
+    return [_entity(text, label, words) for label, words in entities]
 
 
-def _marked(labels: Sequence[str]) -> bool:
-    """Whether labels say where an entity begins or goes on; such as X, without a hyphen, may stand beside those."""
-    hyphened = [label for label in labels if "-" in label or "_" in label]
-    matches = [_SCHEME.fullmatch(label) for label in hyphened]
+def _entity(text: str, label: str, words: Sequence[Word]) -> Entity:
+    start, end = words[0].start, words[-1].end
+    return Entity(label, start, end, text[start:end], sum(word.probability for word in words) / len(words))
+
+
+def has_prefixes(labels: Sequence[str]) -> bool:
+    """Whether labels have prefixes that mark the start of an entity; labels without a hyphen, such as X, are exempt."""
+    hyphenated = [label for label in labels if "-" in label or "_" in label]
+    matches = [_SCHEME.fullmatch(label) for label in hyphenated]
     return any(match and match[1] == "I" for match in matches) and all(matches)

@@ -1,4 +1,4 @@
-"""What a masked language model puts in the place of [MASK]."""
+"""Masked language modeling: the most likely tokens for each [MASK]."""
 
 import functools
 from collections.abc import Sequence
@@ -10,16 +10,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from deberta_jax.errors import InputError
+from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.rows import Row, Rows, encode, limit_of
+from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.models import encoder_of, require_head
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
-class Filled(NamedTuple):
-    """A token for a mask, as a reader sees it, without the space before it; its id and its probability."""
+class PredictedToken(NamedTuple):
+    """A token for a mask, as readable text without the space before it; its id and its probability."""
 
     token: str
     id: int
@@ -27,92 +30,82 @@ class Filled(NamedTuple):
 
 
 def fill_mask(
-    model: MaskedLM, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = 5, batching: Batching = BATCHING
-) -> list[list[list[Filled]]]:
-    """For each text, for each [MASK] in it, the `top` likeliest tokens, the likeliest first.
+    model: Model, tokenizer: Tokenizer, texts: Sequence[str], *, top_k: int = 5, batching: Batching = BATCHING
+) -> list[list[list[PredictedToken]]]:
+    """For each text and each [MASK] in it, the `top_k` most likely tokens, in descending order.
 
-    Through the enhanced mask decoder where the model has it. Probabilities are among all ids of the tokenizer; special
-    tokens are not offered. Raises InputError with the text's number for one without [MASK], or so long that a mask
-    would be cut off.
+    Uses the enhanced mask decoder if the model has one. Probabilities are over all ids of the tokenizer; special
+    tokens are not returned. Raises InputError for a model without the head "masked_lm", and with the index of a text
+    that has no [MASK] or so many tokens that a [MASK] would be truncated.
     """
-    return complete(fill_mask_pipeline(model, tokenizer, top=top, batching=batching), texts)
+    return complete(fill_mask_pipeline(model, tokenizer, top_k=top_k, batching=batching), texts)
 
 
 def fill_mask_pipeline(
-    model: MaskedLM, tokenizer: Tokenizer, *, top: int = 5, batching: Batching = BATCHING
-) -> Pipeline[list[list[Filled]]]:
-    """The task of `fill_mask`, for `stream`; an example is `(text,)` or `(text, pair)`."""
-    limit = limit_of(model, batching)
-    size = model.deberta.config.vocab_size
-    # Above the tokenizer's vocabulary are rows that only pad the table.
-    known = np.arange(size) < tokenizer.vocab_size
-    offered = known & ~np.isin(np.arange(size), tokenizer.special_ids)
-    if not 1 <= top <= offered.sum():
-        raise InputError(f"top is {top}; the vocabulary has 1 to {offered.sum()} tokens to offer")
-    program = functools.partial(fill, known=known, offered=offered, top=top)
+    model: Model, tokenizer: Tokenizer, *, top_k: int = 5, batching: Batching = BATCHING
+) -> Pipeline[list[list[PredictedToken]]]:
+    """The pipeline of `fill_mask`; an example is `(text,)` or `(text, pair)`."""
+    require_head(model, "masked_lm", "fill_mask")
+    ids = np.arange(encoder_of(model).config.vocab_size)
+    # The word table may have more rows than the tokenizer has ids.
+    known = ids < tokenizer.vocab_size
+    allowed = known & ~np.isin(ids, tokenizer.special_ids)
+    if not 1 <= top_k <= allowed.sum():
+        raise InputError(f"top_k is {top_k}, but must be between 1 and {allowed.sum()}, the size of the vocabulary")
+    program = functools.partial(top_tokens, known=known, allowed=allowed, top_k=top_k)
 
-    def masked(examples: Sequence[tuple]) -> Rows:
-        return _with_masks(tokenizer, examples, encode(tokenizer, examples, max_length=limit))
-
-    def read(example: tuple, rows: list[Row]) -> list[list[Filled]]:
+    def read(example: tuple, rows: list[EncodedRow]) -> list[list[PredictedToken]]:
         [row] = rows
-        number = int((row.input_ids == tokenizer.mask_id).sum())
-        probabilities, ids = (x[:number].tolist() for x in row.outputs)
+        masks = int((row.input_ids == tokenizer.mask_id).sum())
+        probabilities, ids = (x[:masks].tolist() for x in row.outputs)
         return [
-            [Filled(_readable(tokenizer, index), index, p) for index, p in zip(some, its, strict=True)]
-            for some, its in zip(ids, probabilities, strict=True)
+            [PredictedToken(_readable(tokenizer, id_), id_, p) for id_, p in zip(mask_ids, mask_probs, strict=True)]
+            for mask_ids, mask_probs in zip(ids, probabilities, strict=True)
         ]
 
-    return Pipeline(model, program, masked, read, limit, tokenizer.pad_id, batching)
+    return Pipeline(model, tokenizer, program, encode_masked, read, batching)
 
 
-def _with_masks(tokenizer: Tokenizer, examples: Sequence[tuple], rows: Rows) -> Rows:
-    """The rows with the places of their masks, and an error for each text that lacks one."""
+def encode_masked(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
+    """Rows with the positions of their masks; a text without a mask, or with a truncated one, is an error."""
+    rows = encode(tokenizer, examples, max_length)
     positions = [np.flatnonzero(ids == tokenizer.mask_id).astype(np.int32) for ids in rows.batch.input_ids]
     errors = dict(rows.errors)
-    for source, its in zip(rows.batch.sources.tolist(), positions, strict=True):
-        length = rows.batch.input_ids.shape[1]
-        wanted = len(its)
-        if source in rows.cut:
+    for source, row_positions in zip(rows.batch.sources.tolist(), positions, strict=True):
+        masks = len(row_positions)
+        if source in rows.truncated:
             texts = [text for text in examples[source] if text is not None]
-            wanted = sum(int((tokenizer.encode(text) == tokenizer.mask_id).sum()) for text in texts)
-        if wanted > len(its):
+            masks = sum(int((tokenizer.encode(text) == tokenizer.mask_id).sum()) for text in texts)
+        if masks > len(row_positions):
             errors[source] = InputError(
-                f"{wanted - len(its)} of its {tokenizer.mask_token} stand beyond the {length} tokens that are read; "
-                "shorten it"
+                f"{masks - len(row_positions)} of {masks} {tokenizer.mask_token} are beyond the maximum of "
+                f"{max_length} tokens: shorten the text"
             )
-        elif not wanted:
-            errors[source] = InputError(f"has no {tokenizer.mask_token}; write it where a token is wanted")
+        elif not masks:
+            errors[source] = InputError(f"no {tokenizer.mask_token} in the text: put it where a token is missing")
     return rows._replace(errors=errors, positions=positions)
 
 
-@functools.partial(jax.jit, static_argnames="top")
-def fill(
-    model: MaskedLM,
-    input_ids: Int[Array, "B T"],
-    attention_mask: Int[Array, "B T"],
-    token_type_ids: Int[Array, "B T"],
-    positions: Int[Array, "B M"],
-    *,
-    known: Bool[Array, "V"],
-    offered: Bool[Array, "V"],
-    top: int,
+@functools.partial(jax.jit, static_argnames="top_k")
+def top_tokens(
+    model: MaskedLM, inputs: ModelInputs, *, known: Bool[Array, "V"], allowed: Bool[Array, "V"], top_k: int
 ) -> tuple[Float[Array, "B M K"], Int[Array, "B M K"]]:
-    """Probabilities and ids of the likeliest tokens, mask by mask, so that [B, M, V] is never held."""
+    """Probabilities and ids of the most likely tokens, mask by mask, so that [B, M, V] is never in memory."""
+    input_ids, attention_mask, token_type_ids, positions = inputs
     states = model.states(input_ids, attention_mask, masked_positions=positions, token_type_ids=token_type_ids)
     words = model.deberta.embeddings.word.embedding[...]
 
-    def one(x: Float[Array, "B D"]) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
+    def top_of_mask(x: Float[Array, "B D"]) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
         logits = upcast(model.head(x[:, None], words)[:, 0])
         total = jax.nn.logsumexp(jnp.where(known, logits, -jnp.inf), axis=-1, keepdims=True)
-        best, ids = jax.lax.top_k(jnp.where(offered, logits, -jnp.inf), top)
+        best, ids = jax.lax.top_k(jnp.where(allowed, logits, -jnp.inf), top_k)
         return jnp.exp(best - total), ids
 
-    probabilities, ids = jax.lax.map(one, states.swapaxes(0, 1))
+    probabilities, ids = jax.lax.map(top_of_mask, states.swapaxes(0, 1))
     return probabilities.swapaxes(0, 1), ids.swapaxes(0, 1)
 
 
 def _readable(tokenizer: Tokenizer, index: int) -> str:
-    """What the token stands for; white space alone, and part of a character, as the vocabulary writes it."""
+    """The text of a token; for white space and for part of a character, the token as the vocabulary writes it."""
     text = tokenizer.decode([index]).strip()
     return text if text and "\ufffd" not in text else tokenizer.token(index)

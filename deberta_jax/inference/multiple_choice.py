@@ -1,78 +1,72 @@
-"""Which of several choices fits a text."""
+"""Multiple choice: which of several choices fits a text best."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+import scipy.special
+from jaxtyping import Array, Float
 
 from deberta_jax.errors import InputError
+from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.rows import Row, Texts, encode, limit_of
+from deberta_jax.inference.encode import EncodedRow, Texts, encode
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.models import require_head
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.heads import MultipleChoice
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
-class Chosen(NamedTuple):
-    """The likeliest choice, its place among those given, its probability, and the probability of each."""
+class Choice(NamedTuple):
+    """The most likely choice, its index in the list of choices, its probability, and the probability of each choice."""
 
     choice: str
-    place: int
+    choice_index: int
     probability: float
     probabilities: list[float]
 
 
 def choose(
-    model: MultipleChoice,
+    model: Model,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     choices: Sequence[Sequence[str]],
     *,
     batching: Batching = BATCHING,
-) -> list[Chosen]:
-    """For each text one of its own choices, of which different texts may have different numbers.
+) -> list[Choice]:
+    """The best choice for each text; texts may have different numbers of choices.
 
-    Each choice is the pair of the text in a row of its own. Raises InputError with the number of a text without
-    choices, and of what is no text.
+    Each choice is encoded as the pair of its text. Raises InputError for a model without the head "multiple_choice",
+    and with the index of a text that is invalid or has no choices.
     """
     return complete(choose_pipeline(model, tokenizer, batching=batching), texts, choices)
 
 
-def choose_pipeline(model: MultipleChoice, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Chosen]:
-    """The task of `choose`, for `stream`; an example is `(text, choices)`."""
-    limit = limit_of(model, batching)
+def choose_pipeline(model: Model, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Choice]:
+    """The pipeline of `choose`; an example is `(text, choices)`."""
+    require_head(model, "multiple_choice", "choose")
+    return Pipeline(model, tokenizer, choice_logits, functools.partial(encode, texts_of=_pairs), _read_choice, batching)
 
-    def read(example: tuple, rows: list[Row]) -> Chosen:
-        logits = np.asarray([row.outputs for row in rows], np.float64)
-        weights = np.exp(logits - logits.max())
-        probabilities = (weights / weights.sum()).tolist()
-        place = int(logits.argmax())
-        return Chosen(example[1][place], place, probabilities[place], probabilities)
 
-    return Pipeline(
-        model,
-        choice_logits,
-        lambda examples: encode(tokenizer, examples, texts_of=_with_choices, max_length=limit),
-        read,
-        limit,
-        tokenizer.pad_id,
-        batching,
-    )
+def _pairs(example: tuple) -> list[Texts]:
+    if len(example) != 2 or isinstance(example[1], str) or not isinstance(example[1], Sequence) or not example[1]:
+        raise InputError("expected a text and a list of choices")
+    return [(example[0], choice) for choice in example[1]]
+
+
+def _read_choice(example: tuple, rows: list[EncodedRow]) -> Choice:
+    logits = np.asarray([row.outputs for row in rows], np.float64)
+    probabilities = scipy.special.softmax(logits).tolist()
+    index = int(logits.argmax())
+    return Choice(example[1][index], index, probabilities[index], probabilities)
 
 
 @jax.jit
-def choice_logits(
-    model: MultipleChoice,
-    input_ids: Int[Array, "B T"],
-    attention_mask: Int[Array, "B T"],
-    token_type_ids: Int[Array, "B T"],
-) -> Float[Array, "B"]:
-    return model(input_ids[:, None], attention_mask[:, None], token_type_ids=token_type_ids[:, None])[:, 0]
-
-
-def _with_choices(example: tuple) -> list[Texts]:
-    if len(example) != 2 or isinstance(example[1], str) or not isinstance(example[1], Sequence) or not example[1]:
-        raise InputError("a text and a list of choices are wanted")
-    return [(example[0], choice) for choice in example[1]]
+def choice_logits(model: MultipleChoice, inputs: ModelInputs) -> Float[Array, "B"]:
+    """A logit per row, which is one choice."""
+    input_ids, attention_mask, token_type_ids = (jnp.asarray(x)[:, None] for x in inputs[:3])
+    return model(input_ids, attention_mask, token_type_ids=token_type_ids)[:, 0]

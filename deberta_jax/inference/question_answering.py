@@ -1,35 +1,39 @@
-"""Answers to questions, as spans of a context of any length."""
+"""Extractive question answering: answers are spans of a context of any length."""
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jaxtyping import Array, Float, Int
 
 from deberta_jax.errors import InputError
+from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.rows import Row, Rows, Texts, encode, limit_of
+from deberta_jax.inference.encode import EncodedRow, EncodedRows, Texts, encode
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.models import require_head
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.inference.windows import stride_of
+from deberta_jax.inference.windows import window_stride
 from deberta_jax.model.heads import QuestionAnswering
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
-# How many spans of a row are told apart when they are ranked.
-_RANKED = 20
-# What pieces of white space alone are written with, by either vocabulary.
-_BLANK = "\u2581\u0120\u010a\u010d\u0109"
-# The score of a span that is none, finite so that differences of scores are numbers.
-_NEVER = -1e9
+# The number of spans that a ranking keeps, per row and in total.
+_MAX_RANKED = 20
+# The characters that vocabularies use to write white space.
+_WHITE_SPACE = "\u2581\u0120\u010a\u010d\u0109"
+# The score of an invalid span: finite, so that differences of scores are numbers.
+_INVALID = -1e9
 
 
 class Answer(NamedTuple):
-    """`context[start:end]`, or "" at 0 where there is none; its probability; and how much none is likelier.
+    """`context[start:end]`, or "" at 0 for no answer; its probability; and the score of no answer.
 
-    `probability` is among the spans of its window and, where there is a threshold, no answer. `no_answer` is the score
-    of no answer less the score of the best span, what the threshold is compared with.
+    The probability is among all spans of the window and, if there is a threshold, no answer. `no_answer` is the score
+    of no answer minus the score of the best span: the value that is compared with the threshold.
     """
 
     text: str
@@ -39,200 +43,180 @@ class Answer(NamedTuple):
     no_answer: float
 
 
-class Ranked(NamedTuple):
-    """The best spans of a context as (text, probability), and how much likelier than the first one is no answer.
+class SpanRanking(NamedTuple):
+    """The best spans of a context as (text, probability), and the score of no answer minus that of the best span.
 
-    Probabilities are among the best spans of all windows and no answer, whose text is "".
+    Probabilities are among the best spans of all windows and no answer.
     """
 
     spans: tuple[tuple[str, float], ...]
     no_answer: float
 
 
-class Span(NamedTuple):
-    """The best span of a row, its score, that of [CLS], and the logarithm of the sum over all spans."""
+class BestSpans(NamedTuple):
+    """The best span of each row: its tokens and score, the score of [CLS], and the log-sum-exp over all spans."""
 
-    start: int
-    end: int
-    score: float
-    none: float
-    total: float
+    start: Int[Array, "B"]
+    end: Int[Array, "B"]
+    score: Float[Array, "B"]
+    no_answer: Float[Array, "B"]
+    total: Float[Array, "B"]
 
 
-# The spans of a batch, [B] each.
-Spans = tuple[
-    Int[Array, "B"],
-    Int[Array, "B"],
-    Float[Array, "B"],
-    Float[Array, "B"],
-    Float[Array, "B"],
-]
+class TopSpans(NamedTuple):
+    """The tokens and scores of the best spans of each row, the best first, and the score of [CLS]."""
+
+    start: Int[Array, "B K"]
+    end: Int[Array, "B K"]
+    score: Float[Array, "B K"]
+    no_answer: Float[Array, "B"]
 
 
 def answer(
-    model: QuestionAnswering,
+    model: Model,
     tokenizer: Tokenizer,
     questions: Sequence[str],
     contexts: Sequence[str],
     *,
-    longest: int = 30,
+    max_answer_tokens: int = 30,
     no_answer_threshold: float | None = 0.0,
     batching: Batching = BATCHING,
 ) -> list[Answer]:
-    """The best span of at most `longest` tokens in each context, by the sum of its start's and end's logits.
+    """The best span of at most `max_answer_tokens` in each context, by the sum of its start and end logits.
 
-    Longer contexts are read in windows that share a quarter of a row. There is no answer where [CLS] scores higher than
-    the best span by more than `no_answer_threshold`, its least over the windows (as SQuAD 2.0 is evaluated); with None
-    there always is one, if the context has a token. Raises InputError with the number of what is no text, and of a
-    question that leaves no room for its context.
+    Longer contexts are read in windows that overlap by a quarter of a row. There is no answer if [CLS] scores higher
+    than the best span by more than `no_answer_threshold`, at its minimum over the windows, as in the evaluation of
+    SQuAD 2.0; None disables this, and each context with a token has an answer. Raises InputError for a model without
+    the head "question_answering", and with the index of an invalid text or of a question that leaves no room for its
+    context.
     """
-    task = answer_pipeline(
-        model, tokenizer, longest=longest, no_answer_threshold=no_answer_threshold, batching=batching
+    pipeline = answer_pipeline(
+        model,
+        tokenizer,
+        max_answer_tokens=max_answer_tokens,
+        no_answer_threshold=no_answer_threshold,
+        batching=batching,
     )
-    return complete(task, questions, contexts)
+    return complete(pipeline, questions, contexts)
 
 
 def answer_pipeline(
-    model: QuestionAnswering,
+    model: Model,
     tokenizer: Tokenizer,
     *,
-    longest: int = 30,
+    max_answer_tokens: int = 30,
     no_answer_threshold: float | None = 0.0,
     batching: Batching = BATCHING,
 ) -> Pipeline[Answer]:
-    """The task of `answer`, for `stream`; an example is `(question, context)`."""
-    limit, blank = _bounds(model, tokenizer, longest, batching)
+    """The pipeline of `answer`; an example is `(question, context)`."""
+    require_head(model, "question_answering", "answer")
+    program = _span_program(best_spans, tokenizer, max_answer_tokens)
 
-    def read(example: tuple, rows: list[Row]) -> Answer:
-        spans = [Span(*(value.item() for value in row.outputs)) for row in rows]
-        none = min(span.none for span in spans)
-        best = max(range(len(rows)), key=lambda place: spans[place].score)
+    def read(example: tuple, rows: list[EncodedRow]) -> Answer:
+        spans = [BestSpans(*(value.item() for value in row.outputs)) for row in rows]
+        no_answer = float(min(span.no_answer for span in spans))
+        best = max(range(len(rows)), key=lambda index: spans[index].score)
         span, offsets = spans[best], rows[best].offsets
-        more = none - span.score
-        if no_answer_threshold is None:
-            total = span.total
-        else:
-            total = float(np.logaddexp(span.total, none))
-            if more > no_answer_threshold:
-                return Answer("", 0, 0, float(np.exp(none - total)), more)
-        start, end = (int(offsets[span.start, 0]), int(offsets[span.end, 1])) if span.score > _NEVER else (0, 0)
-        return Answer(example[1][start:end], start, end, float(np.exp(span.score - total)), more)
+        difference = float(no_answer - span.score)
+        total = float(span.total) if no_answer_threshold is None else float(np.logaddexp(span.total, no_answer))
+        if no_answer_threshold is not None and difference > no_answer_threshold:
+            return Answer("", 0, 0, float(np.exp(no_answer - total)), difference)
+        start, end = (int(offsets[span.start, 0]), int(offsets[span.end, 1])) if span.score > _INVALID else (0, 0)
+        return Answer(example[1][start:end], start, end, float(np.exp(span.score - total)), difference)
 
-    program = functools.partial(best_spans, longest=longest, blank=blank)
-    return Pipeline(
-        model, program, functools.partial(span_rows, tokenizer, limit=limit), read, limit, tokenizer.pad_id, batching
-    )
+    return Pipeline(model, tokenizer, program, encode_contexts, read, batching)
 
 
-def ranking(
-    model: QuestionAnswering, tokenizer: Tokenizer, *, longest: int = 30, batching: Batching = BATCHING
-) -> Pipeline[Ranked]:
-    """The best spans of each context, for `stream`; an example is `(question, context)`."""
-    limit, blank = _bounds(model, tokenizer, longest, batching)
+def span_ranking_pipeline(
+    model: Model, tokenizer: Tokenizer, *, max_answer_tokens: int = 30, batching: Batching = BATCHING
+) -> Pipeline[SpanRanking]:
+    """The best spans of each context, for metrics and reports; an example is `(question, context)`."""
+    require_head(model, "question_answering", "span_ranking_pipeline")
+    program = _span_program(functools.partial(top_spans, k=_MAX_RANKED), tokenizer, max_answer_tokens)
 
-    def read(example: tuple, rows: list[Row]) -> Ranked:
-        found: dict[str, float] = {}
+    def read(example: tuple, rows: list[EncodedRow]) -> SpanRanking:
+        best_scores: dict[str, float] = {}
         for row in rows:
             for start, end, score in zip(*(part.tolist() for part in row.outputs[:3]), strict=True):
-                if score > _NEVER:
+                if score > _INVALID:
                     text = example[1][row.offsets[start, 0] : row.offsets[end, 1]]
-                    found[text] = max(score, found.get(text, score))
-        none = min(row.outputs[3].item() for row in rows)
-        best = sorted(found.items(), key=lambda item: -item[1])[:_RANKED]
-        scores = np.asarray([none, *(score for _, score in best)], np.float64)
-        weights = np.exp(scores - scores.max())
-        its = (weights / weights.sum()).tolist()
-        spans = tuple((text, probability) for (text, _), probability in zip(best, its[1:], strict=True))
-        return Ranked(spans, none - (best[0][1] if best else _NEVER))
+                    best_scores[text] = max(score, best_scores.get(text, score))
+        no_answer = min(row.outputs.no_answer.item() for row in rows)
+        ranked = sorted(best_scores.items(), key=lambda item: -item[1])[:_MAX_RANKED]
+        scores = np.asarray([no_answer, *(score for _, score in ranked)], np.float64)
+        probabilities = scipy.special.softmax(scores).tolist()[1:]
+        spans = tuple((text, probability) for (text, _), probability in zip(ranked, probabilities, strict=True))
+        return SpanRanking(spans, no_answer - (ranked[0][1] if ranked else _INVALID))
 
-    program = functools.partial(top_spans, longest=longest, blank=blank, number=_RANKED)
-    return Pipeline(
-        model, program, functools.partial(span_rows, tokenizer, limit=limit), read, limit, tokenizer.pad_id, batching
-    )
+    return Pipeline(model, tokenizer, program, encode_contexts, read, batching)
 
 
-def span_rows(tokenizer: Tokenizer, examples: Sequence[tuple], limit: int) -> Rows:
-    """The windows of examples `(question, context)`."""
+def encode_contexts(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
+    """The overlapping windows of examples `(question, context)`."""
     return encode(
         tokenizer,
         examples,
+        max_length,
         texts_of=_question_and_context,
-        max_length=limit,
         truncation="second",
-        stride=stride_of(limit),
+        stride=window_stride(max_length),
     )
 
 
 def _question_and_context(example: tuple) -> list[Texts]:
     if len(example) != 2:
-        raise InputError("a question and its context are wanted")
+        raise InputError("expected a question and its context")
     return [example]
 
 
-def _bounds(
-    model: QuestionAnswering, tokenizer: Tokenizer, longest: int, batching: Batching
-) -> tuple[int, tuple[int, ...]]:
-    """How long rows may be, and the tokens that an answer neither begins nor ends with: white space."""
-    if longest < 1:
-        raise InputError(f"longest is {longest}, an answer has 1 token at least")
-    blank = tuple(index for index in range(tokenizer.vocab_size) if not tokenizer.token(index).strip(_BLANK))
-    return limit_of(model, batching), blank
+def _span_program(program: Callable[..., Any], tokenizer: Tokenizer, max_answer_tokens: int) -> Callable[..., Any]:
+    """A program of spans that neither start nor end with a token of white space."""
+    if max_answer_tokens < 1:
+        raise InputError(f"max_answer_tokens is {max_answer_tokens}, but must be at least 1")
+    blank_ids = tuple(index for index in range(tokenizer.vocab_size) if not tokenizer.token(index).strip(_WHITE_SPACE))
+    return functools.partial(program, max_answer_tokens=max_answer_tokens, blank_ids=blank_ids)
 
 
-@functools.partial(jax.jit, static_argnames=("longest", "blank"))
+@functools.partial(jax.jit, static_argnames=("max_answer_tokens", "blank_ids"))
 def best_spans(
-    model: QuestionAnswering,
-    input_ids: Int[Array, "B T"],
-    attention_mask: Int[Array, "B T"],
-    token_type_ids: Int[Array, "B T"],
-    *,
-    longest: int,
-    blank: tuple[int, ...] = (),
-) -> Spans:
-    """The best span of each row's context, whose tokens have the type 1, its last [SEP] left out.
+    model: QuestionAnswering, inputs: ModelInputs, *, max_answer_tokens: int, blank_ids: tuple[int, ...] = ()
+) -> BestSpans:
+    """The best span of each row's context: the tokens of type 1, without the last [SEP].
 
-    Tokens of the ids `blank` neither begin nor end one.
+    Tokens with one of the ids `blank_ids` neither start nor end a span.
     """
-    scores, none, size = _span_scores(model, input_ids, attention_mask, token_type_ids, longest, blank)
-    best = scores.argmax(-1)
-    return best // size, best // size + best % size, scores.max(-1), none, jax.nn.logsumexp(scores, axis=-1)
+    scores, no_answer = _span_scores(model, inputs, max_answer_tokens, blank_ids)
+    flat = scores.reshape(len(scores), -1)
+    start, length = jnp.divmod(flat.argmax(-1), scores.shape[2])
+    return BestSpans(start, start + length, flat.max(-1), no_answer, jax.nn.logsumexp(flat, axis=-1))
 
 
-@functools.partial(jax.jit, static_argnames=("longest", "blank", "number"))
+@functools.partial(jax.jit, static_argnames=("max_answer_tokens", "blank_ids", "k"))
 def top_spans(
-    model: QuestionAnswering,
-    input_ids: Int[Array, "B T"],
-    attention_mask: Int[Array, "B T"],
-    token_type_ids: Int[Array, "B T"],
-    *,
-    longest: int,
-    blank: tuple[int, ...],
-    number: int,
-) -> tuple[Int[Array, "B K"], Int[Array, "B K"], Float[Array, "B K"], Float[Array, "B"]]:
-    """Starts, ends and scores of the best spans of each row's context, and the score of [CLS]."""
-    scores, none, size = _span_scores(model, input_ids, attention_mask, token_type_ids, longest, blank)
-    values, places = jax.lax.top_k(scores, min(number, scores.shape[1]))
-    return places // size, places // size + places % size, values, none
+    model: QuestionAnswering, inputs: ModelInputs, *, max_answer_tokens: int, blank_ids: tuple[int, ...], k: int
+) -> TopSpans:
+    """The `k` best spans of each row's context, as in `best_spans`."""
+    scores, no_answer = _span_scores(model, inputs, max_answer_tokens, blank_ids)
+    flat = scores.reshape(len(scores), -1)
+    values, indices = jax.lax.top_k(flat, min(k, flat.shape[1]))
+    start, length = jnp.divmod(indices, scores.shape[2])
+    return TopSpans(start, start + length, values, no_answer)
 
 
 def _span_scores(
-    model: QuestionAnswering,
-    input_ids: Int[Array, "B T"],
-    attention_mask: Int[Array, "B T"],
-    token_type_ids: Int[Array, "B T"],
-    longest: int,
-    blank: tuple[int, ...],
-) -> tuple[Float[Array, "B spans"], Float[Array, "B"], int]:
-    """The score of each span by start and length, that of [CLS], and the number of lengths."""
+    model: QuestionAnswering, inputs: ModelInputs, max_answer_tokens: int, blank_ids: tuple[int, ...]
+) -> tuple[Float[Array, "B T K"], Float[Array, "B"]]:
+    """The score of each span by its start and its length minus 1, and the score of [CLS]."""
+    input_ids, attention_mask, token_type_ids = (jnp.asarray(x) for x in inputs[:3])
     logits = model(input_ids, attention_mask, token_type_ids=token_type_ids)
-    B, T = input_ids.shape
-    followed = jnp.pad(attention_mask[:, 1:], ((0, 0), (0, 1)))
-    inside = (token_type_ids == 1) & (followed == 1)
-    for index in blank:
-        inside &= input_ids != index
-    size = min(longest, T)
-    ends = np.arange(T)[:, None] + np.arange(size)
-    possible = inside[:, :, None] & jnp.pad(inside, ((0, 0), (0, size)))[:, ends]
-    scores = logits.start[:, :, None] + jnp.pad(logits.end, ((0, 0), (0, size)))[:, ends]
-    scores = jnp.where(possible, scores, jnp.asarray(_NEVER, scores.dtype)).reshape(B, -1)
-    return scores, logits.start[:, 0] + logits.end[:, 0], size
+    T = input_ids.shape[1]
+    has_next = jnp.pad(attention_mask[:, 1:], ((0, 0), (0, 1)))
+    in_context = (token_type_ids == 1) & (has_next == 1)
+    for index in blank_ids:
+        in_context &= input_ids != index
+    K = min(max_answer_tokens, T)
+    ends = np.arange(T)[:, None] + np.arange(K)
+    valid = in_context[:, :, None] & jnp.pad(in_context, ((0, 0), (0, K)))[:, ends]
+    scores = logits.start[:, :, None] + jnp.pad(logits.end, ((0, 0), (0, K)))[:, ends]
+    scores = jnp.where(valid, scores, jnp.asarray(_INVALID, scores.dtype))
+    return scores, logits.start[:, 0] + logits.end[:, 0]

@@ -1,20 +1,23 @@
-"""Which tokens of a text were put there by another model."""
+"""Replaced-token detection: which tokens of a text were replaced by another model."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.rows import Row, encode, limit_of
+from deberta_jax.inference.encode import EncodedRow
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.models import max_row_length, require_head
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.inference.windows import stitched, stride_of
+from deberta_jax.inference.windows import encode_windows, merge_windows
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
-class Detected(NamedTuple):
+class DetectedToken(NamedTuple):
     """A token, `text[start:end]`, and the probability that it was replaced."""
 
     text: str
@@ -24,45 +27,35 @@ class Detected(NamedTuple):
 
 
 def detect_replaced(
-    model: ReplacedTokenDetection, tokenizer: Tokenizer, texts: Sequence[str], *, batching: Batching = BATCHING
-) -> list[list[Detected]]:
-    """Every token of each text, in their order, of texts of any length.
+    model: Model, tokenizer: Tokenizer, texts: Sequence[str], *, batching: Batching = BATCHING
+) -> list[list[DetectedToken]]:
+    """All tokens of each text, in order; texts may be of any length.
 
-    Longer texts are read in windows that share a quarter; each token is judged in the window in which it has most
-    context. Raises InputError with the number of what is no text.
+    Longer texts are read in windows that overlap by a quarter; each token is scored in the window in which it has the
+    most context. Raises InputError for a model without the head "replaced_token_detection", and with the index of an
+    invalid text.
     """
     return complete(detect_replaced_pipeline(model, tokenizer, batching=batching), texts)
 
 
 def detect_replaced_pipeline(
-    model: ReplacedTokenDetection, tokenizer: Tokenizer, *, batching: Batching = BATCHING
-) -> Pipeline[list[Detected]]:
-    """The task of `detect_replaced`, for `stream`; an example is `(text,)`."""
-    limit = limit_of(model, batching)
+    model: Model, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+) -> Pipeline[list[DetectedToken]]:
+    """The pipeline of `detect_replaced`; an example is `(text,)`."""
+    require_head(model, "replaced_token_detection", "detect_replaced")
+    max_length = max_row_length(model, batching)
 
-    def read(example: tuple, rows: list[Row]) -> list[Detected]:
-        tokens = stitched(rows, limit)
+    def read(example: tuple, rows: list[EncodedRow]) -> list[DetectedToken]:
+        tokens = merge_windows(rows, max_length)
         return [
-            Detected(example[0][start:end], start, end, probability)
+            DetectedToken(example[0][start:end], start, end, probability)
             for (start, end), probability in zip(tokens.offsets.tolist(), tokens.outputs.tolist(), strict=True)
         ]
 
-    return Pipeline(
-        model,
-        replaced_probabilities,
-        lambda examples: encode(tokenizer, examples, max_length=limit, truncation="first", stride=stride_of(limit)),
-        read,
-        limit,
-        tokenizer.pad_id,
-        batching,
-    )
+    return Pipeline(model, tokenizer, replaced_probabilities, encode_windows, read, batching)
 
 
 @jax.jit
-def replaced_probabilities(
-    model: ReplacedTokenDetection,
-    input_ids: Int[Array, "B T"],
-    attention_mask: Int[Array, "B T"],
-    token_type_ids: Int[Array, "B T"],
-) -> Float[Array, "B T"]:
-    return jax.nn.sigmoid(model(input_ids, attention_mask, token_type_ids=token_type_ids))
+def replaced_probabilities(model: ReplacedTokenDetection, inputs: ModelInputs) -> Float[Array, "B T"]:
+    """The probability of each token that it was replaced."""
+    return jax.nn.sigmoid(model(inputs.input_ids, inputs.attention_mask, token_type_ids=inputs.token_type_ids))

@@ -1,184 +1,188 @@
-"""The engine: examples in, results out, in the order given; one batch is computed while another is fetched."""
+"""The engine of all pipelines: examples in, results out, in the same order; a batch runs while the previous is read."""
 
 import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Int
 
 from deberta_jax.errors import InputError
-from deberta_jax.inference.buckets import Batching, Planned, bucket_width, plan
-from deberta_jax.inference.rows import Row, Rows
+from deberta_jax.inference.buckets import BATCHING, Batching, plan
+from deberta_jax.inference.encode import EncodedRow, EncodedRows
+from deberta_jax.inference.inputs import ModelInputs, pad_rows
+from deberta_jax.inference.models import max_row_length
 from deberta_jax.sharding import BATCH_AXES, batch_sharding
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
-# Texts that are tokenised together, whatever their number.
-CHARACTERS = 4_000_000
+# A chunk ends early at this many characters: the tokens of a chunk are in memory together.
+MAX_CHUNK_CHARACTERS = 4_000_000
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline(Generic[Result]):
-    """What is done with a model: made by `fill_mask_pipeline`, `embed_pipeline`, `classification_pipeline` and the like, run by `stream`.
+    """A model and the functions that turn an example into its result; run it with `stream`.
 
-    `program` is jitted: of the model, token ids, mask and types, and the rows' positions where there are some, to a
-    tree of arrays with an axis of rows. `read` makes the result of an example from its rows.
+    `encode(tokenizer, examples, max_length)` returns the rows of a chunk of examples. `program(model, inputs)` is
+    jitted and returns a tree of arrays whose first axis is the rows. `read(example, rows)` returns the result of an
+    example. Raises InputError if `batching.max_length` is more than the model accepts.
     """
 
     model: Any
-    program: Callable[..., Any]
-    encode: Callable[[Sequence[tuple]], Rows]
-    read: Callable[[tuple, list[Row]], Result]
-    limit: int
-    pad_id: int
-    batching: Batching
+    tokenizer: Tokenizer
+    program: Callable[[Any, ModelInputs], Any]
+    encode: Callable[[Tokenizer, Sequence[tuple], int], EncodedRows]
+    read: Callable[[tuple, list[EncodedRow]], Result]
+    batching: Batching = BATCHING
+
+    def __post_init__(self) -> None:
+        max_row_length(self.model, self.batching)
+
+    @property
+    def max_length(self) -> int:
+        """The maximum number of tokens per row."""
+        return max_row_length(self.model, self.batching)
 
 
-@dataclasses.dataclass
-class _Chunk:
-    """Examples that are tokenised together, and the outputs of their rows as far as they have come."""
+class _Chunk(NamedTuple):
+    """Examples that are tokenized together, and the outputs of their rows so far, by row."""
 
     examples: list[tuple]
-    rows: Rows
+    rows: EncodedRows
     outputs: dict[int, Any]
 
 
-def stream(task: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Result | InputError]:
-    """The result of each example, in the order given, or what is wrong with it; of a stream of any length.
+class _RunningBatch(NamedTuple):
+    """A batch that the device computes: its rows in the chunk, and whether it is the last batch of the chunk."""
 
-    An example is a tuple of what the task's function takes a list of each: `(text,)`, `(text, pair)`,
-    `(question, context)`, `(text, choices)`, `(passage, query, entities)`. How many were cut is logged at the end.
+    chunk: _Chunk
+    indices: list[int]
+    outputs: Any
+    last: bool
+
+
+def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Result | InputError]:
+    """The result of each example, in the same order, or the error of an invalid one; the stream may be of any length.
+
+    An example is a tuple with one element of each list that the pipeline's function takes: `(text,)`, `(text, pair)`,
+    `(question, context)`, `(text, choices)`, `(passage, query, entities)`. The number of truncated texts is logged at
+    the end.
     """
-    number = cut = 0
-    for chunk, places, outputs, last in _one_late(_dispatched(task, examples)):
-        fetched = jax.device_get(outputs)
-        for row, place in enumerate(places):
-            chunk.outputs[place] = jax.tree.map(lambda x, row=row: x[row], fetched)
-        if last:
-            yield from _results(task, chunk)
-            number += len(chunk.examples)
-            cut += len(chunk.rows.cut - chunk.rows.errors.keys())
-    if cut:
-        _log.warning("%d of %d texts have more than %d tokens and were cut at their ends", cut, number, task.limit)
+    total = truncated = 0
+    for batch in _delay_by_one(_dispatch(pipeline, examples)):
+        chunk = batch.chunk
+        fetched = jax.device_get(batch.outputs)
+        for row, index in enumerate(batch.indices):
+            chunk.outputs[index] = jax.tree.map(lambda x, row=row: x[row], fetched)
+        if batch.last:
+            yield from _results(pipeline, chunk)
+            total += len(chunk.examples)
+            truncated += len(chunk.rows.truncated - chunk.rows.errors.keys())
+    if truncated:
+        _log.warning("%d of %d texts were truncated to %d tokens", truncated, total, pipeline.max_length)
 
 
-def complete(task: Pipeline[Result], *columns: Sequence[Any]) -> list[Result]:
-    """The results of lists, of which one of each is an example; raises the first error with the text's number."""
+def complete(pipeline: Pipeline[Result], *columns: Sequence[Any]) -> list[Result]:
+    """The results of a list of examples, given as one list per element of an example.
+
+    Raises the first error, with the index of its example, and InputError for columns of different lengths.
+    """
     for column in columns:
         if isinstance(column, str):
-            raise InputError(f"a list of texts is wanted, found one text: {column[:40]!r}; put it in a list")
+            raise InputError(f"expected a list of texts, not a single text: {column[:40]!r}; put it in a list")
     if len({len(column) for column in columns}) != 1:
-        raise InputError(f"lists of {' and '.join(str(len(column)) for column in columns)}; each text needs one of all")
+        raise InputError(
+            f"the lists have different lengths: {' and '.join(str(len(column)) for column in columns)}; "
+            "each needs one element per text"
+        )
     results: list[Result] = []
-    found = stream(task, zip(*columns, strict=True))
-    for number, result in enumerate(found):
+    outcomes = stream(pipeline, zip(*columns, strict=True))
+    for index, result in enumerate(outcomes):
         if isinstance(result, InputError):
-            raise InputError(f"text {number}: {result}")
+            raise InputError(f"text {index}: {result}")
         results.append(result)
     return results
 
 
-def run_on(model: Any, program: Callable[..., Any], *inputs: Int[np.ndarray, "B ..."]) -> Any:
-    """The program's outputs for rows that are shared out as the parameters' mesh has it.
+def run_on_mesh(model: Any, program: Callable[[Any, ModelInputs], Any], inputs: ModelInputs) -> Any:
+    """The outputs of a program; rows are sharded over the mesh of the parameters, if they have one.
 
-    Of several processes each gives all rows, and gets the outputs of all.
+    In a run of several processes each passes all rows and gets the outputs of all rows.
     """
     mesh = mesh_of(model)
     if mesh is None:
-        return program(model, *inputs)
+        return program(model, inputs)
     with jax.set_mesh(mesh):
-        outputs = program(model, *jax.device_put(inputs, batch_sharding(mesh)))
+        outputs = program(model, jax.device_put(inputs, batch_sharding(mesh)))
     return outputs if jax.process_count() == 1 else multihost_utils.process_allgather(outputs, tiled=True)
 
 
 def mesh_of(model: Any) -> Mesh | None:
-    """The mesh of several devices that the parameters live on."""
-    place = getattr(jax.tree.leaves(model)[0], "sharding", None)
-    if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh) and place.mesh.size > 1:
-        return place.mesh
+    """The mesh that the parameters are sharded over; None if they are on one device."""
+    sharding = getattr(jax.tree.leaves(model)[0], "sharding", None)
+    if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) and sharding.mesh.size > 1:
+        return sharding.mesh
     return None
 
 
-def _dispatched(task: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[tuple[_Chunk, list[int], Any, bool]]:
-    """Each batch on its way to the device: its chunk, its rows, its outputs to come, whether it is the chunk's last."""
-    mesh = mesh_of(task.model)
+def _dispatch(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[_RunningBatch]:
+    """Send each batch to the device; its outputs are not waited for."""
+    mesh = mesh_of(pipeline.model)
     multiple = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     examples = iter(examples)
-    while some := _taken(examples, task.batching.chunk):
-        chunk = _Chunk(some, task.encode(some), {})
+    while taken := _take_chunk(examples, pipeline.batching.chunk):
+        chunk = _Chunk(taken, pipeline.encode(pipeline.tokenizer, taken, pipeline.max_length), {})
         batch, errors = chunk.rows.batch, chunk.rows.errors
-        good = np.flatnonzero([source not in errors for source in batch.sources.tolist()])
-        lengths = batch.attention_mask.sum(1)[good]
-        planned = list(plan(lengths.tolist(), task.limit, task.batching.batch_tokens, multiple))
-        for left, part in zip(reversed(range(len(planned))), planned, strict=True):
-            places = good[part.places]
-            inputs = _inputs(chunk.rows, places, part, task.pad_id)
-            yield chunk, places.tolist(), run_on(task.model, task.program, *inputs), left == 0
-        if not planned:
-            yield chunk, [], None, True
+        valid = np.flatnonzero([source not in errors for source in batch.sources.tolist()])
+        lengths = batch.attention_mask.sum(1)[valid].tolist()
+        plans = list(plan(lengths, pipeline.max_length, pipeline.batching.batch_tokens, multiple))
+        for number, batch_plan in enumerate(plans, 1):
+            indices = valid[batch_plan.indices]
+            inputs = pad_rows(chunk.rows, indices, batch_plan, pipeline.tokenizer.pad_id)
+            outputs = run_on_mesh(pipeline.model, pipeline.program, inputs)
+            yield _RunningBatch(chunk, indices.tolist(), outputs, number == len(plans))
+        if not plans:
+            yield _RunningBatch(chunk, [], None, True)
 
 
-def _taken(examples: Iterator[tuple], most: int) -> list[tuple]:
-    """The next examples, at most so many, and no more once their texts are long: their tokens are held together."""
+def _take_chunk(examples: Iterator[tuple], size: int) -> list[tuple]:
+    """The next examples, at most `size`, and fewer if their texts are long."""
     taken: list[tuple] = []
     characters = 0
-    for example in itertools.islice(examples, most):
+    for example in itertools.islice(examples, size):
         taken.append(example)
         characters += sum(len(part) for part in example if isinstance(part, str))
-        if characters > CHARACTERS:
+        if characters > MAX_CHUNK_CHARACTERS:
             break
     return taken
 
 
-def _inputs(rows: Rows, places: Int[np.ndarray, "P"], planned: Planned, pad_id: int) -> list[Int[np.ndarray, "B ..."]]:
-    """The rows of a batch, padded to its shape."""
-    batch, shape = rows.batch, (planned.rows, planned.length)
-    columns = [
-        _padded(column[places, : planned.length], shape, fill)
-        for column, fill in ((batch.input_ids, pad_id), (batch.attention_mask, 0), (batch.token_type_ids, 0))
-    ]
-    if rows.positions is None:
-        return columns
-    its = [rows.positions[place] for place in places]
-    sizes = [bucket_width(size) for size in np.max([x.shape for x in its], axis=0).tolist()]
-    return [*columns, _padded(np.stack([_padded(x, sizes, 0) for x in its]), (planned.rows, *sizes), 0)]
-
-
-def _padded(x: Int[np.ndarray, "..."], shape: Sequence[int], fill: int) -> Int[np.ndarray, "..."]:
-    padding = [(0, wanted - size) for wanted, size in zip(shape, x.shape, strict=True)]
-    return np.pad(x, padding, constant_values=fill)
-
-
-def _one_late(items: Iterator[Item]) -> Iterator[Item]:
-    """Each item once the next has been made."""
-    held: list[Item] = []
+def _delay_by_one(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield each item after the next one was made."""
+    previous: list[Item] = []
     for item in items:
-        yield from held
-        held = [item]
-    yield from held
+        yield from previous
+        previous = [item]
+    yield from previous
 
 
-def _results(task: Pipeline[Result], chunk: _Chunk) -> Iterator[Result | InputError]:
+def _results(pipeline: Pipeline[Result], chunk: _Chunk) -> Iterator[Result | InputError]:
+    """The results of a chunk whose outputs are complete."""
     batch, errors = chunk.rows.batch, chunk.rows.errors
-    rows: dict[int, list[Row]] = {number: [] for number in range(len(chunk.examples))}
+    rows: dict[int, list[EncodedRow]] = {source: [] for source in range(len(chunk.examples))}
     lengths = batch.attention_mask.sum(1).tolist()
-    for place, (source, length) in enumerate(zip(batch.sources.tolist(), lengths, strict=True)):
+    for index, (source, length) in enumerate(zip(batch.sources.tolist(), lengths, strict=True)):
         if source not in errors:
-            its = slice(length)
-            rows[source].append(
-                Row(
-                    batch.input_ids[place, its],
-                    batch.offsets[place, its],
-                    batch.sequence_ids[place, its],
-                    chunk.outputs[place],
-                )
+            ids, offsets, sequence_ids = (
+                x[index, :length] for x in (batch.input_ids, batch.offsets, batch.sequence_ids)
             )
-    for number, example in enumerate(chunk.examples):
-        yield errors[number] if number in errors else task.read(example, rows[number])
+            rows[source].append(EncodedRow(ids, offsets, sequence_ids, chunk.outputs[index]))
+    for source, example in enumerate(chunk.examples):
+        yield errors[source] if source in errors else pipeline.read(example, rows[source])

@@ -1,4 +1,4 @@
-"""Texts longer than a model's rows: windows that overlap, and one reading of them."""
+"""Texts longer than a row: overlapping windows, and one output per token of the text."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,54 +7,61 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from deberta_jax.inference.rows import Row
+from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
-# How much of a row is in the next one, too.
-SHARED = 4
+# Consecutive windows share a quarter of a row.
+OVERLAP_DIVISOR = 4
 
 
 class Tokens(NamedTuple):
-    """All tokens of a text of any length, without special ones, and what a program gave for each."""
+    """All tokens of a text of any length, without special tokens, and the outputs of a program for each."""
 
     offsets: Int[np.ndarray, "T 2"]
     outputs: Any
 
 
-def stride_of(limit: int) -> int:
-    """How many tokens two windows share."""
-    return limit // SHARED
+def window_stride(max_length: int) -> int:
+    """The number of tokens that consecutive windows share."""
+    return max_length // OVERLAP_DIVISOR
 
 
-def stitched(rows: Sequence[Row], limit: int) -> Tokens:
-    """A text's tokens out of its windows, each from that in which it has most context.
+def encode_windows(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
+    """The overlapping windows of examples `(text,)`."""
+    return encode(tokenizer, examples, max_length, truncation="first", stride=window_stride(max_length))
 
-    Outputs are trees of arrays with an axis of tokens first.
+
+def merge_windows(rows: Sequence[EncodedRow], max_length: int) -> Tokens:
+    """The tokens of a text from its windows, each from the window in which it has the most context.
+
+    Outputs are trees of arrays whose first axis is the tokens.
     """
-    chosen = owned([len(row.input_ids) for row in rows], limit)
+    positions = assign_tokens([len(row.input_ids) for row in rows], max_length)
 
     def join(*columns: np.ndarray) -> np.ndarray:
-        return np.concatenate([x[which] for x, which in zip(columns, chosen, strict=True)])
+        return np.concatenate([x[chosen] for x, chosen in zip(columns, positions, strict=True)])
 
     return Tokens(join(*(row.offsets for row in rows)), jax.tree.map(join, *(row.outputs for row in rows)))
 
 
-def owned(lengths: Sequence[int], limit: int) -> list[Int[np.ndarray, "_"]]:
-    """For each window of a text the places of those tokens that have most context there, each token in one window.
+def assign_tokens(lengths: Sequence[int], max_length: int) -> list[Int[np.ndarray, "_"]]:
+    """Assign each token of a text to the window in which it has the most context.
 
-    Context is the number of tokens on the side where there are fewer, of the sides where the window is not the text's
-    own end. `lengths` are those of the windows with their special tokens.
+    Returns, for each window, the positions in its row of the tokens assigned to it. The context of a token is the
+    smaller number of tokens on either side; a side on which the text itself ends does not count. `lengths` are the
+    lengths of the windows with special tokens.
     """
-    step = limit - 2 - stride_of(limit)
+    step = max_length - 2 - window_stride(max_length)
     sizes = [length - 2 for length in lengths]
-    number = (len(sizes) - 1) * step + sizes[-1]
-    most, window = np.full(number, -1), np.zeros(number, np.int64)
-    for place, size in enumerate(sizes):
-        inside = np.arange(size)
-        left = inside if place > 0 else np.full(size, number)
-        right = inside[::-1] if place < len(sizes) - 1 else np.full(size, number)
+    total = (len(sizes) - 1) * step + sizes[-1]
+    best_context, best_window = np.full(total, -1), np.zeros(total, np.int64)
+    for window, size in enumerate(sizes):
+        index = np.arange(size)
+        left = index if window > 0 else np.full(size, total)
+        right = index[::-1] if window < len(sizes) - 1 else np.full(size, total)
         context = np.minimum(left, right)
-        its = slice(place * step, place * step + size)
-        better = context > most[its]
-        most[its] = np.where(better, context, most[its])
-        window[its] = np.where(better, place, window[its])
-    return [1 + np.flatnonzero(window == place) - place * step for place in range(len(sizes))]
+        tokens = slice(window * step, window * step + size)
+        better = context > best_context[tokens]
+        best_context[tokens] = np.where(better, context, best_context[tokens])
+        best_window[tokens] = np.where(better, window, best_window[tokens])
+    return [1 + np.flatnonzero(best_window == window) - window * step for window in range(len(sizes))]

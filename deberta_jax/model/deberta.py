@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.model.embeddings import Embeddings
-from deberta_jax.model.encoder import Encoder, EncoderOutput, Remat
+from deberta_jax.model.encoder import Encoder, EncoderOutput
 from deberta_jax.model.inputs import (
     DType,
     Key,

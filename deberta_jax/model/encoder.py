@@ -1,13 +1,13 @@
 """The encoder: one layer, and the stack with its relative table."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import Attention, Queries, RelativePositions
 from deberta_jax.model.convolution import Convolution
@@ -17,8 +17,6 @@ from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.masks import make_attention_mask
 from deberta_jax.ops.positions import relative_index
 from deberta_jax.sharding import constrain
-
-Remat = Literal["none", "dots", "full"]
 
 _policies = jax.checkpoint_policies
 # What a layer saves for its backward pass: values by name, and products with parameters.

@@ -9,10 +9,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.model.activation import activation
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.encoder import Remat
 from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays, split_key
 from deberta_jax.model.linear import LayerNorm, Linear
 from deberta_jax.ops.dropout import dropout

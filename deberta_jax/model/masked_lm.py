@@ -6,12 +6,12 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import Queries
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.encoder import Encoder, Remat
+from deberta_jax.model.encoder import Encoder
 from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays, as_token_mask, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
 from deberta_jax.ops.masks import make_attention_mask

@@ -3,22 +3,20 @@
 See docs/numerics.md, "Replaced-token detection".
 """
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import jax
 from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat, Sharing
 from deberta_jax.errors import InputError
-from deberta_jax.model.encoder import Remat
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.inputs import DType
 from deberta_jax.model.linear import Embedding
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.tree import replace_parts
 
-Sharing = Literal["gdes", "es", "none"]
 Tables = dict[str, Embedding]
 PairedModel = TypeVar("PairedModel", MaskedLM, ReplacedTokenDetection)
 # The tables that are shared, where a model has them: words, and positions that are added to the input.

@@ -1,166 +1,163 @@
-"""What a pretraining run is: a model, an objective, text, masks, a tokenizer and a training."""
+"""Options of a pretraining run: model, objective, text, masking, tokenizer and training."""
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import tyro
-from jaxtyping import PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Remat, Sharing
 from deberta_jax.data.masking import Masking
-from deberta_jax.errors import InputError
-from deberta_jax.model.encoder import Remat
-from deberta_jax.model.masked_lm import MaskedLM
-from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
+from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.replaced_tokens import RtdConfig, replaced_token_detection
-from deberta_jax.sharding import make_mesh
-from deberta_jax.training.method import TrainingMethod, one_objective
-from deberta_jax.training.objective import masked_lm
-from deberta_jax.training.processes import ProcessesConfig
-from deberta_jax.training.run import TrainingConfig
-from deberta_jax.training.sizes import Sizes, sizes
-from deberta_jax.training.state import abstract_state
+from deberta_jax.training.config import ProcessesConfig, TrainingConfig
 
 ObjectiveName = Literal["mlm", "rtd"]
-# A vocabulary's rows are padded to a multiple of this, so that they can be split and tiled.
-_ROWS = 128
-# In place of the name of a generator.
+# The value of `generator` for a randomly initialized one.
 FRESH = "fresh"
+# Vocabulary sizes are rounded up to a multiple of this, so that the embedding table can be sharded and tiled.
+_VOCAB_MULTIPLE = 128
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Text, and how it becomes rows.
-
-    Without `files` it is the documentation of the Python packages installed here. Without `held_out` one shard in
-    twenty is kept for evaluation. `shards` is a folder that `prepare` made, in place of `files`. `workers` processes
-    make batches, or threads of this one if 0; an evaluation takes at most `evaluate_batches` of them.
-    """
+    """Text, and how it becomes training sequences."""
 
     files: tuple[str, ...] = ()
+    """Text files or glob patterns; by default the documentation of the installed Python packages."""
     held_out: tuple[str, ...] = ()
+    """Text files to evaluate on; by default one shard in twenty."""
     shards: Path | None = None
+    """Folder of shards written by `deberta-jax prepare`, used instead of files."""
     length: int = 512
+    """Tokens per sequence, including [CLS] and [SEP]."""
     masking: Masking = field(default_factory=Masking)
     workers: int = 0
+    """Processes that make batches; 0 uses threads of this process."""
     evaluate_batches: int = 40
+    """Maximum number of held-out batches per evaluation."""
 
     def __post_init__(self) -> None:
         for name, least in (("length", 8), ("workers", 0), ("evaluate_batches", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"data.{name} is {getattr(self, name)}; it must be at least {least}")
+            check_at_least(f"data.{name}", getattr(self, name), least)
         if self.shards and self.files:
-            raise InputError("data.shards is text that is prepared already: give it without data.files")
+            raise InputError("data.shards and data.files are both set; use one of them")
         if self.held_out and not (self.files or self.shards):
-            raise InputError("data.held-out is evaluated on; name what to train on with data.files or data.shards")
+            raise InputError("data.held-out is set without training text; set data.files or data.shards too")
+
+
+@dataclass(frozen=True)
+class RtdConfig:
+    """Replaced-token detection: how the generator and the discriminator train together."""
+
+    sharing: Sharing = "gdes"
+    """Embedding sharing: gdes (gradient-disentangled, as in DeBERTa v3), es (one table, as in ELECTRA) or none."""
+    step: Literal["decoupled", "joint"] = "decoupled"
+    """decoupled: two updates, generator first, each with its own optimizer; joint: one update on the summed loss."""
+    loss_weight: float = 50.0
+    """Weight of the discriminator's loss (lambda in the paper); decoupled, it acts through gradient clipping only."""
+    discriminator_learning_rate: float | None = None
+    """Learning rate of the discriminator (decoupled steps only); by default the optimizer's."""
+    difference_decay: Literal["none", "microsoft"] = "none"
+    """Weight decay of the embedding difference of gdes: none, or the same as other weights, as in Microsoft's code."""
+
+    def __post_init__(self) -> None:
+        if self.sharing == "es" and self.step == "decoupled":
+            raise InputError(
+                "rtd.sharing es needs rtd.step joint: decoupled steps have no update of one table by both losses; set "
+                "rtd.step joint, or use another sharing"
+            )
+        if self.loss_weight <= 0:
+            raise InputError(f"rtd.loss_weight is {self.loss_weight}; it must be positive")
+        if self.discriminator_learning_rate is None:
+            return
+        if self.step == "joint":
+            raise InputError("rtd.discriminator_learning_rate needs rtd.step decoupled; a joint step has one rate")
+        if self.discriminator_learning_rate < 0:
+            raise InputError(
+                f"rtd.discriminator_learning_rate is {self.discriminator_learning_rate}; it must not be negative"
+            )
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Pretraining, from text to model folders.
-
-    `objective` is masked language modelling (mlm) or version 3's replaced-token detection (rtd), which trains a
-    generator of half as many layers beside the model. `folder` holds everything of the run. Without `tokenizer` one of
-    `vocabulary` pieces is trained on the text.
-
-    `start` names a model, a folder or one of the hub, to go on from in place of random weights, with its tokenizer; for
-    rtd it is the discriminator, and its generator is beside it, or is the model `generator` ("fresh": a new one, which
-    begins with the discriminator's embeddings). A generator without `start` gets a new discriminator.
-    """
+    """Pretrain a DeBERTa model on text files and export it as a Hugging Face model folder."""
 
     model: str = "v3-base"
+    """Preset of the model, such as tiny, v1-base, v2-xlarge or v3-base."""
     objective: ObjectiveName = "mlm"
+    """mlm: masked language modeling (v1, v2); rtd: replaced-token detection with a generator half as deep (v3)."""
     folder: Path = Path("runs/pretrain")
+    """Run folder: checkpoints, metrics, plots, exported models. Run the same command again to resume."""
     tokenizer: Path | None = None
+    """Tokenizer folder or file; by default the one of --init-from, else a new one is trained on the text."""
     vocabulary: int = 32000
-    start: str | None = None
+    """Number of pieces of a tokenizer that is trained on the text."""
+    init_from: str | None = None
+    """Model folder or hub id to initialize the model (rtd: the discriminator) from; its tokenizer is used too."""
     generator: str | None = None
+    """rtd: model folder or hub id to initialize the generator from, or "fresh"; by default the file of --init-from."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute dtype; parameters and optimizer state are float32."""
     remat: Remat = "none"
+    """Recompute activations in the backward pass: none, all but matrix products (dots), or whole layers (full)."""
     data: DataConfig = field(default_factory=DataConfig)
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
     rtd: RtdConfig = field(default_factory=RtdConfig)
     processes: ProcessesConfig = field(default_factory=ProcessesConfig)
-    # The recipe that the options began as.
     recipe: tyro.conf.Suppress[str] = ""
+    """Name of the recipe that the defaults come from."""
 
     def __post_init__(self) -> None:
         if self.model not in PRESETS:
-            raise InputError(f"no model {self.model!r}; there are {', '.join(PRESETS)}")
-        most = PRESETS[self.model].max_position_embeddings
-        if self.data.length > most:
-            raise InputError(f"data.length is {self.data.length}, the position table of {self.model} ends at {most}")
+            raise InputError(f"no model {self.model!r}; expected one of {', '.join(PRESETS)}")
+        limit = PRESETS[self.model].max_position_embeddings
+        if self.data.length > limit:
+            raise InputError(f"data.length is {self.data.length}, but {self.model} has only {limit} positions")
         if self.generator and self.objective == "mlm":
-            raise InputError("generator is for objective rtd; for mlm give start")
+            raise InputError("generator is an option of objective rtd; for mlm use init-from")
         if self.rtd != RtdConfig() and self.objective == "mlm":
-            raise InputError("options of rtd are given, and the objective is mlm; give --objective rtd")
-        if self.generator == FRESH and not self.start:
-            raise InputError("generator fresh goes with start, the discriminator; without both all is new")
+            raise InputError("rtd options are set, but the objective is mlm; add --objective rtd")
+        if self.generator == FRESH and not self.init_from:
+            raise InputError(
+                "generator fresh needs init-from, the discriminator; omit both to initialize both models randomly"
+            )
 
     def settings(self) -> dict[str, Any]:
-        """All that makes the run what it is, as JSON."""
+        """The settings that define the run, as JSON; a resumed run must have the same."""
         settings = dataclasses.asdict(self)
         for name in ("folder", "processes", "recipe", *(("rtd", "generator") if self.objective == "mlm" else ())):
             del settings[name]
-        return _json(settings)
+        return _as_json(settings)
 
-    def model_config(self, vocab_size: int | None = None) -> DebertaConfig:
-        """The model, with a table for a tokenizer of `vocab_size`; the preset's own where that is little larger."""
+    def model_config(self, vocab_size: int) -> DebertaConfig:
+        """The preset with an embedding table for a tokenizer of `vocab_size`.
+
+        The preset's own table size is kept if it is at most 1% larger.
+        """
         preset = PRESETS[self.model]
-        if vocab_size is None or 0 <= preset.vocab_size - vocab_size < max(_ROWS, preset.vocab_size // 100):
+        if 0 <= preset.vocab_size - vocab_size < max(_VOCAB_MULTIPLE, preset.vocab_size // 100):
             return preset
-        return dataclasses.replace(preset, vocab_size=-(-vocab_size // _ROWS) * _ROWS)
+        return dataclasses.replace(preset, vocab_size=-(-vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE)
 
     def evaluation_masking(self) -> Masking:
-        """How held-out text is masked; a discriminator is judged on the whole of each row (spec 5.1)."""
+        """Masking of held-out text; a discriminator is evaluated on whole sequences (docs/pretraining.md, Masking)."""
         masking = self.data.masking
         return masking if self.objective == "mlm" else dataclasses.replace(masking, mode="uniform")
 
-    def method(self, model: DebertaConfig) -> TrainingMethod:
-        """How a model of this config is trained."""
-        dtype = jnp.dtype(self.dtype)
-        if self.objective == "mlm":
-            return one_objective(
-                self.training, lambda key: MaskedLM(model, dtype=dtype, remat=self.remat, key=key), masked_lm
-            )
-
-        def build(key: PRNGKeyArray) -> ReplacedTokenPair:
-            return initial_pair(
-                generator_config(model), model, self.rtd.sharing, dtype=dtype, remat=self.remat, key=key
-            )
-
-        return replaced_token_detection(self.training, self.rtd, build)
-
 
 def generator_config(discriminator: DebertaConfig) -> DebertaConfig:
-    """The generator's config: the discriminator's, with half of its layers, two at least (spec 4.1)."""
+    """The generator's config: the discriminator's with half as many layers, at least two.
+
+    See docs/numerics.md, "Replaced-token detection".
+    """
     return dataclasses.replace(discriminator, num_hidden_layers=max(2, discriminator.num_hidden_layers // 2))
 
 
-def measure(config: PretrainConfig, model: DebertaConfig) -> Sizes:
-    """The sizes of a run on the devices that are here, by shapes alone."""
-    mesh = make_mesh(config.training.mesh.data, config.training.mesh.fsdp, config.training.mesh.tensor)
-    # A schedule of no steps has no warm-up.
-    training = dataclasses.replace(config.training, steps=max(config.training.steps, 10**6))
-    method = dataclasses.replace(config, training=training).method(model)
-    abstract = abstract_state(method.build, method.optimizer, config.training.seed, mesh)
-    rows, length = config.training.batch_size, config.data.length
-    slots = config.data.masking.predictions(length)
-    widths = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), length)
-    widths |= dict.fromkeys(("masked_positions", "labels"), slots)
-    batch = {name: jax.ShapeDtypeStruct((rows, width), jnp.int32) for name, width in widths.items()}
-    batch["label_weights"] = jax.ShapeDtypeStruct((rows, slots), jnp.float32)
-    return sizes(method.evaluate, abstract, batch)
-
-
-def _json(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _json(inner) for name, inner in value.items()}
+        return {name: _as_json(inner) for name, inner in value.items()}
     if isinstance(value, tuple):
-        return [_json(inner) for inner in value]
+        return [_as_json(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value

@@ -1,137 +1,187 @@
-"""What `pretrain` trains on: text, a tokenizer and shards, each found or made in the run's folder."""
+"""The inputs of a pretraining run: text, tokenizer, shards and batches. What is not given is made in the run folder."""
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
+from deberta_jax.data.batches import Batches, HeldOut, held_out
 from deberta_jax.data.documentation import write_documentation
+from deberta_jax.data.masking import Masking, Vocabulary
 from deberta_jax.data.prepare import prepare, read_manifest
 from deberta_jax.data.sources import documents, find
 from deberta_jax.data.split import hold_out
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
-from deberta_jax.pretraining.config import PretrainConfig
+from deberta_jax.pretraining.config import DataConfig
 from deberta_jax.progress import counted
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.tokenizers.train import train_tokenizer
+from deberta_jax.training.first_process import on_first_process, print_once
+from deberta_jax.training.step import batch_share
 
-FEWEST_SHARDS = 40
-
-
-def check_inputs(config: PretrainConfig) -> None:
-    """What can be refused before anything is written."""
-    if named := [*config.data.files, *config.data.held_out]:
-        find(named)
-    if named_tokenizer(config) is None and config.data.shards:
-        raise InputError("--data.shards needs the tokenizer they were made with: --tokenizer")
+# With this many shards, one shard in twenty is close to 5% of the text.
+_MIN_SHARDS = 40
+_EXAMPLE_DOCUMENTS = 1000
 
 
-def named_tokenizer(config: PretrainConfig) -> Tokenizer | None:
-    """The tokenizer that is named, or that of the model to start from; None where one is to be trained."""
-    if config.tokenizer:
-        return Tokenizer(config.tokenizer)
-    if config.start is None:
-        if config.generator:
-            raise InputError(f"{config.generator}: a generator without --start needs its tokenizer: --tokenizer")
+class TextFiles(NamedTuple):
+    """The text of a run: files or glob patterns to train on (none with prepared shards) and to evaluate on."""
+
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+class ShardFolders(NamedTuple):
+    """The folders of shards to train on and to evaluate on."""
+
+    training: Path
+    held_out: Path
+
+
+def check_text_files(data: DataConfig) -> None:
+    """Raise InputError if a text file that is named does not exist or is of an unknown kind."""
+    if names := [*data.files, *data.held_out]:
+        find(names)
+
+
+def find_tokenizer(
+    tokenizer: Path | None, init_from: str | None, generator: str | None, shards: Path | None
+) -> Tokenizer | None:
+    """The tokenizer that is named, or the one of the model to initialize from; None if one has to be trained.
+
+    Raises InputError if none is named but a generator or shards need the one they were made with.
+    """
+    if tokenizer:
+        return Tokenizer(tokenizer)
+    if init_from is None:
+        if generator:
+            raise InputError(f"{generator}: a generator without --init-from needs its tokenizer; add --tokenizer")
+        if shards:
+            raise InputError(f"{shards}: shards need the tokenizer they were made with; add --tokenizer")
         return None
-    folder = resolve(config.start)
+    folder = resolve(init_from)
     if not Tokenizer.stands_in(folder):
-        raise InputError(f"{config.start}: holds no tokenizer; name the model's own with --tokenizer")
+        raise InputError(f"{init_from}: no tokenizer in this folder; add --tokenizer with the model's own")
     return Tokenizer(folder)
 
 
-class Text:
-    """The files of a run, found or written."""
-
-    def __init__(self, config: PretrainConfig):
-        self.files, self.held_out = config.data.files, config.data.held_out
-        self.shards = config.data.shards
-        if not self.files and not self.shards:
-            before = time.perf_counter()
-            on_first(lambda: write_documentation(config.folder / "text"))
-            written = config.folder / "text" / "train.txt", config.folder / "text" / "held_out.txt"
-            self.files, self.held_out = ((str(path),) for path in written)
-            size = written[0].stat().st_size / 1e6
-            say(f"text: {size:.1f} MB of documentation installed here ({time.perf_counter() - before:.0f} s)")
-
-    def held_out_documents(self) -> list[str]:
-        """Documents to show masks of, a thousand at most."""
-        named = self.held_out or self.files
-        source = documents(named) if named else iter(())
-        return [text for _, text in zip(range(1000), source, strict=False)]
+def prepare_text(data: DataConfig, folder: Path) -> TextFiles:
+    """The text that is named, or else the documentation of the installed packages, written to `folder`."""
+    if data.files or data.shards:
+        return TextFiles(data.files, data.held_out)
+    start = time.perf_counter()
+    on_first_process(lambda: write_documentation(folder))
+    training, held_out_file = folder / "train.txt", folder / "held_out.txt"
+    megabytes = training.stat().st_size / 1e6
+    seconds = time.perf_counter() - start
+    print_once(f"text: {megabytes:.1f} MB of documentation of the installed packages ({seconds:.0f} s)")
+    return TextFiles((str(training),), (str(held_out_file),))
 
 
-def tokenizer_of(config: PretrainConfig, text: Text) -> Tokenizer:
-    """The tokenizer that is named, that of the model to start from, or one trained on the text."""
-    if named := named_tokenizer(config):
-        return named
-    path = config.folder / "tokenizer" / "spm.model"
-    before = time.perf_counter()
+def train_run_tokenizer(files: Sequence[str], path: Path, vocabulary: int) -> Tokenizer:
+    """The tokenizer at `path`, trained on the text with `vocabulary` pieces if it does not exist."""
+    start = time.perf_counter()
 
-    def make() -> None:
-        if not path.exists():
-            train_tokenizer(documents(text.files), path, config.vocabulary)
+    def train() -> None:
+        if path.exists():
+            return
+        try:
+            train_tokenizer(documents(files), path, vocabulary)
+        except InputError:
+            # A refused command leaves no empty folder.
+            with suppress(OSError):
+                path.parent.rmdir()
+            raise
 
-    on_first(make)
+    on_first_process(train)
     tokenizer = Tokenizer(path)
-    say(f"tokenizer: {tokenizer.vocab_size} tokens ({time.perf_counter() - before:.0f} s)")
+    print_once(f"tokenizer: {tokenizer.vocab_size} tokens ({time.perf_counter() - start:.0f} s)")
     return tokenizer
 
 
-def shards_of(config: PretrainConfig, text: Text, tokenizer: Tokenizer) -> tuple[Path, Path]:
-    """Folders of rows to train on and to evaluate on."""
-    folder = config.folder / "shards"
-    length = config.data.length
-    if text.shards and (there := read_manifest(text.shards, tokenizer.sha256).length) != length:
-        raise InputError(f"{text.shards}: rows of {there} tokens; give --data.length {there}, or prepare others")
+def prepare_shards(
+    text: TextFiles, shards: Path | None, folder: Path, tokenizer: Tokenizer, length: int
+) -> ShardFolders:
+    """Tokenize the text into shards in `folder`, unless `shards` exist already, and hold out a part for evaluation."""
+    if shards and (shards_length := read_manifest(shards, tokenizer.sha256).length) != length:
+        raise InputError(
+            f"{shards}: sequences of {shards_length} tokens, but data.length is {length}; set --data.length "
+            f"{shards_length}, or prepare new shards"
+        )
     if text.held_out:
-        if not text.shards:
-            _prepare(text.files, folder / "train", tokenizer, length, None)
-        _prepare(text.held_out, folder / "held_out", tokenizer, length, None)
-        return text.shards or folder / "train", folder / "held_out"
-    rows = text.shards or folder / "all"
-    if not text.shards:
-        # Enough of them that one in twenty is a twentieth.
-        _prepare(text.files, rows, tokenizer, length, FEWEST_SHARDS)
-    on_first(lambda: hold_out(rows, folder, tokenizer.sha256))
-    return folder / "train", folder / "held_out"
+        training = shards or _tokenize(text.training, folder / "train", tokenizer, length)
+        return ShardFolders(training, _tokenize(text.held_out, folder / "held_out", tokenizer, length))
+    every = shards or _tokenize(text.training, folder / "all", tokenizer, length, number=_MIN_SHARDS)
+    on_first_process(lambda: hold_out(every, folder, tokenizer.sha256))
+    return ShardFolders(folder / "train", folder / "held_out")
 
 
-def _prepare(files: Sequence[str], folder: Path, tokenizer: Tokenizer, length: int, shards: int | None) -> None:
-    def make() -> None:
+def training_batches(
+    shards: Path, tokenizer: Tokenizer, data: DataConfig, batch_size: int, seed: int, mesh: Mesh
+) -> Callable[[int], Batches]:
+    """A function `start -> batches start, start + 1, ...` of masked sequences, with this process's rows."""
+    host_index, host_count = batch_share(mesh)
+    vocabulary = _vocabulary(tokenizer)
+    return lambda start: Batches(
+        shards,
+        batch_size=batch_size,
+        seed=seed,
+        vocabulary=vocabulary,
+        masking=data.masking,
+        start=start,
+        host_index=host_index,
+        host_count=host_count,
+        workers=data.workers,
+        vocabulary_sha256=tokenizer.sha256,
+    )
+
+
+def held_out_batches(
+    shards: Path, tokenizer: Tokenizer, masking: Masking, batch_size: int, most: int, mesh: Mesh
+) -> HeldOut:
+    """At most `most` batches of held-out sequences, always with the same masks, with this process's rows."""
+    host_index, host_count = batch_share(mesh)
+    return held_out(
+        shards,
+        batch_size=batch_size,
+        vocabulary=_vocabulary(tokenizer),
+        masking=masking,
+        host_index=host_index,
+        host_count=host_count,
+        vocabulary_sha256=tokenizer.sha256,
+        most=most,
+    )
+
+
+def example_documents(text: TextFiles) -> list[str]:
+    """Held-out documents to show examples of, at most a thousand; none with prepared shards alone."""
+    files = text.held_out or text.training
+    source = documents(files) if files else iter(())
+    return [document for _, document in zip(range(_EXAMPLE_DOCUMENTS), source, strict=False)]
+
+
+def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    return Vocabulary(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts())
+
+
+def _tokenize(
+    files: Sequence[str], folder: Path, tokenizer: Tokenizer, length: int, *, number: int | None = None
+) -> Path:
+    """Write shards of the files to `folder` on the first process, as many as `number`; print their size and speed."""
+
+    def write() -> None:
         with counted("shards") as progress:
-            report = prepare(files, folder, tokenizer, length=length, shards=shards, progress=progress)
+            report = prepare(files, folder, tokenizer, length=length, shards=number, progress=progress)
         manifest = report.manifest
-        say(
-            f"shards: {folder}, {manifest.tokens:,} tokens in {manifest.rows:,} rows of {manifest.length} "
+        print_once(
+            f"shards: {folder}: {manifest.tokens:,} tokens in {manifest.rows:,} sequences of {manifest.length} "
             f"({report.seconds:.0f} s, {report.megabytes_per_second:.1f} MB/s, "
             f"{report.tokens_per_second:,.0f} tokens/s)"
         )
 
-    on_first(make)
-
-
-def on_first(action: Callable[[], object]) -> None:
-    """Do what writes files on the first process; the others wait, and stop where it fails."""
-    error: BaseException | None = None
-    if jax.process_index() == 0:
-        try:
-            action()
-        except BaseException as caught:
-            error = caught
-    failed = error is not None
-    if jax.process_count() > 1:
-        failed = bool(multihost_utils.broadcast_one_to_all(np.asarray(failed)))
-    if error is not None:
-        raise error
-    if failed:
-        raise InputError("the first process cannot go on; it says why")
-
-
-def say(line: str) -> None:
-    if jax.process_index() == 0:
-        print(line, flush=True)
+    on_first_process(write)
+    return folder

@@ -1,105 +1,93 @@
-"""What `pretrain` says before and after a run, and the folders that it leaves."""
+"""The output of a pretraining run: its size, held-out examples, and the exported model folders."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from deberta_jax.config import DebertaConfig
-from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
-from deberta_jax.inference.fill_mask import fill_mask
-from deberta_jax.inference.replaced_tokens import detect_replaced
-from deberta_jax.pretraining.config import PretrainConfig, measure
-from deberta_jax.pretraining.corpus import say
-from deberta_jax.pretraining.recipes import PUBLISHED, recipe
-from deberta_jax.pretraining.replaced_tokens import collapse_warning, prior_loss
-from deberta_jax.pretraining.sentences import masked_sentences
+from deberta_jax.hub.pretrained import save_pretrained
+from deberta_jax.inference.fill_mask import Filled, fill_mask
+from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.pretraining.recipes import PUBLISHED
 from deberta_jax.tokenizers.special_tokens import MASK
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-from deberta_jax.training.loop import HostBatch
+from deberta_jax.training.sizes import Sizes
 
 
-def totals(config: PretrainConfig, model: DebertaConfig) -> str:
-    """How large a run is: parameters, tokens and FLOPs, those of the recipe where the run has no steps."""
-    size = measure(config, model)
-    training = config.training
-    steps = training.steps or (recipe(config.recipe, config.objective).training.steps if config.recipe else 0)
-    tokens = training.batch_size * config.data.length
-    lines = [
-        f"{config.model}: {size}",
-        f"  a step: {training.batch_size:,} rows of {config.data.length}, {tokens:,} tokens",
+class MaskedSentence(NamedTuple):
+    """A sentence with one word replaced by [MASK], and that word."""
+
+    text: str
+    word: str
+
+
+def size_lines(preset: str, size: Sizes, *, batch_size: int, length: int, steps: int) -> list[str]:
+    """Parameters, memory, tokens and FLOPs of a run."""
+    tokens = batch_size * length
+    return [
+        f"{preset}: {size}",
+        f"  per step: {batch_size:,} sequences of {length} tokens, {tokens:,} tokens",
         f"  {steps:,} steps: {steps * tokens:,} tokens, {steps * size.step_flops:.3g} FLOP",
     ]
-    published = PUBLISHED.get(config.model, {}) if config.objective == "rtd" else {}
-    for name, its in published.items():
-        lines.append(
-            f"  {name}: batch {its.batch_size:,}, {its.steps:,} steps, learning rate {its.learning_rate:g}, warm-up "
-            f"{its.warmup:,g}, beta2 {its.beta2:g}, lambda {its.loss_weight:g} ({its.source})"
-        )
-    return "\n".join(lines)
 
 
-def export(config: PretrainConfig, model: Any, tokenizer: Tokenizer) -> None:
-    """Write what was trained: `model`, or `discriminator` with its tables summed and `generator`."""
-    if config.objective == "mlm":
-        save_pretrained(config.folder / "model", model, tokenizer)
-        return
-    save_pretrained(config.folder / "discriminator", model.detector(), tokenizer)
-    save_pretrained(config.folder / "generator", model.generator, tokenizer)
+def published_lines(preset: str) -> list[str]:
+    """The published settings of replaced-token detection for a preset, one source per line."""
+    return [
+        f"  {name}: batch {run.batch_size:,}, {run.steps:,} steps, learning rate {run.learning_rate:g}, warm-up "
+        f"{run.warmup:,g}, beta2 {run.beta2:g}, lambda {run.loss_weight:g} ({run.source})"
+        for name, run in PUBLISHED.get(preset, {}).items()
+    ]
 
 
-def report(
-    config: PretrainConfig,
-    found: Mapping[str, float],
-    evaluated: Iterable[HostBatch],
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-) -> None:
-    """What held-out text says of the models, and what they do with five sentences of it."""
-    paired = config.objective == "rtd"
-    named = {name.removeprefix("generator_"): value for name, value in found.items() if name != "loss" or not paired}
-    loss = found["generator_loss" if paired else "loss"]
-    say(
-        f"held out{', generator' if paired else ''}: {named['accuracy']:.1%} of masked tokens found "
-        f"(always guessing the most frequent one: {most_frequent_share(evaluated):.1%}), "
-        f"loss {loss:.3f}, perplexity {named['perplexity']:.1f}"
-    )
-    if paired:
-        say(
-            f"held out, discriminator: AUC {found['auc']:.3f}, average precision {found['average_precision']:.3f} "
-            f"(chance: 0.5, {found['replaced']:.3f}), loss {found['discriminator_loss']:.4f} (the best constant: "
-            f"{prior_loss(found['replaced']):.4f}), spread {found['spread']:.2f}"
-        )
-        if warning := collapse_warning(config.training, config.training.steps, found):
-            say(f"warning: {warning}")
-    sentences = masked_sentences(texts, tokenizer, 5)
-    models = ("discriminator", "generator") if paired else ("model",)
-    _show_filled(config, models[-1], tokenizer, sentences)
-    folders = " and ".join(str(config.folder / name) for name in models)
-    say(f"model {folders}; curves {config.folder / 'loss.png'}; metrics {config.folder / 'metrics.jsonl'}")
+def export_models(folder: Path, models: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Write each model, by name, as a Hugging Face model folder in `folder`."""
+    for name, model in models.items():
+        save_pretrained(folder / name, model, tokenizer)
 
 
-def most_frequent_share(batches: Iterable[HostBatch]) -> float:
-    """The accuracy of guessing the same token everywhere, the best one."""
+def majority_accuracy(batches: Iterable[Mapping[str, np.ndarray]]) -> float:
+    """The accuracy of predicting the most frequent label at every masked position."""
     labels = np.concatenate([batch["labels"][batch["label_weights"] > 0] for batch in batches])
     return float(np.bincount(labels).max() / len(labels))
 
 
-def _show_filled(config: PretrainConfig, name: str, tokenizer: Tokenizer, sentences: Sequence[tuple[str, str]]) -> None:
-    """Masks filled by an exported model; with a discriminator beside it, what that finds in sentences so filled.
+def accuracy_line(name: str, metrics: Mapping[str, float], baseline: float) -> str:
+    """Held-out accuracy, loss and perplexity of a masked language model; `baseline` is the majority accuracy."""
+    return (
+        f"held-out {name}: accuracy {metrics['accuracy']:.1%} at masked tokens (majority-class baseline "
+        f"{baseline:.1%}), loss {metrics['loss']:.3f}, perplexity {metrics['perplexity']:.1f}"
+    )
 
-    The second best filling is written there: the best one is often the word that stood there.
-    """
-    model, _ = from_pretrained(config.folder / name, head="masked_lm")
-    filled = fill_mask(model, tokenizer, [sentence for sentence, _ in sentences], top=3)
-    for (sentence, word), masks in zip(sentences, filled, strict=True):
-        listed = ", ".join(f"{guess.token} {guess.probability:.0%}" for guess in masks[0])
-        say(f"  {sentence.replace(MASK, '____')}\n    {listed} (it was: {word})")
-    if config.objective == "rtd":
-        detector, _ = from_pretrained(config.folder / "discriminator", head="replaced_token_detection")
-        written = [
-            sentence.replace(MASK, masks[0][1].token) for (sentence, _), masks in zip(sentences, filled, strict=True)
-        ]
-        for text, tokens in zip(written, detect_replaced(detector, tokenizer, written), strict=True):
-            suspect = max((token for token in tokens if token.text.strip()), key=lambda token: token.probability)
-            say(f"  {text}\n    replaced: {suspect.text} {suspect.probability:.0%}")
+
+def masked_sentences(
+    documents: Sequence[str], tokenizer: Tokenizer, number: int, seed: int = 0
+) -> list[MaskedSentence]:
+    """Sentences of 7 to 16 words, each with a masked word of one token, from as many documents, chosen by `seed`."""
+    rng = np.random.default_rng(seed)
+    sentences: list[MaskedSentence] = []
+    for index in rng.permutation(len(documents)):
+        words = documents[index].split("\n")[0].split(". ")[0].split()
+        candidates = [k for k, word in enumerate(words) if word.isalpha() and len(tokenizer.encode(word)) == 1]
+        if 7 <= len(words) <= 16 and len(candidates) > 3:
+            position = int(rng.choice(candidates[1:]))
+            masked = " ".join([*words[:position], MASK, *words[position + 1 :]])
+            sentences.append(MaskedSentence(masked, words[position]))
+        if len(sentences) == number:
+            break
+    return sentences
+
+
+def fill_sentences(model: MaskedLM, tokenizer: Tokenizer, sentences: Sequence[MaskedSentence]) -> list[list[Filled]]:
+    """The three most likely tokens for the mask of each sentence."""
+    return [masks[0] for masks in fill_mask(model, tokenizer, [sentence.text for sentence in sentences], top=3)]
+
+
+def filled_lines(sentences: Sequence[MaskedSentence], predictions: Sequence[Sequence[Filled]]) -> list[str]:
+    """Each sentence with a gap, and below it the predicted tokens and the original word."""
+    lines = []
+    for sentence, tokens in zip(sentences, predictions, strict=True):
+        listed = ", ".join(f"{token.token} {token.probability:.0%}" for token in tokens)
+        lines += [f"  {sentence.text.replace(MASK, '____')}", f"    {listed} (original: {sentence.word})"]
+    return lines

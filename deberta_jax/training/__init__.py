@@ -1,1 +1,1 @@
-"""Training: optimizer, objectives, state, step, checkpoint, recorder, and the loop that joins them."""
+"""The training engine: state, step, loop, optimizer, checkpoints and records of a run. It names no objective."""

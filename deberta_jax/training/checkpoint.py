@@ -1,4 +1,4 @@
-"""Checkpoints: saved behind the step's back, whole or not at all, and checked when they come back."""
+"""Checkpoints: saved in the background, each complete or absent, and verified when they are restored."""
 
 import hashlib
 import json
@@ -22,12 +22,16 @@ _log = logging.getLogger(__name__)
 _policies = ocp.training.preservation_policies
 
 
-class Checkpointer:
-    """The checkpoints of one run: a folder for each saved step, written by Orbax, with a fingerprint of every array.
+class DamagedCheckpoint(Exception):
+    """A checkpoint cannot be restored because its files are damaged."""
 
-    The latest `keep` steps stay, and each `keep_every`-th one. A step's folder appears under its name only when it is
-    complete, so a process killed while saving leaves the former steps as they were. `read_only` leaves what another
-    process is saving.
+
+class Checkpointer:
+    """The checkpoints of one run: a folder per saved step, written by Orbax, with a fingerprint of every array.
+
+    The latest `keep` steps are kept, and every step divisible by `keep_every`. The folder of a step gets its name only
+    when it is complete, so a process killed while saving leaves the previous steps intact. `read_only` leaves
+    unfinished saves of another process alone.
     """
 
     def __init__(self, folder: Path, keep: int = 2, keep_every: int = 0, *, read_only: bool = False):
@@ -44,152 +48,162 @@ class Checkpointer:
 
     @property
     def steps(self) -> list[int]:
-        """Complete checkpoints, the oldest first."""
+        """Steps of the complete checkpoints, in ascending order."""
         return [checkpoint.step for checkpoint in self._orbax.checkpoints]
 
     def save(self, state: TrainState, note: Mapping[str, Any]) -> None:
-        """Begin to save a state with a note (JSON), unless its step is there; returns once the state may be donated.
+        """Start to save a state with a note (JSON), unless its step is saved already.
 
-        Raises InputError if this or the former save fails, the disk being full for one.
+        Returns as soon as the state may be donated. Raises InputError if this save or the previous one fails, for
+        example because the disk is full.
         """
         self.wait()
         step = int(state.step)
         if step in self.steps:
             return
-        arrays = _named(state)
-        marks = fingerprint(arrays)
-        leaves = {name: [list(x.shape), str(x.dtype), *marks[name]] for name, x in arrays.items()}
+        arrays = _named_leaves(state)
+        fingerprints = fingerprint(arrays)
+        leaves = {name: [list(x.shape), str(x.dtype), *fingerprints[name]] for name, x in arrays.items()}
         try:
             metadata = {"note": dict(note), "leaves": leaves, "digest": _digest(leaves, dict(note))}
             response = self._orbax.save_async(step, arrays, force=True, custom_metadata=metadata)
         except Exception as error:
-            raise self._failed(step, error) from error
+            raise self._save_error(step, error) from error
         self._saving = step, response
 
     def wait(self) -> None:
-        """Until what is being saved is on the disk."""
+        """Wait until the save in progress is on disk."""
         if self._saving:
             (step, response), self._saving = self._saving, None
             try:
                 response.result()
             except Exception as error:
-                raise self._failed(step, error) from error
+                raise self._save_error(step, error) from error
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest undamaged state, with the shardings of `abstract`, and its note; None if nothing was ever saved.
+        """Restore the latest undamaged state, with the shardings of `abstract`, and its note; None if there is none.
 
-        A damaged step is named in the log and renamed. Raises InputError if all are damaged, or were at an earlier
-        start, if one cannot be read for want of memory or permission, or if it has other arrays than `abstract`.
+        Damaged checkpoints are logged and renamed. Raises InputError if all checkpoints are damaged (renamed ones
+        included), if one cannot be read for lack of memory or permission, or if its arrays differ from `abstract`.
         """
         for step in self.steps[::-1]:
-            damage, restored = self._restore(step, abstract)
-            if not _anywhere(damage is not None):
+            restored, damage = None, None
+            try:
+                restored = self._restore(step, abstract)
+            except DamagedCheckpoint as error:
+                damage = str(error)
+            if not _on_any_process(damage is not None):
                 return restored
-            self._set_aside(step, damage or "damaged on another host")
+            self._rename_damaged(step, damage or "damaged on another host")
         if damaged := sorted(path.name for path in self.folder.glob("*.damaged*")):
             raise InputError(
-                f"no usable checkpoint in {self.folder}, only damaged ones ({_few(damaged)}); remove it to begin anew"
+                f"{self.folder}: all checkpoints are damaged ({_join_names(damaged)}); remove this folder to start "
+                "from step 0"
             )
         return None
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of every array of the newest checkpoint, by name; empty if there is none."""
+        """Shape and dtype of every array of the latest checkpoint, by name; empty if there is none."""
         if not self.steps:
             return {}
-        saved = self._orbax.metadata(self.steps[-1]).custom_metadata or {}
-        return {name: (tuple(shape), dtype) for name, (shape, dtype, *_) in saved.get("leaves", {}).items()}
+        metadata = self._orbax.metadata(self.steps[-1]).custom_metadata or {}
+        return {name: (tuple(shape), dtype) for name, (shape, dtype, *_) in metadata.get("leaves", {}).items()}
 
     def restore_model(self, abstract: Any) -> Any:
-        """The model alone of the newest checkpoint, which stays as it is; raises InputError where it is damaged."""
+        """Restore only the model of the latest checkpoint; raises InputError if it is damaged, and leaves it there."""
         step = self.steps[-1]
-        wanted = {f"model.{name}": leaf for name, leaf in _named(abstract).items()}
-        leaves = (self._orbax.metadata(step).custom_metadata or {}).get("leaves", {})
-        self._check_arrays(step, wanted, {name: leaf for name, leaf in leaves.items() if name.startswith("model.")})
-        some = ocp.Context()
-        some.pytree.loading.partial_load = True
+        expected = {f"model.{name}": leaf for name, leaf in _named_leaves(abstract).items()}
+        partial = ocp.Context()
+        partial.pytree.loading.partial_load = True
         try:
-            with some:
-                arrays = self._orbax.load(step, wanted)
-        except Exception as error:
-            raise InputError(f"checkpoint {self.folder / str(step)} cannot be read: {_one_line(error)}") from error
-        marks = fingerprint(arrays)
-        if changed := [name for name in wanted if marks[name] != leaves[name][2:]]:
-            raise InputError(f"checkpoint {self.folder / str(step)} changed since it was saved, in {_few(changed)}")
-        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
+            leaves, _ = self._read_metadata(step)
+            leaves = {name: leaf for name, leaf in leaves.items() if name.startswith("model.")}
+            with partial:
+                arrays = self._load(step, expected, leaves)
+        except DamagedCheckpoint as error:
+            raise InputError(f"checkpoint {self.folder / str(step)} is damaged: {error}") from error
+        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in expected])
 
     def close(self) -> None:
-        """Wait, and end Orbax's threads."""
+        """Wait for the save in progress, and stop Orbax's threads."""
         try:
             self.wait()
         finally:
             self._orbax.close()
 
-    def _restore(self, step: int, abstract: TrainState) -> tuple[str | None, Any]:
-        """What is wrong with a step, and what was restored; one of them is None."""
-        wanted = _named(abstract)
-        try:
-            saved = self._orbax.metadata(step).custom_metadata or {}
-        except Exception as error:
-            return self._damage(step, error), None
-        if not saved.keys() >= {"leaves", "note", "digest"}:
-            return "its metadata is missing", None
-        leaves, note = saved["leaves"], saved["note"]
-        if saved["digest"] != _digest(leaves, note):
-            return "its metadata changed since it was saved", None
-        self._check_arrays(step, wanted, leaves)
-        try:
-            arrays = self._orbax.load(step, wanted)
-        except Exception as error:
-            return self._damage(step, error), None
-        marks = fingerprint(arrays)
-        changed = [name for name in wanted if marks[name] != leaves[name][2:]]
-        if changed:
-            return f"content changed since it was saved, in {_few(changed)}", None
-        return None, (jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted]), note)
+    def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        expected = _named_leaves(abstract)
+        leaves, note = self._read_metadata(step)
+        arrays = self._load(step, expected, leaves)
+        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in expected]), note
 
-    def _damage(self, step: int, error: Exception) -> str:
-        """What an error in reading says of the files; raises InputError where it says nothing of them."""
+    def _read_metadata(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Shape, dtype and fingerprint of every array, and the note; raises DamagedCheckpoint."""
+        try:
+            metadata = self._orbax.metadata(step).custom_metadata or {}
+        except Exception as error:
+            raise self._read_error(step, error) from error
+        if not metadata.keys() >= {"leaves", "note", "digest"}:
+            raise DamagedCheckpoint("its metadata is missing")
+        if metadata["digest"] != _digest(metadata["leaves"], metadata["note"]):
+            raise DamagedCheckpoint("its metadata changed since it was saved")
+        return metadata["leaves"], metadata["note"]
+
+    def _load(self, step: int, expected: dict[str, Any], leaves: dict[str, Any]) -> dict[str, Any]:
+        """Load arrays and verify their fingerprints; raises DamagedCheckpoint, or InputError for other arrays."""
+        self._check_arrays(step, expected, leaves)
+        try:
+            arrays = self._orbax.load(step, expected)
+        except Exception as error:
+            raise self._read_error(step, error) from error
+        fingerprints = fingerprint(arrays)
+        if changed := [name for name in expected if fingerprints[name] != leaves[name][2:]]:
+            raise DamagedCheckpoint(f"content changed since it was saved, in {_join_names(changed)}")
+        return arrays
+
+    def _check_arrays(self, step: int, expected: dict[str, Any], leaves: dict[str, Any]) -> None:
+        missing, extra = expected.keys() - leaves.keys(), leaves.keys() - expected.keys()
+        problems = [f"lacks {_join_names(sorted(missing))}"] if missing else []
+        problems += [f"has {_join_names(sorted(extra))}, which the run does not have"] if extra else []
+        for name in expected.keys() & leaves.keys():
+            shape, dtype = list(expected[name].shape), str(expected[name].dtype)
+            saved_shape, saved_dtype = leaves[name][:2]
+            if (saved_shape, saved_dtype) != (shape, dtype):
+                problems.append(f"has {saved_dtype}{saved_shape} where the run has {dtype}{shape}, for {name}")
+        if problems:
+            raise InputError(f"checkpoint {self.folder / str(step)} belongs to another run: it {'; '.join(problems)}")
+
+    def _read_error(self, step: int, error: Exception) -> Exception:
+        """DamagedCheckpoint, or InputError if the error does not mean that the files are damaged."""
         reason = _one_line(error)
         if reason.startswith(("MemoryError", "PermissionError")) or "RESOURCE_EXHAUSTED" in reason:
-            raise InputError(
-                f"cannot read checkpoint {self.folder / str(step)}: {reason}; it stays as it is"
-            ) from error
-        return reason
+            return InputError(f"cannot read checkpoint {self.folder / str(step)}: {reason}; it is unchanged")
+        return DamagedCheckpoint(reason)
 
-    def _check_arrays(self, step: int, wanted: dict[str, Any], leaves: dict[str, Any]) -> None:
-        missing, extra = wanted.keys() - leaves.keys(), leaves.keys() - wanted.keys()
-        problems = [f"lacks {_few(sorted(missing))}"] if missing else []
-        problems += [f"has {_few(sorted(extra))} which the run has not"] if extra else []
-        for name in wanted.keys() & leaves.keys():
-            ours, theirs = (list(wanted[name].shape), str(wanted[name].dtype)), (leaves[name][0], leaves[name][1])
-            if ours != theirs:
-                problems.append(f"has {theirs[1]}{theirs[0]} where the run has {ours[1]}{ours[0]}, for {name}")
-        if problems:
-            raise InputError(f"checkpoint {self.folder / str(step)} is of another run: it {'; '.join(problems)}")
-
-    def _set_aside(self, step: int, damage: str) -> None:
+    def _rename_damaged(self, step: int, damage: str) -> None:
         source = self.folder / str(step)
         target = source.with_name(f"{step}.damaged")
         number = 1
         while target.exists():
             number += 1
             target = source.with_name(f"{step}.damaged{number}")
-        _log.warning("checkpoint %s is damaged (%s): set aside as %s", source, damage, target.name)
+        _log.warning("checkpoint %s is damaged (%s): renamed to %s", source, damage, target.name)
         if jax.process_index() == 0:
             os.rename(source, target)
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"set aside {step}")
+            multihost_utils.sync_global_devices(f"rename damaged {step}")
         self._orbax.reload()
 
-    def _failed(self, step: int, error: Exception) -> InputError:
-        for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(partial, ignore_errors=True)
+    def _save_error(self, step: int, error: Exception) -> InputError:
+        """The error to raise after removing what was written of the step."""
+        for unfinished in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         intact = [other for other in self.steps if other != step and (self.folder / str(other)).exists()]
-        former = f"the checkpoint of step {intact[-1]} is intact" if intact else "there is no former checkpoint"
-        return InputError(f"cannot save step {step} in {self.folder}: {_one_line(error)}; {former}")
+        previous = f"the checkpoint of step {intact[-1]} is intact" if intact else "there is no earlier checkpoint"
+        return InputError(f"cannot save step {step} in {self.folder}: {_one_line(error)}; {previous}")
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _named_leaves(tree: Any) -> dict[str, Any]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): x
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -200,15 +214,15 @@ def _digest(leaves: Mapping[str, Any], note: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([leaves, note], sort_keys=True).encode()).hexdigest()
 
 
-def _anywhere(verdict: bool) -> bool:
-    """Whether any process says so; all get the same answer."""
+def _on_any_process(condition: bool) -> bool:
+    """Whether the condition holds on any process; the same answer on all."""
     if jax.process_count() == 1:
-        return verdict
-    return bool(np.any(multihost_utils.process_allgather(np.array(verdict))))
+        return condition
+    return bool(np.any(multihost_utils.process_allgather(np.array(condition))))
 
 
 def _one_line(error: BaseException) -> str:
-    # Orbax wraps what happened in what it tried.
+    # Orbax wraps the error that happened in errors about what it was doing.
     while inner := error.__cause__ or error.__context__:
         error = inner
     if "No space left" in str(error):
@@ -217,5 +231,5 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _few(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""Two uint32 sums per array that tell whether its content is what was saved."""
+"""Fingerprints of arrays: two uint32 sums per array, to detect content that changed since it was saved."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ Fingerprint = dict[str, list[int]]
 
 
 def fingerprint(tree: dict[str, Any]) -> Fingerprint:
-    """For each named array two sums over its words, each mixed with its position.
+    """Two sums per array over its 32-bit words, each word mixed with its position.
 
-    Sums modulo 2^32 do not depend on their order, hence neither on the sharding nor on the number of devices. The
-    mixing is a bijection of the word, so one flipped bit always changes both sums; swapped values change them but for
-    one chance in 2^64.
+    Sums modulo 2^32 do not depend on their order, so they do not depend on the sharding or the number of devices. The
+    mixing is a bijection of the word, so one flipped bit always changes both sums. Swapped values change them with
+    probability 1 - 2^-64.
     """
     return {name: [int(word) for word in sums] for name, sums in jax.device_get(_sums(tree)).items()}
 
@@ -33,7 +33,7 @@ def _array_sums(x: Array) -> UInt32[Array, "2"]:
 
 
 def _words(x: Array) -> UInt32[Array, "..."]:
-    """The bits of an array as 32-bit words; a 64-bit element gives two, in a last axis of its own."""
+    """The bits of an array as 32-bit words; a 64-bit element becomes two words, in an additional last axis."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_:

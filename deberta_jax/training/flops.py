@@ -1,4 +1,4 @@
-"""Floating-point operations of a program, counted in its jaxpr, and what devices can do at most."""
+"""Floating-point operations of a program, counted in its jaxpr, and the peak rates of devices."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -28,9 +28,9 @@ _PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """The peak of a device by `jax.Device.device_kind`; None where it is not known.
+    """Peak bfloat16 FLOP/s of a `jax.Device.device_kind`; None if unknown.
 
-    A GPU's kind goes on after the model's name ("NVIDIA H100 80GB HBM3"), a TPU's does not.
+    A GPU kind has a suffix after the model name ("NVIDIA H100 80GB HBM3"); a TPU kind has none.
     """
     if device_kind in _PEAKS:
         return _PEAKS[device_kind]
@@ -39,20 +39,20 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """Operations of all matrix products and convolutions, those of a scan as often as it turns, over all devices.
+    """FLOPs of all matrix products and convolutions, over all devices; a scan counts its body once per iteration.
 
-    XLA's own count takes a scanned body once (jax issue 18672). `arguments` may be `ShapeDtypeStruct`s. A `while` of
-    unknown length counts once, of the branches of a `cond` the largest, of programs for several platforms the first:
-    the model's work is the same on all.
+    XLA's own count includes a scanned body only once (jax issue 18672). `arguments` may be `ShapeDtypeStruct`s. A
+    `while` of unknown length counts as one iteration and a `cond` as its largest branch. Where a program has a branch
+    per platform, the first counts, because the model's work is the same on all.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _count(jaxpr: Any) -> int:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+    return sum(_count_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> int:
+def _count_equation(equation: Any) -> int:
     name, parameters = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
@@ -62,7 +62,7 @@ def _of_equation(equation: Any) -> int:
         kernel = equation.invars[1].aval.shape
         outputs = kernel[parameters["dimension_numbers"].rhs_spec[0]]
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
-    inner = [_count(jaxpr) for jaxpr in _inner(parameters)]
+    inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(parameters)]
     if name == "scan":
         return parameters["length"] * sum(inner)
     if name == "cond":
@@ -74,7 +74,7 @@ def _of_equation(equation: Any) -> int:
     return sum(inner)
 
 
-def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
+def _inner_jaxprs(parameters: dict[str, Any]) -> Iterator[Any]:
     for value in parameters.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if hasattr(item, "eqns"):

@@ -1,9 +1,10 @@
 """The training loop."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,30 +16,32 @@ from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.flops import peak_flops
 from deberta_jax.training.method import TrainingMethod
-from deberta_jax.training.preemption import Preemption
+from deberta_jax.training.optimizer import OptimizerConfig, learning_rate
+from deberta_jax.training.preemption import Preemption, StopRequested
 from deberta_jax.training.recorder import Recorder
 from deberta_jax.training.run import TrainingConfig, claim_folder
 from deberta_jax.training.state import TrainState, abstract_state, initial_state
-from deberta_jax.training.step import check_batch_size, make_evaluation, place
+from deberta_jax.training.step import Step, check_batch_size, make_evaluation, place
 
 HostBatch = Mapping[str, np.ndarray]
-# What a model is worth after a number of steps; None where it was asked, by the function it is given, to stop.
-Judge = Callable[[int, Any, Callable[[], bool]], dict[str, float] | None]
+# (step, model, check_stop) -> metrics on held-out data. The evaluation calls `check_stop()` now and then, which raises
+# StopRequested if the run was asked to stop.
+Evaluation = Callable[[int, Any, Callable[[], None]], dict[str, float]]
 
 
-class Source(Protocol):
-    """Batches one after another, until closed."""
+@runtime_checkable
+class BatchSource(Protocol):
+    """An iterator of batches, with this process's rows of each, that can be closed."""
 
     def __next__(self) -> HostBatch: ...
     def close(self) -> None: ...
 
 
-class Trained(NamedTuple):
-    """A state, whether its run is complete, and how it does on held-out data (empty for a run that was stopped)."""
+class TrainResult(NamedTuple):
+    """The final state of a run, and its metrics on held-out data."""
 
     state: TrainState
-    complete: bool
-    held_out: dict[str, float]
+    metrics: dict[str, float]
 
 
 def train(
@@ -46,26 +49,28 @@ def train(
     folder: Path,
     settings: Mapping[str, Any],
     method: TrainingMethod,
-    batches: Callable[[int], Source],
-    judge: Judge,
-    flops: int = 0,
-    start: Callable[[], Any] | None = None,
-    ended: Callable[[int], bool] = lambda step: False,
-) -> Trained:
-    """Train a model by a method, in a run's folder: anew, or on from its newest checkpoint.
+    *,
+    batches: Callable[[int], BatchSource],
+    evaluate: Evaluation,
+    should_end: Callable[[int], bool] = lambda step: False,
+    initial_model: Callable[[], Any] | None = None,
+    flops_per_step: int = 0,
+) -> TrainResult:
+    """Train a model in a run folder, from step 0 or from the latest checkpoint there.
 
-    Anew it is the model that `start` returns, laid out as the method's, or one that the method builds.
+    A resumed run continues exactly as if it had never stopped. `settings` (JSON) describe the run; a folder with other
+    settings is refused, apart from a larger number of steps, which extends the run. `batches(k)` yields batches k,
+    k + 1, .... `evaluate` runs every `config.evaluate_every` steps and at the end; then `should_end(step)` may end the
+    run early. `initial_model` returns the model of step 0, sharded as the method's, instead of `method.build`.
+    `flops_per_step` is used to report utilization.
 
-    `batches(k)` yields batches k, k + 1, ..., of each the rows that are this process's. `settings` is all that makes
-    the run what it is, as JSON; a folder of other settings is refused. `flops` are those of a step, to show how well
-    the devices are used. `judge` says at intervals what the model is worth, after which `ended` may end the run. The
-    same call again goes on where the last one stopped, to the last bit. Asked to stop (SIGTERM), it saves and returns
-    early.
+    Raises StopRequested after saving a checkpoint if SIGTERM or Ctrl-C arrives, and InputError if the settings differ,
+    the loss is not finite for too long, or a checkpoint can be neither read nor saved.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch_size(config.batch_size, mesh, config.accumulate)
     abstract = abstract_state(method.build, method.optimizer, config.seed, mesh)
-    step = method.make_step(shardings(abstract, mesh))
+    step_function = method.make_step(shardings(abstract, mesh))
     if jax.process_index() == 0:
         claim_folder(folder, settings)
 
@@ -73,81 +78,144 @@ def train(
         Preemption() as preemption,
         closing(Checkpointer(folder / "checkpoints", config.keep, config.keep_every)) as checkpointer,
     ):
-        restored = checkpointer.restore_latest(abstract)
-        state = restored[0] if restored else _first_state(config, method, mesh, start)
-        first = number = int(state.step)
+        state, note = checkpointer.restore_latest(abstract) or (None, None)
+        if state is None:
+            model = initial_model() if initial_model else None
+            state = initial_state(method.build, method.optimizer, config.seed, mesh, model)
+        start = int(state.step)
         peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0.0)
-        with closing(batches(first)) as source, closing(Recorder(folder, config.steps, first, flops, peak)) as recorder:
-
-            def judged() -> dict[str, float] | None:
-                found = judge(number, state.model, lambda: preemption.asked)
-                recorder.evaluation(number, found)
-                if found and (warning := method.warning(number, found)):
-                    recorder.say(f"warning: {warning}")
-                return found
-
-            recorder.say(f"going on from step {first}" if restored else f"training in {folder}")
-            found = None
-            if first and first % config.evaluate_every == 0 and first < config.steps:
-                # It may have been stopped before it could.
-                found = judged()
-            done = number == config.steps or (first > 0 and ended(number))
-            while not done:
-                number, found = number + 1, None
-                state, metrics = step(state, place(next(source), mesh))
-                recorder.step(number, metrics)
-                _stop_if_diverged(recorder, config.stop_after, checkpointer)
-                done = number == config.steps
-                if number % config.evaluate_every == 0 and not done:
-                    found = judged()
-                    done = found is not None and ended(number)
-                asked = preemption.reached(number)
-                if asked or done or number % config.checkpoint_every == 0:
-                    recorder.flush()
-                    _stop_if_diverged(recorder, config.stop_after, checkpointer)
-                    checkpointer.save(state, {"next_batch": number, "settings": dict(settings)})
-                if asked:
-                    recorder.say(f"stopped after step {number}; the same command goes on from there")
-                    return Trained(state, False, {})
-            found = found or judged()
-            if found is None:
-                recorder.say("stopped before the last evaluation; the same command goes on from there")
-                return Trained(state, False, {})
+        recorder = Recorder(folder, config.steps, start, method.curves, flops_per_step=flops_per_step, peak_flops=peak)
+        with closing(batches(start)) as source, closing(recorder):
+            recorder.print(_first_line(folder, config, state, note))
+            loop = _Loop(
+                config=config,
+                settings=settings,
+                method=method,
+                mesh=mesh,
+                step_function=step_function,
+                evaluate=evaluate,
+                should_end=should_end,
+                preemption=preemption,
+                checkpointer=checkpointer,
+                recorder=recorder,
+                state=state,
+            )
+            metrics = loop.run(source)
             recorder.plot()
-            return Trained(state, True, found)
+            return TrainResult(loop.state, metrics)
 
 
-def _first_state(
-    config: TrainingConfig, method: TrainingMethod, mesh: Mesh, start: Callable[[], Any] | None
-) -> TrainState:
-    return initial_state(method.build, method.optimizer, config.seed, mesh, start() if start else None)
+@dataclasses.dataclass
+class _Loop:
+    """The steps, evaluations and checkpoints of one run; `state` is the state after the latest step."""
+
+    config: TrainingConfig
+    settings: Mapping[str, Any]
+    method: TrainingMethod
+    mesh: Mesh
+    step_function: Step
+    evaluate: Evaluation
+    should_end: Callable[[int], bool]
+    preemption: Preemption
+    checkpointer: Checkpointer
+    recorder: Recorder
+    state: TrainState
+
+    def __post_init__(self) -> None:
+        self.step = int(self.state.step)
+
+    def run(self, source: BatchSource) -> dict[str, float]:
+        """Train to the end, and return the last metrics; saves the state if StopRequested is raised."""
+        try:
+            return self._run(source)
+        except StopRequested:
+            self._save()
+            raise
+
+    def _run(self, source: BatchSource) -> dict[str, float]:
+        # The evaluation after the restored step may have been interrupted.
+        metrics = self._evaluate() if self.step and self._is_evaluation_due() else None
+        complete = self._is_complete(metrics)
+        while not complete:
+            self.state, step_metrics = self.step_function(self.state, place(next(source), self.mesh))
+            self.step += 1
+            self.recorder.step(self.step, step_metrics)
+            self._check_finite()
+            metrics = self._evaluate() if self._is_evaluation_due() else None
+            complete = self._is_complete(metrics)
+            self.preemption.check_step(self.step)
+            if complete or self.step % self.config.checkpoint_every == 0:
+                self._save()
+        return metrics or self._evaluate()
+
+    def _is_evaluation_due(self) -> bool:
+        """Whether to evaluate now; the evaluation of the last step follows its checkpoint."""
+        return self.step % self.config.evaluate_every == 0 and self.step < self.config.steps
+
+    def _is_complete(self, metrics: dict[str, float] | None) -> bool:
+        return self.step >= self.config.steps or (metrics is not None and self.should_end(self.step))
+
+    def _evaluate(self) -> dict[str, float]:
+        metrics = self.evaluate(self.step, self.state.model, lambda: self.preemption.check(self.step))
+        self.recorder.evaluation(self.step, metrics)
+        if warning := self.method.warning(self.step, metrics):
+            self.recorder.print(f"warning: {warning}")
+        return metrics
+
+    def _save(self) -> None:
+        self.recorder.flush()
+        self._check_finite()
+        note = {
+            "next_batch": self.step,
+            "steps": self.config.steps,
+            "optimizer": dataclasses.asdict(self.config.optimizer),
+            "settings": dict(self.settings),
+        }
+        self.checkpointer.save(self.state, note)
+
+    def _check_finite(self) -> None:
+        """Raise InputError if too many steps in a row had a loss or gradient that is not finite."""
+        metrics, step = self.recorder.latest, self.recorder.latest_step
+        if metrics.get("skipped_in_row", 0) < self.config.stop_after:
+            return
+        self.checkpointer.wait()
+        steps = self.checkpointer.steps
+        saved = f"the checkpoint of step {steps[-1]} is intact" if steps else "no checkpoint was saved yet"
+        raise InputError(
+            f"step {step} (batch {step - 1}): loss {metrics['loss']:g}, gradient norm {metrics['grad_norm']:g}; "
+            f"{self.config.stop_after} steps in a row were not finite and were skipped; {saved}"
+        )
 
 
-def over_batches(method: TrainingMethod, mesh: Mesh, batches: Callable[[], Iterable[HostBatch]]) -> Judge:
-    """What the method says of all held-out batches together."""
+def held_out_evaluation(method: TrainingMethod, mesh: Mesh, batches: Callable[[], Iterable[HostBatch]]) -> Evaluation:
+    """The method's metrics over all held-out batches together; raises InputError if there are none."""
     evaluate = make_evaluation(method.evaluate, mesh)
 
-    def judge(step: int, model: Any, asked: Callable[[], bool]) -> dict[str, float] | None:
+    def evaluation(step: int, model: Any, check_stop: Callable[[], None]) -> dict[str, float]:
         total = None
         for number, batch in enumerate(batches()):
             sums = jax.tree.map(np.float64, jax.device_get(evaluate(model, place(batch, mesh), number)))
             total = sums if total is None else jax.tree.map(np.add, total, sums)
-            if asked():
-                return None
+            check_stop()
         if total is None:
-            raise InputError("no held-out batch to evaluate on: hold out more text")
-        return method.summarise(total)
+            raise InputError("there is no held-out batch to evaluate on; hold out more data")
+        return method.summarize(total)
 
-    return judge
+    return evaluation
 
 
-def _stop_if_diverged(recorder: Recorder, stop_after: int, checkpointer: Checkpointer) -> None:
-    metrics, number = recorder.latest, recorder.latest_step
-    if metrics.get("skipped_in_row", 0) < stop_after:
-        return
-    checkpointer.wait()
-    good = f"the checkpoint of step {checkpointer.steps[-1]} stays" if checkpointer.steps else "nothing was saved yet"
-    raise InputError(
-        f"step {number} (batch {number - 1}): loss {metrics['loss']:g}, gradient norm {metrics['grad_norm']:g}; "
-        f"{stop_after} steps in a row were not finite and changed nothing; {good}"
+def _first_line(folder: Path, config: TrainingConfig, state: TrainState, note: Mapping[str, Any] | None) -> str:
+    """What the run does: start, resume, or resume with more steps than before."""
+    if note is None:
+        return f"training in {folder}"
+    step = int(state.step)
+    before = note.get("steps", config.steps)
+    if before >= config.steps:
+        return f"resuming from step {step}"
+    updates = step - int(state.skipped)
+    previous = float(learning_rate(OptimizerConfig(**note["optimizer"]), before)(updates))
+    current = float(learning_rate(config.optimizer, config.steps)(updates))
+    return (
+        f"extending the run from {before} to {config.steps} steps: the learning rate is recomputed for {config.steps} "
+        f"steps; at step {step} it is {current:.2g} ({previous:.2g} before)"
     )

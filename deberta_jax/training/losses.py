@@ -1,4 +1,4 @@
-"""The losses of the heads, for each example, token or entity; what is left out has weight 0 and is for the caller."""
+"""Losses of the heads, per example, token or entity. The caller weights and sums them."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ from deberta_jax.ops.precision import accumulation_dtype
 
 
 def cross_entropy(logits: Float[Array, "*B V"], labels: Int[Array, "*B"]) -> Float[Array, "*B"]:
-    """Minus the logarithm of the label's probability, in float32 or wider.
+    """Negative log-likelihood of the label, in float32 or wider.
 
-    The label's logit is picked by comparison, not by a gather, so that a vocabulary split over devices stays split. A
-    label that is no class picks nothing.
+    The label's logit is selected by comparison, not by a gather, so that a sharded vocabulary stays sharded. A label
+    outside the classes selects no logit.
     """
     logits = logits.astype(accumulation_dtype(logits.dtype))
     is_label: Bool[Array, "*B V"] = labels.astype(jnp.int32)[..., None] == jnp.arange(logits.shape[-1], dtype=jnp.int32)
@@ -19,18 +19,18 @@ def cross_entropy(logits: Float[Array, "*B V"], labels: Int[Array, "*B"]) -> Flo
 
 
 def soft_cross_entropy(logits: Float[Array, "*B C"], targets: Float[Array, "*B C"]) -> Float[Array, "*B"]:
-    """Cross entropy against a distribution (spec 2.5)."""
+    """Cross entropy against a distribution over the classes (docs/numerics.md, "Heads and losses")."""
     logits = logits.astype(accumulation_dtype(logits.dtype))
     return -jnp.sum(targets.astype(logits.dtype) * jax.nn.log_softmax(logits, axis=-1), axis=-1)
 
 
 def binary_cross_entropy(logits: Float[Array, "*B"], targets: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """Cross entropy of a yes or no against its probability, of any logit without overflow."""
+    """Binary cross entropy of a logit against a target in [0, 1], without overflow for any logit."""
     logits = logits.astype(accumulation_dtype(logits.dtype))
     return jax.nn.softplus(logits) - targets.astype(logits.dtype) * logits
 
 
-def squared_error(predicted: Float[Array, "*B"], targets: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """The square of the difference, for regression (spec 2.5)."""
-    predicted = predicted.astype(accumulation_dtype(predicted.dtype))
-    return jnp.square(predicted - targets.astype(predicted.dtype))
+def squared_error(predictions: Float[Array, "*B"], targets: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """Squared difference, for regression (docs/numerics.md, "Heads and losses")."""
+    predictions = predictions.astype(accumulation_dtype(predictions.dtype))
+    return jnp.square(predictions - targets.astype(predictions.dtype))

@@ -1,4 +1,4 @@
-"""How a model is trained: what the loop has to know of an objective."""
+"""The training method: everything that the loop needs to know about an objective."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,53 +7,64 @@ from typing import Any, NamedTuple
 import optax
 from jaxtyping import Array
 
-from deberta_jax.training.objective import Batch, Evaluate, Objective, Sums
+from deberta_jax.training.objective import ArrayBatch, BatchEvaluation, Objective, Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.state import Build, Optimizer, TrainState
 from deberta_jax.training.step import Step, make_step
 
+LOSS_CURVE: Mapping[str, str] = {"loss": "loss"}
+
 
 class TrainingMethod(NamedTuple):
-    """A model, its optimizer, its step, and how it is judged on held-out text.
+    """How a model is built, trained, evaluated on held-out batches and plotted.
 
-    `make_step` is given the shardings of the state. `summarise` makes what is reported of the sums of all batches that
-    `evaluate` returns; `warning` what is wrong with that after a number of steps, in one line, or None.
+    `make_step` takes the shardings of the state. `summarize` turns the sums over all held-out batches, as `evaluate`
+    returns them, into metrics. `warning` takes a step and these metrics, and returns one line if the metrics indicate a
+    problem, otherwise None. `curves` maps each metric to plot to its axis label; the progress bar shows those whose
+    name ends in `loss`.
     """
 
     build: Build
     optimizer: Optimizer
     make_step: Callable[[TrainState], Step]
-    evaluate: Evaluate
-    summarise: Callable[[Any], dict[str, float]]
-    warning: Callable[[int, Mapping[str, float]], str | None] = lambda step, found: None
+    evaluate: BatchEvaluation
+    summarize: Callable[[Any], dict[str, float]]
+    warning: Callable[[int, Mapping[str, float]], str | None] = lambda step, metrics: None
+    curves: Mapping[str, str] = LOSS_CURVE
 
 
 def one_objective(
-    config: TrainingConfig, build: Build, objective: Objective, trainable: Callable[[Any], Any] | None = None
+    config: TrainingConfig,
+    build: Build,
+    objective: Objective,
+    trainable: Callable[[Any], Any] | None = None,
+    curves: Mapping[str, str] = LOSS_CURVE,
 ) -> TrainingMethod:
-    """One model that follows the gradient of one objective; all of it, or what is True in a tree like it.
+    """Minimize one objective of one model.
 
-    What is not trained has no moments either.
+    `trainable` returns a tree like the model with True for the parameters to train (default: all). The others are
+    frozen and have no optimizer state.
     """
     optimizer, rate = make_optimizer(config.optimizer, config.steps), learning_rate(config.optimizer, config.steps)
     if trainable is not None:
         optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, trainable)
 
-    def evaluate(model: Any, batch: Batch, number: int | Array) -> Sums:
+    def evaluate(model: Any, batch: ArrayBatch, number: int | Array) -> Sums:
         return objective(model, batch, None)
 
     return TrainingMethod(
         build,
         optimizer,
-        lambda places: make_step(objective, optimizer, rate, places, config.accumulate),
+        lambda shardings: make_step(objective, optimizer, rate, shardings, config.accumulate),
         evaluate,
         _means,
+        curves=curves,
     )
 
 
 def _means(sums: Sums) -> dict[str, float]:
-    """Loss, perplexity and what else the objective reports."""
+    """The mean loss, its perplexity, and the means of the objective's other metrics."""
     loss = float(sums.loss / sums.weight)
     others = {name: float(total / sums.weight) for name, total in sums.metrics.items()}
     return {"loss": loss, "perplexity": math.exp(min(loss, 700)), **others}

@@ -1,9 +1,11 @@
-"""AdamW with the original's decay exclusions, and the original's own optimizers by name."""
+"""AdamW with the original's exclusions from weight decay, and the original's optimizers by name.
 
-import dataclasses
+The original's optimizers are described in docs/numerics.md, "Optimizers and schedules".
+"""
+
 import functools
 from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,53 +14,18 @@ import optax
 from jaxtyping import Array, Int
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.schedules import SCHEDULES, ScheduleName, warmup_steps
+from deberta_jax.training.config import OptimizerConfig as OptimizerConfig
+from deberta_jax.training.schedules import SCHEDULES, warmup_steps
 
-# Where the stacked layers stand in a model.
+# Part of the path of the stacked layers in a model.
 _LAYERS = ".encoder.layers."
-OptimizerName = Literal["adamw", "microsoft_adam", "radam", "admax"]
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """How parameters follow their gradients; the defaults are the correct forms.
-
-    `name`: "adamw" corrects the bias of both moments. "microsoft_adam", "radam" and "admax" are the original's, to
-    reproduce its runs (spec 7.1). `warmup` below 1 is a part of the run, from 1 on a number of steps. `schedule`:
-    the names that begin with "warmup_" are the original's (spec 7.3). `lookahead`, if not 0, pulls the parameters
-    half way back to slow ones after that many updates (spec 7.1). `layer_decay` below 1 lets lower layers move less
-    (`scale_by_layer`).
-    """
-
-    name: OptimizerName = "adamw"
-    learning_rate: float = 5e-4
-    schedule: ScheduleName = "linear"
-    warmup: float = 0.1
-    final_scale: float = 0.0
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
-    clip_norm: float = 1.0
-    lookahead: int = 0
-    layer_decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "warmup", "weight_decay", "epsilon", "clip_norm", "lookahead"):
-            if getattr(self, name) < 0:
-                raise InputError(f"optimizer.{name} is {getattr(self, name)}; it cannot be negative")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must be in [0, 1)")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"optimizer.layer_decay is {self.layer_decay}; it must be in (0, 1]")
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """The learning rate of an update, as a function of the number of updates made before it."""
+    """The learning rate of an update as a function of the number of updates before it."""
     warmup = warmup_steps(config.warmup, total_steps)
     if warmup > total_steps:
-        raise InputError(f"optimizer.warmup is {config.warmup:g} steps, the run has {total_steps}")
+        raise InputError(f"optimizer.warmup is {config.warmup:g} steps, but the run has only {total_steps}")
     scale = SCHEDULES[config.schedule]
     return lambda step: (
         config.learning_rate * scale(jnp.asarray(step, jnp.float32), total_steps, warmup, config.final_scale)
@@ -68,9 +35,10 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 def make_optimizer(
     config: OptimizerConfig, total_steps: int, no_decay: Collection[str] = ()
 ) -> optax.GradientTransformation:
-    """Clipping by the global norm, moments, decoupled weight decay, learning rate; lookahead around them.
+    """Chain clipping by global norm, moments, decoupled weight decay and learning rate, all inside lookahead.
 
-    Parameters with the dotted paths `no_decay` do not decay, besides those that never do.
+    `no_decay` lists dotted paths of parameters to exclude from weight decay, in addition to `is_decayed`'s exclusions.
+    The state of the optimizer does not depend on `total_steps`.
     """
     moments = {
         "adamw": optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
@@ -79,23 +47,24 @@ def make_optimizer(
         "admax": scale_by_admax(config.beta1, config.beta2, config.epsilon),
     }[config.name]
     radam = config.name == "radam"
-    # Where it is off the chain, and so the state that checkpoints hold, is as if it were not there.
-    scaled = (scale_by_layer(config.layer_decay),) if config.layer_decay < 1 else ()
+    # Absent rather than the identity if disabled: the checkpointed state of such runs has no entry for it.
+    layer_scaling = (scale_by_layer(config.layer_decay),) if config.layer_decay < 1 else ()
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         moments,
         optax.add_decayed_weights(config.weight_decay, mask=functools.partial(is_decayed, no_decay=no_decay)),
         scale_by_radam_correction(config.beta1, config.beta2, total_steps) if radam else optax.identity(),
-        *scaled,
+        *layer_scaling,
         optax.scale_by_learning_rate(learning_rate(config, total_steps)),
     )
     return lookahead(chain, config.lookahead) if config.lookahead else chain
 
 
 def is_decayed(model: Any, no_decay: Collection[str] = ()) -> Any:
-    """True for each leaf whose weight decays: all but biases, the scales of layer norms, and the paths `no_decay`.
+    """A tree like `model`, True where weight decay applies: not to biases, layer-norm scales or the paths `no_decay`.
 
-    Follows Microsoft's regexes `bias` and `LayerNorm.weight` (spec 7.1): embeddings do decay, relative ones too.
+    This follows Microsoft's regular expressions `bias` and `LayerNorm.weight`. Embeddings decay, including the
+    relative ones (docs/numerics.md, "Optimizers and schedules").
     """
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
@@ -107,10 +76,10 @@ def is_decayed(model: Any, no_decay: Collection[str] = ()) -> Any:
 
 
 def scale_by_layer(decay: float) -> optax.GradientTransformation:
-    """Updates of layer l of L, from 1, times decay^(L + 1 - l); the head's once, those of embeddings decay^(L + 1).
+    """Layer-wise learning rates (Clark et al. 2020, appendix B).
 
-    As layer-wise learning rates of Clark et al. 2020 (appendix B). What serves all layers, the relative table and its
-    norm, counts as embeddings, the convolution of version 2 as the first layer.
+    The update of layer l of L, counted from 1, is multiplied by decay^(L + 1 - l), the embeddings' by decay^(L + 1) and
+    the head's by 1. The relative embeddings and their norm count as embeddings, the convolution of v2 as layer 1.
     """
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
@@ -141,14 +110,14 @@ def scale_by_layer(decay: float) -> optax.GradientTransformation:
 
 
 class Moments(NamedTuple):
-    """Decayed sums of a gradient: of itself, and of its square or its size."""
+    """Decayed averages of the gradient, and of its square or the maximum of its magnitude."""
 
     first: Any
     second: Any
 
 
 def scale_by_microsoft_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """m / (sqrt(v) + epsilon) without bias correction (spec 7.1; optims/xadam.py)."""
+    """m / (sqrt(v) + epsilon) without bias correction (Microsoft's optims/xadam.py)."""
 
     def update(gradients: Any, moments: Moments, params: Any = None) -> tuple[Any, Moments]:
         first = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, moments.first, gradients)
@@ -159,7 +128,7 @@ def scale_by_microsoft_adam(beta1: float, beta2: float, epsilon: float) -> optax
 
 
 def scale_by_admax(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """m / (v + epsilon) with v the decayed maximum of |g|, without bias correction (spec 7.1; optims/xadam.py)."""
+    """m / (v + epsilon), v the decayed maximum of |g|, without bias correction (Microsoft's optims/xadam.py)."""
 
     def update(gradients: Any, moments: Moments, params: Any = None) -> tuple[Any, Moments]:
         first = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, moments.first, gradients)
@@ -170,9 +139,10 @@ def scale_by_admax(beta1: float, beta2: float, epsilon: float) -> optax.Gradient
 
 
 def scale_by_radam_correction(beta1: float, beta2: float, total_steps: int) -> optax.GradientTransformation:
-    """The original's RAdam factor on step and decay: 0 while the variance is intractable (spec 7.1; optims/xadam.py).
+    """The original's RAdam factor on update and weight decay: 0 while the variance is intractable (optims/xadam.py).
 
-    The factor is a difference of large numbers, so it is tabulated in float64; its last value stays.
+    The factor is a difference of large numbers, so it is tabulated in float64 for `total_steps` updates; later updates
+    use the last entry.
     """
     t = np.arange(1, total_steps + 1, dtype=np.float64)
     limit = 2 / (1 - beta2) - 1
@@ -186,27 +156,27 @@ def scale_by_radam_correction(beta1: float, beta2: float, total_steps: int) -> o
 
 
 class LookaheadState(NamedTuple):
-    """The slow parameters, the number of updates made, and the state of the optimizer inside."""
+    """The slow weights, the number of updates, and the state of the inner optimizer."""
 
     slow: Any
-    made: Int[Array, ""]
+    num_updates: Int[Array, ""]
     inner: Any
 
 
 def lookahead(inner: optax.GradientTransformation, period: int, pull: float = 0.5) -> optax.GradientTransformation:
-    """Each `period` updates slow = (1 - pull) slow + pull fast, and fast = slow (spec 7.1; Zhang et al. 2019)."""
+    """Every `period` updates: slow = (1 - pull) slow + pull fast, then fast = slow (Zhang et al. 2019)."""
 
     def init(params: Any) -> LookaheadState:
         return LookaheadState(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32), inner.init(params))
 
     def update(gradients: Any, state: LookaheadState, params: Any) -> tuple[Any, LookaheadState]:
         updates, inner_state = inner.update(gradients, state.inner, params)
-        made = state.made + 1
-        meet = made % period == 0
+        num_updates = state.num_updates + 1
+        synchronize = num_updates % period == 0
         fast = optax.apply_updates(params, updates)
-        slow = jax.tree.map(lambda s, f: jnp.where(meet, s + pull * (f - s), s), state.slow, fast)
-        updates = jax.tree.map(lambda u, s, p: jnp.where(meet, s - p, u), updates, slow, params)
-        return updates, LookaheadState(slow, made, inner_state)
+        slow = jax.tree.map(lambda s, f: jnp.where(synchronize, s + pull * (f - s), s), state.slow, fast)
+        updates = jax.tree.map(lambda u, s, p: jnp.where(synchronize, s - p, u), updates, slow, params)
+        return updates, LookaheadState(slow, num_updates, inner_state)
 
     return optax.GradientTransformation(init, update)
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to stop after this step."""
+"""SIGTERM and Ctrl-C as requests to stop after the current step."""
 
 import signal
 import threading
@@ -8,38 +8,42 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-
-class StopRequested(Exception):
-    """The run was asked to stop (SIGTERM or Ctrl-C) before an evaluation was complete."""
+from deberta_jax.errors import StopRequested as StopRequested
 
 
 class Preemption:
-    """While entered, SIGTERM and the first Ctrl-C ask the loop to stop; the second Ctrl-C interrupts as ever.
+    """While entered, SIGTERM and the first Ctrl-C request a stop; a second Ctrl-C raises KeyboardInterrupt.
 
-    With several processes JAX's own preemption service listens, so that all stop after the same step, and `asked`, what
-    this process was told, stays False.
+    With several processes JAX's preemption service handles SIGTERM, so that all processes stop after the same step, and
+    Ctrl-C raises KeyboardInterrupt.
     """
 
     def __enter__(self) -> "Preemption":
-        self.asked = False
-        self._former: dict[signal.Signals, Any] = {}
-        # Python lets only the main thread listen to signals.
+        self._signal: int | None = None
+        self._previous_handlers: dict[int, Any] = {}
+        # Python allows only the main thread to set signal handlers.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._former[number] = signal.signal(number, self._ask)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after `step`; the same answer on every process."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.asked
+    def check_step(self, step: int) -> None:
+        """Raise StopRequested if all processes are to stop after `step`; every process calls this once per step."""
+        if jax.process_count() == 1:
+            self.check(step)
+        elif multihost_utils.reached_preemption_sync_point(step):
+            raise StopRequested(signal.SIGTERM, step)
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked = True
+    def check(self, step: int) -> None:
+        """Raise StopRequested if a signal has arrived; with several processes never, as they must agree on a step."""
+        if self._signal is not None:
+            raise StopRequested(self._signal, step)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self._signal = number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""What a run leaves behind to be read: a progress bar, `metrics.jsonl`, TensorBoard events, `loss.png`."""
+"""The records of a run: a progress bar, `metrics.jsonl`, TensorBoard events and `loss.png`."""
 
 import json
 import math
@@ -13,34 +13,45 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deberta_jax.errors import InputError
+from deberta_jax.files import make_folder, write_text
 from deberta_jax.training.plot import plot_losses
 
 LINE_EVERY_SECONDS = 10
 
 
 class Recorder:
-    """Records steps, each once, in a run's folder; on processes other than the first it only fetches metrics.
+    """Writes the metrics of each step once into the folder of a run; other processes than the first only fetch them.
 
-    Lines of steps after `start`, written by a run that was stopped before it saved them, are dropped. `flops` are those
-    of a step, `peak` what all devices could do in a second; with both, model FLOP utilisation (MFU) is shown.
+    Lines of steps after `start` are dropped: a previous process wrote them, but stopped before its next checkpoint.
+    `curves` maps the metrics to plot to their axis labels. With `flops_per_step` and the peak FLOP/s of all devices
+    together (0: unknown), the model FLOP utilization (MFU) is recorded.
     """
 
-    def __init__(self, folder: Path, steps: int, start: int, flops: int = 0, peak: float = 0.0):
+    def __init__(
+        self,
+        folder: Path,
+        steps: int,
+        start: int,
+        curves: Mapping[str, str],
+        *,
+        flops_per_step: int = 0,
+        peak_flops: float = 0.0,
+    ):
         self.latest: dict[str, float] = {}
         self.latest_step = start
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._former: float | None = None
-        self._speed: float | None = None
-        self._printed = 0.0
+        self._last_time: float | None = None
+        self._tokens_per_second: float | None = None
+        self._last_printed = 0.0
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        self._folder, self._steps, self._flops, self._peak = folder, steps, flops, peak
-        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._steps, self._curves = make_folder(folder), steps, curves
+        self._flops_per_step, self._peak_flops = flops_per_step, peak_flops
         self._path = folder / "metrics.jsonl"
-        kept = _drop_after(self._path, start)
-        self._evaluated = {line["step"] for line in kept if line["split"] == "held_out"}
-        # Unbuffered: a line is on its way once written, and closing writes nothing more.
+        lines = _drop_lines_after(self._path, start)
+        self._evaluated = {line["step"] for line in lines if line["split"] == "held_out"}
+        # Unbuffered: each line is written at once, and closing writes nothing more.
         self._file = self._path.open("ab", buffering=0)
         self._events = _event_writer(folder / "tensorboard", start)
         self._console = Console(stderr=True)
@@ -50,33 +61,34 @@ class Recorder:
             self._bar.start()
 
     def step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Take the metrics of step number `step` (the first is 1) and record those taken before.
+        """Take the metrics of step number `step` (from 1), and record the metrics taken before.
 
-        So the devices never wait for the host that waits for them. `latest` is what was recorded last.
+        The delay of one step keeps the devices busy while the host waits for metrics. `latest` has the metrics that
+        were recorded last.
         """
         self._record_pending()
         self._pending = step, metrics
 
-    def evaluation(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        """Metrics on held-out text after step number `step`, None if stopped; each step's are written once.
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record metrics on held-out data after step number `step`; a repeated evaluation is not recorded again.
 
-        The time it took counts for no step.
+        The time of the evaluation does not count as time of a step.
         """
         self._record_pending()
-        if not self._active or metrics is None or step in self._evaluated:
+        if not self._active or step in self._evaluated:
             return
         self._evaluated.add(step)
         self._write("held_out", step, metrics)
-        self.say(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-        self._former = time.perf_counter() if self._former else None
+        self.print(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self._last_time = time.perf_counter() if self._last_time else None
 
-    def say(self, line: str) -> None:
-        """A line above the progress bar."""
+    def print(self, line: str) -> None:
+        """Print a line above the progress bar."""
         if self._active:
             self._console.print(line, highlight=False, soft_wrap=True)
 
     def flush(self) -> None:
-        """Wait for all that was taken to be on the disk."""
+        """Record the last metrics, and wait until they are on disk."""
         self._record_pending()
         if self._active:
             os.fsync(self._file.fileno())
@@ -86,10 +98,10 @@ class Recorder:
         """Draw `loss.png`."""
         self._record_pending()
         if self._active:
-            plot_losses(read_metrics(self._path), self._folder / "loss.png")
+            plot_losses(read_metrics(self._path), self._folder / "loss.png", self._curves)
 
     def close(self) -> None:
-        """End the progress bar and the files."""
+        """Stop the progress bar and close the files."""
         if not self._active:
             return
         if self._console.is_terminal:
@@ -106,22 +118,22 @@ class Recorder:
         if not self._active:
             return
         now = time.perf_counter()
-        if self._former is not None:
-            self.latest |= self._pace(now - self._former)
-        self._former = now
+        if self._last_time is not None:
+            self.latest |= self._speed(now - self._last_time)
+        self._last_time = now
         self._write("train", step, self.latest)
-        self._show(step)
+        self._show_status(step)
 
-    def _pace(self, seconds: float) -> dict[str, float]:
-        pace = {"seconds": seconds, "tokens_per_second": self.latest["tokens"] / seconds}
-        if self._flops and self._peak:
-            pace["mfu"] = self._flops / seconds / self._peak
-        former = self._speed or pace["tokens_per_second"]
-        self._speed = 0.9 * former + 0.1 * pace["tokens_per_second"]
-        return pace
+    def _speed(self, seconds: float) -> dict[str, float]:
+        speed = {"seconds": seconds, "tokens_per_second": self.latest["tokens"] / seconds}
+        if self._flops_per_step and self._peak_flops:
+            speed["mfu"] = self._flops_per_step / seconds / self._peak_flops
+        previous = self._tokens_per_second or speed["tokens_per_second"]
+        self._tokens_per_second = 0.9 * previous + 0.1 * speed["tokens_per_second"]
+        return speed
 
     def _write(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
-        # JSON has no NaN: what is not finite is null.
+        # JSON has no NaN and no infinity: null.
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         try:
             self._file.write((json.dumps({"step": step, "split": split} | finite) + "\n").encode())
@@ -130,39 +142,37 @@ class Recorder:
         for name, value in metrics.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
 
-    def _show(self, step: int) -> None:
-        # A run of two models has two losses.
-        losses = [name for name in self.latest if name.endswith("_loss")] or ["loss"]
+    def _show_status(self, step: int) -> None:
+        losses = [name for name in self._curves if name.endswith("loss") and name in self.latest]
         status = "  ".join(f"{name.replace('_', ' ')} {self.latest[name]:.4f}" for name in losses)
-        if self._speed:
-            status += f"  {self._speed:,.0f} tokens/s"
+        if self._tokens_per_second:
+            status += f"  {self._tokens_per_second:,.0f} tokens/s"
         if "mfu" in self.latest:
             status += f"  MFU {self.latest['mfu']:.1%}"
         self._bar.update(self._task, completed=step, status=status)
         now = time.monotonic()
-        if not self._console.is_terminal and (now - self._printed > LINE_EVERY_SECONDS or step == self._steps):
-            self._printed = now
+        due = now - self._last_printed > LINE_EVERY_SECONDS or step == self._steps
+        if due and not self._console.is_terminal:
+            self._last_printed = now
             left = self._bar.tasks[0].time_remaining
-            self.say(f"step {step}/{self._steps}  {status}" + (f"  {left:.0f} s left" if left else ""))
+            self.print(f"step {step}/{self._steps}  {status}" + (f"  {left:.0f} s left" if left else ""))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a `metrics.jsonl`."""
+    """The complete lines of a `metrics.jsonl`; none if there is no such file."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """The lines that are kept."""
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
-    return kept
+def _drop_lines_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Remove the lines of later steps and an incomplete last line; returns the remaining lines."""
+    lines = [line for line in read_metrics(path) if line["step"] <= step]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    return lines
 
 
 def _event_writer(folder: Path, start: int) -> Any:
-    """A TensorBoard writer, imported late; readers drop the events of purged steps."""
+    """A TensorBoard writer that invalidates events of later steps; imported late because the import is slow."""
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=start + 1)

@@ -1,89 +1,83 @@
-"""Learning-rate schedules: the scale of the peak learning rate after a number of updates."""
+"""Learning-rate schedules: the factor on the peak learning rate after a number of updates.
+
+The schedules whose names begin with `warmup_` follow the original implementation (docs/numerics.md, "Optimizers and
+schedules"). They exist to reproduce its runs.
+"""
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-ScheduleName = Literal[
-    "linear",
-    "cosine",
-    "constant",
-    "warmup_linear",
-    "warmup_linear_shift",
-    "warmup_cosine",
-    "warmup_linear_cosine",
-    "warmup_cyclic_linear_cosine",
-    "warmup_constant",
-]
+from deberta_jax.training.config import ScheduleName
+
 Step = Float[Array, ""]
 Scale = Float[Array, ""]
 
 
 def warmup_steps(warmup: float, total: int) -> float:
-    """A warm-up of one or more is a number of steps, below one a part of the run (spec 7.3)."""
+    """Number of warm-up steps: `warmup` itself from 1 on, below 1 that fraction of `total`."""
     return warmup if warmup >= 1 else warmup * total
 
 
-def linear(step: Step, total: int, warmup: float, ends: float) -> Scale:
-    """Up to 1 at the end of the warm-up, then straight down to `ends` at `total`, where it stays."""
-    return _warmed(step, warmup) * (ends + (1 - ends) * (1 - _decayed(step, total, warmup)))
+def linear(step: Step, total: int, warmup: float, final: float) -> Scale:
+    """Linear warm-up to 1, then linear decay to `final` at step `total`; constant after that."""
+    return _warmup_factor(step, warmup) * (final + (1 - final) * (1 - _decay_progress(step, total, warmup)))
 
 
-def cosine(step: Step, total: int, warmup: float, ends: float) -> Scale:
-    """Up to 1 at the end of the warm-up, then half a cosine down to `ends` at `total`, where it stays."""
-    fall = 0.5 * (1 + jnp.cos(math.pi * _decayed(step, total, warmup)))
-    return _warmed(step, warmup) * (ends + (1 - ends) * fall)
+def cosine(step: Step, total: int, warmup: float, final: float) -> Scale:
+    """Linear warm-up to 1, then cosine decay to `final` at step `total`; constant after that."""
+    decay = 0.5 * (1 + jnp.cos(math.pi * _decay_progress(step, total, warmup)))
+    return _warmup_factor(step, warmup) * (final + (1 - final) * decay)
 
 
-def constant(step: Step, total: int, warmup: float, ends: float) -> Scale:
-    """Up to 1 at the end of the warm-up, then 1."""
-    return _warmed(step, warmup)
+def constant(step: Step, total: int, warmup: float, final: float) -> Scale:
+    """Linear warm-up to 1; constant after that."""
+    return _warmup_factor(step, warmup)
 
 
-def warmup_linear(step: Step, total: int, warmup: float, ends: float) -> Scale:
-    """The original's default: not re-based, so it jumps down at the end of the warm-up (spec 7.3)."""
-    x = _wrapped(step, total)
-    return _original_warmup(x, total, warmup, (1 - ends) * (1 - x) + ends)
+def warmup_linear(step: Step, total: int, warmup: float, final: float) -> Scale:
+    """The original's default. The decay starts at step 0, so the rate jumps down at the end of the warm-up."""
+    x = _cycle_progress(step, total)
+    return _original_warmup(x, total, warmup, (1 - final) * (1 - x) + final)
 
 
-def warmup_linear_shift(step: Step, total: int, warmup: float, ends: float) -> Scale:
-    """The original's continuous linear schedule (spec 7.3)."""
-    x = _wrapped(step, total)
-    return _original_warmup(x, total, warmup, (1 - ends) * (1 - _rebased(x, total, warmup)) + ends)
+def warmup_linear_shift(step: Step, total: int, warmup: float, final: float) -> Scale:
+    """The original's linear schedule whose decay starts at the end of the warm-up, without a jump."""
+    x = _cycle_progress(step, total)
+    return _original_warmup(x, total, warmup, (1 - final) * (1 - _progress_after_warmup(x, total, warmup)) + final)
 
 
-def warmup_cosine(step: Step, total: int, warmup: float, ends: float) -> Scale:
-    """The original's cosine over the whole run, without regard to `ends`; jumps like `warmup_linear` (spec 7.3)."""
-    x = _wrapped(step, total)
+def warmup_cosine(step: Step, total: int, warmup: float, final: float) -> Scale:
+    """The original's cosine over the whole run. It ignores `final` and jumps like `warmup_linear`."""
+    x = _cycle_progress(step, total)
     return _original_warmup(x, total, warmup, 0.5 * (1 + jnp.cos(math.pi * x)))
 
 
-def warmup_linear_cosine(step: Step, total: int, warmup: float, ends: float) -> Scale:
-    """The original's re-based cosine (spec 7.3)."""
-    x = _wrapped(step, total)
-    fall = 0.5 * (1 + jnp.cos(math.pi * _rebased(x, total, warmup)))
-    return _original_warmup(x, total, warmup, (1 - ends) * jnp.maximum(fall, 0) + ends)
+def warmup_linear_cosine(step: Step, total: int, warmup: float, final: float) -> Scale:
+    """The original's cosine whose decay starts at the end of the warm-up, without a jump."""
+    x = _cycle_progress(step, total)
+    decay = 0.5 * (1 + jnp.cos(math.pi * _progress_after_warmup(x, total, warmup)))
+    return _original_warmup(x, total, warmup, (1 - final) * jnp.maximum(decay, 0) + final)
 
 
-def warmup_cyclic_linear_cosine(step: Step, total: int, warmup: float, ends: float) -> Scale:
-    """The original's four cosine stairs; does not wrap after `total` (spec 7.3)."""
+def warmup_cyclic_linear_cosine(step: Step, total: int, warmup: float, final: float) -> Scale:
+    """The original's four cosine stairs. It does not restart after `total` steps."""
     stairs = 4
-    part = warmup / total
-    rest = total - int(total * part)
-    late = step - int(rest * part)
+    fraction = warmup / total
+    rest = total - int(total * fraction)
+    elapsed = step - int(rest * fraction)
     period = rest // stairs
-    stair = jnp.floor(late / period)
-    fall = jnp.where(stair % 2 == 0, 1.0, -1.0) * jnp.cos(math.pi * late / period) - 1
-    scale = 1 - stair / stairs + fall / (2 * stairs)
-    return _original_warmup(step / total, total, warmup, (1 - ends) * jnp.maximum(scale, 0) + ends)
+    stair = jnp.floor(elapsed / period)
+    drop = jnp.where(stair % 2 == 0, 1.0, -1.0) * jnp.cos(math.pi * elapsed / period) - 1
+    scale = 1 - stair / stairs + drop / (2 * stairs)
+    return _original_warmup(step / total, total, warmup, (1 - final) * jnp.maximum(scale, 0) + final)
 
 
-def warmup_constant(step: Step, total: int, warmup: float, ends: float) -> Scale:
-    """The original's constant schedule: warms up anew after `total` steps (spec 7.3)."""
-    return _original_warmup(_wrapped(step, total), total, warmup, jnp.ones_like(step))
+def warmup_constant(step: Step, total: int, warmup: float, final: float) -> Scale:
+    """The original's constant schedule. It warms up again after `total` steps."""
+    return _original_warmup(_cycle_progress(step, total), total, warmup, jnp.ones_like(step))
 
 
 SCHEDULES: dict[ScheduleName, Callable[[Step, int, float, float], Scale]] = {
@@ -99,23 +93,23 @@ SCHEDULES: dict[ScheduleName, Callable[[Step, int, float, float], Scale]] = {
 }
 
 
-def _warmed(step: Step, warmup: float) -> Scale:
-    # The first update is not wasted on a learning rate of 0.
+def _warmup_factor(step: Step, warmup: float) -> Scale:
+    # step + 1, so that the first update does not have a learning rate of 0.
     return jnp.minimum(1.0, (step + 1) / warmup) if warmup else jnp.ones_like(step)
 
 
-def _decayed(step: Step, total: int, warmup: float) -> Scale:
+def _decay_progress(step: Step, total: int, warmup: float) -> Scale:
     return jnp.clip((step - warmup) / max(total - warmup, 1), 0, 1)
 
 
-def _wrapped(step: Step, total: int) -> Scale:
+def _cycle_progress(step: Step, total: int) -> Scale:
     return (step % total) / total
 
 
-def _rebased(x: Scale, total: int, warmup: float) -> Scale:
+def _progress_after_warmup(x: Scale, total: int, warmup: float) -> Scale:
     return (x - warmup / total) / (1 - warmup / total)
 
 
-def _original_warmup(x: Scale, total: int, warmup: float, after: Scale) -> Scale:
-    # Compared in steps: x * total is a whole number up to rounding, and half a unit is far from it.
-    return jnp.where(jnp.round(x * total) < warmup, x * total / max(warmup, 1e-30), after)
+def _original_warmup(x: Scale, total: int, warmup: float, after_warmup: Scale) -> Scale:
+    # Compare in steps: x * total is an integer up to rounding error.
+    return jnp.where(jnp.round(x * total) < warmup, x * total / max(warmup, 1e-30), after_warmup)

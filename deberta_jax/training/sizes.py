@@ -1,4 +1,4 @@
-"""How large a run is, known before it begins."""
+"""The size of a run, computed before it starts."""
 
 import math
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 
 from deberta_jax.training.flops import count_flops
-from deberta_jax.training.objective import Evaluate
+from deberta_jax.training.objective import BatchEvaluation
 from deberta_jax.training.state import TrainState
 
 
 class Sizes(NamedTuple):
-    """Numbers of parameters and of FLOPs in a step, bytes of the state in all and on one device."""
+    """Number of parameters, bytes of the whole state and of one device's shard, and FLOPs per step."""
 
     parameters: int
     state_bytes: int
@@ -22,14 +22,14 @@ class Sizes(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.parameters:,} parameters; parameters and optimizer {_bytes(self.state_bytes)}, "
-            f"{_bytes(self.device_bytes)} on each device; {_flops(self.step_flops)} a step"
+            f"{_bytes(self.device_bytes)} on each device; {_flops(self.step_flops)} per step"
         )
 
 
-def sizes(evaluate: Evaluate, abstract: TrainState, batch: Mapping[str, Any]) -> Sizes:
-    """Counted from shapes and shardings alone, `batch` may be of `ShapeDtypeStruct`s: nothing is allocated.
+def sizes(evaluate: BatchEvaluation, abstract: TrainState, batch: Mapping[str, Any]) -> Sizes:
+    """Compute the sizes from shapes and shardings only, without allocating; `batch` may hold `ShapeDtypeStruct`s.
 
-    A step counts, by convention, three forward passes: what remat computes again is no work of the model's.
+    By convention a step costs three forward passes. Recomputation by remat is not counted.
     """
     leaves = [leaf for leaf in jax.tree.leaves(abstract) if not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     forward = count_flops(lambda model, batch: evaluate(model, batch, 0), abstract.model, dict(batch))

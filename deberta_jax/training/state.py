@@ -1,4 +1,4 @@
-"""All that changes while training, born where it will live."""
+"""The training state: everything that changes during a run, created with its final shardings."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,16 +17,17 @@ Build = Callable[[PRNGKeyArray], nnx.Module]
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """What has a state for a model: an optax transformation, or several."""
+    """Anything that creates a state for a model: an optax transformation, or several of them."""
 
     @property
     def init(self) -> Callable[[Any], Any]: ...
 
 
 class TrainState(NamedTuple):
-    """Everything a run needs to go on: `step` batches were taken, `skipped` of them without an update.
+    """Everything that a run needs to resume: `step` batches were used, `skipped` of them without an update.
 
-    `skipped_in_row` counts the skipped ones since the last update. `key` never changes: step k uses fold_in(key, k).
+    `skipped_in_row` counts the skipped batches since the last update. `key` never changes: step k uses
+    fold_in(key, k).
     """
 
     step: Int[Array, ""]
@@ -45,33 +46,32 @@ def model_key(seed: int) -> PRNGKeyArray:
 def initial_state(
     build: Build, optimizer: Optimizer, seed: int, mesh: Mesh, model: nnx.Module | None = None
 ) -> TrainState:
-    """Step 0, of `model` where one is given; no device ever holds more than its part."""
-    born = abstract_state(build, optimizer, seed, mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, born)
+    """The state at step 0, with `model` (donated) or one from `build`; each device allocates only its own shards."""
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(build, optimizer, seed, mesh))
     if model is None:
-        return jax.jit(_initialiser(build, optimizer), out_shardings=places)(jax.random.key(seed))
+        return jax.jit(_initializer(build, optimizer), out_shardings=state_shardings)(jax.random.key(seed))
 
-    def begin(key: PRNGKeyArray, model: nnx.Module) -> TrainState:
-        return _initialiser(lambda _: model, optimizer)(key)
+    def initialize(key: PRNGKeyArray, model: nnx.Module) -> TrainState:
+        return _initializer(lambda _: model, optimizer)(key)
 
-    return jax.jit(begin, out_shardings=places, donate_argnums=1)(jax.random.key(seed), model)
+    return jax.jit(initialize, out_shardings=state_shardings, donate_argnums=1)(jax.random.key(seed), model)
 
 
 def abstract_state(build: Build, optimizer: Optimizer, seed: int, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state; takes no memory."""
-    shapes = jax.eval_shape(_initialiser(build, optimizer), jax.eval_shape(lambda: jax.random.key(seed)))
+    """Shapes, dtypes and shardings of the state, without allocating it."""
+    shapes = jax.eval_shape(_initializer(build, optimizer), jax.eval_shape(lambda: jax.random.key(seed)))
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         shardings(shapes, mesh),
     )
 
 
-def _initialiser(build: Build, optimizer: Optimizer) -> Callable[[PRNGKeyArray], TrainState]:
-    def initialise(key: PRNGKeyArray) -> TrainState:
-        model_key, run_key = jax.random.split(key)
-        model = build(model_key)
+def _initializer(build: Build, optimizer: Optimizer) -> Callable[[PRNGKeyArray], TrainState]:
+    def initialize(key: PRNGKeyArray) -> TrainState:
+        parameter_key, run_key = jax.random.split(key)
+        model = build(parameter_key)
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, model, optimizer.init(model), run_key, zero, zero)
 
-    return initialise
+    return initialize

@@ -1,8 +1,9 @@
-"""The command in real processes: text in, a model folder out; killed and started again, the same to the last bit."""
+"""`deberta-jax pretrain` in real processes: complete runs, killed and extended runs, several processes, bad options."""
 
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,23 +20,23 @@ from deberta_jax.data.prepare import read_manifest
 from deberta_jax.data.split import hold_out
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained
+from deberta_jax.hub.tensors import read_tensors
 from deberta_jax.inference.fill_mask import fill_mask
 from deberta_jax.inference.replaced_tokens import detect_replaced
-from deberta_jax.pretraining.sentences import masked_sentences
-from deberta_jax.pretraining.summary import most_frequent_share
+from deberta_jax.pretraining.run import OBJECTIVES
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.preemption import StopRequested
 
 OPTIONS = [
     *("--vocabulary", "400", "--data.length", "32", "--data.evaluate-batches", "3", "--batch-size", "8"),
     *("--steps", "14", "--evaluate-every", "7", "--checkpoint-every", "4"),
 ]
-
-
 RTD = ["--objective", "rtd"]
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """Where the processes of these tests leave compiled programs for each other."""
+    """Environment variables with which the processes of these tests share compiled programs."""
     return {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
@@ -45,7 +46,7 @@ def programs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """A file of documents: the prose of numpy's linear algebra, a few times over in another order."""
+    """A file of documents: paragraphs of the documentation of numpy.linalg in random order."""
     paragraphs = prose(np.linalg.__doc__) + [
         line for name in np.linalg.__all__ for line in prose(getattr(np.linalg, name).__doc__ or "")
     ]
@@ -57,25 +58,21 @@ def text(tmp_path_factory):
 
 
 def start(folder, text, programs, *options, devices=2):
-    # Compiled with less care: compiling is most of the time of so short a run.
+    # Compiling takes most of the time of a short run, so compile without optimization.
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = os.environ | programs | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    code = "import sys; from deberta_jax.cli.main import main; sys.exit(main())"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "pretrain",
-        "tiny",
-        "--folder",
-        folder,
-        "--data.files",
-        text,
-        *OPTIONS,
-        *options,
-    ]
+    words = ["pretrain", "tiny", "--folder", folder, "--data.files", text, *OPTIONS, *options]
     pipe = subprocess.PIPE
+    command = [sys.executable, "-m", "deberta_jax", *map(str, words)]
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def complete(folder, text, programs, *options):
+    """Run the command to its end; its folder and its output."""
+    process = start(folder, text, programs, *options)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return folder, out, err
 
 
 def metrics(folder):
@@ -84,84 +81,93 @@ def metrics(folder):
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
-def completed(folder, text, programs, *options):
-    process = start(folder, text, programs, *options)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return folder, out
+def training_steps(folder):
+    return [line["step"] for line in metrics(folder) if line["split"] == "train"]
+
+
+def error_of(capsys, *words):
+    """The error of a refused command, which must be one line."""
+    assert main(["pretrain", "tiny", *map(str, words)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, text, programs):
-    return completed(tmp_path_factory.mktemp("runs") / "run", text, programs)
+def mlm_run(tmp_path_factory, text, programs):
+    return complete(tmp_path_factory.mktemp("runs") / "mlm", text, programs)
 
 
 @pytest.fixture(scope="module")
-def detect_replaced_pipeline(tmp_path_factory, text, programs):
-    """A run of replaced-token detection."""
-    return completed(tmp_path_factory.mktemp("runs") / "rtd", text, programs, *RTD)
+def rtd_run(tmp_path_factory, text, programs):
+    return complete(tmp_path_factory.mktemp("runs") / "rtd", text, programs, *RTD)
 
 
-def test_a_run_ends_with_a_model_folder_a_plot_and_five_filled_masks(finished):
-    folder, out = finished
-    assert {path.name for path in folder.iterdir()} >= {
-        "checkpoints",
-        "config.json",
-        "loss.png",
-        "metrics.jsonl",
-        "model",
-    }
-    assert [line["step"] for line in metrics(folder) if line["split"] == "train"] == list(range(1, 15))
-    assert "of masked tokens found (always guessing the most frequent one:" in out
+def test_a_run_writes_a_model_and_prints_held_out_examples_and_the_next_command(mlm_run):
+    folder, out, _ = mlm_run
+    files = {path.name for path in folder.iterdir()}
+    assert files >= {"checkpoints", "config.json", "loss.png", "metrics.jsonl", "model"}
+    assert training_steps(folder) == list(range(1, 15))
+    assert "held-out masked LM: accuracy " in out and "(majority-class baseline " in out
     assert out.count("____") == 5
+    assert out.splitlines()[-1].startswith(f"next: deberta-jax predict {folder / 'model'} --text ")
     model, tokenizer = from_pretrained(folder / "model", head="masked_lm")
-    [[guesses]] = fill_mask(model, tokenizer, ["Compute the [MASK] of a matrix."], top=4)
-    assert len(guesses) == 4
-    assert guesses == sorted(guesses, key=lambda guess: -guess.probability)
-    sentences = masked_sentences(["Return the eigenvalues and the right eigenvectors of the matrix here"], tokenizer, 5)
-    assert all("[MASK]" in sentence and word not in ("", "[MASK]") for sentence, word in sentences)
+    [[tokens]] = fill_mask(model, tokenizer, ["Compute the [MASK] of a matrix."], top_k=4)
+    assert len(tokens) == 4
+    assert tokens == sorted(tokens, key=lambda token: -token.probability)
 
 
-def test_a_run_of_replaced_tokens_ends_with_both_models_and_says_how_each_does(detecting):
-    folder, out = detecting
+def test_a_run_of_replaced_token_detection_writes_and_evaluates_both_models(rtd_run):
+    folder, out, _ = rtd_run
     assert {path.name for path in folder.iterdir()} >= {"discriminator", "generator", "loss.png", "metrics.jsonl"}
-    assert "held out, generator: " in out and "of masked tokens found" in out
-    assert "held out, discriminator: AUC 0." in out and "the best constant: 0." in out
+    assert "held-out generator: accuracy " in out and "(majority-class baseline " in out
+    assert "held-out discriminator: AUC 0." in out and "best constant: 0." in out
     assert out.count("____") == 5 and out.count("    replaced: ") == 5
+    assert out.splitlines()[-1].startswith(f"next: deberta-jax finetune generic --model {folder / 'discriminator'} ")
     held_out = [line for line in metrics(folder) if line["split"] == "held_out"]
     assert [line["step"] for line in held_out] == [7, 14]
     names = {"generator_loss", "generator_perplexity", "generator_accuracy", "discriminator_loss", "gain", "auc"}
     assert all(line.keys() >= names | {"average_precision", "spread", "replaced"} for line in held_out)
     generator, tokenizer = from_pretrained(folder / "generator", head="masked_lm")
-    detector, _ = from_pretrained(folder / "discriminator", head="replaced_token_detection")
-    [[guesses]] = fill_mask(generator, tokenizer, ["Compute the [MASK] of a matrix."], top=4)
-    assert len(guesses) == 4
-    [found] = detect_replaced(detector, tokenizer, ["Compute the inverse of a matrix."])
-    assert all(0 < token.probability < 1 for token in found)
+    discriminator, _ = from_pretrained(folder / "discriminator", head="replaced_token_detection")
+    [[tokens]] = fill_mask(generator, tokenizer, ["Compute the [MASK] of a matrix."], top_k=4)
+    assert len(tokens) == 4
+    [tokens] = detect_replaced(discriminator, tokenizer, ["Compute the inverse of a matrix."])
+    assert all(0 < token.probability < 1 for token in tokens)
 
 
-@pytest.mark.parametrize(("way", "goals"), [("finished", (3, 9)), ("detecting", (6,))])
-def test_killed_at_a_random_moment_the_same_command_ends_with_the_same_losses_to_the_last_bit(
-    way, goals, request, tmp_path, text, programs
-):
-    expected, options = metrics(request.getfixturevalue(way)[0]), RTD if way == "detecting" else []
+@pytest.mark.parametrize(("run", "kills"), [("mlm_run", (3, 9)), ("rtd_run", (6,))])
+def test_a_killed_run_resumes_with_bit_identical_metrics(run, kills, request, tmp_path, text, programs):
+    expected, options = metrics(request.getfixturevalue(run)[0]), RTD if run == "rtd_run" else []
     folder = tmp_path / "run"
-    for goal in goals:
+    for lines in kills:
         process = start(folder, text, programs, *options)
-        while not (
-            (folder / "metrics.jsonl").exists() and len((folder / "metrics.jsonl").read_text().splitlines()) > goal
-        ):
+        file = folder / "metrics.jsonl"
+        while not (file.exists() and len(file.read_text().splitlines()) > lines):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.002)
-        time.sleep(random.Random(goal).random() * 0.05)
+        time.sleep(random.Random(lines).random() * 0.05)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    completed(folder, text, programs, *options)
-    # The tokenizer was trained anew, from the same text: the whole chain is a function of it.
+    complete(folder, text, programs, *options)
+    # The tokenizer is trained again on the same text, so all preparation is deterministic too.
     assert metrics(folder) == expected
 
 
-def test_two_processes_train_both_models_as_one_does(detecting, tmp_path, text, programs):
+def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, tmp_path, text, programs, capsys):
+    folder = shutil.copytree(mlm_run[0], tmp_path / "run")
+    _, _, err = complete(folder, text, programs, "--steps", "16")
+    assert "extending the run from 14 to 16 steps" in err
+    assert training_steps(folder) == list(range(1, 17))
+    assert metrics(folder)[: len(metrics(mlm_run[0]))] == metrics(mlm_run[0])
+    weights = [read_tensors(run / "model" / "model.safetensors") for run in (folder, mlm_run[0])]
+    name = "deberta.embeddings.word_embeddings.weight"
+    assert not np.array_equal(*(tensors[name].read() for tensors in weights))
+    fewer = error_of(capsys, "--folder", folder, "--data.files", text, *OPTIONS, "--steps", "15")
+    assert "this run has 16 steps, and 15 would be fewer" in fewer
+
+
+def test_two_processes_train_like_one(rtd_run, tmp_path, text, programs):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
@@ -170,41 +176,87 @@ def test_two_processes_train_both_models_as_one_does(detecting, tmp_path, text, 
     processes = [start(folder, text, programs, *RTD, *joined, str(n), devices=1) for n in range(2)]
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    for ours, theirs in zip(metrics(folder), metrics(detecting[0]), strict=True):
-        assert ours.pop("split") == theirs.pop("split")
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    for line, expected in zip(metrics(folder), metrics(rtd_run[0]), strict=True):
+        assert line.pop("split") == expected.pop("split")
+        assert line == pytest.approx(expected, rel=1e-4, abs=1e-5)
     for name, head in (("generator", "masked_lm"), ("discriminator", "replaced_token_detection")):
-        models = [from_pretrained(run / name, head=head)[0] for run in (folder, detecting[0])]
+        models = [from_pretrained(run / name, head=head)[0] for run in (folder, rtd_run[0])]
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), *models)
 
 
-def test_a_folder_of_another_config_is_refused_with_the_fields_that_differ(finished, text, capsys):
-    folder = finished[0]
+def test_a_run_initialized_from_models_resumes_from_its_own_checkpoint(rtd_run, text, tmp_path, capsys, monkeypatch):
+    folder, start = tmp_path / "run", rtd_run[0]
+    command = ["pretrain", "tiny", *RTD, "--folder", str(folder), "--data.files", str(text), *OPTIONS]
+    command += ["--steps", "1", "--optimizer.learning-rate", "0", "--optimizer.weight-decay", "0"]
+    models = ["--init-from", str(start / "discriminator"), "--generator", str(start / "generator")]
+    # Compiling the evaluation and the fingerprint takes half of the time, and this test needs neither.
+    evaluation = {"auc": 1.0, "spread": 1.0}
+    monkeypatch.setattr("deberta_jax.pretraining.run.held_out_evaluation", lambda *_: lambda *_: evaluation)
+    monkeypatch.setattr("deberta_jax.training.checkpoint.fingerprint", lambda arrays: {name: [0] for name in arrays})
+    no_report = OBJECTIVES["rtd"]._replace(report=lambda *_: [])
+    monkeypatch.setitem(OBJECTIVES, "rtd", no_report)
+    heads = {"generator": "masked_lm", "discriminator": "replaced_token_detection"}
+    with jax.numpy_dtype_promotion("standard"):
+        assert main([*command, *models]) == 0
+        for name, head in heads.items():
+            # With a learning rate of 0 the models do not change, apart from the rounding of E_G + E_Δ.
+            trained, initial = (from_pretrained(run / name, head=head)[0] for run in (folder, start))
+            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-7), trained, initial)
+        assert Tokenizer(folder / "discriminator").sha256 == Tokenizer(start / "discriminator").sha256
+        assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
+
+        def stop(step, *_):
+            raise StopRequested(signal.SIGTERM, step)
+
+        monkeypatch.setitem(OBJECTIVES, "rtd", no_report._replace(load_files=lambda *_: pytest.fail("loaded again")))
+        monkeypatch.setattr("deberta_jax.pretraining.run.held_out_evaluation", lambda *_: stop)
+        assert main([*command, *models]) == 0
+    assert "resuming from step 1" in (err := capsys.readouterr().err)
+    assert err.endswith("to resume, run the same command again\n")
+    assert main([*command, *models[:2], "--generator", "fresh"]) == 2
+    assert f"generator ({models[3]} in the folder, fresh now)" in capsys.readouterr().err
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert f"generator ({models[3]} in the folder, None now); init_from ({models[1]} in the folder, None now)" in err
+
+    # `convert` writes the model that the run exports, with the tokenizer of --init-from.
+    assert main(["convert", str(folder), str(tmp_path / "converted")]) == 0
+    converted, exported = (
+        {name: tensor.read() for name, tensor in read_tensors(path / "model.safetensors").items()}
+        for path in (tmp_path / "converted", folder / "discriminator")
+    )
+    assert converted.keys() == exported.keys()
+    assert all(np.array_equal(converted[name], exported[name]) for name in converted)
+    assert Tokenizer(tmp_path / "converted").sha256 == Tokenizer(start / "discriminator").sha256
+
+
+def test_the_folder_of_a_run_with_other_settings_is_refused_and_not_changed(mlm_run, text, capsys):
+    folder = mlm_run[0]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    arguments = ["pretrain", "tiny", "--folder", str(folder), "--data.files", str(text), *OPTIONS]
-    assert main([*arguments, "--batch-size", "16", "--optimizer.weight-decay", "0.1"]) == 2
-    error = capsys.readouterr().err
-    assert "training.batch_size (8 there, 16 here); training.optimizer.weight_decay (0.01 there, 0.1 here)" in error
-    assert error.count("\n") == 1
+    options = ["--folder", folder, "--data.files", text, *OPTIONS]
+    error = error_of(capsys, *options, "--batch-size", "16", "--optimizer.weight-decay", "0.1")
+    assert "training.batch_size (8 in the folder, 16 now)" in error
+    assert "training.optimizer.weight_decay (0.01 in the folder, 0.1 now)" in error
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_zero_steps_report_the_sizes_of_the_largest_model_and_write_nothing(tmp_path, capsys):
+def test_zero_steps_print_the_sizes_of_the_largest_model_and_write_nothing(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(["pretrain", "v2-xxlarge", "--folder", str(folder), "--steps", "0", "--mesh.fsdp", "8"]) == 0
     out = capsys.readouterr().out
     assert "1,567,828,068 parameters" in out
     assert "17.52 GiB, 2.20 GiB on each device" in out
+    assert out.splitlines()[-1].startswith("next: ")
     assert not folder.exists()
 
 
-def test_zero_steps_of_a_published_recipe_tell_its_size_and_the_values_of_paper_and_repository(tmp_path, capsys):
+def test_zero_steps_of_a_v3_recipe_print_its_size_and_the_published_settings(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(["pretrain", "v3-base", "--folder", str(folder), "--steps", "0"]) == 0
     out = capsys.readouterr().out
-    # Generator and discriminator of spec 9.1 with their heads; the discriminator has no absolute positions.
+    # Generator and discriminator, each with its head; the discriminator has no absolute positions.
     assert f"{141_697_536 + 720_228 + 183_831_552 + 592_897:,} parameters" in out
-    assert "8,192 rows of 512, 4,194,304 tokens" in out
+    assert "8,192 sequences of 512 tokens, 4,194,304 tokens" in out
     assert "500,000 steps: 2,097,152,000,000 tokens, 2.17e+21 FLOP" in out
     assert "paper: batch 8,192, 500,000 steps, learning rate 0.0006" in out
     assert "repository: batch 256, 1,000,000 steps, learning rate 0.0001" in out
@@ -215,82 +267,70 @@ def test_zero_steps_of_a_published_recipe_tell_its_size_and_the_values_of_paper_
     ("options", "message"),
     [
         (["--data.files", "nowhere/*.txt"], "nowhere/*.txt: no such file"),
-        (["--data.length", "1024"], "data.length is 1024, the position table of tiny ends at 128"),
-        (["--batch-size", "12"], "batch of 12 rows does not divide by 8"),
-        (["--mesh.fsdp", "3"], "mesh: data -1 x fsdp 3 x tensor 1 does not make the 8 devices"),
-        (["--optimizer.warmup", "500"], "optimizer.warmup is 500 steps, the run has 14"),
+        (["--data.length", "1024"], "data.length is 1024, but tiny has only 128 positions"),
+        (["--batch-size", "12"], "batch_size is 12; it must be a multiple of 8"),
+        (["--mesh.fsdp", "3"], "mesh: data -1 x fsdp 3 x tensor 1"),
+        (["--optimizer.warmup", "500"], "optimizer.warmup is 500"),
         (["--tokenizer", "nowhere.model"], "nowhere.model: no such tokenizer"),
-        (["--data.shards", "nowhere"], "--data.shards needs the tokenizer they were made with"),
+        (["--data.shards", "nowhere"], "nowhere: shards need the tokenizer they were made with"),
         (["--model", "v9"], "no model 'v9'"),
         (["--data.workers", "-1"], "data.workers is -1; it must be at least 0"),
         (["--data.evaluate-batches", "0"], "data.evaluate_batches is 0; it must be at least 1"),
-        (["--data.shards", "here", "--data.files", "x.txt"], "give it without data.files"),
+        (["--data.shards", "here", "--data.files", "x.txt"], "data.shards and data.files are both set"),
         (["--data.files", "nowhere.txt", "--steps", "0"], "nowhere.txt: no such file"),
-        (["--objective", "rtd", "--rtd.sharing", "es"], "give rtd.step joint, or another sharing"),
-        (["--generator", "fresh"], "generator is for objective rtd"),
-        (["--rtd.loss-weight", "7"], "options of rtd are given, and the objective is mlm; give --objective rtd"),
-        (["--start", "./nowhere", "--steps", "0"], "'./nowhere': no such folder"),
+        ([*RTD, "--rtd.sharing", "es"], "rtd.sharing es needs rtd.step joint"),
+        (["--generator", "fresh"], "generator is an option of objective rtd"),
+        (["--rtd.loss-weight", "7"], "rtd options are set, but the objective is mlm; add --objective rtd"),
+        (["--init-from", "./nowhere", "--steps", "0"], "'./nowhere': no such folder"),
+        ([*RTD, "--init-from", "./nowhere", "--generator", "fresh"], "'./nowhere': no such folder"),
+        (["--objective", "clm"], "--objective"),
         (["--lr", "1"], "did you mean --optimizer.learning-rate?"),
+        (["--vocabulary", "100000"], "vocab"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_code_2(options, message, text, tmp_path, capsys):
+def test_bad_options_are_refused_in_one_line_and_leave_no_folder(options, message, text, tmp_path, capsys):
     folder = tmp_path / "run"
-    named = [] if options[0] in ("--data.files", "--data.shards") else ["--data.files", str(text)]
-    assert main(["pretrain", "tiny", "--folder", str(folder), *named, *OPTIONS, *options]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    files = [] if options[0] in ("--data.files", "--data.shards") else ["--data.files", text]
+    assert message in error_of(capsys, "--folder", folder, *files, *OPTIONS, *options)
     assert not folder.exists()
 
 
-def test_one_shard_in_twenty_is_held_out_and_no_row_is_on_both_sides(finished, tmp_path):
-    shards = finished[0] / "shards"
-    whole, (kept, held_out) = (
-        read_manifest(shards / "all"),
-        (read_manifest(shards / name) for name in ("train", "held_out")),
-    )
-    assert kept.rows + held_out.rows == whole.rows
+@pytest.mark.parametrize("folder", ["/proc/nope", "FILE/run"])
+def test_a_folder_that_cannot_be_created_is_refused_in_one_line(folder, tmp_path, text, capsys):
+    (tmp_path / "file").touch()
+    folder = folder.replace("FILE", str(tmp_path / "file"))
+    assert f"{folder}: " in error_of(capsys, "--folder", folder, "--data.files", text, *OPTIONS)
+
+
+def test_one_shard_in_twenty_is_held_out_and_no_sequence_is_on_both_sides(mlm_run, tmp_path):
+    shards = mlm_run[0] / "shards"
+    whole, training, held_out = (read_manifest(shards / name) for name in ("all", "train", "held_out"))
+    assert training.rows + held_out.rows == whole.rows
     assert 0.02 < held_out.rows / whole.rows < 0.12
-    assert not {shard.source for shard in kept.shards} & {shard.source for shard in held_out.shards}
+    assert not {shard.source for shard in training.shards} & {shard.source for shard in held_out.shards}
     single = tmp_path / "single"
     single.mkdir()
     (single / "one").touch()
     manifest = json.loads((shards / "all" / "manifest.json").read_text())
     manifest["shards"] = [manifest["shards"][0] | {"name": "one"}]
     (single / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="1 shards, too few to hold out one in 20: name files with --data.held-out"):
+    with pytest.raises(InputError, match="1 shards, too few to hold out one in 20"):
         hold_out(single, tmp_path)
 
 
-def test_shards_of_another_row_length_are_refused(finished, tmp_path, capsys):
-    named = ["--data.shards", str(finished[0] / "shards" / "all"), "--tokenizer", str(finished[0] / "tokenizer")]
-    assert main(["pretrain", "tiny", "--folder", str(tmp_path / "run"), *named, "--data.length", "64"]) == 2
-    assert "rows of 32 tokens; give --data.length 32" in capsys.readouterr().err
+def test_shards_with_another_sequence_length_are_refused(mlm_run, tmp_path, capsys):
+    shards = ["--data.shards", mlm_run[0] / "shards" / "all", "--tokenizer", mlm_run[0] / "tokenizer"]
+    error = error_of(capsys, "--folder", tmp_path / "run", *shards, "--data.length", "64")
+    assert "sequences of 32 tokens, but data.length is 64; set --data.length 32" in error
 
 
-def test_a_run_whose_shards_were_replaced_does_not_go_on(finished, tmp_path, capsys, monkeypatch):
+def test_a_run_does_not_resume_with_other_shards(mlm_run, tmp_path, capsys):
     folder = tmp_path / "run"
     folder.mkdir()
-    settings = json.loads((finished[0] / "config.json").read_text())
-    settings["data"] |= {"files": [], "shards": str(finished[0] / "shards" / "all")}
-    settings |= {"tokenizer": str(finished[0] / "tokenizer"), "rows": "0" * 64}
+    settings = json.loads((mlm_run[0] / "config.json").read_text())
+    settings["data"] |= {"files": [], "shards": str(mlm_run[0] / "shards" / "all")}
+    settings |= {"tokenizer": str(mlm_run[0] / "tokenizer"), "rows": "0" * 64}
     (folder / "config.json").write_text(json.dumps(settings))
-    named = ["--data.shards", settings["data"]["shards"], "--tokenizer", settings["tokenizer"]]
-    assert main(["pretrain", "tiny", "--folder", str(folder), *named, *OPTIONS]) == 2
-    error = capsys.readouterr().err
-    assert f"holds a run of another config: rows ({'0' * 64} there" in error
-    assert error.count("\n") == 1
-
-
-def test_a_folder_that_cannot_be_is_one_line(tmp_path, text, capsys):
-    (tmp_path / "file").touch()
-    arguments = ["pretrain", "tiny", "--folder", str(tmp_path / "file" / "run"), "--data.files", str(text), *OPTIONS]
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert "file: Not a directory" in error or "run: Not a directory" in error
-    assert error.count("\n") == 1
-
-
-def test_the_most_frequent_guess_counts_only_what_is_masked():
-    batch = {"labels": np.array([[5, 5, 7, 0], [7, 7, 5, 0]]), "label_weights": np.array([[1, 1, 1, 0], [1, 0, 0, 0]])}
-    assert most_frequent_share([batch]) == 0.5
+    shards = ["--data.shards", settings["data"]["shards"], "--tokenizer", settings["tokenizer"]]
+    error = error_of(capsys, "--folder", folder, *shards, *OPTIONS)
+    assert f"contains a run with other settings: rows ({'0' * 64} in the folder" in error

@@ -1,4 +1,4 @@
-"""A report is one file that needs no other, of every kind of task, whatever was predicted."""
+"""The report is one file without external resources, for every kind of task and any predictions."""
 
 import base64
 import html.parser
@@ -6,7 +6,10 @@ import re
 
 import pytest
 
-from deberta_jax.finetuning.report import Judged, write_report
+from deberta_jax.finetuning.kinds import KINDS
+from deberta_jax.finetuning.kinds.kind import PredictedExample
+from deberta_jax.finetuning.report import write_report
+from deberta_jax.finetuning.sections import class_table
 from deberta_jax.tasks.examples import (
     ChoiceExample,
     EntityExample,
@@ -27,102 +30,131 @@ def text(label):
     return TextExample("1", EVIL, EVIL, label, "group $1")
 
 
-JUDGED = {
-    "single_label": [Judged(text(a), b, {"a": 0.3, "b": 0.7}) for a, b in ("ab", "bb", "aa", "<b")],
-    "regression": [Judged(text(float(k)), k + 0.5 * (k % 3), None) for k in range(6)],
-    "multi_label": [Judged(text(("a",)), ("a", "b"), {"a": 0.9, "b": 0.6}), Judged(text(()), (), {"a": 0.1, "b": 0.2})],
+PREDICTED = {
+    "single_label": [PredictedExample(text(a), b, {"a": 0.3, "b": 0.7}) for a, b in ("ab", "bb", "aa", "<b")],
+    "regression": [PredictedExample(text(float(k)), k + 0.5 * (k % 3), None) for k in range(6)],
+    "multi_label": [
+        PredictedExample(text(("a",)), ("a", "b"), {"a": 0.9, "b": 0.6}),
+        PredictedExample(text(()), (), {"a": 0.1, "b": 0.2}),
+    ],
     "token": [
-        Judged(WordsExample("1", ("A", EVIL), ("B-X", "I-X"), (2,)), ("B-X", "O"), None),
-        Judged(WordsExample("2", ("A", "b"), ("O", "B-Y"), (2,)), ("O", "B-X"), None),
+        PredictedExample(WordsExample("1", ("A", EVIL), ("B-X", "I-X"), (2,)), ("B-X", "O"), None),
+        PredictedExample(WordsExample("2", ("A", "b"), ("O", "B-Y"), (2,)), ("O", "B-X"), None),
     ],
     "extractive_qa": [
-        Judged(SpanExample("1", EVIL, EVIL, (("the fox", 0),)), SpanPrediction("fox that", 0.1), None),
-        Judged(SpanExample("2", "q", "c", ()), SpanPrediction("", 0.1), None),
+        PredictedExample(SpanExample("1", EVIL, EVIL, (("the fox", 0),)), SpanPrediction("fox that", 0.1), None),
+        PredictedExample(SpanExample("2", "q", "c", ()), SpanPrediction("", 0.1), None),
     ],
     "multiple_choice": [
-        Judged(ChoiceExample("1", ((EVIL, "x"), (EVIL, "y")), 0), 1, {"0": 0.4, "1": 0.6}),
-        Judged(ChoiceExample("2", (("a", "x"), ("a", "y")), 1), 1, {"0": 0.1, "1": 0.9}),
+        PredictedExample(ChoiceExample("1", ((EVIL, "x"), (EVIL, "y")), 0), 1, {"0": 0.4, "1": 0.6}),
+        PredictedExample(ChoiceExample("2", (("a", "x"), ("a", "y")), 1), 1, {"0": 0.1, "1": 0.9}),
     ],
     "entity_ranking": [
-        Judged(EntityExample("1", EVIL, "@placeholder", (), ("fox",)), "dog", {"dog": 0.6, "fox": 0.4}),
-        Judged(EntityExample("2", "p", "@placeholder", (), ("fox",)), "fox", {"fox": 0.4}),
+        PredictedExample(EntityExample("1", EVIL, "@placeholder", (), ("fox",)), "dog", {"dog": 0.6, "fox": 0.4}),
+        PredictedExample(EntityExample("2", "p", "@placeholder", (), ("fox",)), "fox", {"fox": 0.4}),
     ],
 }
 
 
 class Reader(html.parser.HTMLParser):
-    """Which tags are opened, and which are left open."""
+    """Records the tags, and checks that each is closed."""
 
     def __init__(self):
         super().__init__()
-        self.seen, self.open = [], []
+        self.tags, self.open = [], []
 
     def handle_starttag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "!doctype"):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
 
-def written(folder, kind, judged, **more):
+def report_of(folder, kind, predicted, **more):
+    """The page and its tags."""
     options = {
+        "labels": ("a", "b", "<"),
         "title": f"{kind} <1>",
-        "single_label": ("a", "b", "<"),
-        "best": "accuracy",
+        "best_metric": "accuracy",
         "metrics": {"accuracy": 0.5},
-        "curve": CURVE,
+        "history": CURVE,
         "settings": {"model": "<m>"},
-        "accounts": ["train.tsv: 4 rows, 4 used"],
+        "rows": ["train.tsv: 4 rows, 4 used"],
     }
-    path = write_report(folder, kind=kind, judged=judged, **(options | more))
+    page = write_report(folder, KINDS[kind], predicted=predicted, **(options | more)).read_text(encoding="utf-8")
     reader = Reader()
-    page = path.read_text(encoding="utf-8")
     reader.feed(page)
     assert reader.open == []
-    return page, reader
+    return page, reader.tags
 
 
-@pytest.mark.parametrize("kind", JUDGED)
-def test_a_report_of_every_kind_is_whole_and_asks_for_nothing(tmp_path, kind):
-    page, reader = written(tmp_path, kind, JUDGED[kind], seeds=[{"accuracy": 0.4}, {"accuracy": 0.6}])
-    assert not any(tag == "script" for tag, _ in reader.seen)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_report_of_a_kind_is_complete_and_has_no_external_resources(tmp_path, kind):
+    page, tags = report_of(tmp_path, kind, PREDICTED[kind], seeds=[{"accuracy": 0.4}, {"accuracy": 0.6}])
+    # Texts of examples are escaped.
+    assert not any(tag == "script" for tag, _ in tags)
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert "<h2>Worst mistakes</h2>" in page
-    for tag, attributes in reader.seen:
-        if tag == "img":
-            assert attributes["alt"]
-            image = base64.b64decode(attributes["src"].partition(",")[2])
-            assert image.startswith(b"\x89PNG")
-    assert (tmp_path / "curves.png").exists()
-    assert (tmp_path / "seeds.png").exists()
+    images = [attributes for tag, attributes in tags if tag == "img"]
+    for attributes in images:
+        assert attributes["alt"]
+        assert base64.b64decode(attributes["src"].partition(",")[2]).startswith(b"\x89PNG")
+    assert len(images) == len(list(tmp_path.glob("*.png"))) >= 2
 
 
-def test_the_worst_mistake_comes_first_and_what_is_right_is_none(tmp_path):
-    judged = [
-        Judged(TextExample("1", "right", None, "a"), "a", {"a": 0.9, "b": 0.1}),
-        Judged(TextExample("2", "nearly", None, "a"), "b", {"a": 0.4, "b": 0.6}),
-        Judged(TextExample("3", "quite wrong", None, "a"), "b", {"a": 0.01, "b": 0.99}),
+def test_the_worst_mistake_is_first_and_correct_predictions_are_not_listed(tmp_path):
+    predicted = [
+        PredictedExample(TextExample("1", "right", None, "a"), "a", {"a": 0.9, "b": 0.1}),
+        PredictedExample(TextExample("2", "nearly", None, "a"), "b", {"a": 0.4, "b": 0.6}),
+        PredictedExample(TextExample("3", "quite wrong", None, "a"), "b", {"a": 0.01, "b": 0.99}),
     ]
-    page, _ = written(tmp_path, "single_label", judged)
+    page, _ = report_of(tmp_path, "single_label", predicted)
     mistakes = page.partition("Worst mistakes")[2]
     assert mistakes.index("quite wrong") < mistakes.index("nearly")
     assert ">right<" not in mistakes
-    assert "2 of 3 are not quite right" in mistakes
+    assert "2 of 3 predictions are not correct" in mistakes
 
 
-def test_without_labels_mistakes_or_curves_there_is_a_report_all_the_same(tmp_path):
-    unknown = [Judged(TextExample("1", "t", None, None), "a", {"a": 1.0})]
-    page, _ = written(tmp_path, "single_label", unknown, curve=[], metrics={})
-    assert "0 examples judged of 1" in page
-    perfect = [Judged(TextExample("1", "t", None, "a"), "a", {"a": 1.0})]
-    page, _ = written(tmp_path, "single_label", perfect)
-    assert "every example is right" in page
+def test_labels_mistakes_and_history_may_be_missing(tmp_path):
+    unlabelled = [PredictedExample(TextExample("1", "t", None, None), "a", {"a": 1.0})]
+    page, _ = report_of(tmp_path, "single_label", unlabelled, history=[], metrics={})
+    assert "0 labelled examples of 1" in page
+    perfect = [PredictedExample(TextExample("1", "t", None, "a"), "a", {"a": 1.0})]
+    page, _ = report_of(tmp_path, "single_label", perfect)
+    assert "every prediction is correct" in page
 
 
-def test_many_classes_are_a_table_and_no_matrix(tmp_path):
-    judged = [Judged(TextExample("1", "t", None, f"c{k}"), f"c{k // 2}", {f"c{k // 2}": 1.0}) for k in range(30)]
-    page, _ = written(tmp_path, "single_label", judged, labels=[f"c{k}" for k in range(30)])
+def test_lone_surrogates_are_replaced(tmp_path):
+    predicted = [PredictedExample(TextExample("1", "lone \ud800 surrogate", None, "a"), "b", {"a": 0.0, "b": 1.0})]
+    assert "lone ? surrogate" in report_of(tmp_path, "single_label", predicted)[0]
+
+
+def test_many_classes_are_a_table_without_a_matrix(tmp_path):
+    predicted = [
+        PredictedExample(TextExample("1", "t", None, f"c{k}"), f"c{k // 2}", {f"c{k // 2}": 1.0}) for k in range(30)
+    ]
+    page, _ = report_of(tmp_path, "single_label", predicted, labels=[f"c{k}" for k in range(30)])
     assert "<h2>Confusion</h2>" not in page
     assert "<h2>Most confused</h2>" in page
+
+
+def test_scores_of_classes_and_entities_are_exact():
+    true, predicted = ["a", "a", "b", "none"], ["a", "b", "b", "b"]
+    assert class_table(["a", "b"], true, predicted).rows == [
+        ("a", 1.0, 0.5, pytest.approx(2 / 3), 2, 1),
+        ("b", pytest.approx(1 / 3), 1.0, 0.5, 1, 3),
+    ]
+
+
+def test_entities_are_compared_by_span_and_type_and_other_tags_by_word(tmp_path):
+    example = WordsExample("1", ("A", "b", "c", "d"), ("B-X", "I-X", "O", "B-Y"), (4,))
+    item = PredictedExample(example, ("B-X", "I-X", "B-Y", "B-X"), None)
+    entities, confused = KINDS["token"].figures(tmp_path, [item], ())
+    assert entities.table.rows == [("X", 0.5, 1.0, pytest.approx(2 / 3), 1, 2), ("Y", 0.0, 0.0, 0.0, 1, 1)]
+    assert sorted(confused.table.rows) == [("Y", "X", 1), ("no entity", "Y", 1)]
+    words = PredictedExample(WordsExample("1", ("A", "b"), ("N", "D"), (2,)), ("N", "N"), None)
+    (tags,) = KINDS["token"].figures(tmp_path, [words], ())
+    assert tags.title == "Tags"
+    assert [row[:3] for row in tags.table.rows] == [("D", 0.0, 0.0), ("N", 0.5, 1.0)]

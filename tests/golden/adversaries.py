@@ -21,20 +21,17 @@ from check import (
     token_mask,
 )
 
-from deberta_jax.finetuning.objectives import (
-    TaskObjective,
-    categorical_divergence,
-    label_objective,
-    number_objective,
-)
-from deberta_jax.finetuning.sift import SiftConfig, adversarial, normalised
+from deberta_jax.finetuning.config import SiftConfig
+from deberta_jax.finetuning.kinds.regression import regression_objective
+from deberta_jax.finetuning.objectives import TaskObjective, categorical_divergence, classification_objective
+from deberta_jax.finetuning.sift import adversarial_passes, normalize
 from deberta_jax.hub.layout import export_tensors
 from deberta_jax.model.heads import SequenceClassification
 
 
 def over_the_batch() -> TaskObjective:
     """Regression as the original has it: a softmax over the numbers of the batch."""
-    plain = number_objective()
+    plain = regression_objective()
 
     def divergence(name, logits, target, batch):
         over = len(batch["labels"]) if name == "mse" else 1
@@ -60,7 +57,7 @@ def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
     about, one = case.about, case.about["num_labels"] == 1
     config = dataclasses.replace(case.config, labels=tuple(map(str, range(about["num_labels"]))))
     model = loaded(case, lambda key: SequenceClassification(config, key=key), dtype)
-    task = over_the_batch() if one else label_objective()
+    task = over_the_batch() if one else classification_objective()
     settings = SiftConfig(
         weight=float(about["vat_lambda"]),
         learning_rate=about["vat_learning_rate"],
@@ -80,25 +77,25 @@ def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
     over = 1 if one else rows
 
     def losses(model):
-        found = adversarial(task, settings, model, batch, noise)
+        passes = adversarial_passes(task, settings, model, batch, noise)
         plain = task.outputs(model, batch, None)
         summed = model.deberta.embeddings.lookup(batch["input_ids"])
-        e = normalised(summed)
+        e = normalize(summed)
         flat = (lambda x: x[:, 0]) if one else (lambda x: x)
-        clean_loss, adv_loss = found.task.loss / found.task.weight, found.adversarial / over
+        clean_loss, adv_loss = passes.task.loss / passes.task.weight, passes.adversarial / over
         outputs = {
             "plain_logits": flat(plain),
             "plain_loss": task.sums(plain, batch).loss / rows,
             "normalized_embedding_input": e,
-            "clean_logits": flat(found.clean),
+            "clean_logits": flat(passes.clean),
             "clean_loss": clean_loss,
-            "delta.0": found.before,
-            "perturbed_input.0": e + found.before,
-            "delta_grad": found.gradient,
-            "delta.1": found.after,
-            "perturbed_input.1": e + found.after,
-            "pert_logits.0": flat(found.first),
-            "pert_logits.1": flat(found.second),
+            "delta.0": passes.initial_perturbation,
+            "perturbed_input.0": e + passes.initial_perturbation,
+            "delta_grad": passes.gradient,
+            "delta.1": passes.perturbation,
+            "perturbed_input.1": e + passes.perturbation,
+            "pert_logits.0": flat(passes.first),
+            "pert_logits.1": flat(passes.second),
             "adv_loss": adv_loss,
             "total_loss": clean_loss + settings.weight * adv_loss,
         }

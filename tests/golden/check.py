@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.hub.layout import export_tensors
-from deberta_jax.hub.legacy_names import canonical
+from deberta_jax.hub.legacy_names import canonical_tensors
 from deberta_jax.hub.load import import_tensors
 from deberta_jax.hub.tensors import as_tensor
 from deberta_jax.model.deberta import Deberta
@@ -85,7 +85,7 @@ def read_case(folder: Path) -> Case:
 
 def loaded(case: Case, build: Callable[[jax.Array], object], dtype: str) -> object:
     """The model of a case with the case's weights in `dtype`."""
-    tensors = canonical(
+    tensors = canonical_tensors(
         {name: as_tensor(array) for name, array in case.weights.items()}, case.config, source=case.folder
     )
     model, _ = import_tensors(build, case.config, tensors, source=case.folder)
@@ -184,7 +184,7 @@ def run_masked_lm(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[s
         return on_host(jax.jit(lambda model: loss(model)[1])(model)), {}
     gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(model)
     head = "cls" if any(name.startswith("cls.") for name in case.weights) else "lm_predictions"
-    return on_host(outputs), export_tensors(gradients, case.config, head=head)
+    return on_host(outputs), export_tensors(gradients, case.config, lm_prefix=head)
 
 
 def run_head(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -12,15 +12,15 @@ from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Difference, check_inputs, 
 
 from deberta_jax.config import read_rtd_pair
 from deberta_jax.hub.layout import export_tensors
-from deberta_jax.hub.legacy_names import canonical
+from deberta_jax.hub.legacy_names import canonical_tensors
 from deberta_jax.hub.load import import_tensors
 from deberta_jax.hub.tensors import as_tensor
 from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import ReplacedTokenPair
-from deberta_jax.pretraining.replaced_tokens import detection_sums, replaced
+from deberta_jax.pretraining.objectives import masked_logits, masked_sums
+from deberta_jax.pretraining.replaced_token_losses import detection_sums, replace_tokens
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy
-from deberta_jax.training.objective import masked_logits, masked_sums
 
 
 def loaded_pair(folder: Path, dtype: str) -> ReplacedTokenPair:
@@ -32,7 +32,7 @@ def loaded_pair(folder: Path, dtype: str) -> ReplacedTokenPair:
     models = {}
     for name, kind in (("generator", MaskedLM), ("discriminator", ReplacedTokenDetection)):
         config = configs[name]
-        named = canonical(tensors, config, source=folder, generator=name == "generator")
+        named = canonical_tensors(tensors, config, source=folder, generator=name == "generator")
         build = lambda key, kind=kind, config=config: kind(config, key=key)  # noqa: E731
         models[name], _ = import_tensors(build, config, named, source=folder, dtype=dtype)
     return ReplacedTokenPair(models["generator"], models["discriminator"], sharing)
@@ -73,7 +73,7 @@ def _run(folder: Path, dtype: str, bound: float) -> Iterator[Difference]:
         return sums.loss / sums.weight, {"generator_logits": logits[used], "mlm_loss_per_token": each[used]}
 
     def rtd(pair):
-        read = replaced(batch, jnp.asarray(written))
+        read = replace_tokens(batch, jnp.asarray(written))
         arguments = {name: read[name] for name in ("segment_ids", "position_ids")}
         logits = pair.detector()(read["input_ids"], **arguments)
         sums = detection_sums(logits, read)

@@ -12,8 +12,8 @@ from toy_folders import V3, random
 from deberta_jax.hub.layout import export_tensors
 from deberta_jax.hub.pretrained import from_pretrained, load_pretrained, read_folder
 from deberta_jax.model.pair import initial_pair
-from deberta_jax.pretraining.recipes import recipe
-from deberta_jax.pretraining.summary import export
+from deberta_jax.pretraining.rtd import pair_models
+from deberta_jax.pretraining.summary import export_models
 from deberta_jax.tokenizers.train import train_tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog and eats what it finds there, every day of the year."
@@ -32,7 +32,7 @@ def exported(folder, sharing):
     """The folders `discriminator` and `generator` of a run, and the pair that they came from."""
     pair = random(lambda key: initial_pair(HALF, WHOLE, sharing, key=key))
     tokenizer = train_tokenizer([TEXT] * 10, folder / "vocabulary" / "spm.model", 290)
-    export(dataclasses.replace(recipe("tiny", "rtd"), folder=folder), pair, tokenizer)
+    export_models(folder, pair_models(pair), tokenizer)
     return pair
 
 

@@ -1,123 +1,98 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from inference_models import MAX_LENGTH, NLI_LABELS, random_model
 
 from deberta_jax.errors import InputError
-from deberta_jax.inference.classification import class_logits, classify, several_of, zero_shot
-from deberta_jax.inference.embeddings import embed
-from deberta_jax.inference.multiple_choice import choose
-from deberta_jax.inference.predict import predict
-from deberta_jax.inference.replaced_tokens import detect_replaced
+from deberta_jax.inference.classification import (
+    class_logits,
+    classification_pipeline,
+    classify,
+    read_multi_label,
+    zero_shot,
+)
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.stream import complete
 
 TEXTS = ["A man eats.", "Over the dog"]
-INFERENCE = ("Contradiction", "neutral", "ENTAILMENT")
 
 
 def logits_of(model, tokenizer, *texts):
-    batch = tokenizer(*texts, buckets=(32,))
-    return class_logits(model, batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    # 16 rows of 16 tokens, as a small batch has by default.
+    batch = tokenizer(*(column * 8 for column in texts), buckets=(MAX_LENGTH,))
+    inputs = ModelInputs(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    return np.asarray(class_logits(model, inputs))[: len(texts[0])]
 
 
-def test_one_label_holds_and_probabilities_add_up(made, tokenizer):
-    model = made("sequence_classification", labels=("no", "maybe", "yes"))
-    wanted = np.asarray(jax.nn.softmax(logits_of(model, tokenizer, TEXTS)))
-    for result, row in zip(classify(model, tokenizer, TEXTS), wanted, strict=True):
-        np.testing.assert_allclose(list(result.scores.values()), row, rtol=1e-4)
-        assert list(result.scores) == ["no", "maybe", "yes"]
-        assert result.label == ("no", "maybe", "yes")[row.argmax()]
+def classify_logits(tokenizer, logits, **fields):
+    """The results of a model with these logits for each text."""
+    model = random_model("sequence_classification", **fields)
+    pipeline = classification_pipeline(model, tokenizer)
+    rows = np.resize(np.float32(logits), (16, len(logits)))
+    return complete(dataclasses.replace(pipeline, program=lambda model, inputs: rows), TEXTS)
+
+
+def test_single_label_scores_are_the_softmax_of_the_logits(tokenizer):
+    model = random_model("sequence_classification")
+    expected = np.asarray(jax.nn.softmax(logits_of(model, tokenizer, TEXTS)))
+    for result, scores in zip(classify(model, tokenizer, TEXTS), expected, strict=True):
+        np.testing.assert_allclose(list(result.scores.values()), scores, rtol=1e-4)
+        assert tuple(result.scores) == NLI_LABELS
+        assert result.label == NLI_LABELS[scores.argmax()]
         assert result.labels == [result.label]
         assert result.probability == max(result.scores.values())
-    assert predict(model, tokenizer, TEXTS) == classify(model, tokenizer, TEXTS)
 
 
-def test_several_labels_hold_where_the_config_says_so(made, tokenizer):
-    model = made("sequence_classification", labels=tuple("abcd"), problem_type="multi_label_classification")
-    wanted = np.asarray(jax.nn.sigmoid(logits_of(model, tokenizer, TEXTS, TEXTS[::-1])))
-    results = classify(model, tokenizer, TEXTS, TEXTS[::-1])
-    for result, row in zip(results, wanted, strict=True):
-        np.testing.assert_allclose(list(result.scores.values()), row, rtol=1e-4)
-        assert set(result.labels) == {label for label, score in zip("abcd", row, strict=True) if score > 0.5}
-    assert several_of("ab", np.asarray([-2.0, -1.0])).labels == []
-    assert several_of("abc", np.asarray([1.0, -1.0, 900.0])).labels == ["c", "a"]
+def test_multi_label_scores_are_the_sigmoids_of_the_logits(tokenizer):
+    fields = {"labels": tuple("abcd"), "problem_type": "multi_label_classification"}
+    logits = [0.5, -2.0, 900.0, -0.1]
+    for result in classify_logits(tokenizer, logits, **fields):
+        np.testing.assert_allclose(list(result.scores.values()), jax.nn.sigmoid(np.float32(logits)), rtol=1e-4)
+        assert list(result.scores) == list("abcd")
+        assert (result.label, result.labels) == ("c", ["c", "a"])
+    assert read_multi_label("ab", np.asarray([-2.0, -1.0])).labels == []
 
 
-def test_one_label_alone_is_a_number(made, tokenizer):
-    model = made("sequence_classification", labels=("score",))
-    wanted = np.asarray(logits_of(model, tokenizer, TEXTS))[:, 0]
-    results = classify(model, tokenizer, TEXTS)
-    np.testing.assert_allclose([result.value for result in results], wanted, rtol=1e-4)
-    assert results[0].values == {"score": results[0].value}
+def test_a_model_with_one_label_is_a_regression(tokenizer):
+    for result in classify_logits(tokenizer, [1.5], labels=("score",)):
+        assert (result.value, result.values) == (1.5, {"score": 1.5})
+    fields = {"labels": ("x", "y"), "problem_type": "regression"}
+    for result in classify_logits(tokenizer, [1.5, -2.0], **fields):
+        assert (result.value, result.values) == (1.5, {"x": 1.5, "y": -2.0})
 
 
-def test_any_labels_are_judged_by_entailment(made, tokenizer):
-    model = made("sequence_classification", labels=INFERENCE)
-    labels, template = ["food", "songs", "foxes"], "It is of {}."
+def test_zero_shot_scores_are_entailment_among_labels_or_against_contradiction(tokenizer):
+    model = random_model("sequence_classification")
+    labels, template = ["food", "songs", "foxes"], "It is {}."
     logits = np.stack(
         [logits_of(model, tokenizer, TEXTS, [template.replace("{}", label)] * 2) for label in labels], axis=1
     )
-    wanted = np.asarray(jax.nn.softmax(logits[..., 2]))
-    for result, row in zip(zero_shot(model, tokenizer, TEXTS, labels, template=template), wanted, strict=True):
-        np.testing.assert_allclose([result.scores[label] for label in labels], row, rtol=1e-4)
-    wanted = np.asarray(jax.nn.softmax(logits[..., [0, 2]]))[..., 1]
-    results = zero_shot(model, tokenizer, TEXTS, labels, template=template, several=True)
-    for result, row in zip(results, wanted, strict=True):
-        np.testing.assert_allclose([result.scores[label] for label in labels], row, rtol=1e-4)
+    for multi_label, expected in (
+        (False, jax.nn.softmax(logits[..., 2])),
+        (True, jax.nn.softmax(logits[..., [0, 2]])[..., 1]),
+    ):
+        results = zero_shot(model, tokenizer, TEXTS, labels, template=template, multi_label=multi_label)
+        scores = [[result.scores[label] for label in labels] for result in results]
+        np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
-def test_one_label_alone_is_judged_against_its_contradiction(made, tokenizer):
-    model = made("sequence_classification", labels=("contradiction", "neutral", "entailment"))
-    [alone], [several] = (
-        zero_shot(model, tokenizer, TEXTS[:1], ["sport"], several=several) for several in (False, True)
+def test_a_single_zero_shot_label_is_scored_against_its_contradiction(tokenizer):
+    model = random_model("sequence_classification")
+    [single], [independent] = (
+        zero_shot(model, tokenizer, TEXTS[:1], ["sport"], multi_label=multi_label) for multi_label in (False, True)
     )
-    assert alone == several
-    assert alone.probability < 1
+    assert single == independent
+    assert single.probability < 1
 
 
-def test_zero_shot_says_what_it_lacks(made, tokenizer):
-    model = made("sequence_classification", labels=INFERENCE)
-    with pytest.raises(InputError, match="the model's labels are no, maybe; zero-shot classification needs"):
-        zero_shot(made("sequence_classification", labels=("no", "maybe")), tokenizer, TEXTS, ["a"])
+def test_zero_shot_names_what_is_missing(tokenizer):
+    model = random_model("sequence_classification", labels=("Contradiction", "neutral", "ENTAILMENT"))
+    with pytest.raises(InputError, match="the model's labels are no, maybe: zero-shot classification needs"):
+        zero_shot(random_model("sequence_classification", labels=("no", "maybe")), tokenizer, TEXTS, ["a"])
     with pytest.raises(InputError, match="has no {} for the label"):
         zero_shot(model, tokenizer, TEXTS, ["a"], template="It is.")
     for labels in ([], ["a", "a"]):
-        with pytest.raises(InputError, match="a list of different ones is wanted"):
+        with pytest.raises(InputError, match="expected a list of different labels"):
             zero_shot(model, tokenizer, TEXTS, labels)
-
-
-def test_the_fitting_choice_is_the_one_that_scores_highest(made, tokenizer):
-    model = made("multiple_choice")
-    choices = ["It sings.", "fox", "She sells shells"]
-    batch = tokenizer([TEXTS[0]] * 3, choices)
-    logits = jax.jit(lambda model, ids, mask: model(ids[None], mask[None]))(
-        model, batch.input_ids, batch.attention_mask
-    )[0]
-    [one, other] = choose(model, tokenizer, TEXTS, [choices, ["fox"]])
-    np.testing.assert_allclose(one.probabilities, jax.nn.softmax(logits), rtol=1e-4)
-    assert one.choice == choices[one.place] == choices[int(logits.argmax())]
-    assert other == ("fox", 0, 1.0, [1.0])
-    for bad in ([], "fox"):
-        with pytest.raises(InputError, match="text 1: a text and a list of choices are wanted"):
-            choose(model, tokenizer, TEXTS, [choices, bad])
-
-
-def test_tokens_are_detected_where_they_stand(made, tokenizer):
-    model = made("replaced_token_detection")
-    [found] = detect_replaced(model, tokenizer, TEXTS[:1])
-    batch = tokenizer(TEXTS[:1])
-    wanted = jax.nn.sigmoid(jax.jit(lambda model, ids: model(ids))(model, batch.input_ids))[0, 1:-1]
-    np.testing.assert_allclose([one.probability for one in found], wanted, rtol=1e-4)
-    assert [(one.start, one.end) for one in found] == [tuple(pair) for pair in batch.offsets[0, 1:-1].tolist()]
-    assert "".join(one.text for one in found) == "Amaneats."
-
-
-def test_vectors_are_means_over_real_tokens_or_the_first_state(made, tokenizer):
-    model = made("sequence_classification")
-    program = jax.jit(lambda model, ids, mask: model(ids, mask).last_hidden_state)
-    for text in (*TEXTS, ""):
-        batch = tokenizer(text, buckets=(32,))
-        states = program(model.deberta, batch.input_ids, batch.attention_mask)[0, : batch.attention_mask.sum()]
-        for pooling, wanted in (("mean", states.mean(0)), ("cls", states[0])):
-            [vector] = embed(model, tokenizer, [text], pooling=pooling)
-            assert vector.dtype == np.float32
-            np.testing.assert_allclose(vector, wanted, atol=2e-5)
-    assert (embed(model.deberta, tokenizer, TEXTS) == predict(model.deberta, tokenizer, TEXTS)).all()

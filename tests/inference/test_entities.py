@@ -1,23 +1,19 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from deberta_jax.inference.entities import Word, _marked, merged, tag_entities, words_of
-from deberta_jax.inference.rows import Row
-from deberta_jax.inference.windows import Tokens, stitched, stride_of
-from deberta_jax.tokenizers.batch import Encoded, assemble, frame
+from deberta_jax.inference.entities import Word, has_prefixes, merge_words, split_words
+from deberta_jax.inference.windows import Tokens
 
 TEXT = "a b c d e f"
 
 
-def entities_of(labels, marked=True):
-    words = [Word(2 * place, 2 * place + 1, label, 0.5) for place, label in enumerate(labels.split())]
-    return [(entity.label, entity.text) for entity in merged(TEXT, words, marked)]
+def entities_of(labels, prefixed=True):
+    words = [Word(2 * index, 2 * index + 1, label, 0.5) for index, label in enumerate(labels.split())]
+    return [(entity.label, entity.text) for entity in merge_words(TEXT, words, prefixed)]
 
 
 @pytest.mark.parametrize(
-    ("labels", "wanted"),
+    ("labels", "expected"),
     [
         ("O O O O O O", []),
         ("B-X I-X O I-X I-X O", [("X", "a b"), ("X", "d e")]),
@@ -27,16 +23,16 @@ def entities_of(labels, marked=True):
         ("B-X I-X E-X U-X B-X L-X", [("X", "a b c"), ("X", "d"), ("X", "e f")]),
     ],
 )
-def test_entities_are_read_from_every_scheme_of_labels(labels, wanted):
-    assert entities_of(labels) == wanted
+def test_entities_are_read_from_every_labeling_scheme(labels, expected):
+    assert entities_of(labels) == expected
 
 
-def test_neighbours_of_one_plain_label_are_one_entity():
-    assert entities_of("X X O Y X X", marked=False) == [("X", "a b"), ("Y", "d"), ("X", "e f")]
+def test_neighboring_words_with_a_label_without_prefix_are_one_entity():
+    assert entities_of("X X O Y X X", prefixed=False) == [("X", "a b"), ("Y", "d"), ("X", "e f")]
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("He (London) said", ["He", "(", "London", ")", "said"]),
         ("“Berlin”, #Rome!", ["“", "Berlin", "”", ",", "#", "Rome", "!"]),
@@ -45,75 +41,47 @@ def test_neighbours_of_one_plain_label_are_one_entity():
     ],
 )
 @pytest.mark.parametrize("kind", ["unigram", "byte_pair"])
-def test_signs_part_words_but_for_those_within_one(text, wanted, kind, tokenizer, byte_pair_tokenizer):
+def test_punctuation_separates_words_except_inside_a_word(text, expected, kind, tokenizer, byte_pair_tokenizer):
     ids, offsets = (tokenizer if kind == "unigram" else byte_pair_tokenizer).encode_with_offsets(text)
     outputs = np.zeros(len(ids), np.int64), np.ones(len(ids))
-    words = words_of(text, Tokens(offsets, outputs), "a")
-    assert [text[word.start : word.end] for word in words] == wanted
+    words = split_words(text, Tokens(offsets, outputs), "a")
+    assert [text[word.start : word.end] for word in words] == expected
 
 
-def test_a_label_of_no_scheme_stands_beside_those_of_one():
-    assert _marked(("O", "B-PER", "I-PER", "X", "[CLS]"))
-    assert not _marked(("O", "B-cell", "T-cell", "protein"))
+def test_a_label_without_prefix_is_allowed_among_prefixed_labels():
+    assert has_prefixes(("O", "B-PER", "I-PER", "X", "[CLS]"))
+    assert not has_prefixes(("O", "B-cell", "T-cell", "protein"))
     assert entities_of("B-X I-X X O O O") == [("X", "a b c")]
     assert entities_of("B-Y I-Y X O O O") == [("Y", "a b"), ("X", "c")]
 
 
-def test_words_are_parted_by_white_space_and_are_single_pieces_where_no_spaces_are_written():
+def test_white_space_separates_words_and_each_token_is_a_word_in_scripts_without_spaces():
     text = "Ab cd日本語"
     offsets = np.asarray([(0, 1), (1, 2), (3, 5), (5, 6), (5, 6), (6, 8)], np.int32)
     outputs = np.arange(6), np.linspace(0.1, 0.6, 6)
-    words = words_of(text, Tokens(offsets, outputs), "abcdef")
+    words = split_words(text, Tokens(offsets, outputs), "abcdef")
     assert [(text[word.start : word.end], word.label) for word in words] == [
         ("Ab", "a"),
         ("cd", "c"),
         ("日", "d"),
         ("本語", "f"),
     ]
-    assert words_of("", Tokens(offsets[:0], outputs), "abcdef") == []
+    assert split_words("", Tokens(offsets[:0], outputs), "abcdef") == []
 
 
-def test_an_entitys_probability_is_the_mean_of_its_words():
+def test_the_probability_of_an_entity_is_the_mean_over_its_words():
     words = [Word(0, 1, "B-X", 0.4), Word(2, 3, "I-X", 0.8)]
-    [entity] = merged(TEXT, words, True)
+    [entity] = merge_words(TEXT, words, True)
     assert entity.probability == pytest.approx(0.6)
     assert (entity.start, entity.end) == (0, 3)
 
 
-def test_entities_stand_where_they_say_and_hold_whole_words(made, tokenizer, texts):
-    model = made("token_classification", labels=("O", "B-A", "I-A", "S-B"))
-    for text, entities in zip(texts, tag_entities(model, tokenizer, texts), strict=True):
+def test_entities_of_a_model_have_their_text_and_do_not_overlap(texts, predictions):
+    results = predictions("token_classification")
+    for text, entities in zip(texts, results, strict=True):
         for entity in entities:
             assert text[entity.start : entity.end] == entity.text == entity.text.strip() != ""
             assert 0 < entity.probability <= 1
-        ends = [place for entity in entities for place in (entity.start, entity.end)]
+        ends = [end for entity in entities for end in (entity.start, entity.end)]
         assert ends == sorted(ends)
-    assert sum(map(len, tag_entities(model, tokenizer, texts))) > 20
-
-
-@given(st.integers(0, 200), st.sampled_from([12, 15, 32]))
-@settings(max_examples=50, deadline=None)
-def test_each_token_is_read_in_the_window_in_which_it_has_most_context(number, limit):
-    ids = np.arange(10, number + 10, dtype=np.int32)
-    offsets = np.stack([ids, ids + 1], axis=1)
-    around = frame((1, 2, 0), limit, "first", stride_of(limit), (), 1)
-    batch = assemble([Encoded(ids, offsets, ids % 3 == 0)], None, around)
-    rows, windows = [], []
-    for its, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
-        size = int(mask.sum())
-        windows.append(its[1 : size - 1].tolist())
-        place = len(rows)
-        outputs = np.stack([its, np.full(len(its), place)], axis=1)
-        rows.append(Row(its[:size], batch.offsets[place, :size], its[:size], outputs))
-    tokens = stitched(rows, limit)
-    assert tokens.outputs[:, 0].tolist() == ids.tolist()
-    assert tokens.offsets.tolist() == offsets.tolist()
-
-    def context(token, place):
-        left = windows[place].index(token) if place else 1000
-        right = len(windows[place]) - 1 - windows[place].index(token) if place < len(windows) - 1 else 1000
-        return min(left, right)
-
-    for token, place in tokens.outputs.tolist():
-        holding = [other for other, its in enumerate(windows) if token in its]
-        assert context(token, place) == max(context(token, other) for other in holding)
+    assert sum(map(len, results)) > 20

@@ -3,117 +3,102 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from inference_models import MAX_LENGTH, random_model
 
 from deberta_jax.errors import InputError
-from deberta_jax.inference.activations import activations
-from deberta_jax.inference.entity_ranking import score_entities
-from deberta_jax.inference.question_answering import answer
+from deberta_jax.inference.question_answering import answer, span_ranking_pipeline
+from deberta_jax.inference.stream import complete
+from deberta_jax.inference.windows import window_stride
 
-QUESTION = "What is it?"
-LONG = "The quick brown fox jumps over the lazy dog. A man eats; a woman sings! " * 2
-
-
-@pytest.fixture(scope="session")
-def program():
-    return jax.jit(lambda model, ids, mask: model(ids, mask))
+QUESTION = "It?"
+CONTEXTS = ["The quick brown fox jumps over the lazy dog. A man eats; a woman sings!", "A fox.", "€ €"]
 
 
-def spans_of(model, tokenizer, context, longest, program):
-    """Score, start and end of every span of every window, and the scores of their [CLS]."""
-    batch = tokenizer([QUESTION], [context], max_length=32, truncation="second", stride=8)
-    logits = program(model, batch.input_ids, batch.attention_mask)
-    spans, none = [], []
-    for sides, offsets, start, end in zip(batch.sequence_ids, batch.offsets, *map(np.asarray, logits), strict=True):
+@pytest.fixture(scope="module")
+def windows(tokenizer):
+    """For each context, the windows with their offsets and logits of start and end."""
+    batch = tokenizer(
+        [QUESTION] * len(CONTEXTS),
+        CONTEXTS,
+        max_length=MAX_LENGTH,
+        truncation="second",
+        stride=window_stride(MAX_LENGTH),
+    )
+    program = jax.jit(lambda model, ids, mask: model(ids, mask))
+    logits = program(random_model("question_answering"), batch.input_ids, batch.attention_mask)
+    results = [[] for _ in CONTEXTS]
+    for source, *window in zip(batch.sources, batch.sequence_ids, batch.offsets, *map(np.asarray, logits), strict=True):
+        results[source].append(window)
+    return results
+
+
+def spans_of(windows, max_answer_tokens):
+    """Score, start and end of every span of every window of a context, and the lowest score of [CLS]."""
+    spans, no_answer = [], []
+    for sides, offsets, start, end in windows:
         inside = np.flatnonzero((sides == 1) & (offsets[:, 0] < offsets[:, 1])).tolist()
-        none.append(start[0] + end[0])
+        no_answer.append(start[0] + end[0])
         spans.append(
             [
                 (float(start[i] + end[j]), offsets[i, 0], offsets[j, 1])
                 for i, j in itertools.product(inside, inside)
-                if i <= j < i + longest
+                if i <= j < i + max_answer_tokens
             ]
         )
-    return spans, min(none)
+    return spans, min(no_answer)
 
 
-@pytest.mark.parametrize("longest", [1, 4])
-@pytest.mark.parametrize("context", [LONG, "A fox.", "€ € €"])
-def test_an_answer_is_the_best_of_all_spans_of_all_windows(context, longest, made, tokenizer, program):
-    model = made("question_answering")
-    spans, none = spans_of(model, tokenizer, context, longest, program)
-    assert (len(spans) > 1) == (context == LONG)
-    best = max(range(len(spans)), key=lambda place: max(spans[place]))
-    score, start, end = max(spans[best])
-    [found] = answer(model, tokenizer, [QUESTION], [context], longest=longest, no_answer_threshold=None)
-    assert (found.text, found.start, found.end) == (context[start:end], start, end)
-    total = np.logaddexp.reduce([score for score, *_ in spans[best]])
-    np.testing.assert_allclose(found.probability, np.exp(score - total), rtol=1e-4)
-    np.testing.assert_allclose(found.no_answer, none - score, atol=1e-4)
-    for threshold in (none - score - 0.1, none - score + 0.1):
-        [found] = answer(model, tokenizer, [QUESTION], [context], longest=longest, no_answer_threshold=float(threshold))
-        assert found.text == ("" if none - score > threshold else context[start:end])
-        wanted = none if none - score > threshold else score
-        np.testing.assert_allclose(found.probability, np.exp(wanted - np.logaddexp(total, none)), rtol=1e-4)
+@pytest.mark.parametrize("max_answer_tokens", [1, 4])
+def test_an_answer_is_the_best_span_of_all_windows(max_answer_tokens, tokenizer, windows):
+    model = random_model("question_answering")
+
+    def answer_with(threshold):
+        options = {"max_answer_tokens": max_answer_tokens, "no_answer_threshold": threshold}
+        return answer(model, tokenizer, [QUESTION] * len(CONTEXTS), CONTEXTS, **options)
+
+    assert [len(context_windows) > 1 for context_windows in windows] == [True, False, False]
+    for index, (context, result) in enumerate(zip(CONTEXTS, answer_with(None), strict=True)):
+        spans, no_answer = spans_of(windows[index], max_answer_tokens)
+        best = max(range(len(spans)), key=lambda window: max(spans[window]))
+        score, start, end = max(spans[best])
+        assert (result.text, result.start, result.end) == (context[start:end], start, end)
+        total = np.logaddexp.reduce([score for score, *_ in spans[best]])
+        np.testing.assert_allclose(result.probability, np.exp(score - total), rtol=1e-4)
+        difference = no_answer - score
+        np.testing.assert_allclose(result.no_answer, difference, atol=1e-4)
+        for threshold in (difference - 0.1, difference + 0.1):
+            result = answer_with(float(threshold))[index]
+            assert result.text == ("" if difference > threshold else context[start:end])
+            expected = no_answer if difference > threshold else score
+            np.testing.assert_allclose(result.probability, np.exp(expected - np.logaddexp(total, no_answer)), rtol=1e-4)
 
 
-def test_an_empty_context_has_no_answer(made, tokenizer):
+def test_a_ranking_has_the_best_spans_of_all_windows_by_text(tokenizer, windows):
+    pipeline = span_ranking_pipeline(random_model("question_answering"), tokenizer, max_answer_tokens=4)
+    rankings = complete(pipeline, [QUESTION] * len(CONTEXTS), CONTEXTS)
+    for context, context_windows, ranking in zip(CONTEXTS, windows, rankings, strict=True):
+        spans, no_answer = spans_of(context_windows, 4)
+        scores = {}
+        for score, start, end in itertools.chain(*spans):
+            scores[context[start:end]] = max(score, scores.get(context[start:end], score))
+        ranked = sorted(scores, key=scores.get, reverse=True)[:20]
+        assert [text for text, _ in ranking.spans] == ranked
+        np.testing.assert_allclose(ranking.no_answer, no_answer - scores[ranked[0]], atol=1e-4)
+        expected = jax.nn.softmax(np.asarray([no_answer, *(scores[text] for text in ranked)]))[1:]
+        np.testing.assert_allclose([probability for _, probability in ranking.spans], expected, rtol=1e-4)
+
+
+def test_an_empty_context_has_no_answer(tokenizer):
     for threshold in (0.0, None):
-        [found] = answer(made("question_answering"), tokenizer, [QUESTION], [""], no_answer_threshold=threshold)
-        assert (found.text, found.start, found.end) == ("", 0, 0)
-        assert np.isfinite(found.no_answer)
+        model = random_model("question_answering")
+        [result] = answer(model, tokenizer, [QUESTION], [""], max_answer_tokens=4, no_answer_threshold=threshold)
+        assert (result.text, result.start, result.end) == ("", 0, 0)
+        assert np.isfinite(result.no_answer)
 
 
-def test_a_question_that_leaves_no_room_is_refused_by_its_number(made, tokenizer):
-    with pytest.raises(InputError, match=r"text 1: of max_length 32 the special tokens and the other text leave"):
-        answer(made("question_answering"), tokenizer, [QUESTION, LONG], [LONG, LONG])
-    with pytest.raises(InputError, match="longest is 0"):
-        answer(made("question_answering"), tokenizer, [QUESTION], [LONG], longest=0)
-
-
-def test_entities_are_scored_as_the_head_does_and_ranked(made, tokenizer):
-    model, passage = made("entity_scoring"), "A fox and a dog eat a fox."
-    spans = [(2, 5), (12, 15), (22, 25)]
-    assert [passage[start:end] for start, end in spans] == ["fox", "dog", "fox"]
-    [found] = score_entities(model, tokenizer, [passage], ["An @placeholder eats."], [spans])
-    batch = tokenizer([passage], ["An [MASK] eats."])
-    positions = np.zeros((3, 4), np.int32)
-    for row, (start, end) in zip(positions, spans, strict=True):
-        its = np.flatnonzero(
-            (batch.sequence_ids[0] == 0) & (batch.offsets[0, :, 0] < end) & (batch.offsets[0, :, 1] > start)
-        )
-        row[: len(its)] = its
-    logits = jax.jit(lambda model, ids: model(ids, entity_positions=positions[None]))(model, batch.input_ids)[0]
-    chances = np.asarray(jax.nn.sigmoid(logits))
-    wanted = {"fox": float(np.sqrt(chances[0] * chances[2])), "dog": float(chances[1])}
-    assert {one.text: one.spans for one in found} == {"fox": [spans[0], spans[2]], "dog": [spans[1]]}
-    assert [one.text for one in found] == sorted(wanted, key=wanted.get, reverse=True)
-    np.testing.assert_allclose([one.probability for one in found], sorted(wanted.values(), reverse=True), rtol=1e-4)
-
-
-def test_entities_that_do_not_fit_are_refused_by_their_number(made, tokenizer):
-    model = made("entity_scoring")
-    with pytest.raises(InputError, match="text 0: the query must have one @placeholder"):
-        score_entities(model, tokenizer, ["A fox"], ["Who?"], [[(2, 5)]])
-    with pytest.raises(InputError, match="text 0: entity from 2 to 9 is no stretch of the passage of 5 characters"):
-        score_entities(model, tokenizer, ["A fox"], ["@placeholder"], [[(2, 9)]])
-
-
-def test_a_trace_holds_tokens_states_and_attentions_of_one_text(made, tokenizer):
-    model, text = made("masked_lm"), "The quick brown fox"
-    found = activations(model, tokenizer, text)
-    batch = tokenizer(text)
-    output = jax.jit(lambda model, ids: model(ids, output_hidden_states=True, output_attentions=True))(
-        model.deberta, batch.input_ids
-    )
-    T = batch.input_ids.shape[1]
-    assert found.tokens == ["[CLS]", *(tokenizer.token(index) for index in tokenizer.encode(text)), "[SEP]"]
-    assert [text[start:end] for start, end in found.offsets[1:-1]] == [
-        text[start:end] for start, end in tokenizer.encode_with_offsets(text)[1]
-    ]
-    assert found.hidden_states.shape == (3, T, 16)
-    assert found.attentions.shape == (2, 2, T, T)
-    np.testing.assert_allclose(found.hidden_states, output.hidden_states[:, 0], atol=2e-5)
-    np.testing.assert_allclose(found.attentions, output.attentions[:, 0], atol=2e-5)
-    np.testing.assert_allclose(found.attentions.sum(-1), 1, rtol=1e-5)
-    with pytest.raises(InputError, match="at most 32 are wanted"):
-        activations(model, tokenizer, LONG)
+def test_a_question_without_room_for_its_context_is_rejected_with_its_index(tokenizer):
+    model, long = random_model("question_answering"), CONTEXTS[0]
+    with pytest.raises(InputError, match=r"text 1: .*max_length 16.* leave"):
+        answer(model, tokenizer, [QUESTION, long], [long, long], max_answer_tokens=4)
+    with pytest.raises(InputError, match="max_answer_tokens is 0, but must be at least 1"):
+        answer(model, tokenizer, [QUESTION], [long], max_answer_tokens=0)

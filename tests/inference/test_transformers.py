@@ -1,6 +1,7 @@
 """The same answers as the pipelines of transformers, on models that both load."""
 
 import pytest
+from inference_models import random_model
 
 from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.inference.classification import classify, zero_shot
@@ -11,7 +12,7 @@ TEXTS = ["A man eats.", "The fox and the dog", "Where do words come from?"]
 
 
 @pytest.fixture
-def pipeline(tmp_path, made, tokenizer):
+def pipeline(tmp_path, tokenizer):
     """A model of ours, and a pipeline of transformers with it."""
     import transformers
 
@@ -19,7 +20,7 @@ def pipeline(tmp_path, made, tokenizer):
     transformers.logging.disable_progress_bar()
 
     def start(task, head, labels, **options):
-        model = made(head, labels=labels)
+        model = random_model(head, labels=labels)
         save_pretrained(tmp_path, model, tokenizer)
         return model, transformers.pipeline(task, str(tmp_path), device="cpu", **options)
 
@@ -27,17 +28,17 @@ def pipeline(tmp_path, made, tokenizer):
 
 
 def test_classes_are_those_of_the_pipeline(pipeline, tokenizer):
-    model, theirs = pipeline("text-classification", "sequence_classification", ("no", "maybe", "yes"), top_k=None)
-    for result, wanted in zip(classify(model, tokenizer, TEXTS), theirs(TEXTS), strict=True):
-        for one in wanted:
-            assert result.scores[one["label"]] == pytest.approx(one["score"], abs=1e-5)
+    model, reference = pipeline("text-classification", "sequence_classification", ("no", "maybe", "yes"), top_k=None)
+    for result, expected in zip(classify(model, tokenizer, TEXTS), reference(TEXTS), strict=True):
+        for score in expected:
+            assert result.scores[score["label"]] == pytest.approx(score["score"], abs=1e-5)
 
 
-@pytest.mark.parametrize("several", [False, True])
-def test_labels_by_inference_are_those_of_the_pipeline(several, pipeline, tokenizer):
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_labels_by_inference_are_those_of_the_pipeline(multi_label, pipeline, tokenizer):
     labels = ("contradiction", "neutral", "entailment")
-    model, theirs = pipeline("zero-shot-classification", "sequence_classification", labels)
+    model, reference = pipeline("zero-shot-classification", "sequence_classification", labels)
     options = {"candidate_labels": ["man", "fox", "sea"], "hypothesis_template": "a {}"}
-    results = zero_shot(model, tokenizer, TEXTS, ["man", "fox", "sea"], template="a {}", several=several)
-    for result, wanted in zip(results, theirs(TEXTS, multi_label=several, **options), strict=True):
-        assert [result.scores[label] for label in wanted["labels"]] == pytest.approx(wanted["scores"], abs=1e-5)
+    results = zero_shot(model, tokenizer, TEXTS, ["man", "fox", "sea"], template="a {}", multi_label=multi_label)
+    for result, expected in zip(results, reference(TEXTS, multi_label=multi_label, **options), strict=True):
+        assert [result.scores[label] for label in expected["labels"]] == pytest.approx(expected["scores"], abs=1e-5)

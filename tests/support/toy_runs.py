@@ -1,4 +1,6 @@
-"""A small model to begin with, and a call of the command."""
+"""A small model, and calls of the commands."""
+
+import json
 
 import jax
 
@@ -16,9 +18,25 @@ CONFIG = DebertaConfig(
     share_att_key=True,
     norm_rel_ebd="layer_norm",
 )
-LENGTH = "48"
+PROGRAM = "import sys; from deberta_jax.cli.main import main; sys.exit(main())"
 
 
-def called(*words):
+def call(*words):
+    """Run a command in this process; returns its exit code."""
     with jax.numpy_dtype_promotion("standard"):
         return main([str(word) for word in words])
+
+
+def read_lines(run, split):
+    """The lines of `metrics.jsonl` for a split, without what depends on the speed of the machine."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = {"seconds", "tokens_per_second"}
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines if line["split"] == split]
+
+
+def weights(run):
+    return (run / "model/model.safetensors").read_bytes()
+
+
+def read_json(path):
+    return json.loads(path.read_text())

@@ -1,6 +1,7 @@
-"""Trains the stub in a folder: in this process, or in one of its own (arguments: folder, options as JSON)."""
+"""Train the stub in a folder, in this process; or as a script with the arguments: folder, options as JSON."""
 
 import json
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -10,23 +11,26 @@ import numpy as np
 from stub_lm import StubLM, make_batch
 
 from deberta_jax.errors import InputError
+from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.loop import over_batches, train
+from deberta_jax.training.loop import held_out_evaluation, train
 from deberta_jax.training.method import one_objective
-from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.training.preemption import StopRequested
 from deberta_jax.training.processes import ProcessesConfig, join
 from deberta_jax.training.run import MeshConfig, TrainingConfig
 from deberta_jax.training.step import batch_share
 
+STEPS = 30
+
 
 def config(**changes):
     defaults = {
-        "steps": 60,
+        "steps": STEPS,
         "batch_size": 24,
         "optimizer": OptimizerConfig(learning_rate=0.01),
         "mesh": MeshConfig(data=2, fsdp=2, tensor=2),
-        "evaluate_every": 20,
+        "evaluate_every": 10,
         "checkpoint_every": 7,
         "stop_after": 3,
     }
@@ -52,8 +56,15 @@ def of_this_process(batch, mesh):
     return {name: values[rows * index : rows * (index + 1)] for name, values in batch.items()}
 
 
-def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
-    method = one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm)
+def stub_method(config):
+    return one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm)
+
+
+def train_stub(
+    folder, config, pause=0.0, poisoned=(), *, method=None, evaluate=None, should_end=lambda step: False, **settings
+):
+    """Train in a folder; `settings` are added to those that identify the run."""
+    method = method or stub_method(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     held_out = lambda: (of_this_process(make_batch(10_000 + k), config.mesh) for k in range(3))  # noqa: E731
     return train(
@@ -61,8 +72,9 @@ def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
         Path(folder),
         {"training": asdict(config)} | settings,
         method,
-        batches_of(config.mesh, pause, poisoned),
-        over_batches(method, mesh, held_out),
+        batches=batches_of(config.mesh, pause, poisoned),
+        evaluate=evaluate or held_out_evaluation(method, mesh, held_out),
+        should_end=should_end,
     )
 
 
@@ -72,8 +84,11 @@ if __name__ == "__main__":
     pause = options.pop("pause", 0.0)
     join(ProcessesConfig(True, *options.pop("processes")) if "processes" in options else ProcessesConfig())
     try:
-        trained = train_stub(sys.argv[1], config(mesh=mesh, **options), pause)
+        result = train_stub(sys.argv[1], config(mesh=mesh, **options), pause)
     except InputError as error:
         print(error)
         sys.exit(2)
-    print("complete" if trained.complete else "stopped", int(trained.state.step))
+    except StopRequested as stop:
+        print("stopped", stop.step, signal.Signals(stop.signal).name)
+    else:
+        print("complete", int(result.state.step))

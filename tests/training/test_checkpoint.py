@@ -20,10 +20,10 @@ from stub_lm import build, make_batch
 
 from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
+from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.fingerprint import fingerprint
-from deberta_jax.training.objective import masked_lm
 from deberta_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import make_step, place

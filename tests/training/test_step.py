@@ -10,8 +10,10 @@ from stub_lm import LAYERS, StubLM, build, make_batch
 
 from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
+from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.objective import Sums, cross_entropy, masked_lm
+from deberta_jax.training.losses import cross_entropy
+from deberta_jax.training.objective import Sums
 from deberta_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import check_batch_size, make_evaluation, make_step, place

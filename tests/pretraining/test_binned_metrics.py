@@ -1,4 +1,4 @@
-"""ROC AUC and average precision from counts in bins, against their definitions."""
+"""ROC AUC and average precision from histograms, compared with their definitions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deberta_jax.pretraining.ranking import BINS, average_precision, counts, roc_auc
+from deberta_jax.pretraining.binned_metrics import BINS, average_precision, bin_counts, roc_auc
 
 
-def of(scores, replaced):
+def binned(scores, replaced):
     scores, replaced = jnp.asarray(scores, jnp.float32), np.asarray(replaced)
-    positives, negatives = (np.asarray(counts(scores, jnp.asarray(kind)), np.float64) for kind in (replaced, ~replaced))
+    positives, negatives = (
+        np.asarray(bin_counts(scores, jnp.asarray(kind)), np.float64) for kind in (replaced, ~replaced)
+    )
     assert positives.sum() + negatives.sum() == len(scores)
     return roc_auc(positives, negatives), average_precision(positives, negatives)
 
@@ -26,30 +28,28 @@ def by_definition(scores, replaced):
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000), st.floats(-2, 2), st.sampled_from([0.01, 1.0, 30.0]))
-def test_they_are_what_their_definitions_say(seed, gap, scale):
+def test_binned_metrics_equal_their_definitions(seed, gap, scale):
     rng = np.random.default_rng(seed)
     replaced = rng.random(200) < 0.3
     replaced[:2] = True, False
-    # Tenths, so that there are ties, and both signs.
+    # Rounded to tenths, so that there are ties and both signs.
     scores = (np.round(rng.normal(gap * replaced, 1), 1) * scale).astype(np.float32)
-    assert of(scores, replaced) == pytest.approx(by_definition(scores, replaced), abs=1e-9)
+    assert binned(scores, replaced) == pytest.approx(by_definition(scores, replaced), abs=1e-9)
 
 
-def test_bins_are_fine_enough_for_scores_that_are_nearly_one():
+def test_bins_resolve_scores_that_are_close_to_each_other():
     rng = np.random.default_rng(0)
     replaced = rng.random(5000) < 0.15
     scores = (-2 + 0.02 * rng.normal(0.5 * replaced, 1)).astype(np.float32)
-    assert of(scores, replaced) == pytest.approx(by_definition(scores, replaced), abs=2e-3)
+    assert binned(scores, replaced) == pytest.approx(by_definition(scores, replaced), abs=2e-3)
 
 
-def test_without_one_of_the_kinds_there_is_nothing_to_rank():
+def test_metrics_are_nan_without_positives_or_negatives():
     empty, full = np.zeros(BINS), np.ones(BINS)
-    assert (
-        np.isnan(roc_auc(empty, full)) and np.isnan(roc_auc(full, empty)) and np.isnan(average_precision(empty, full))
-    )
+    assert np.isnan([roc_auc(empty, full), roc_auc(full, empty), average_precision(empty, full)]).all()
 
 
-def test_order_is_kept_through_zero_and_at_the_ends():
+def test_bins_keep_the_order_of_scores_around_zero_and_at_the_extremes():
     scores = np.float32([-3e38, -1, -1e-30, 0, 1e-30, 1, 3e38])
     for cut in range(1, len(scores)):
-        assert of(scores, np.arange(len(scores)) >= cut) == (1.0, 1.0)
+        assert binned(scores, np.arange(len(scores)) >= cut) == (1.0, 1.0)

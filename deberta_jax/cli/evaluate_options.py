@@ -1,0 +1,53 @@
+"""The options of `deberta-jax evaluate`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from deberta_jax.finetuning.recipes import max_length_of
+from deberta_jax.inference.buckets import BATCHING
+from deberta_jax.tasks.catalogue import DESCRIPTIONS
+from deberta_jax.tasks.custom import Columns
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a fine-tuned model on a task: metrics, predictions for the leaderboard, and a report.
+
+    All splits except the training set are predicted, and scored if they have labels. For squad and squad2, a prediction
+    file can be scored instead of a model.
+    """
+
+    model: str = ""
+    """Model folder, or owner/name on the Hugging Face hub, with a head for the task."""
+    data: Path | None = None
+    """Folder with the task's files under their official names. For `generic` also one file, evaluated as a whole."""
+    folder: Path | None = None
+    """Folder for metrics, predictions and the report; by default the metrics are only printed."""
+    columns: Columns = dataclasses.field(default_factory=Columns)
+    max_length: int = 256
+    """Longest sequence in tokens."""
+    batch_tokens: int = BATCHING.batch_tokens
+    """Tokens per batch, including padding."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of parameters and computation."""
+    no_answer_threshold: float | None = None
+    """Predict no answer if its score exceeds that of the best span by more than this; by default the best value for the
+    first labelled split (squad2)."""
+    predictions: Path | None = None
+    """Prediction file to score instead of a model (squad, squad2)."""
+    null_odds: Path | None = None
+    """File with the no-answer scores of --predictions (squad2)."""
+    task: tyro.conf.Suppress[str] = ""
+    """Name of the task, set by the recipe."""
+
+
+NOUN = "TASK"
+RECIPES = DESCRIPTIONS
+
+
+def recipe(name: str, selection: None = None) -> EvaluateConfig:
+    """The default options of a task."""
+    return EvaluateConfig(task=name, max_length=max_length_of(name))

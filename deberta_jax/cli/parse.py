@@ -1,0 +1,162 @@
+"""Options from the command line, read by tyro; an error is one line.
+
+tyro reports errors as events of its private module `tyro._errors`, and lists options through its deprecated
+`get_parser`. Both are used in this file only. Without them tyro prints its own messages, and nothing is suggested.
+"""
+
+import contextlib
+import difflib
+import functools
+import inspect
+import io
+import os
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Generator, Iterable, Sequence
+from types import ModuleType
+from typing import Any, TypeVar
+
+import tyro
+
+from deberta_jax.errors import InputError
+
+events: ModuleType | None
+try:
+    from tyro import _errors as events
+except ImportError:
+    events = None
+
+WIDTH = 80
+# tyro does not wrap what it prints above the options: the usage, and the description, of which this takes the place.
+_PLACEHOLDER = "<description>"
+Options = TypeVar("Options")
+
+
+class _Captured(io.StringIO):
+    """What would be written to `terminal`, of whose encoding and colors tyro makes use."""
+
+    def __init__(self, terminal: Any):
+        super().__init__()
+        self.terminal = terminal
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.terminal.encoding
+
+    def isatty(self) -> bool:
+        return self.terminal.isatty()
+
+
+def parse(kind: type[Options], words: Sequence[str], program: str, default: Options | None = None) -> Options | None:
+    """Parse all options of a dataclass; None if `words` ask for help, which is printed.
+
+    Raises InputError for options that are unknown, missing or wrong.
+    """
+    rest: dict[str, Any] = {} if default is None else {"default": default}
+    output = _Captured(sys.stdout)
+    with _narrow() as width, _one_line_errors(kind, program, rest):
+        try:
+            with contextlib.redirect_stdout(output):
+                return tyro.cli(kind, prog=program, args=words, description=_PLACEHOLDER, **rest)
+        except SystemExit as stop:
+            if stop.code:
+                raise
+    usage, _, options = output.getvalue().partition(_PLACEHOLDER)
+    indent = " " * len("usage: ")
+    usage = textwrap.fill(usage.strip(), width, subsequent_indent=indent, break_on_hyphens=False)
+    text = "\n\n".join([usage, _description(kind, width), options.strip("\n")])
+    encoding = output.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
+    return None
+
+
+def parse_known(kind: type[Options], words: Sequence[str], program: str) -> Options:
+    """Parse the options of a dataclass and ignore all others, `--help` too."""
+    with _one_line_errors(kind, program, {}):
+        options, _ = tyro.cli(kind, prog=program, args=words, return_unknown_args=True, add_help=False)
+    return options
+
+
+def option_help(kind: Any, default: Any = None) -> dict[str, str]:
+    """The long options of a dataclass, each with its help line, which ends with the default."""
+    rest = {} if default is None else {"default": default}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        get_parser = getattr(tyro.extras, "get_parser", None)
+        actions = get_parser(kind, add_help=False, **rest)._actions if get_parser else []
+    return {name: str(action.help) for action in actions for name in action.option_strings if name.startswith("--")}
+
+
+def _description(kind: Any, width: int) -> str:
+    """The docstring of a dataclass, in lines of at most `width` columns."""
+    paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
+    return "\n\n".join(textwrap.fill(" ".join(paragraph.split()), width) for paragraph in paragraphs)
+
+
+@contextlib.contextmanager
+def _narrow() -> Generator[int, None, None]:
+    """Make tyro write at most 80 columns, on wider terminals and in files too."""
+    before, width = os.environ.get("COLUMNS"), min(WIDTH, max(40, shutil.get_terminal_size().columns))
+    os.environ["COLUMNS"] = str(width)
+    try:
+        yield width
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def _one_line_errors(kind: Any, program: str, rest: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """Raise InputError where tyro would print a message and exit."""
+
+    def report(event: Any) -> None:
+        if unknown := _unknown(event):
+            raise InputError(_unknown_message(unknown, option_help(kind, **rest), program))
+        if message := _message(event):
+            raise InputError(f"{message}; `{program} --help` lists the options")
+
+    return events.on_parse_error(report) if events else contextlib.nullcontext()
+
+
+def _unknown(event: Any) -> str | None:
+    """The first word that is no option and no value of one."""
+    words = getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", None)
+    return words[0].partition("=")[0] if words else None
+
+
+def _message(event: Any) -> str | None:
+    """What is wrong; None for an event that is unknown here."""
+    assert events is not None
+    argument = getattr(event, "argument", None)
+    name = _name(argument) if argument else ""
+    if isinstance(event, events.MissingArgs):
+        return f"missing {', '.join(_name(missing.arg) for missing in event.missing_arguments)}"
+    if isinstance(event, events.InvalidChoice):
+        return f"{name} cannot be {event.value!r}; choose {', '.join(event.choices)}"
+    if isinstance(event, events.BadValue):
+        return f"{name} needs a value" if event.reason == "too_few_values" else f"{name} takes no value"
+    if isinstance(event, events.InstantiationFailure):
+        return f"{name}: {event.message}" if argument else event.message
+    return None
+
+
+def _name(argument: Any) -> str:
+    return argument.lowered.metavar if argument.is_positional() else argument.display_name()
+
+
+def _unknown_message(word: str, names: Iterable[str], program: str) -> str:
+    if not word.startswith("-"):
+        return f"unexpected argument {word!r}; `{program} --help` lists the options"
+    nearest = max(names, key=functools.partial(_likeness, word), default=None)
+    suggestion = f"did you mean {nearest}? (`{program} --help` lists the options)"
+    return f"no option {word}; " + (suggestion if nearest else f"`{program} --help` lists the options")
+
+
+def _likeness(word: str, name: str) -> float:
+    """How alike two dotted names are, as a whole and in their last parts; initials, as in --lr, count as the last."""
+    short, last = (dotted.lstrip("-").rpartition(".")[2] for dotted in (word, name))
+    initials = "".join(part[:1] for part in last.split("-"))
+    pairs = (word, name), (short, initials if short == initials else last)
+    return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)

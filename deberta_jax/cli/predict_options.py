@@ -1,0 +1,94 @@
+"""The options of `deberta-jax predict`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from deberta_jax.errors import InputError
+from deberta_jax.inference.buckets import BATCHING, Batching
+from deberta_jax.inference.names import PipelineName, Pooling
+
+# Examples per chunk: a chunk is in memory together, and is computed again if the process is killed.
+CHUNK = 1024
+ArrayName = Literal["hidden_states", "attentions"]
+_Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")]
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Fill masks, classify, tag, answer, choose, detect or embed, with a model folder or a model of the hub.
+
+    Each example is a --text, or a line of --input. It gives one line of JSON, in the same order: the fields of the
+    example, and the result as "prediction". In a file, an example is a JSON object with the fields of the task: "text",
+    and optionally "pair", for most tasks; "question" and "context" for question-answering; "text" and "choices" for
+    multiple-choice; "passage", "query" and "entities", a list of [start, end], for entity-ranking. Other fields, such
+    as "id", are copied. In a .txt file, each line is a text.
+
+    An invalid line is reported with its number, and its result is {"line": 7, "error": "..."}. The other lines are
+    processed, and the exit code is 2. To resume an --output that was interrupted, run the same command again: it
+    continues after the last complete line. The folder OUTPUT.progress exists until the output is complete. A complete
+    output is never overwritten.
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """Model folder, or owner/name on the hub."""
+    text: _Texts = ()
+    """Text, with [MASK] for fill-mask; write --text=TEXT if it starts with a dash."""
+    pair: _Texts = ()
+    """Second text for each --text (fill-mask, classification, embeddings)."""
+    question: _Texts = ()
+    """Question (question-answering)."""
+    context: _Texts = ()
+    """Text that contains the answer to each --question (question-answering)."""
+    choices: tuple[str, ...] = ()
+    """Choices for each --text (multiple-choice)."""
+    input: Path | None = None
+    """File with one example per line, as JSON or .txt; - for standard input."""
+    output: Path = Path("-")
+    """File to write; - for standard output."""
+    task: PipelineName | None = None
+    """Task; by default the task of the head that the model's config.json names in "architectures"."""
+    labels: tuple[str, ...] = ()
+    """Labels to choose from (zero-shot)."""
+    template: str = "This example is {}."
+    """Sentence with {} in place of a label, in the language of the texts (zero-shot)."""
+    multi_label: bool = False
+    """Score each label independently, so that any number of labels can be true (zero-shot)."""
+    max_answer_tokens: int = 30
+    """Maximum number of tokens of an answer (question-answering)."""
+    no_answer_threshold: float | None = 0.0
+    """Margin by which no answer must outscore the best one; None to always answer (question-answering)."""
+    top_k: int = 5
+    """Number of tokens to return for each [MASK] (fill-mask)."""
+    pooling: Pooling = "mean"
+    """Mean of all token states, or the state of [CLS] (embeddings)."""
+    parts: Annotated[tuple[ArrayName, ...], tyro.conf.arg(name="return")] = ()
+    """Also write these arrays for each text, as .npz files in OUTPUT.arrays; "arrays" in the output names the file."""
+    generator: bool = False
+    """Use the generator that a v3 model was trained with (fill-mask)."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of parameters and computation."""
+    max_length: int | None = None
+    """Maximum number of tokens per row; by default the number of positions of the model."""
+    batch_tokens: int = BATCHING.batch_tokens
+    """Number of tokens per batch, including padding."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise InputError(f"top_k is {self.top_k}, but must be at least 1")
+        if "{}" not in self.template:
+            raise InputError(f"template {self.template!r} has no {{}} for the label")
+        # Raises InputError for invalid values.
+        _ = self.batching
+
+    @property
+    def batching(self) -> Batching:
+        """Sizes of batches and chunks."""
+        return Batching(batch_tokens=self.batch_tokens, max_length=self.max_length, chunk=CHUNK)
+
+
+OPTIONS = PredictConfig

@@ -1,0 +1,154 @@
+"""The figures of a report, each a PNG file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from deberta_jax.finetuning.calibration import Bin
+
+# Distinguishable with colour vision deficiency (Okabe and Ito 2008).
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+# A confusion matrix with more classes is unreadable.
+MAX_CLASSES = 20
+_MAX_NAME = 18
+
+
+def learning_curves(lines: Sequence[Mapping[str, Any]], metric: str, path: Path) -> Path | None:
+    """Training loss, and a metric on the development set, by step; None if `lines` have neither."""
+    train, held_out = _series(lines, "train", "loss"), _series(lines, "held_out", metric)
+    if not train and not held_out:
+        return None
+    figure, (left, right) = _subplots(9, 3.4, 2)
+    if train:
+        steps, losses = np.asarray(train).T
+        left.plot(steps, losses, color=_BLUE, alpha=0.25, linewidth=0.8)
+        window = max(1, len(losses) // 30)
+        smooth = np.convolve(losses, np.ones(window) / window, "valid")
+        left.plot(steps[window - 1 :], smooth, color=_BLUE, label=f"mean of {window} steps")
+        if window > 1:
+            left.legend(frameon=False)
+    left.set(xlabel="step", ylabel="training loss")
+    if held_out:
+        steps, values = np.asarray(held_out).T
+        best = int(values.argmax())
+        position = (steps[best], values[best])
+        right.plot(steps, values, color=_ORANGE, marker="o", markersize=4)
+        right.plot(*position, "o", markersize=11, fillstyle="none", color=_GREEN)
+        right.annotate(f"{values[best]:.4g}", position, (0, 9), textcoords="offset points", ha="center")
+        right.margins(y=0.2)
+    right.set(xlabel="step", ylabel=f"{plain_name(metric)}, development set")
+    _style(left, right)
+    return _save(figure, path)
+
+
+def confusion(matrix: Int[np.ndarray, "C C"], labels: Sequence[str], path: Path) -> Path:
+    """The share of each true label (row) that is predicted as each label (column), with counts."""
+    C = len(labels)
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    size = max(3.6, 0.55 * C + 1.8)
+    figure, (axes,) = _subplots(size + 0.8, size)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(matrix).tolist():
+        axes.text(
+            column,
+            row,
+            f"{matrix[row, column]:,}",
+            ha="center",
+            va="center",
+            color="white" if shares[row, column] > 0.55 else "black",
+            fontsize=9 if C <= 10 else 7,
+        )
+    names = [plain_name(label) for label in labels]
+    axes.set_xticks(range(C), names, rotation=45 if C > 3 else 0, ha="right" if C > 3 else "center")
+    axes.set_yticks(range(C), names)
+    axes.set(xlabel="predicted", ylabel="true")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true label")
+    return _save(figure, path)
+
+
+def reliability(bins: Sequence[Bin], error: float, path: Path) -> Path:
+    """The accuracy by confidence, and the number of predictions in each bin."""
+    figure, (left, right) = _subplots(8, 3.6, 2)
+    confidences = [b.confidence for b in bins]
+    left.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
+    left.plot(confidences, [b.accuracy for b in bins], color=_BLUE, marker="o", label="model")
+    left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=f"ECE {error:.3f}")
+    left.legend(frameon=False)
+    right.bar(confidences, [b.count for b in bins], width=0.05, color=_BLUE)
+    right.set(xlim=(0, 1), xlabel="confidence", ylabel="predictions")
+    _style(left, right)
+    return _save(figure, path)
+
+
+def scatter(true: Sequence[float], predicted: Sequence[float], path: Path) -> Path:
+    """Predicted against true numbers, and a histogram of the errors."""
+    figure, (left, right) = _subplots(8, 3.6, 2)
+    ends = [min(*true, *predicted), max(*true, *predicted)]
+    left.plot(ends, ends, color="grey", linewidth=1, linestyle="--")
+    left.scatter(true, predicted, s=10, alpha=0.4, color=_BLUE, linewidths=0)
+    left.set(xlabel="true", ylabel="predicted")
+    right.hist(np.asarray(predicted) - np.asarray(true), bins=30, color=_BLUE)
+    right.axvline(0, color="grey", linewidth=1, linestyle="--")
+    right.set(xlabel="predicted - true", ylabel="examples")
+    _style(left, right)
+    return _save(figure, path)
+
+
+def bars(values: Mapping[str, float], label: str, path: Path) -> Path:
+    """One bar per name, the first at the top."""
+    figure, (axes,) = _subplots(7, 0.34 * len(values) + 1.1)
+    positions = np.arange(len(values))[::-1]
+    drawn = axes.barh(positions, list(values.values()), color=_BLUE, height=0.65)
+    axes.bar_label(drawn, fmt="%.3g", padding=4)
+    axes.set_yticks(positions, [plain_name(name) for name in values])
+    axes.set(xlabel=label)
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def seeds(values: Sequence[float], metric: str, path: Path) -> Path:
+    """One dot per seed, and the median."""
+    figure, (axes,) = _subplots(6, 1.7)
+    median = float(np.median(values))
+    axes.plot(values, np.zeros(len(values)), "o", color=_BLUE, alpha=0.6, markersize=9)
+    axes.axvline(median, color=_ORANGE, label=f"median {median:.4g}")
+    axes.set(xlabel=f"{plain_name(metric)} of each seed", yticks=[])
+    axes.legend(frameon=False, loc="upper left")
+    axes.margins(x=0.25)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return _save(figure, path)
+
+
+def plain_name(name: str) -> str:
+    """A name in characters that the font of the figures has; long names are truncated."""
+    shown = "".join(sign if sign.isascii() or "\u00a0" <= sign <= "\u04ff" else "?" for sign in name)
+    shown = shown.replace("$", r"\$")
+    return shown if len(shown) <= _MAX_NAME else f"{shown[: _MAX_NAME - 1]}…"
+
+
+def _series(lines: Sequence[Mapping[str, Any]], split: str, name: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[name]) for line in lines if line["split"] == split and line.get(name) is not None]
+
+
+def _subplots(width: float | int, height: float | int, columns: int = 1) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _style(*subplots: Any) -> None:
+    for axes in subplots:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=130, facecolor="white", bbox_inches="tight")
+    return path

@@ -1,0 +1,181 @@
+"""Extractive question answering: the span of a context that answers a question."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from deberta_jax.finetuning import figures
+from deberta_jax.finetuning.features import Feature, Window, single_feature
+from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.mistakes import Mistake, joined
+from deberta_jax.finetuning.objectives import (
+    IMPOSSIBLE,
+    Divergence,
+    TaskObjective,
+    categorical_divergence,
+    head_outputs,
+    weighted_sums,
+)
+from deberta_jax.finetuning.sections import Figure, Section, Table
+from deberta_jax.inference.buckets import Batching
+from deberta_jax.inference.question_answering import encode_contexts, span_ranking_pipeline
+from deberta_jax.inference.stream import Pipeline
+from deberta_jax.inference.windows import window_stride
+from deberta_jax.tasks.custom_rows import EXTRACTIVE_QA as ROW_PARSER
+from deberta_jax.tasks.examples import SpanExample, SpanPrediction
+from deberta_jax.tasks.squad_metrics import exact_match, score_squad2, word_f1
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.losses import cross_entropy
+from deberta_jax.training.objective import ArrayBatch, Sums
+
+_NO_ANSWER = "no answer"
+# Groups of questions by the words of the shortest answer: name and largest number of words.
+_LENGTHS = (("1 word", 1), ("2 or 3 words", 3), ("4 or more", 10**9))
+
+
+def _targets(
+    example: SpanExample, windows: Sequence[Window], label_index: Mapping[str, int], max_length: int
+) -> Iterator[Feature]:
+    """The first answer that a window contains, [CLS] if it contains none.
+
+    An answer that fits into a sequence but that no window contains gets an additional window.
+    """
+    spans = [(start, start + len(text)) for text, start in example.answers or () if text]
+    contained = False
+    for window in windows:
+        tokens = next(filter(None, (answer_tokens(window, *span) for span in spans)), None)
+        contained |= tokens is not None
+        yield _feature(window, tokens)
+    if spans and not contained:
+        centered = _window_around(windows, *spans[0], max_length)
+        if centered is not None:
+            yield _feature(centered, answer_tokens(centered, *spans[0]))
+
+
+def _feature(window: Window, tokens: tuple[int, int] | None) -> Feature:
+    return single_feature(window, labels=np.asarray(tokens or (0, 0), np.int32), weights=np.float32(1))
+
+
+def answer_tokens(window: Window, start: int, end: int) -> tuple[int, int] | None:
+    """The first and the last token of a span of the context; None if the window does not contain all of it."""
+    context = np.flatnonzero(window.sequence_ids == 1)
+    if not len(context):
+        return None
+    starts, ends = window.offsets[context].T
+    covered = context[(starts < end) & (ends > start)]
+    if not len(covered) or window.offsets[covered[0], 0] > start or window.offsets[covered[-1], 1] < end:
+        return None
+    return int(covered[0]), int(covered[-1])
+
+
+def _window_around(windows: Sequence[Window], start: int, end: int, max_length: int) -> Window | None:
+    """A window with a span of the context in its middle; None if the span is too long."""
+    first = windows[0]
+    begin = first.second_start
+    room = max_length - begin - 1
+    step = room - window_stride(max_length)
+    # The tokens of each window that the previous one does not contain.
+    parts = [
+        slice(begin if number == 0 else begin + room - step, len(window.input_ids) - 1)
+        for number, window in enumerate(windows)
+    ]
+    ids = np.concatenate([window.input_ids[part] for window, part in zip(windows, parts, strict=True)])
+    offsets = np.concatenate([window.offsets[part] for window, part in zip(windows, parts, strict=True)])
+    covered = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
+    if not 0 < len(covered) <= room:
+        return None
+    left = int(np.clip(covered[0] - (room - len(covered)) // 2, 0, max(len(ids) - room, 0)))
+    ids, offsets = ids[left : left + room], offsets[left : left + room]
+    return Window(
+        np.concatenate([first.input_ids[:begin], ids, first.input_ids[-1:]]),
+        np.concatenate([first.offsets[:begin], offsets, np.zeros((1, 2), offsets.dtype)]),
+        np.concatenate([first.sequence_ids[:begin], np.ones(len(ids), np.int32), np.full(1, -1, np.int32)]),
+        None,
+    )
+
+
+def span_objective() -> TaskObjective:
+    """The first and last token of an answer, [CLS] for none: `labels` [B, 2]; the mean of both cross entropies.
+
+    Padding has probability 0 (in the loss of Hugging Face it has not; golden c16).
+    """
+
+    def outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B 2 T"]:
+        logits = head_outputs(model, batch, key)
+        both = jnp.stack([logits.start, logits.end], axis=1)
+        return jnp.where(batch["attention_mask"][:, None] != 0, both, jnp.asarray(IMPOSSIBLE, both.dtype))
+
+    def sums(logits: Float[Array, "B 2 T"], batch: ArrayBatch) -> Sums:
+        losses = cross_entropy(logits, batch["labels"]).mean(-1)
+        correct = (jnp.argmax(logits, -1).astype(jnp.int32) == batch["labels"]).all(-1)
+        return weighted_sums(losses, batch["weights"], batch, accuracy=correct)
+
+    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
+        return jnp.sum(batch["weights"] * categorical_divergence(name, logits, target).mean(-1))
+
+    return TaskObjective(outputs, sums, divergence)
+
+
+def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
+    def to_outcome(result: Any) -> Outcome:
+        best = result.spans[0][0] if result.spans else ""
+        return Outcome(SpanPrediction(best, float(result.no_answer), result.spans))
+
+    return outcome_pipeline(span_ranking_pipeline(model, tokenizer, batching=batching), to_outcome)
+
+
+def _answers(example: SpanExample) -> list[str]:
+    return [text for text, _ in example.answers or ()] or [""]
+
+
+def _length_group(answers: Sequence[str]) -> str:
+    if list(answers) == [""]:
+        return _NO_ANSWER
+    words = min(len(answer.split()) for answer in answers)
+    return next(name for name, largest in _LENGTHS if words <= largest)
+
+
+def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
+    scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for item in predicted:
+        answers, text = _answers(item.example), item.prediction.text
+        best = max(exact_match(text, answer) for answer in answers), max(word_f1(text, answer) for answer in answers)
+        scores[_length_group(answers)].append(best)
+    names = [name for name in (_NO_ANSWER, *(name for name, _ in _LENGTHS)) if name in scores]
+    means = {name: np.mean(scores[name], axis=0).tolist() for name in names}
+    path = figures.bars({name: f1 for name, (_, f1) in means.items()}, "F1 by answer length", folder / "answers.png")
+    table = Table(
+        ("answer", "exact match", "F1", "questions"),
+        [(name, exact, f1, len(scores[name])) for name, (exact, f1) in means.items()],
+    )
+    return [Section("Answers", figure=Figure(path, "F1 by answer length"), table=table)]
+
+
+def _mistake(item: PredictedExample) -> Mistake:
+    answers, text = _answers(item.example), item.prediction.text
+    severity = 1 - max(word_f1(text, answer) for answer in answers)
+    true = " / ".join(dict.fromkeys(answers)) or _NO_ANSWER
+    return Mistake(severity, true, text or _NO_ANSWER, joined(item.example.question, item.example.context))
+
+
+EXTRACTIVE_QA = Kind(
+    name="extractive_qa",
+    head="question_answering",
+    encode=encode_contexts,
+    targets=_targets,
+    objective=span_objective,
+    pipeline=_pipeline,
+    empty_prediction=SpanPrediction("", 0.0),
+    row_parser=ROW_PARSER,
+    metrics=score_squad2,
+    best_metric="f1",
+    figures=_figures,
+    mistake=_mistake,
+    mistake_unit="1 - F1",
+    predict_options='--question "..." --context "..."',
+)

@@ -1,0 +1,104 @@
+"""Multi-label classification: any number of C labels for a text or a text pair."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from deberta_jax.finetuning.features import Feature, Window, single_feature
+from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
+from deberta_jax.finetuning.objectives import (
+    Divergence,
+    TaskObjective,
+    binary_divergence,
+    head_outputs,
+    weighted_sums,
+)
+from deberta_jax.finetuning.sections import Section, calibration_section, class_table
+from deberta_jax.inference.buckets import Batching
+from deberta_jax.inference.classification import classification_pipeline
+from deberta_jax.inference.encode import encode
+from deberta_jax.inference.stream import Pipeline
+from deberta_jax.tasks.custom_rows import MULTI_LABEL as ROW_PARSER
+from deberta_jax.tasks.examples import TextExample
+from deberta_jax.tasks.metrics import multi_label_scores
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.losses import binary_cross_entropy
+from deberta_jax.training.objective import ArrayBatch, Sums
+
+
+def _targets(
+    example: TextExample, windows: Sequence[Window], label_index: Mapping[str, int], max_length: int
+) -> Iterator[Feature]:
+    labels = np.zeros(len(label_index), np.float32)
+    labels[[label_index[label] for label in _labels(example)]] = 1
+    yield single_feature(windows[0], labels=labels, weights=np.float32(1))
+
+
+def _labels(example: TextExample) -> tuple[str, ...]:
+    assert isinstance(example.label, tuple)
+    return example.label
+
+
+def multi_label_objective() -> TaskObjective:
+    """Any number of C labels: `labels` [B, C] are 0 or 1; the mean over labels of binary cross entropies."""
+
+    def sums(logits: Float[Array, "B C"], batch: ArrayBatch) -> Sums:
+        losses = binary_cross_entropy(logits, batch["labels"]).mean(-1)
+        correct = ((logits > 0) == (batch["labels"] > 0.5)).all(-1)
+        return weighted_sums(losses, batch["weights"], batch, accuracy=correct)
+
+    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
+        return jnp.sum(batch["weights"] * binary_divergence(name, logits, target).mean(-1))
+
+    return TaskObjective(head_outputs, sums, divergence)
+
+
+def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
+    pipeline = classification_pipeline(model, tokenizer, batching=batching)
+    return outcome_pipeline(pipeline, lambda result: Outcome(tuple(result.labels), result.scores))
+
+
+def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
+    # One entry per example and label; an unassigned label is the empty name.
+    pairs = [(item, label) for item in predicted for label in labels]
+    true = [label if label in item.example.label else "" for item, label in pairs]
+    predictions = [label if label in item.prediction else "" for item, label in pairs]
+    sections = [Section("Classes", table=class_table(labels, true, predictions))]
+    if all(item.probabilities for item in predicted):
+        confidences, correct = [], []
+        for item in predicted:
+            for label, p in (item.probabilities or {}).items():
+                confidences.append(max(p, 1 - p))
+                correct.append((p > 0.5) == (label in item.example.label))
+        sections.append(calibration_section(folder, confidences, correct))
+    return sections
+
+
+def _mistake(item: PredictedExample) -> Mistake:
+    true, probabilities = item.example.label, item.probabilities or {}
+    losses = [log_loss(p if label in true else 1 - p) for label, p in probabilities.items()]
+    severity = 0.0 if set(true) == set(item.prediction) else max(losses, default=1.0)
+    return Mistake(severity, ", ".join(true) or "none", ", ".join(item.prediction) or "none", text_of(item.example))
+
+
+MULTI_LABEL = Kind(
+    name="multi_label",
+    head="sequence_classification",
+    problem_type="multi_label_classification",
+    encode=encode,
+    targets=_targets,
+    objective=multi_label_objective,
+    pipeline=_pipeline,
+    row_parser=ROW_PARSER,
+    metrics=multi_label_scores,
+    best_metric="f1_micro",
+    figures=_figures,
+    mistake=_mistake,
+    mistake_unit="loss",
+    predict_options='--text "..."',
+)

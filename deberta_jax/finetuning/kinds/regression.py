@@ -1,0 +1,79 @@
+"""Regression: a number for a text or a text pair."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from deberta_jax.finetuning import figures
+from deberta_jax.finetuning.features import Feature, Window, single_feature
+from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.mistakes import Mistake, text_of
+from deberta_jax.finetuning.objectives import Divergence, TaskObjective, head_outputs, weighted_sums
+from deberta_jax.finetuning.sections import Figure, Section
+from deberta_jax.inference.buckets import Batching
+from deberta_jax.inference.classification import classification_pipeline
+from deberta_jax.inference.encode import encode
+from deberta_jax.inference.stream import Pipeline
+from deberta_jax.tasks.custom_rows import REGRESSION as ROW_PARSER
+from deberta_jax.tasks.examples import TextExample
+from deberta_jax.tasks.metrics import regression_scores
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.losses import squared_error
+from deberta_jax.training.objective import ArrayBatch, Sums
+
+
+def _targets(
+    example: TextExample, windows: Sequence[Window], label_index: Mapping[str, int], max_length: int
+) -> Iterator[Feature]:
+    yield single_feature(windows[0], labels=np.float32(example.label), weights=np.float32(1))
+
+
+def regression_objective() -> TaskObjective:
+    """A number: `labels` [B] are floats; the loss is the squared error."""
+
+    def sums(logits: Float[Array, "B 1"], batch: ArrayBatch) -> Sums:
+        return weighted_sums(squared_error(logits[:, 0], batch["labels"]), batch["weights"], batch)
+
+    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
+        # The original implementation applies a softmax over the batch, which has no meaning (golden f06).
+        return jnp.sum(batch["weights"] * squared_error(logits[:, 0], target[:, 0]))
+
+    return TaskObjective(head_outputs, sums, divergence)
+
+
+def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
+    pipeline = classification_pipeline(model, tokenizer, batching=batching)
+    return outcome_pipeline(pipeline, lambda result: Outcome(result.value))
+
+
+def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
+    true = [float(item.example.label) for item in predicted]
+    path = figures.scatter(true, [float(item.prediction) for item in predicted], folder / "numbers.png")
+    return [Section("Numbers", figure=Figure(path, "Predicted against true numbers, and the errors"))]
+
+
+def _mistake(item: PredictedExample) -> Mistake:
+    true, predicted = item.example.label, item.prediction
+    return Mistake(abs(predicted - true), f"{true:g}", f"{predicted:.3g}", text_of(item.example))
+
+
+REGRESSION = Kind(
+    name="regression",
+    head="sequence_classification",
+    problem_type="regression",
+    encode=encode,
+    targets=_targets,
+    objective=regression_objective,
+    pipeline=_pipeline,
+    row_parser=ROW_PARSER,
+    metrics=regression_scores,
+    best_metric="spearman",
+    figures=_figures,
+    mistake=_mistake,
+    mistake_unit="error",
+    predict_options='--text "..."',
+)

@@ -1,0 +1,82 @@
+"""The config of a model folder, and the labels of a classifier."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deberta_jax.config import DebertaConfig, read_rtd_pair
+from deberta_jax.errors import InputError
+from deberta_jax.files import read_json
+from deberta_jax.hub.download import CONFIG_FILES
+from deberta_jax.hub.heads import HEADS, Head, Model, architecture
+from deberta_jax.hub.tensors import Tensor
+from deberta_jax.model.deberta import Deberta
+
+
+def config_of(model: Model) -> DebertaConfig:
+    return model.config if isinstance(model, Deberta) else model.deberta.config
+
+
+def config_text(config: DebertaConfig, head: Head | None, *, projected: bool = False, dtype: str) -> str:
+    """`config.json` of a model, with the keys that transformers needs beside the architecture.
+
+    transformers has no class for token classification after a dense layer (`projected`).
+    """
+    values = config.to_dict() | {"architectures": [architecture(config, None if projected else head)], "dtype": dtype}
+    if head == "masked_lm":
+        # The names of the head begin with `cls.predictions`, not `lm_predictions`.
+        values["legacy"] = True
+    return json.dumps(values, indent=2) + "\n"
+
+
+def read_config(folder: Path, *, generator: bool = False) -> DebertaConfig:
+    """The config of a folder; if it describes a replaced-token detection pair, of the discriminator or `generator`.
+
+    Raises InputError that names the file.
+    """
+    path = next((folder / name for name in CONFIG_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; a model folder needs it, or {CONFIG_FILES[1]}")
+    values = read_json(path)
+    try:
+        if "generator" in values and "discriminator" in values:
+            generator_config, discriminator_config, _ = read_rtd_pair(path)
+            return generator_config if generator else discriminator_config
+        return DebertaConfig.from_dict(values)
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix('config: ').removeprefix(f'{path}: ')}") from None
+
+
+def numbered_labels(count: int) -> tuple[str, ...]:
+    """The labels of a classifier whose config names none."""
+    return tuple(f"LABEL_{index}" for index in range(count))
+
+
+def with_labels(
+    config: DebertaConfig, tensors: Mapping[str, Tensor], head: Head | None, labels: Sequence[str] | None
+) -> tuple[DebertaConfig, dict[str, Tensor]]:
+    """The config with `labels`, by default those of the file, and the tensors that a model with them can use.
+
+    The tensors of a classifier with other labels are removed, so that it is initialized. Labels in another order are
+    not other labels: the order of the file is kept. Heads without labels keep the tensors of a single score, as
+    multiple choice and entities have it. Raises InputError for labels that are not distinct names.
+    """
+    without_classifier = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    if not HEADS[head].has_labels:
+        if labels is not None:
+            raise InputError(f"labels are for classification heads; the head is {head!r}")
+        weight = tensors.get("classifier.weight")
+        has_single_score = weight is None or weight.shape[:1] == (1,)
+        config = dataclasses.replace(config, labels=DebertaConfig.labels, problem_type=None)
+        return config, dict(tensors) if has_single_score else without_classifier
+    if labels is None:
+        return config, dict(tensors)
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels) or not labels:
+        raise InputError(f"labels must be a list of names, not {labels!r}")
+    if len(set(labels)) != len(labels):
+        raise InputError(f"labels must differ from each other, not {', '.join(labels)}")
+    are_unnamed = config.labels == numbered_labels(len(config.labels))
+    if len(labels) == len(config.labels) and (are_unnamed or set(labels) == set(config.labels)):
+        return dataclasses.replace(config, labels=tuple(labels) if are_unnamed else config.labels), dict(tensors)
+    return dataclasses.replace(config, labels=tuple(labels), problem_type=None), without_classifier

@@ -1,0 +1,76 @@
+"""A model folder: its config and its tensors under their present names, of the model or of a pair's generator."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from deberta_jax.config import DebertaConfig
+from deberta_jax.errors import InputError
+from deberta_jax.hub.config_file import numbered_labels, read_config
+from deberta_jax.hub.download import GENERATOR_FILE
+from deberta_jax.hub.legacy_names import canonical_tensors
+from deberta_jax.hub.tensors import Tensor, read_tensors, weight_file
+
+
+class StoredModel(NamedTuple):
+    """A model in a file: its config, its tensors by their present names, not yet read, and the file."""
+
+    config: DebertaConfig
+    tensors: dict[str, Tensor]
+    source: Path
+
+
+def read_folder(folder: Path, *, generator: bool = False, generator_folder: Path | None = None) -> StoredModel:
+    """The model of a folder, or with `generator` the generator that is stored with it.
+
+    If the config names no labels, they are numbered; their count is that of the file's classifier. Tables stored as the
+    difference to a generator's are added to the generator's, which is in the same folder or in `generator_folder`.
+    """
+    config = read_config(folder, generator=generator)
+    separate = folder / GENERATOR_FILE
+    source = separate if generator and separate.is_file() else weight_file(folder)
+    if generator and not has_generator(folder):
+        raise InputError(f"{folder}: no generator; expected {GENERATOR_FILE}")
+    generator_at = folder if separate.is_file() else generator_folder
+    generator_tensors = None if generator_at is None else partial(_generator_tensors, generator_at)
+    tensors = canonical_tensors(
+        read_tensors(source), config, source=source, generator=generator, generator_tensors=generator_tensors
+    )
+    if generator:
+        config = _with_depth_of(config, tensors)
+    classifier = tensors.get("classifier.weight")
+    if classifier is not None and config.labels == DebertaConfig.labels and classifier.shape and classifier.shape[0]:
+        config = dataclasses.replace(config, labels=numbered_labels(classifier.shape[0]))
+    return StoredModel(config, tensors, source)
+
+
+def read_generator(folder: Path) -> StoredModel:
+    """The generator of a folder: stored with a discriminator, or in a folder of its own."""
+    if has_generator(folder):
+        return read_folder(folder, generator=True)
+    config = read_config(folder, generator=True)
+    source = weight_file(folder)
+    tensors = canonical_tensors(read_tensors(source), config, source=source, generator=True)
+    if any(name.startswith("mask_predictions.") for name in tensors):
+        raise InputError(f"{source}: a discriminator without its generator; expected {GENERATOR_FILE} in the folder")
+    return StoredModel(_with_depth_of(config, tensors), tensors, source)
+
+
+def has_generator(folder: Path) -> bool:
+    """Whether a folder contains a discriminator's generator, in a separate file or in one file with it."""
+    if (folder / GENERATOR_FILE).is_file():
+        return True
+    return any(name.startswith("generator.") for name in read_tensors(weight_file(folder)))
+
+
+def _generator_tensors(folder: Path) -> Mapping[str, Tensor]:
+    separate = folder / GENERATOR_FILE
+    return read_tensors(separate if separate.is_file() else weight_file(folder))
+
+
+def _with_depth_of(config: DebertaConfig, tensors: Mapping[str, Tensor]) -> DebertaConfig:
+    """A generator may be stored with the config of its discriminator, which has twice as many layers."""
+    layers = {name.split(".")[3] for name in tensors if name.startswith("deberta.encoder.layer.")}
+    return dataclasses.replace(config, num_hidden_layers=max(len(layers), 1))

@@ -1,0 +1,40 @@
+"""What a pipeline reads from a model: its encoder, its head, and the longest row it accepts."""
+
+from typing import Any
+
+from deberta_jax.errors import InputError
+from deberta_jax.hub.heads import HEADS, Head
+from deberta_jax.inference.buckets import Batching
+from deberta_jax.model.deberta import Deberta
+
+
+def encoder_of(model: Any) -> Deberta:
+    """The encoder of a model with a head, or the model itself if it has none."""
+    return model if isinstance(model, Deberta) else model.deberta
+
+
+def require_head(model: Any, head: Head, function: str) -> None:
+    """Raise InputError if the model does not have the head that a function needs; the message says how to load it."""
+    if isinstance(model, HEADS[head].model):
+        return
+    names = [f'"{name}"' if name else "none" for name, spec in HEADS.items() if isinstance(model, spec.model)]
+    actual = f"has {names[0]}" if names else f"is a {type(model).__name__}"
+    raise InputError(
+        f'{function} needs a model with the head "{head}", this one {actual}: '
+        f'load it with from_pretrained(..., head="{head}")'
+    )
+
+
+def max_row_length(model: Any, batching: Batching) -> int:
+    """The maximum number of tokens per row: `batching.max_length`, or by default the model's number of positions.
+
+    Raises InputError if `batching.max_length` exceeds the number of absolute positions of a model that uses them.
+    """
+    config = encoder_of(model).config
+    positions, requested = config.max_position_embeddings, batching.max_length
+    absolute = config.position_biased_input or getattr(model, "decoder", None) is not None
+    if absolute and requested is not None and requested > positions:
+        raise InputError(
+            f"max_length is {requested}, but the model has {positions} absolute positions: use {positions} or less"
+        )
+    return positions if requested is None else requested

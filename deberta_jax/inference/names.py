@@ -1,0 +1,16 @@
+"""The names that select a pipeline or one of its options. Imports no JAX: the command line's help reads them."""
+
+from typing import Literal
+
+PipelineName = Literal[
+    "fill-mask",
+    "classification",
+    "zero-shot",
+    "token-classification",
+    "question-answering",
+    "multiple-choice",
+    "entity-ranking",
+    "replaced-tokens",
+    "embeddings",
+]
+Pooling = Literal["mean", "cls"]

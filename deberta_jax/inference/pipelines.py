@@ -1,0 +1,89 @@
+"""The table of pipelines: the head that each needs, the function that builds it, its options and its example fields."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from deberta_jax.errors import InputError
+from deberta_jax.hub.heads import HEADS, Head
+from deberta_jax.inference.buckets import BATCHING, Batching
+from deberta_jax.inference.classification import classification_pipeline, zero_shot_pipeline
+from deberta_jax.inference.embeddings import embed, embed_pipeline
+from deberta_jax.inference.entities import tag_entities_pipeline
+from deberta_jax.inference.entity_ranking import score_entities_pipeline
+from deberta_jax.inference.fill_mask import fill_mask_pipeline
+from deberta_jax.inference.multiple_choice import choose_pipeline
+from deberta_jax.inference.names import PipelineName
+from deberta_jax.inference.question_answering import answer_pipeline
+from deberta_jax.inference.replaced_tokens import detect_replaced_pipeline
+from deberta_jax.inference.stream import Pipeline, complete
+from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.heads import EntityScoring
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+
+
+class PipelineSpec(NamedTuple):
+    """A pipeline.
+
+    `build(model, tokenizer, *, batching, **options)` takes a model with `head`, and the keyword arguments `options`.
+    `fields` name the elements of an example; with `pairs`, an example may have a second text after them.
+    """
+
+    head: Head | None
+    build: Callable[..., Pipeline[Any]]
+    options: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ("text",)
+    pairs: bool = False
+
+
+# If several pipelines need the same head, the first is the default of the head.
+PIPELINES: dict[PipelineName, PipelineSpec] = {
+    "fill-mask": PipelineSpec("masked_lm", fill_mask_pipeline, options=("top_k",), pairs=True),
+    "classification": PipelineSpec("sequence_classification", classification_pipeline, pairs=True),
+    "zero-shot": PipelineSpec(
+        "sequence_classification", zero_shot_pipeline, options=("labels", "template", "multi_label")
+    ),
+    "token-classification": PipelineSpec("token_classification", tag_entities_pipeline),
+    "question-answering": PipelineSpec(
+        "question_answering",
+        answer_pipeline,
+        options=("max_answer_tokens", "no_answer_threshold"),
+        fields=("question", "context"),
+    ),
+    "multiple-choice": PipelineSpec("multiple_choice", choose_pipeline, fields=("text", "choices")),
+    "entity-ranking": PipelineSpec("entity_scoring", score_entities_pipeline, fields=("passage", "query", "entities")),
+    "replaced-tokens": PipelineSpec("replaced_token_detection", detect_replaced_pipeline),
+    "embeddings": PipelineSpec(None, embed_pipeline, options=("pooling",), pairs=True),
+}
+
+
+def pipeline(model: Any, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Any]:
+    """The pipeline of the model's head with default options, for `stream`.
+
+    Its examples are those of the head's own function, such as `fill_mask`; a model without a head gives embeddings.
+    """
+    for spec in PIPELINES.values():
+        if type(model) is HEADS[spec.head].model:
+            return spec.build(model, tokenizer, batching=batching)
+    kinds = ", ".join(spec.model.__name__ for spec in HEADS.values())
+    raise InputError(f"no pipeline for a {type(model).__name__}: use one of {kinds}")
+
+
+def predict(
+    model: Any,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[Any] | None = None,
+    *,
+    batching: Batching = BATCHING,
+) -> Any:
+    """The predictions of the model's head for texts or pairs: calls `fill_mask`, `classify`, `answer`, ... by the head.
+
+    `pairs` are the second texts for classification, the contexts of questions, the choices of texts, or, for entity
+    ranking, a query and spans of entities per passage. The options of these functions have their defaults.
+    """
+    if isinstance(model, Deberta):
+        return embed(model, tokenizer, texts, pairs, batching=batching)
+    columns: list[Sequence[Any]] = [texts] if pairs is None else [texts, pairs]
+    if isinstance(model, EntityScoring) and pairs is not None:
+        columns = [texts, [query for query, _ in pairs], [entities for _, entities in pairs]]
+    return complete(pipeline(model, tokenizer, batching=batching), *columns)

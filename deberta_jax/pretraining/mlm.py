@@ -1,0 +1,64 @@
+"""Masked language modeling (`--objective mlm`), the objective of DeBERTa v1 and v2."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
+
+from deberta_jax.hub.pretrained import from_pretrained
+from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.pretraining.config import RtdConfig
+from deberta_jax.pretraining.initial import InitialFiles, find_initial_model, load_file
+from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec
+from deberta_jax.pretraining.objectives import masked_lm
+from deberta_jax.pretraining.summary import MaskedSentence, accuracy_line, fill_sentences, filled_lines
+from deberta_jax.tokenizers.special_tokens import MASK
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.method import TrainingMethod, one_objective
+from deberta_jax.training.run import TrainingConfig
+from deberta_jax.training.state import Build
+
+# Folder of the exported model in the run folder.
+MODEL = "model"
+# Metrics to plot, and their axis labels.
+_CURVES = {"loss": "loss (nats per masked token)", "accuracy": "masked-token accuracy"}
+
+
+def _build(options: ModelOptions) -> Build:
+    return lambda key: MaskedLM(options.config, dtype=options.dtype, remat=options.remat, key=key)
+
+
+def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
+    return one_objective(training, _build(options), masked_lm, curves=_CURVES)
+
+
+def _load_files(files: InitialFiles, options: ModelOptions, _: RtdConfig, key: PRNGKeyArray, mesh: Mesh) -> Any:
+    assert files.model is not None
+    return load_file(_build(options), options.config, files.model, key, mesh)
+
+
+def _report(
+    folder: Path,
+    metrics: Mapping[str, float],
+    baseline: float,
+    tokenizer: Tokenizer,
+    sentences: Sequence[MaskedSentence],
+) -> list[str]:
+    model, _ = from_pretrained(folder / MODEL, head="masked_lm")
+    predictions = fill_sentences(model, tokenizer, sentences)
+    return [accuracy_line("masked LM", metrics, baseline), *filled_lines(sentences, predictions)]
+
+
+MASKED_LM = ObjectiveSpec(
+    find_files=lambda init_from, _: find_initial_model(init_from),
+    load_files=_load_files,
+    method=_method,
+    models=lambda model: {MODEL: model},
+    report=_report,
+    next_command=lambda folder: (
+        f'deberta-jax predict {shlex.quote(str(folder / MODEL))} --text "This is a {MASK} sentence."'
+    ),
+)

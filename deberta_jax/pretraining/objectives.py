@@ -1,0 +1,37 @@
+"""Objectives of pretraining: masked language modeling."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from deberta_jax.training.losses import cross_entropy
+from deberta_jax.training.objective import ArrayBatch, Sums
+
+
+def masked_lm(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+    """Cross entropy and accuracy at the masked positions (Devlin et al. 2019, 3.1); without `key`, without dropout."""
+    return masked_sums(masked_logits(model, batch, key), batch)
+
+
+def masked_logits(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B M V"]:
+    """What a masked language model expects at the masked positions of packed rows."""
+    return model(
+        batch["input_ids"],
+        masked_positions=batch["masked_positions"],
+        segment_ids=batch["segment_ids"],
+        position_ids=batch["position_ids"],
+        key=key,
+    )
+
+
+def masked_sums(logits: Float[Array, "B M V"], batch: ArrayBatch) -> Sums:
+    """Cross entropy and accuracy of those logits."""
+    labels, weights = batch["labels"], batch["label_weights"]
+    correct = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
+    return Sums(
+        loss=jnp.sum(weights * cross_entropy(logits, labels)),
+        weight=jnp.sum(weights),
+        tokens=jnp.sum(batch["segment_ids"] > 0),
+        metrics={"accuracy": jnp.sum(jnp.where(correct, weights, 0))},
+    )

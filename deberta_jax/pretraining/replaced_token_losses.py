@@ -1,0 +1,61 @@
+"""Losses of replaced-token detection: the generator's, the discriminator's, and the tokens that pass between them.
+
+See docs/numerics.md, "Replaced-token detection" (He, Gao and Chen 2023, 2.3).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from deberta_jax.model.heads import ReplacedTokenDetection
+from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.ops.sampling import sample
+from deberta_jax.pretraining.objectives import masked_logits, masked_sums
+from deberta_jax.sharding import constrain
+from deberta_jax.training.losses import binary_cross_entropy
+from deberta_jax.training.objective import ArrayBatch, Sums
+
+
+def add_draws(batch: ArrayBatch, key: PRNGKeyArray) -> ArrayBatch:
+    """Add the random numbers that the generator samples with; they do not depend on how the batch is sharded."""
+    draws = jax.random.uniform(key, (*batch["labels"].shape, 2))
+    return {**batch, "draws": constrain(draws, "batch", None, None)}
+
+
+def generator_objective(generator: MaskedLM, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+    """The masked-LM loss, and in `rows["sampled"]` a token per masked position, sampled at temperature 1."""
+    logits = masked_logits(generator, batch, key)
+    return masked_sums(logits, batch)._replace(rows={"sampled": sample(logits, batch["draws"])})
+
+
+def replace_tokens(batch: ArrayBatch, sampled: Int[Array, "B M"]) -> ArrayBatch:
+    """The discriminator's input: sampled tokens at the masked positions, and `replaced` [B, T] where they are wrong.
+
+    A sampled token that equals the original counts as not replaced.
+    """
+    ids = batch["input_ids"]
+    used = batch["label_weights"] > 0
+    # Unused slots get a position beyond the sequence, which mode "drop" ignores.
+    positions = jnp.where(used, batch["masked_positions"], ids.shape[1])
+    rows = jnp.arange(ids.shape[0], dtype=positions.dtype)[:, None]
+    input_ids = ids.at[rows, positions].set(sampled.astype(ids.dtype), mode="drop")
+    replaced = jnp.zeros(ids.shape, bool).at[rows, positions].set(sampled != batch["labels"], mode="drop")
+    return {**batch, "input_ids": constrain(input_ids, "batch", None), "replaced": constrain(replaced, "batch", None)}
+
+
+def discriminator_objective(model: ReplacedTokenDetection, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+    """Binary cross entropy over all real tokens, [CLS] and [SEP] included; without `key`, without dropout."""
+    logits = model(batch["input_ids"], segment_ids=batch["segment_ids"], position_ids=batch["position_ids"], key=key)
+    return detection_sums(logits, batch)
+
+
+def detection_sums(logits: Float[Array, "B T"], batch: ArrayBatch) -> Sums:
+    """Sums of the binary cross entropy of logits, and the number of replaced tokens."""
+    real = batch["segment_ids"] > 0
+    losses = binary_cross_entropy(logits, batch["replaced"].astype(logits.dtype))
+    return Sums(
+        loss=jnp.sum(jnp.where(real, losses, 0)),
+        weight=jnp.sum(real).astype(losses.dtype),
+        tokens=jnp.sum(real),
+        metrics={"replaced": jnp.sum(jnp.where(real, batch["replaced"], False)).astype(losses.dtype)},
+    )

@@ -1,0 +1,161 @@
+"""One pretraining run, from text files to model folders."""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from deberta_jax.data.prepare import read_manifest
+from deberta_jax.files import lock_folder
+from deberta_jax.pretraining.config import DataConfig, PretrainConfig
+from deberta_jax.pretraining.corpus import (
+    check_text_files,
+    example_documents,
+    find_tokenizer,
+    held_out_batches,
+    prepare_shards,
+    prepare_text,
+    train_run_tokenizer,
+    training_batches,
+)
+from deberta_jax.pretraining.initial import initial_config
+from deberta_jax.pretraining.mlm import MASKED_LM
+from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec
+from deberta_jax.pretraining.recipes import Selection, recipe
+from deberta_jax.pretraining.rtd import REPLACED_TOKEN_DETECTION
+from deberta_jax.pretraining.summary import (
+    export_models,
+    majority_accuracy,
+    masked_sentences,
+    published_lines,
+    size_lines,
+)
+from deberta_jax.sharding import make_mesh
+from deberta_jax.training.first_process import on_first_process, print_once
+from deberta_jax.training.loop import held_out_evaluation, train
+from deberta_jax.training.method import TrainingMethod
+from deberta_jax.training.optimizer import learning_rate
+from deberta_jax.training.run import TrainingConfig, check_settings
+from deberta_jax.training.sizes import Sizes, sizes
+from deberta_jax.training.state import abstract_state, model_key
+from deberta_jax.training.step import check_batch_size
+
+OBJECTIVES: dict[str, ObjectiveSpec] = {"mlm": MASKED_LM, "rtd": REPLACED_TOKEN_DETECTION}
+_EXAMPLES = 5
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Prepare the text, train, evaluate and export; what the run folder already contains is not done again.
+
+    Raises InputError for options that do not fit each other, the files they name, or the run in the folder, in most
+    cases before anything is written; raises StopRequested if the run is asked to stop.
+    """
+    objective, training, data, folder = OBJECTIVES[config.objective], config.training, config.data, config.folder
+    mesh = _training_mesh(training)
+    # Raises InputError for a warm-up that is longer than the run.
+    learning_rate(training.optimizer, training.steps)
+    check_settings(folder, config.settings())
+    check_text_files(data)
+    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, data.shards)
+    files = objective.find_files(config.init_from, config.generator)
+    if tokenizer is not None:
+        initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
+    with ExitStack() as stack:
+        on_first_process(lambda: stack.enter_context(lock_folder(folder)))
+        text = prepare_text(data, folder / "text")
+        if tokenizer is None:
+            tokenizer = train_run_tokenizer(text.training, folder / "tokenizer" / "spm.model", config.vocabulary)
+        shards = prepare_shards(text, data.shards, folder / "shards", tokenizer, data.length)
+        settings = config.settings() | {"rows": read_manifest(shards.training).sha256}
+        # Every process checks: if only the first one did, the others would wait for it forever.
+        check_settings(folder, settings)
+        model_config = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
+        options = ModelOptions(model_config, jnp.dtype(config.dtype), config.remat)
+        method = objective.method(options, training, config.rtd)
+        size = _measure(method, training, data, mesh)
+        print_once(f"{config.model}: {size}")
+        held_out = held_out_batches(
+            shards.held_out, tokenizer, config.evaluation_masking(), training.batch_size, data.evaluate_batches, mesh
+        )
+
+        def load_files() -> Any:
+            return objective.load_files(files, options, config.rtd, model_key(training.seed), mesh)
+
+        result = train(
+            training,
+            folder,
+            settings,
+            method,
+            batches=training_batches(shards.training, tokenizer, data, training.batch_size, training.seed, mesh),
+            evaluate=held_out_evaluation(method, mesh, lambda: held_out),
+            initial_model=load_files if any(files) else None,
+            flops_per_step=size.step_flops,
+        )
+        model, metrics = result.state.model, result.metrics
+        if jax.process_count() > 1:
+            model = multihost_utils.process_allgather(model, tiled=True)
+        if jax.process_index() == 0:
+            export_models(folder, objective.models(model), tokenizer)
+            sentences = masked_sentences(example_documents(text), tokenizer, _EXAMPLES)
+            report = objective.report(folder, metrics, majority_accuracy(held_out), tokenizer, sentences)
+            warning = method.warning(training.steps, metrics)
+            _print_results(folder, report, warning, objective.next_command(folder))
+
+
+def describe(config: PretrainConfig) -> str:
+    """The size of a run on the available devices: parameters, memory, tokens and FLOPs. Reads no text, writes nothing.
+
+    The number of steps is the recipe's.
+    """
+    objective, training = OBJECTIVES[config.objective], config.training
+    mesh = _training_mesh(training)
+    check_text_files(config.data)
+    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, config.data.shards)
+    files = objective.find_files(config.init_from, config.generator)
+    if tokenizer is None:
+        # [MASK] follows the pieces of a trained tokenizer.
+        model = config.model_config(config.vocabulary + 1)
+    else:
+        model = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
+    recipe_steps = recipe(config.recipe, Selection(config.objective)).training.steps if config.recipe else 0
+    steps = training.steps or recipe_steps
+    # The schedule needs enough steps for its warm-up; sizes do not depend on their number.
+    method = objective.method(
+        ModelOptions(model, jnp.dtype(config.dtype), config.remat),
+        dataclasses.replace(training, steps=max(steps, 10**6)),
+        config.rtd,
+    )
+    size = _measure(method, training, config.data, mesh)
+    lines = size_lines(config.model, size, batch_size=training.batch_size, length=config.data.length, steps=steps)
+    lines += published_lines(config.model) if config.objective == "rtd" else []
+    return "\n".join([*lines, "next: set --steps above 0 to train"])
+
+
+def _training_mesh(training: TrainingConfig) -> Mesh:
+    axes = training.mesh
+    mesh = make_mesh(axes.data, axes.fsdp, axes.tensor)
+    check_batch_size(training.batch_size, mesh, training.accumulate)
+    return mesh
+
+
+def _measure(method: TrainingMethod, training: TrainingConfig, data: DataConfig, mesh: Mesh) -> Sizes:
+    """The sizes of a run, computed from shapes and shardings without allocating."""
+    slots = data.masking.predictions(data.length)
+    widths = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), data.length)
+    widths |= dict.fromkeys(("masked_positions", "labels"), slots)
+    batch = {name: jax.ShapeDtypeStruct((training.batch_size, width), jnp.int32) for name, width in widths.items()}
+    batch["label_weights"] = jax.ShapeDtypeStruct((training.batch_size, slots), jnp.float32)
+    abstract = abstract_state(method.build, method.optimizer, training.seed, mesh)
+    return sizes(method.evaluate, abstract, batch)
+
+
+def _print_results(folder: Path, report: Sequence[str], warning: str | None, next_command: str) -> None:
+    lines = [*report, f"warning: {warning}"] if warning else list(report)
+    lines.append(f"curves: {folder / 'loss.png'}; metrics: {folder / 'metrics.jsonl'}")
+    print("\n".join([*lines, f"next: {next_command}"]), flush=True)

@@ -1,0 +1,57 @@
+"""A classifier of random tokens, and a few training steps on a mesh."""
+
+import jax
+import numpy as np
+
+from deberta_jax.config import DebertaConfig
+from deberta_jax.model.shardings import shardings
+from deberta_jax.sharding import make_mesh
+from deberta_jax.training.config import OptimizerConfig, TrainingConfig
+from deberta_jax.training.method import one_objective
+from deberta_jax.training.state import abstract_state, initial_state
+from deberta_jax.training.step import place
+
+CONFIG = DebertaConfig(
+    vocab_size=40,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    position_buckets=4,
+    max_position_embeddings=32,
+    share_att_key=True,
+    norm_rel_ebd="layer_norm",
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    labels=("a", "b", "c"),
+)
+B, T, C = 8, 12, 3
+
+
+def one_device():
+    return make_mesh(1, 1, 1, jax.devices()[:1])
+
+
+def eight_devices():
+    return make_mesh(2, 2, 2)
+
+
+def random_tokens(rng, *shape):
+    return rng.integers(1, CONFIG.vocab_size, shape).astype(np.int32)
+
+
+def train_steps(mesh, build, objective, batch, *, steps, trainable=None, learning_rate=1e-2):
+    """The initial model, the state after some steps on one batch, and the metrics of each step."""
+    optimizer = OptimizerConfig(learning_rate=learning_rate, warmup=0.0)
+    training = TrainingConfig(steps=10, batch_size=B, optimizer=optimizer)
+    method = one_objective(training, build, objective, trainable)
+    abstract = abstract_state(method.build, method.optimizer, 0, mesh)
+    state = initial_state(method.build, method.optimizer, 0, mesh)
+    # A step donates its state.
+    initial = jax.device_get(state.model)
+    step = method.make_step(shardings(abstract, mesh))
+    metrics = []
+    for _ in range(steps):
+        state, values = step(state, place(batch, mesh))
+        metrics.append({name: float(value) for name, value in values.items()})
+    return initial, state, metrics
