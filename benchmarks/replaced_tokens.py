@@ -34,7 +34,7 @@ GENERATOR = generator_config(CONFIG)
 
 def batch(rows, length):
     rng = np.random.default_rng(0)
-    slots = Masking().predictions(length)
+    slots = Masking().slots(length)
     positions = np.sort(rng.permuted(np.tile(np.arange(1, length), (rows, 1)), axis=1)[:, :slots], axis=1)
     ids = rng.integers(5, CONFIG.vocab_size, (rows, length)).astype(np.int32)
     return {

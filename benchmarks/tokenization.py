@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from deberta_jax import InputError, Tokenizer
 from deberta_jax.data.documentation import write_documentation
-from deberta_jax.tokenizers.byte_pair import MICROSOFT
+from deberta_jax.tokenizers.byte_pair import BPE_ENCODER
 from deberta_jax.tokenizers.train import train_tokenizer
 
 REPETITIONS = 7
@@ -51,7 +51,7 @@ def byte_pair(text: str, folder: Path, gpt2: Path | None) -> Tokenizer:
         (folder / "vocab.json").unlink()
     counts = [(str(index), 1) for index in encoder.values()]
     contents = {"dict_map": counts, "vocab": merges, "encoder": encoder}
-    (folder / MICROSOFT).write_bytes(pickle.dumps(contents, protocol=2))
+    (folder / BPE_ENCODER).write_bytes(pickle.dumps(contents, protocol=2))
     return Tokenizer(folder)
 
 

@@ -27,6 +27,7 @@ from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import generator_config
 from deberta_jax.sharding import make_mesh
+from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -67,7 +68,7 @@ def run(config: ConvertConfig) -> None:
     else:
         folder = resolve(config.source, revision=config.revision, generator=config.generator)
         model_config, tensors, source = read_folder(folder, generator=config.generator)
-        tokenizer = Tokenizer(folder) if Tokenizer.stands_in(folder) else None
+        tokenizer = Tokenizer(folder) if has_tokenizer(folder) else None
     head = head_of_file(model_config, tensors)
     kind, options = HEADS[head].model, head_options(head, tensors)
     projected = options.get("projected", False)

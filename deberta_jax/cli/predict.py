@@ -35,7 +35,7 @@ from deberta_jax.inference import stream
 from deberta_jax.inference.activations import Activations, activations
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.embeddings import Pooling
-from deberta_jax.progress import counted
+from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # Examples that are held at a time, and done again after a violent end; lines that are written at a time.
@@ -231,7 +231,7 @@ def _answer_all(config: PredictConfig, task: Task, folder: Path, source: Source,
     model, tokenizer, made = _load(config, task, folder)
     lines, bad, started = output.lines, output.bad, time.perf_counter()
     ready: list[bytes] = []
-    with counted("lines") as progress:
+    with progress_bar("lines") as progress:
         for (lines, row, texts), result in _answers(source, task, made, output.lines):
             try:
                 if isinstance(result, InputError):

@@ -7,9 +7,9 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from deberta_jax.data.batches import Batches, held_out
-from deberta_jax.data.masking import Vocabulary
-from deberta_jax.data.prepare import read_manifest
+from deberta_jax.data.batches import TrainingBatches, held_out_batches
+from deberta_jax.data.masking import MaskingVocabulary
+from deberta_jax.data.manifest import read_manifest
 from deberta_jax.files import lock_folder
 from deberta_jax.pretraining.config import PretrainConfig, measure
 from deberta_jax.pretraining.corpus import Text, check_inputs, named_tokenizer, on_first, say, shards_of, tokenizer_of
@@ -57,7 +57,9 @@ def _run(config: PretrainConfig, mesh: Mesh) -> None:
     size = measure(config, model_config)
     say(f"{config.model}: {size}")
 
-    vocabulary = Vocabulary(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts())
+    vocabulary = MaskingVocabulary(
+        tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts()
+    )
     host_index, host_count = batch_share(mesh)
     common: dict[str, Any] = {
         "batch_size": config.training.batch_size,
@@ -67,10 +69,10 @@ def _run(config: PretrainConfig, mesh: Mesh) -> None:
         "vocabulary_sha256": tokenizer.sha256,
     }
     masking = config.evaluation_masking()
-    evaluated = held_out(held_out_rows, most=config.data.evaluate_batches, masking=masking, **common)
+    evaluated = held_out_batches(held_out_rows, limit=config.data.evaluate_batches, masking=masking, **common)
 
-    def batches(start: int) -> Batches:
-        return Batches(
+    def batches(start: int) -> TrainingBatches:
+        return TrainingBatches(
             training_rows,
             seed=config.training.seed,
             start=start,

@@ -22,6 +22,7 @@ from deberta_jax.hub.pretrained import labelled, read_folder
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.shardings import shardings
 from deberta_jax.tasks.examples import Kind
+from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # What transformers calls the use of a classifier.
@@ -48,7 +49,7 @@ def read_start(name: str) -> Start:
         raise InputError("no model is named: --model FOLDER, or owner/name on the hub")
     folder = resolve(name)
     config, tensors, source = read_folder(folder)
-    if not Tokenizer.stands_in(folder):
+    if not has_tokenizer(folder):
         raise InputError(f"{name}: holds no tokenizer; put the one the model was trained with into the folder")
     return Start(config, tensors, source, Tokenizer(folder))
 

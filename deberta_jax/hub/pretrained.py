@@ -31,6 +31,7 @@ from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import TokenClassification
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
+from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def load_pretrained(
 
     places = None if mesh is None else shardings(jax.eval_shape(build, jax.random.key(0)), mesh)
     model, new = import_tensors(build, config, tensors, source=source, key=key, shardings=places, dtype=param_dtype)
-    return Pretrained(model, Tokenizer(folder) if Tokenizer.stands_in(folder) else None, new)
+    return Pretrained(model, Tokenizer(folder) if has_tokenizer(folder) else None, new)
 
 
 def read_folder(

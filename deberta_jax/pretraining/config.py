@@ -150,7 +150,7 @@ def measure(config: PretrainConfig, model: DebertaConfig) -> Sizes:
     method = dataclasses.replace(config, training=training).method(model)
     abstract = abstract_state(method.build, method.optimizer, config.training.seed, mesh)
     rows, length = config.training.batch_size, config.data.length
-    slots = config.data.masking.predictions(length)
+    slots = config.data.masking.slots(length)
     widths = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), length)
     widths |= dict.fromkeys(("masked_positions", "labels"), slots)
     batch = {name: jax.ShapeDtypeStruct((rows, width), jnp.int32) for name, width in widths.items()}

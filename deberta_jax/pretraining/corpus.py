@@ -9,13 +9,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from deberta_jax.data.documentation import write_documentation
-from deberta_jax.data.prepare import prepare, read_manifest
-from deberta_jax.data.sources import documents, find
-from deberta_jax.data.split import hold_out
+from deberta_jax.data.manifest import read_manifest
+from deberta_jax.data.prepare import prepare
+from deberta_jax.data.sources import documents, find_files
+from deberta_jax.data.split import split_held_out
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
 from deberta_jax.pretraining.config import PretrainConfig
-from deberta_jax.progress import counted
+from deberta_jax.progress import progress_bar
+from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.tokenizers.train import train_tokenizer
 
@@ -25,7 +27,7 @@ FEWEST_SHARDS = 40
 def check_inputs(config: PretrainConfig) -> None:
     """What can be refused before anything is written."""
     if named := [*config.data.files, *config.data.held_out]:
-        find(named)
+        find_files(named)
     if named_tokenizer(config) is None and config.data.shards:
         raise InputError("--data.shards needs the tokenizer they were made with: --tokenizer")
 
@@ -39,7 +41,7 @@ def named_tokenizer(config: PretrainConfig) -> Tokenizer | None:
             raise InputError(f"{config.generator}: a generator without --start needs its tokenizer: --tokenizer")
         return None
     folder = resolve(config.start)
-    if not Tokenizer.stands_in(folder):
+    if not has_tokenizer(folder):
         raise InputError(f"{config.start}: holds no tokenizer; name the model's own with --tokenizer")
     return Tokenizer(folder)
 
@@ -97,17 +99,17 @@ def shards_of(config: PretrainConfig, text: Text, tokenizer: Tokenizer) -> tuple
     if not text.shards:
         # Enough of them that one in twenty is a twentieth.
         _prepare(text.files, rows, tokenizer, length, FEWEST_SHARDS)
-    on_first(lambda: hold_out(rows, folder, tokenizer.sha256))
+    on_first(lambda: split_held_out(rows, folder, tokenizer.sha256))
     return folder / "train", folder / "held_out"
 
 
 def _prepare(files: Sequence[str], folder: Path, tokenizer: Tokenizer, length: int, shards: int | None) -> None:
     def make() -> None:
-        with counted("shards") as progress:
+        with progress_bar("shards") as progress:
             report = prepare(files, folder, tokenizer, length=length, shards=shards, progress=progress)
         manifest = report.manifest
         say(
-            f"shards: {folder}, {manifest.tokens:,} tokens in {manifest.rows:,} rows of {manifest.length} "
+            f"shards: {folder}, {manifest.tokens:,} tokens in {manifest.sequences:,} sequences of {manifest.length} "
             f"({report.seconds:.0f} s, {report.megabytes_per_second:.1f} MB/s, "
             f"{report.tokens_per_second:,.0f} tokens/s)"
         )

@@ -24,6 +24,7 @@ from deberta_jax.model.pair import ReplacedTokenPair, tables, with_tables
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.config import FRESH, PretrainConfig, generator_config
 from deberta_jax.pretraining.corpus import named_tokenizer
+from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # A model's config, its tensors, unread, and the file that they are in.
@@ -133,7 +134,7 @@ def _check(read: Read, wanted: DebertaConfig, tokenizer: Tokenizer, name: str, w
             f"{name}: has {there.vocab_size} tokens, the tokenizer {tokenizer.path} has {tokenizer.vocab_size}; "
             "name the model's own with --tokenizer"
         )
-    if Tokenizer.stands_in(source.parent) and Tokenizer(source.parent).sha256 != tokenizer.sha256:
+    if has_tokenizer(source.parent) and Tokenizer(source.parent).sha256 != tokenizer.sha256:
         raise InputError(
             f"{name}: its tokenizer is another than {tokenizer.path}; leave --tokenizer out, or exchange the files in "
             f"{source.parent} if the model's tokens are the same"

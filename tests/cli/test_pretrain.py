@@ -15,8 +15,8 @@ import pytest
 
 from deberta_jax.cli.main import main
 from deberta_jax.data.documentation import prose
-from deberta_jax.data.prepare import read_manifest
-from deberta_jax.data.split import hold_out
+from deberta_jax.data.manifest import read_manifest
+from deberta_jax.data.split import split_held_out
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.inference.fill_mask import fill_mask
@@ -219,7 +219,7 @@ def test_zero_steps_of_a_published_recipe_tell_its_size_and_the_values_of_paper_
         (["--batch-size", "12"], "batch of 12 rows does not divide by 8"),
         (["--mesh.fsdp", "3"], "mesh: data -1 x fsdp 3 x tensor 1 does not make the 8 devices"),
         (["--optimizer.warmup", "500"], "optimizer.warmup is 500 steps, the run has 14"),
-        (["--tokenizer", "nowhere.model"], "nowhere.model: no such tokenizer"),
+        (["--tokenizer", "nowhere.model"], "nowhere.model: no tokenizer found"),
         (["--data.shards", "nowhere"], "--data.shards needs the tokenizer they were made with"),
         (["--model", "v9"], "no model 'v9'"),
         (["--data.workers", "-1"], "data.workers is -1; it must be at least 0"),
@@ -249,8 +249,8 @@ def test_one_shard_in_twenty_is_held_out_and_no_row_is_on_both_sides(finished, t
         read_manifest(shards / "all"),
         (read_manifest(shards / name) for name in ("train", "held_out")),
     )
-    assert kept.rows + held_out.rows == whole.rows
-    assert 0.02 < held_out.rows / whole.rows < 0.12
+    assert kept.sequences + held_out.sequences == whole.sequences
+    assert 0.02 < held_out.sequences / whole.sequences < 0.12
     assert not {shard.source for shard in kept.shards} & {shard.source for shard in held_out.shards}
     single = tmp_path / "single"
     single.mkdir()
@@ -258,8 +258,8 @@ def test_one_shard_in_twenty_is_held_out_and_no_row_is_on_both_sides(finished, t
     manifest = json.loads((shards / "all" / "manifest.json").read_text())
     manifest["shards"] = [manifest["shards"][0] | {"name": "one"}]
     (single / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="1 shards, too few to hold out one in 20: name files with --data.held-out"):
-        hold_out(single, tmp_path)
+    with pytest.raises(InputError, match="1 shards are too few to hold out one in 20; name held-out files with --data.held-out"):
+        split_held_out(single, tmp_path)
 
 
 def test_shards_of_another_row_length_are_refused(finished, tmp_path, capsys):

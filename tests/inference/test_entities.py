@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from deberta_jax.inference.entities import Word, _marked, merged, tag_entities, words_of
 from deberta_jax.inference.rows import Row
 from deberta_jax.inference.windows import Tokens, stitched, stride_of
-from deberta_jax.tokenizers.batch import Encoded, assemble, frame
+from deberta_jax.tokenizers.batch import BatchOptions, EncodedText, make_batch
 
 TEXT = "a b c d e f"
 
@@ -96,8 +96,8 @@ def test_entities_stand_where_they_say_and_hold_whole_words(made, tokenizer, tex
 def test_each_token_is_read_in_the_window_in_which_it_has_most_context(number, limit):
     ids = np.arange(10, number + 10, dtype=np.int32)
     offsets = np.stack([ids, ids + 1], axis=1)
-    around = frame((1, 2, 0), limit, "first", stride_of(limit), (), 1)
-    batch = assemble([Encoded(ids, offsets, ids % 3 == 0)], None, around)
+    options = BatchOptions(1, 2, 0, limit, "first", stride_of(limit))
+    batch = make_batch([EncodedText(ids, offsets, ids % 3 == 0)], None, options)
     rows, windows = [], []
     for its, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
         size = int(mask.sum())
