@@ -24,9 +24,9 @@ class PrepareConfig:
     output: Path = Path("shards")
     """Folder for the shards."""
     length: int = 512
-    """Tokens of a sequence."""
+    """Length of a sequence in tokens; documents are packed into sequences of this length."""
     shards: int | None = None
-    """Most shards to write; by default one for every 2 MiB of text, at most 1024."""
+    """Maximum number of shards; by default one for every 2 MiB of text, at most 1024."""
     workers: int = 1
     """Local worker processes; more than one requires dask.distributed."""
     scheduler: str | None = None

@@ -62,7 +62,13 @@ def _connect(stack: ExitStack, workers: int, scheduler: str | None) -> tuple[Any
     stack.enter_context(dask.config.set(quiet))
     if scheduler is None:
         cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,
+            dashboard_address=None,
+            # Without a dashboard the scheduler still has an HTTP server: on any free port, not on a fixed one.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
         )
         return stack.enter_context(Client(stack.enter_context(cluster))), workers
     try:

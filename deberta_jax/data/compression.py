@@ -12,7 +12,7 @@ _BLOCK_BYTES = 1 << 14
 
 
 def open_decompressed(path: Path, start: int = 0) -> io.BufferedIOBase:
-    """The decompressed content of a file, from byte `start` if it is plain; raises InputError if it cannot be opened."""
+    """The decompressed content of a file, from byte `start` of a plain file; raises InputError if opening fails."""
     try:
         if path.suffix == ".gz":
             return gzip.open(path, "rb")

@@ -47,7 +47,7 @@ _WORD = re.compile(r"[A-Za-z][a-z']*")
 
 
 def write_documentation(folder: Path) -> tuple[Path, Path]:
-    """Write `train.txt` and `held_out.txt`, unless both exist, and return their paths; blank lines separate documents."""
+    """Write `train.txt` and `held_out.txt`, unless both exist; blank lines separate documents. Returns both paths."""
     paths = folder / "train.txt", folder / "held_out.txt"
     if not all(path.exists() for path in paths):
         splits = split_documents(documentation())

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, SupportsIndex, overload
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -38,14 +38,11 @@ class Batch(NamedTuple):
         """The names of the inputs of a model, so that `model(**batch)` passes these fields and no others."""
         return "input_ids", "attention_mask", "token_type_ids"
 
-    @overload
-    def __getitem__(self, key: str | SupportsIndex) -> np.ndarray: ...
+    def __getitem__(self, key: str | SupportsIndex | slice) -> Any:
+        """A field by name or by index, or a tuple of fields by slice; raises KeyError for an unknown name.
 
-    @overload
-    def __getitem__(self, key: slice) -> tuple[np.ndarray, ...]: ...
-
-    def __getitem__(self, key: str | SupportsIndex | slice) -> np.ndarray | tuple[np.ndarray, ...]:
-        """A field by name or by index, or a tuple of fields by slice; raises KeyError for an unknown name."""
+        The fields are arrays of JAX, or tracers, once the batch has passed through a JAX function.
+        """
         if not isinstance(key, str):
             return tuple.__getitem__(self, key)
         if key not in self._fields:
@@ -69,7 +66,7 @@ class BatchOptions:
     sep_id: int
     pad_id: int
     max_length: int | None = None
-    """Most tokens of a sequence, special tokens included; the longest bucket by default."""
+    """Maximum length of a sequence, special tokens included; the longest bucket by default."""
     truncation: Truncation | None = "longest_first"
     """Which text of a pair is shortened; None raises InputError instead."""
     stride: int | None = None
@@ -98,7 +95,7 @@ class BatchOptions:
 
     @property
     def limit(self) -> int | None:
-        """Most tokens of a sequence, or None if there is no limit."""
+        """Maximum length of a sequence, or None if there is no limit."""
         return max(self.buckets, default=None) if self.max_length is None else self.max_length
 
     def padded_length(self, longest: int) -> int:
