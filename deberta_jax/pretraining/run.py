@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from deberta_jax.data.prepare import read_manifest
+from deberta_jax.data.manifest import read_manifest
 from deberta_jax.files import lock_folder
 from deberta_jax.pretraining.config import DataConfig, PretrainConfig
 from deberta_jax.pretraining.corpus import (
@@ -146,7 +146,7 @@ def _training_mesh(training: TrainingConfig) -> Mesh:
 
 def _measure(method: TrainingMethod, training: TrainingConfig, data: DataConfig, mesh: Mesh) -> Sizes:
     """The sizes of a run, computed from shapes and shardings without allocating."""
-    slots = data.masking.predictions(data.length)
+    slots = data.masking.slots(data.length)
     widths = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), data.length)
     widths |= dict.fromkeys(("masked_positions", "labels"), slots)
     batch = {name: jax.ShapeDtypeStruct((training.batch_size, width), jnp.int32) for name, width in widths.items()}
