@@ -144,11 +144,11 @@ def test_a_finished_run_can_be_extended_and_follows_the_longer_schedule_from_the
 
 
 def test_a_warning_of_the_method_is_printed_after_each_evaluation(tmp_path, capsys):
-    settings = config(steps=4, evaluate_every=2)
+    settings = config(steps=5, evaluate_every=3)
     method = stub_method(settings)._replace(warning=lambda step, metrics: f"loss {metrics['loss']} at {step}")
     train_stub(tmp_path, settings, method=method, evaluate=lambda step, model, check_stop: {"loss": 1.0})
     printed = capsys.readouterr().err
-    assert printed.count("warning: loss 1.0 at 2\n") == printed.count("warning: loss 1.0 at 4\n") == 1
+    assert printed.count("warning: loss 1.0 at 3\n") == printed.count("warning: loss 1.0 at 5\n") == 1
 
 
 def test_a_run_that_ends_early_after_an_evaluation_stays_complete_when_started_again(tmp_path):
@@ -182,7 +182,7 @@ def test_a_folder_of_a_run_with_other_settings_is_refused_and_the_error_names_th
 
 
 def test_a_few_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
-    result = train_stub(tmp_path, config(steps=12), poisoned=(3, 4, 8))
+    result = train_stub(tmp_path, config(steps=14), poisoned=(3, 4, 8))
     assert int(result.state.skipped) == 3
     skipped = {step: line["skipped_in_row"] for step, line in lines_of(tmp_path).items()}
     assert [skipped[step] for step in (3, 4, 5, 6, 9, 10)] == [0, 1, 2, 0, 1, 0]
