@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from deberta_jax.data.batches import HeldOutBatches, TrainingBatches, held_out_batches
 from deberta_jax.data.documentation import write_documentation
-from deberta_jax.data.masking import Masking, MaskingVocabulary
 from deberta_jax.data.manifest import read_manifest
+from deberta_jax.data.masking import Masking, MaskingVocabulary
 from deberta_jax.data.prepare import prepare
 from deberta_jax.data.sources import documents, find_files
 from deberta_jax.data.split import split_held_out
@@ -142,10 +142,10 @@ def training_batches(
     )
 
 
-def held_out_batches(
-    shards: Path, tokenizer: Tokenizer, masking: Masking, batch_size: int, most: int, mesh: Mesh
+def evaluation_batches(
+    shards: Path, tokenizer: Tokenizer, masking: Masking, batch_size: int, limit: int, mesh: Mesh
 ) -> HeldOutBatches:
-    """At most `most` batches of held-out sequences, always with the same masks, with this process's rows."""
+    """At most `limit` batches of held-out sequences, always with the same masks, with this process's rows."""
     host_index, host_count = batch_share(mesh)
     return held_out_batches(
         shards,
@@ -155,7 +155,7 @@ def held_out_batches(
         host_index=host_index,
         host_count=host_count,
         vocabulary_sha256=tokenizer.sha256,
-        most=most,
+        limit=limit,
     )
 
 

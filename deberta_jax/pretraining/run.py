@@ -16,9 +16,9 @@ from deberta_jax.files import lock_folder
 from deberta_jax.pretraining.config import DataConfig, PretrainConfig
 from deberta_jax.pretraining.corpus import (
     check_text_files,
+    evaluation_batches,
     example_documents,
     find_tokenizer,
-    held_out_batches,
     prepare_shards,
     prepare_text,
     train_run_tokenizer,
@@ -80,7 +80,7 @@ def pretrain(config: PretrainConfig) -> None:
         method = objective.method(options, training, config.rtd)
         size = _measure(method, training, data, mesh)
         print_once(f"{config.model}: {size}")
-        held_out = held_out_batches(
+        held_out = evaluation_batches(
             shards.held_out, tokenizer, config.evaluation_masking(), training.batch_size, data.evaluate_batches, mesh
         )
 
