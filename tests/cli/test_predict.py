@@ -477,7 +477,7 @@ def test_it_is_said_whether_masks_go_through_the_enhanced_mask_decoder(masked, t
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     assert main(["predict", str(folder), "--text", "a [MASK]"]) == 0
     other, err = capfd.readouterr()
-    assert "holds no position embeddings, so masks are filled without the enhanced mask decoder" in err
+    assert "no position embeddings in the file; masks are filled from the last layer" in err
     assert json.loads(other)["prediction"] != json.loads(out)["prediction"]
 
 
@@ -528,7 +528,7 @@ def test_bfloat16_is_computed_in_and_written_as_numbers(folders, capfd):
         ("masked_lm", "--text x --top 0", "top is 0; it must be at least 1"),
         ("masked_lm", "--text x --max-length 2", "max_length is 2, at least 3 is wanted"),
         ("masked_lm", "--text x --max-length 64", "max_length is 64, the model has 32 absolute positions"),
-        ("masked_lm", "--text x --generator", "holds no generator: pytorch_model.generator.bin is wanted"),
+        ("masked_lm", "--text x --generator", "no generator; expected pytorch_model.generator.bin"),
         ("masked_lm", "--text x --return attentions", "--return writes arrays beside the output: name a file"),
         ("multiple_choice", "--text x --choices y --return attentions --output o", "multiple-choice makes several"),
         ("sequence_classification", "--text x --task zero-shot", "zero-shot needs the labels to choose from: --labels"),

@@ -304,7 +304,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(folders
         *both, "--model", "mini"
     )
     assert "generator: a generator without --start needs its tokenizer: --tokenizer" in refuse(*both[2:])
-    assert "discriminator/model.safetensors: is a discriminator, and no generator is beside it" in refuse(
+    assert "discriminator/model.safetensors: a discriminator without its generator" in refuse(
         *both[:2], "--generator", folders / "discriminator"
     )
     assert "nowhere" in refuse("--start", tmp_path / "nowhere", "--generator", "fresh")
