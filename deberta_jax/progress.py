@@ -1,4 +1,4 @@
-"""A bar for work that is counted, on a terminal only."""
+"""A progress bar, shown only on a terminal."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def counted(what: str) -> Generator[Callable[[int, int], None], None, None]:
-    """Yield a function `(done, all)` that moves the bar; it is gone at the end."""
+def progress_bar(label: str) -> Generator[Callable[[int, int], None], None, None]:
+    """Yield a function `(done, total)` that updates the bar; the bar disappears at the end."""
     console = Console(stderr=True)
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -18,6 +18,7 @@ from deberta_jax.hub.load import check_tensors
 from deberta_jax.hub.microsoft import write_microsoft
 from deberta_jax.hub.tensors import write_safetensors
 from deberta_jax.pretraining.checkpoints import is_run, read_run, write_run
+from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def _read(config: ConvertConfig) -> tuple[StoredModel, Tokenizer | None]:
             raise InputError(f"{config.source}: a run has no revisions; --revision is for models on the hub")
         return read_run(Path(config.source), generator=config.generator)
     folder = resolve(config.source, revision=config.revision, generator=config.generator)
-    tokenizer = Tokenizer(folder) if Tokenizer.stands_in(folder) else None
+    tokenizer = Tokenizer(folder) if has_tokenizer(folder) else None
     return read_folder(folder, generator=config.generator), tokenizer
 
 

@@ -36,7 +36,7 @@ from deberta_jax.inference.activations import activations
 from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.pipelines import PIPELINES
 from deberta_jax.inference.stream import Pipeline, stream
-from deberta_jax.progress import counted
+from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # Results that are written together.
@@ -197,7 +197,7 @@ def _predict_all(
     loaded = _load(config, name, folder)
     lines, errors, started = output.lines, output.errors, time.perf_counter()
     ready: list[bytes] = []
-    with counted("lines") as progress:
+    with progress_bar("lines") as progress:
         for line, result in _predict_lines(source, name, loaded.pipeline, output.lines):
             lines = line.number
             try:

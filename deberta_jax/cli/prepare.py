@@ -1,43 +1,51 @@
-"""`deberta-jax prepare`: text to shards of tokenized rows, here or on a dask cluster."""
+"""`deberta-jax prepare`: text files to shards of packed token sequences, on this machine or on a dask cluster."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from deberta_jax.data.prepare import prepare
 from deberta_jax.errors import InputError
-from deberta_jax.progress import counted
+from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Tokenize text into rows of `length` and write them as shards, which `pretrain --data.shards` takes.
+    """Tokenize text once, before pretraining, and write it as shards of packed sequences.
 
-    `workers` processes share the work, through dask if there are several, or those of a dask cluster whose `scheduler`
-    has that address. The same command again makes what is missing.
+    Run the same command again to resume an interrupted one; complete shards are kept.
     """
 
     files: tuple[str, ...] = ()
+    """Text files or patterns: .txt, .jsonl (field text), either also as .gz or .zst, or .parquet (column text)."""
     tokenizer: Path = Path("spm.model")
+    """Tokenizer folder or vocabulary file."""
     output: Path = Path("shards")
+    """Folder for the shards."""
     length: int = 512
+    """Length of a sequence in tokens; documents are packed into sequences of this length."""
     shards: int | None = None
+    """Maximum number of shards; by default one for every 2 MiB of text, at most 1024."""
     workers: int = 1
+    """Local worker processes; more than one requires dask.distributed."""
     scheduler: str | None = None
+    """Address of a dask scheduler; its workers, which must see the same files, do the work."""
 
 
 OPTIONS = PrepareConfig
 
 
 def run(config: PrepareConfig) -> None:
-    """Prepare, and say how much and how fast."""
+    """Prepare the shards and print their number, their size, the throughput and the next command."""
     if not config.files:
-        raise InputError("prepare: no text: name files or patterns with --files")
-    with counted("shards") as progress:
+        raise InputError("no text files given; name files or patterns with --files")
+    tokenizer = Tokenizer(config.tokenizer)
+    with progress_bar("shards") as progress:
         report = prepare(
             config.files,
             config.output,
-            Tokenizer(config.tokenizer),
+            tokenizer,
             length=config.length,
             shards=config.shards,
             workers=config.workers,
@@ -46,7 +54,9 @@ def run(config: PrepareConfig) -> None:
         )
     manifest = report.manifest
     print(
-        f"{config.output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens in {manifest.rows:,} rows of "
-        f"{manifest.length}, {len(manifest.shards)} shards ({report.seconds:.0f} s, "
+        f"{config.output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens in {manifest.sequences:,} "
+        f"sequences of {manifest.length}, {len(manifest.shards)} shards ({report.seconds:.0f} s, "
         f"{report.megabytes_per_second:.1f} MB/s, {report.tokens_per_second:,.0f} tokens/s)"
     )
+    options = ["--data.shards", str(config.output), "--tokenizer", str(config.tokenizer)]
+    print(f"next: deberta-jax pretrain v3-base {shlex.join(options)} --data.length {config.length}")

@@ -1,36 +1,39 @@
-"""`deberta-jax tokenizer`: a SentencePiece vocabulary from text."""
+"""`deberta-jax tokenizer`: train a SentencePiece vocabulary on text."""
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from deberta_jax.data.sources import documents, find
+from deberta_jax.data.sources import documents, find_files
 from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.train import train_tokenizer
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Train a vocabulary with v3's conventions on text files, and write it to `output`.
-
-    `vocabulary` is the number of pieces; v3 has 128000. [MASK] comes after the last of them.
-    """
+    """Train a SentencePiece vocabulary with the conventions of DeBERTa v3 and write it to one file."""
 
     files: tuple[str, ...] = ()
+    """Text files or patterns: .txt, .jsonl (field text), either also as .gz or .zst, or .parquet (column text)."""
     vocabulary: int = 32000
+    """Number of pieces, without [MASK]; the released v3 models have 128000."""
     output: Path = Path("spm.model")
+    """File to write; an existing file is not overwritten."""
 
 
 OPTIONS = TokenizerConfig
 
 
 def run(config: TokenizerConfig) -> None:
-    """Read the text, train, write; a file that stands is not written over."""
+    """Train the vocabulary and print its size, the time and the next command."""
     if not config.files:
-        raise InputError("tokenizer: no text: name files or patterns with --files")
+        raise InputError("no text files given; name files or patterns with --files")
     if config.output.exists():
-        raise InputError(f"{config.output} exists: delete it, or name another file with --output")
-    find(config.files)
+        raise InputError(f"{config.output}: this file exists; delete it, or name another file with --output")
+    find_files(config.files)
     started = time.perf_counter()
     tokenizer = train_tokenizer(documents(config.files), config.output, config.vocabulary)
-    print(f"{config.output}: {tokenizer.vocab_size} tokens ({time.perf_counter() - started:.0f} s)")
+    print(f"{config.output}: {tokenizer.vocab_size:,} tokens ({time.perf_counter() - started:.0f} s)")
+    options = ["--files", *config.files, "--tokenizer", str(config.output)]
+    print(f"next: deberta-jax prepare {shlex.join(options)}")

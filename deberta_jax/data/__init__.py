@@ -1,0 +1,1 @@
+"""Pretraining text: sources, packing, masking, shards and batches."""

@@ -1,4 +1,4 @@
-"""Batches of masked rows, by index: batch k is a function of (seed, k), whoever makes it and wherever they begin."""
+"""Batches of masked sequences by index: batch k depends only on the seed and k, not on the host or the first batch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,25 +10,27 @@ import numpy as np
 from absl import flags
 from array_record.python.array_record_module import ArrayRecordReader
 
-from deberta_jax.data.masking import Masking, Vocabulary, mask_tokens
-from deberta_jax.data.packing import Row, position_ids
-from deberta_jax.data.prepare import Manifest, from_record, read_manifest
+from deberta_jax.data.manifest import Manifest, read_manifest
+from deberta_jax.data.masking import Masking, MaskingVocabulary, mask_tokens
+from deberta_jax.data.packing import PackedSequence, position_ids
+from deberta_jax.data.shards import from_record
 from deberta_jax.errors import InputError
 
-Batch = Mapping[str, np.ndarray]
+# int32 `input_ids`, `segment_ids` and `position_ids` [B, T], `masked_positions` and `labels` [B, M]; float32
+# `label_weights` [B, M], 0 for an unused slot.
+ArrayBatch = Mapping[str, np.ndarray]
 
-# The masks of held-out rows: the same in every run, whatever its seed.
+# Held-out text has the same masks in every run.
 _HELD_OUT_SEED = 20_060
+# Grain counts batches in floating point, which is exact up to this number.
 _ENDLESS = 1 << 52
 
 
-class Batches(Iterator[Batch]):
-    """Batches `start`, `start` + 1, ... of a folder of shards, without end; of each the rows that are this host's.
+class TrainingBatches(Iterator[ArrayBatch]):
+    """The batches `start`, `start` + 1, ... of a folder of shards, without end; of each, the share of this host.
 
-    Each is a dict of `input_ids` (masked), `segment_ids` and `position_ids`, int32 [B, T]; `masked_positions` and
-    `labels`, int32 [B, M]; `label_weights`, float32 [B, M], 0 where a slot is not used. The rows are shuffled anew in
-    every epoch and masked anew at every visit. Made by threads of this process, or by `workers` processes. To be
-    closed, or used as a context manager.
+    Sequences are shuffled in every epoch and masked independently in every visit. Threads of this process make the
+    batches, or `workers` processes. Close it, or use it as a context manager.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Batches(Iterator[Batch]):
         *,
         batch_size: int,
         seed: int,
-        vocabulary: Vocabulary,
+        vocabulary: MaskingVocabulary,
         masking: Masking,
         start: int = 0,
         host_index: int = 0,
@@ -45,36 +47,35 @@ class Batches(Iterator[Batch]):
         workers: int = 0,
         vocabulary_sha256: str | None = None,
     ):
-        rows = _rows(folder, vocabulary_sha256).seed(seed).shuffle()
-        # Grain counts batches in floating point: exact up to here.
-        rows = rows.repeat(_ENDLESS // len(rows))
-        size = _rows_of_host(batch_size, host_index, host_count)
-        chunks = rows.random_map(MaskRow(vocabulary, masking)).batch(size)
-        mine = chunks[host_index + start * host_count :: host_count]
+        sequences = _sequences(folder, vocabulary_sha256).seed(seed).shuffle()
+        sequences = sequences.repeat(_ENDLESS // len(sequences))
+        size = _host_batch_size(batch_size, host_index, host_count)
+        shares = sequences.random_map(MaskSequence(vocabulary, masking)).batch(size)
+        host_batches = shares[host_index + start * host_count :: host_count]
         if workers:
             _parse_flags()
-            # One thread a process: several would take turns in it.
-            batches = mine.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+            # One thread for each process, because the threads of a process share its interpreter lock.
+            batches = host_batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
         else:
-            batches = mine.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+            batches = host_batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
         self._batches: grain.DatasetIterator | None = iter(batches)
-        self._shared = workers > 0
+        self._in_shared_memory = workers > 0
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> ArrayBatch:
         if self._batches is None:
             raise StopIteration
         batch = next(self._batches)
-        # Memory that is shared with a worker is to be freed before this process ends: nobody else may hold it.
-        return {name: np.array(value) for name, value in batch.items()} if self._shared else batch
+        # Copies, because the memory shared with a worker must be freed before this process ends.
+        return {name: np.array(value) for name, value in batch.items()} if self._in_shared_memory else batch
 
     def close(self) -> None:
-        """End its threads and processes."""
+        """Stop the threads and processes."""
         if self._batches is not None:
             self._batches.close()
             self._batches = None
 
-    def __enter__(self) -> "Batches":
+    def __enter__(self) -> "TrainingBatches":
         return self
 
     def __exit__(
@@ -83,68 +84,68 @@ class Batches(Iterator[Batch]):
         self.close()
 
 
-class HeldOut:
-    """Every row of a folder of shards once, in order, always masked in the same way; see `held_out`."""
+class HeldOutBatches:
+    """Every sequence of a folder of shards once, in order, with the same masks in every run; see `held_out_batches`."""
 
-    def __init__(self, rows: grain.MapDataset, batch_size: int, host_index: int, host_count: int):
-        self._rows = rows
+    def __init__(self, sequences: grain.MapDataset, batch_size: int, host_index: int, host_count: int):
+        self._sequences = sequences
         self._batch_size = batch_size
-        self._size = _rows_of_host(batch_size, host_index, host_count)
+        self._size = _host_batch_size(batch_size, host_index, host_count)
         self._first = host_index * self._size
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // self._batch_size)
+        return -(-len(self._sequences) // self._batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ArrayBatch]:
         return (self[k] for k in range(len(self)))
 
-    def __getitem__(self, k: int) -> Batch:
+    def __getitem__(self, k: int) -> ArrayBatch:
         if not 0 <= k < len(self):
             raise IndexError(k)
         first = k * self._batch_size + self._first
-        rows = [self._rows[i] for i in range(first, min(first + self._size, len(self._rows)))]
-        empty = {name: np.zeros_like(value) for name, value in (rows[0] if rows else self._rows[0]).items()}
-        rows += [empty] * (self._size - len(rows))
-        return {name: np.stack([row[name] for row in rows]) for name in empty}
+        sequences = [self._sequences[i] for i in range(first, min(first + self._size, len(self._sequences)))]
+        example = sequences[0] if sequences else self._sequences[0]
+        padding = {name: np.zeros_like(value) for name, value in example.items()}
+        sequences += [padding] * (self._size - len(sequences))
+        return {name: np.stack([sequence[name] for sequence in sequences]) for name in padding}
 
 
-def held_out(
+def held_out_batches(
     folder: Path,
     *,
     batch_size: int,
-    vocabulary: Vocabulary,
+    vocabulary: MaskingVocabulary,
     masking: Masking,
     host_index: int = 0,
     host_count: int = 1,
     vocabulary_sha256: str | None = None,
-    most: int | None = None,
-) -> HeldOut:
-    """Batches of every row once, as those of `Batches`, made when asked for; at most `most` batches.
+    limit: int | None = None,
+) -> HeldOutBatches:
+    """Batches for evaluation, made when they are read: every sequence once, or the first `limit` batches.
 
-    The masks depend on nothing but the row's number and `masking`. What the last batch lacks is rows of padding,
-    segment 0 and weight 0.
+    The masks depend only on the index of the sequence and on `masking`. The last batch is filled with padding: segment
+    0 and weight 0.
     """
-    rows = _rows(folder, vocabulary_sha256)
-    if most is not None:
-        rows = rows[: most * batch_size]
-    return HeldOut(
-        rows.seed(_HELD_OUT_SEED).random_map(MaskRow(vocabulary, masking)), batch_size, host_index, host_count
-    )
+    sequences = _sequences(folder, vocabulary_sha256)
+    if limit is not None:
+        sequences = sequences[: limit * batch_size]
+    masked = sequences.seed(_HELD_OUT_SEED).random_map(MaskSequence(vocabulary, masking))
+    return HeldOutBatches(masked, batch_size, host_index, host_count)
 
 
 @dataclass(frozen=True, eq=False)
-class MaskRow:
-    """A record to a row of a batch. A class, since what goes to worker processes must be picklable."""
+class MaskSequence:
+    """Masks a packed sequence. A class rather than a closure, because worker processes must unpickle it."""
 
-    vocabulary: Vocabulary
+    vocabulary: MaskingVocabulary
     masking: Masking
 
-    def __call__(self, row: Row, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        input_ids, positions, labels, weights = mask_tokens(*row, rng, self.vocabulary, self.masking)
+    def __call__(self, sequence: PackedSequence, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        input_ids, positions, labels, weights = mask_tokens(*sequence, rng, self.vocabulary, self.masking)
         return {
             "input_ids": input_ids,
-            "segment_ids": row.segment_ids,
-            "position_ids": position_ids(row.segment_ids),
+            "segment_ids": sequence.segment_ids,
+            "position_ids": position_ids(sequence.segment_ids),
             "masked_positions": positions,
             "labels": labels,
             "label_weights": weights,
@@ -152,11 +153,11 @@ class MaskRow:
 
 
 class _Records:
-    """The records of all shards by number, as Grain reads them; a shard that is damaged is named."""
+    """The records of all shards by index, as a source for Grain; raises InputError with the name of a damaged shard."""
 
     def __init__(self, folder: Path, manifest: Manifest):
         self._paths = manifest.paths(folder)
-        self._ends = np.cumsum([shard.rows for shard in manifest.shards if shard.rows])
+        self._ends = np.cumsum([shard.sequences for shard in manifest.shards if shard.sequences])
         for path in self._paths:
             try:
                 ArrayRecordReader(path).close()
@@ -175,26 +176,33 @@ class _Records:
 
 
 def _damaged(path: str) -> InputError:
-    return InputError(f"{path}: damaged; remove it and prepare the shards again")
+    return InputError(f"{path}: damaged; remove this file and prepare the shards again")
 
 
-def _rows(folder: Path, vocabulary_sha256: str | None) -> grain.MapDataset:
+def _sequences(folder: Path, vocabulary_sha256: str | None) -> grain.MapDataset:
     manifest = read_manifest(folder, vocabulary_sha256)
     records = _Records(folder, manifest)
-    if len(records) != manifest.rows:
-        raise InputError(f"{folder}: {len(records)} rows, {manifest.rows} in its manifest; prepare the shards again")
+    if len(records) != manifest.sequences:
+        raise InputError(
+            f"{folder}: {len(records)} sequences in the shards, {manifest.sequences} in the manifest; prepare the "
+            "shards again"
+        )
     return grain.MapDataset.source(records).map(from_record)
 
 
-def _rows_of_host(batch_size: int, host_index: int, host_count: int) -> int:
+def _host_batch_size(batch_size: int, host_index: int, host_count: int) -> int:
+    """Sequences of a batch that one host reads."""
     if batch_size < 1 or batch_size % host_count:
-        raise InputError(f"batches of {batch_size} rows cannot be shared by {host_count} hosts; take a multiple")
+        raise InputError(
+            f"a batch of {batch_size} sequences cannot be split evenly over {host_count} hosts; use a multiple of "
+            f"{host_count}"
+        )
     if not 0 <= host_index < host_count:
-        raise InputError(f"host {host_index} of {host_count}; hosts are counted from 0")
+        raise InputError(f"host_index is {host_index}; it must be from 0 to {host_count - 1}")
     return batch_size // host_count
 
 
 def _parse_flags() -> None:
-    """Grain reads an absl flag as it starts workers, which only `absl.app.run` would have parsed."""
+    """Mark absl's flags as parsed: Grain reads one when it starts workers, and normally `absl.app.run` parses them."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()

@@ -1,6 +1,6 @@
-"""English that every machine has: the documentation of the Python packages installed beside this one.
+"""English text that is available on every machine: the docstrings of the installed Python packages.
 
-Read from their sources, which are parsed and never imported.
+The source files are parsed and never imported.
 """
 
 import ast
@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deberta_jax.errors import InputError
+from deberta_jax.files import make_folder, write_text
 
-# In this order; where a paragraph stands in several, the first has it.
+# In order: a paragraph that occurs in several packages is used in the first one.
 PACKAGES = (
     "stdlib",
     "numpy",
@@ -34,10 +35,10 @@ PACKAGES = (
     "pip",
     "setuptools",
 )
-_LARGEST = 10_000_000
-_SKIPPED = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "_vendor", "__pycache__"}
+_MAX_CHARACTERS = 10_000_000
+_SKIPPED_FOLDERS = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "_vendor", "__pycache__"}
 _HELD_OUT_PERCENT = 5
-_FEWEST_WORDS = 12
+_MIN_WORDS = 12
 
 _DIRECTIVE = re.compile(r"\.\. .*|:\w[\w ]*:.*")
 _RULE = re.compile(r"[-=~^*#+\s|]+")
@@ -46,21 +47,21 @@ _WORD = re.compile(r"[A-Za-z][a-z']*")
 
 
 def write_documentation(folder: Path) -> tuple[Path, Path]:
-    """`train.txt` and `held_out.txt` in `folder`, blank lines between documents; kept where they stand."""
+    """Write `train.txt` and `held_out.txt`, unless both exist; blank lines separate documents. Returns both paths."""
     paths = folder / "train.txt", folder / "held_out.txt"
     if not all(path.exists() for path in paths):
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, documents in zip(paths, split(documentation()), strict=True):
-            temporary = path.with_suffix(f".{os.getpid()}")
-            temporary.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+        splits = split_documents(documentation())
+        make_folder(folder)
+        for path, documents in zip(paths, splits, strict=True):
+            write_text(path, "\n\n".join(documents) + "\n")
     return paths
 
 
 def documentation() -> Iterator[str]:
-    """Documents, each the prose of a module, class or function: paragraphs, one a line, no paragraph twice.
+    """Documents, each with the prose of a module, class or function: one paragraph in a line, no paragraph twice.
 
-    Code, examples, tables and rules are left out. The same installation gives the same documents in the same order.
+    Code, examples, tables and horizontal rules are omitted. The same installation gives the same documents in the same
+    order.
     """
     seen: set[bytes] = set()
     size = 0
@@ -68,34 +69,37 @@ def documentation() -> Iterator[str]:
         for docstrings in _docstrings(path):
             paragraphs = []
             for paragraph in (paragraph for text in docstrings for paragraph in prose(text)):
-                mark = hashlib.blake2b(paragraph.lower().encode(), digest_size=8).digest()
-                if mark not in seen:
-                    seen.add(mark)
+                digest = hashlib.blake2b(paragraph.lower().encode(), digest_size=8).digest()
+                if digest not in seen:
+                    seen.add(digest)
                     paragraphs.append(paragraph)
             document = "\n".join(paragraphs)
-            if len(_WORD.findall(document)) >= _FEWEST_WORDS:
+            if len(_WORD.findall(document)) >= _MIN_WORDS:
                 yield document
                 size += len(document)
-        if size > _LARGEST:
+        if size > _MAX_CHARACTERS:
             return
 
 
-def split(documents: Iterator[str]) -> tuple[list[str], list[str]]:
-    """Those to train on and those held out, one in twenty: by its text alone, so a document never changes sides."""
-    sides: tuple[list[str], list[str]] = [], []
+def split_documents(documents: Iterator[str]) -> tuple[list[str], list[str]]:
+    """Training and held-out documents; one in twenty is held out, decided by its text alone.
+
+    Raises InputError if a split is empty.
+    """
+    splits: tuple[list[str], list[str]] = [], []
     for document in documents:
         digest = hashlib.blake2b(document.encode(), digest_size=8).digest()
-        sides[int.from_bytes(digest) % 100 < _HELD_OUT_PERCENT].append(document)
-    if not all(sides):
-        raise InputError("no documentation is found beside this Python's packages; name text files to train on")
-    return sides
+        splits[int.from_bytes(digest) % 100 < _HELD_OUT_PERCENT].append(document)
+    if not all(splits):
+        raise InputError("the installed Python packages have no documentation to train on; name text files")
+    return splits
 
 
 def prose(docstring: str) -> list[str]:
-    """The paragraphs of a docstring that are sentences, each on one line."""
+    """The paragraphs of a docstring that consist of sentences, each on one line."""
     paragraphs: list[str] = []
     lines: list[str] = []
-    hidden: int | None = None  # what is indented deeper than this is code
+    code_indent: int | None = None  # lines with a deeper indentation are code
     fenced = example = False
     for line in [*docstring.expandtabs().splitlines(), ""]:
         text = line.strip()
@@ -103,18 +107,18 @@ def prose(docstring: str) -> list[str]:
         if text.startswith("```"):
             fenced = not fenced
             text = ""
-        elif fenced or (hidden is not None and text and indent > hidden):
+        elif fenced or (code_indent is not None and text and indent > code_indent):
             continue
         elif text.startswith(">>>"):
             example = True
         elif text:
-            hidden = None
+            code_indent = None
         if _RULE.fullmatch(text):
             del lines[-1:]  # the heading above it
         elif text and not example and not _DIRECTIVE.fullmatch(text):
             lines.append(text)
         if text.endswith("::") or text.startswith(".. "):
-            hidden = indent
+            code_indent = indent
         if not text:
             example = False
             paragraph = _plain(" ".join(lines))
@@ -125,7 +129,7 @@ def prose(docstring: str) -> list[str]:
 
 
 def _plain(paragraph: str) -> str:
-    """Without the marks of reStructuredText."""
+    """The paragraph without reStructuredText markup."""
     paragraph = re.sub(r":[\w:.+-]+:`~?([^`<]*?)(?: <[^`]*>)?`", r"\1", paragraph)
     paragraph = re.sub(r"`+~?([^`]*?)`+_*", r"\1", paragraph)
     return re.sub(r"\s+", " ", paragraph.replace("**", "").replace("::", ":")).strip()
@@ -146,32 +150,33 @@ def _files() -> Iterator[Path]:
         if root is None:
             continue
         for folder, folders, names in os.walk(root):
-            folders[:] = sorted(name for name in folders if name not in _SKIPPED)
+            folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS)
             yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
 
 
 def _docstrings(path: Path) -> Iterator[list[str]]:
-    """Those of a file, in order: of the module, then of each class with its methods and of each function."""
+    """Groups of docstrings in a file: the module, then each class with its methods, and each function."""
     source = path.read_bytes()
     if b'"""' not in source and b"'''" not in source:
         return
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return  # templates and files for other versions of Python; they are few
-    yield _of(tree)
+        return  # a template, or a file for another version of Python
+    yield _docstring(tree)
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            yield [text for inner in [node, *node.body] for text in _of(inner)]
+            yield [text for inner in [node, *node.body] for text in _docstring(inner)]
         else:
-            yield _of(node)
+            yield _docstring(node)
 
 
-def _of(node: ast.AST) -> list[str]:
+def _docstring(node: ast.AST) -> list[str]:
+    """The docstring of a node, or an empty list."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         docstring = ast.get_docstring(node)
         return [docstring] if docstring else []
-    # What is written in C is documented beside it: add_newdoc(module, name, text).
+    # Functions written in C are documented by a call: add_newdoc(module, name, text).
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         values = [inner.value for inner in ast.walk(node.value) if isinstance(inner, ast.Constant)]
         return [value for value in values if isinstance(value, str) and "\n" in value]

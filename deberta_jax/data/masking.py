@@ -1,8 +1,8 @@
-"""What is hidden for pretraining: words, n-grams of words or single tokens, and what stands in their place.
+"""Masking of tokens for pretraining: whole words, n-grams of words, or single tokens.
 
-A pure function of a row and a generator. Two ways to choose, by name: "uniform" spreads the masks over the whole row;
-"tail_biased" is the original's, which spends its budget from the left and rarely reaches the end of a row
-(spec 5.1; mlm_task.py, `NGramMaskGenerator`).
+A pure function of a sequence and a random generator, in two modes. "uniform" spreads the masks over the whole
+sequence. "tail_biased" follows the original, which spends its budget from the left and rarely reaches the end of a
+sequence (docs/numerics.md, "Masking of text"; mlm_task.py, `NGramMaskGenerator`).
 """
 
 import math
@@ -20,64 +20,73 @@ from deberta_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Masking:
-    """How much is masked, and what stands in its place: what the two shares leave becomes a random token.
+    """How many tokens are masked, and what replaces them: [MASK], the token itself, or else a random token.
 
-    `max_ngram` counts words, or single tokens without `whole_words`; P(n) is proportional to 1/n. (In mode
-    "tail_biased" with `max_ngram` 1 it counts tokens at all events: the original groups words for longer n-grams only.)
+    With max_ngram 1, the mode tail_biased always masks single tokens, as the original does.
     """
 
     rate: float = 0.15
+    """Share of the tokens that is masked."""
     max_ngram: int = 3
+    """Longest n-gram that is masked, in words (in tokens without whole_words); P(n) is proportional to 1/n."""
     whole_words: bool = True
+    """Mask all tokens of a word."""
     mask_share: float = 0.8
+    """Share of the masked tokens that [MASK] replaces."""
     keep_share: float = 0.1
+    """Share of the masked tokens that stay as they are; a random token replaces the rest."""
     mode: Literal["uniform", "tail_biased"] = "uniform"
+    """Spread the masks over the whole sequence, or choose them from the left as the original does."""
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
-            raise InputError(f"masking rate is {self.rate}; it must lie between 0 and 1")
+            raise InputError(f"masking rate is {self.rate}; it must be between 0 and 1")
         if self.max_ngram < 1:
             raise InputError(f"max_ngram is {self.max_ngram}; it must be at least 1")
         if min(self.mask_share, self.keep_share) < 0 or self.mask_share + self.keep_share > 1 + 1e-9:
             raise InputError(
-                f"mask_share is {self.mask_share}, keep_share {self.keep_share}; "
-                "neither may be negative, and their sum not over 1"
+                f"mask_share is {self.mask_share} and keep_share is {self.keep_share}; they must not be negative, "
+                "and their sum must be at most 1"
             )
         if self.mode not in ("uniform", "tail_biased"):
-            raise InputError(f"masking mode is {self.mode!r}; it is either 'uniform' or 'tail_biased'")
+            raise InputError(f"masking mode is {self.mode!r}; expected 'uniform' or 'tail_biased'")
 
-    def predictions(self, length: int) -> int:
-        """M, the masked positions that a row has room for: its budget, and slack to finish the last word."""
+    def slots(self, length: int) -> int:
+        """M, the slots for masked positions of a sequence: its budget, and slack to complete the last word."""
         return min(length, 8 * math.ceil((self.rate * length + 4) / 8))
 
 
 @dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """What masking knows of a vocabulary: its size, [MASK] counted, and which ids begin a word."""
+class MaskingVocabulary:
+    """The properties of a vocabulary that masking uses."""
 
     mask_id: int
     vocab_size: int
+    """V, [MASK] included."""
     special_ids: tuple[int, ...]
     word_starts: Bool[np.ndarray, "V"]
+    """For each id, whether the token begins a word."""
 
     def __post_init__(self) -> None:
         if len(self.word_starts) != self.vocab_size:
-            raise InputError(f"word_starts has {len(self.word_starts)} entries, the vocabulary {self.vocab_size}")
+            raise InputError(
+                f"word_starts has {len(self.word_starts)} entries, but the vocabulary has {self.vocab_size} tokens"
+            )
 
 
 def mask_tokens(
     input_ids: Int[np.ndarray, "T"],
     segment_ids: Int[np.ndarray, "T"],
     rng: np.random.Generator,
-    vocabulary: Vocabulary,
+    vocabulary: MaskingVocabulary,
     masking: Masking,
 ) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "M"], Int32[np.ndarray, "M"], Float32[np.ndarray, "M"]]:
-    """Mask a row: its new ids, and the masked positions in ascending order, the ids that stood there, their weights.
+    """The masked ids of a sequence, the masked positions in ascending order, their original ids, and their weights.
 
-    Padding (segment 0) and special tokens are never masked. There are `masking.predictions(T)` slots; those not used
-    have position 0, label 0, weight 0. A word that would overflow them is masked in part.
+    Padding (segment 0) and special tokens are never masked. M is `masking.slots(T)`; an unused slot has position 0,
+    label 0 and weight 0. A word that exceeds the slots is masked in part.
     """
-    slots = masking.predictions(len(input_ids))
+    slots = masking.slots(len(input_ids))
     if masking.mode == "uniform":
         positions = _choose_uniform(input_ids, segment_ids, rng, vocabulary, masking)[:slots]
         replacements = _replace(input_ids[positions], rng, vocabulary, masking)
@@ -99,14 +108,15 @@ def tail_biased(
     input_ids: Int[np.ndarray, "T"],
     segment_ids: Int[np.ndarray, "T"],
     rng: random.Random,
-    vocabulary: Vocabulary,
+    vocabulary: MaskingVocabulary,
     masking: Masking,
     max_predictions: int,
 ) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
-    """The original's masked positions and what it writes there, drawn in its order from its kind of generator.
+    """Masked positions and the ids that replace them, drawn exactly as the original draws them.
 
-    One n-gram in each window of n int(1 / rate) words, then from the left until the budget is spent; the last word is
-    finished, so there may be more than `max_predictions`. Packed documents count as one row, which no word crosses.
+    Each window of n int(1 / rate) words has one masked n-gram. Positions are taken from the left until the budget is
+    spent; the last word is completed, so there may be more than `max_predictions`. Packed documents share one budget,
+    and words end with their document.
     """
     candidates = np.flatnonzero(_maskable(input_ids, segment_ids, vocabulary))
     starts = vocabulary.word_starts[input_ids[candidates]]
@@ -115,23 +125,23 @@ def tail_biased(
     starts[1:] |= np.diff(segment_ids[candidates]) != 0
     starts[:1] = True
     bounds = [*np.flatnonzero(starts).tolist(), len(candidates)]
-    units = [candidates[a:b].tolist() for a, b in pairwise(bounds)]
+    words = [candidates[start:end].tolist() for start, end in pairwise(bounds)]
     cumulative = np.cumsum(_ngram_shares(masking.max_ngram)).tolist()
     window = int(1 / masking.rate)
-    chosen = [False] * len(units)
+    chosen = [False] * len(words)
     offset = 0
-    while offset < len(units):
+    while offset < len(words):
         n = 1 + bisect(cumulative, rng.random() * cumulative[-1])
-        context = min(n * window, len(units) - offset)
+        context = min(n * window, len(words) - offset)
         start = offset + rng.randint(0, context - 1)
-        end = min(start + n, len(units))
+        end = min(start + n, len(words))
         chosen[start:end] = [True] * (end - start)
         offset = max(offset + context, end)
 
     budget = min(max_predictions, max(1, round(int(np.count_nonzero(segment_ids)) * masking.rate)))
     positions, replacements = [], []
-    for unit in (unit for unit, is_chosen in zip(units, chosen, strict=True) if is_chosen):
-        for position in unit:
+    for word in (word for word, is_chosen in zip(words, chosen, strict=True) if is_chosen):
+        for position in word:
             draw = rng.random()
             if draw < masking.mask_share:
                 replacements.append(vocabulary.mask_id)
@@ -149,19 +159,19 @@ def _choose_uniform(
     input_ids: Int[np.ndarray, "T"],
     segment_ids: Int[np.ndarray, "T"],
     rng: np.random.Generator,
-    vocabulary: Vocabulary,
+    vocabulary: MaskingVocabulary,
     masking: Masking,
 ) -> Int[np.ndarray, "P"]:
-    """Positions of n-grams at random places until `rate` of the maskable tokens is reached, the last word finished.
+    """Positions of random n-grams, until `rate` of the maskable tokens is reached; the last word is completed.
 
-    The words of a row form a ring, so an n-gram that starts with the last goes on with the first: without it the first
-    words, which fewer n-grams reach, would be masked less often than others.
+    An n-gram that reaches the end of the sequence continues with its first word. Otherwise the first words, which fewer
+    n-grams contain, would be masked less often than the others.
     """
     maskable = _maskable(input_ids, segment_ids, vocabulary)
     candidates = np.flatnonzero(maskable)
     if not len(candidates):
         return candidates
-    # A piece right after a special token begins a word, whatever it is: its document may be cut there.
+    # A token right after a special token begins a word, because a document may be split inside a word.
     starts = vocabulary.word_starts[input_ids[candidates]] | ~maskable[candidates - 1] | (candidates == 0)
     starts[0] = True
     if not masking.whole_words:
@@ -178,30 +188,30 @@ def _choose_uniform(
     for start, size in zip(order, sizes, strict=True):
         if start in chosen:
             continue
-        for unit in range(start, start + size):
-            unit = unit % count
-            if unit not in chosen:
-                chosen.add(unit)
-                positions.extend(range(bounds[unit], bounds[unit + 1]))
+        for index in range(start, start + size):
+            word = index % count
+            if word not in chosen:
+                chosen.add(word)
+                positions.extend(range(bounds[word], bounds[word + 1]))
                 if len(positions) >= budget:
                     return candidates[positions]
     return candidates[positions]
 
 
 def _replace(
-    ids: Int[np.ndarray, "P"], rng: np.random.Generator, vocabulary: Vocabulary, masking: Masking
+    ids: Int[np.ndarray, "P"], rng: np.random.Generator, vocabulary: MaskingVocabulary, masking: Masking
 ) -> Int[np.ndarray, "P"]:
-    """[MASK], the id itself, or an ordinary one of the vocabulary, each token by its own draw."""
+    """For each token, [MASK], the token itself or a random ordinary token, drawn independently."""
     draws = rng.random(len(ids))
     randoms = rng.integers(vocabulary.vocab_size - len(set(vocabulary.special_ids)), size=len(ids))
     for special in sorted(set(vocabulary.special_ids)):
         randoms += randoms >= special
-    kept = np.where(draws < masking.mask_share + masking.keep_share, ids, randoms)
-    return np.where(draws < masking.mask_share, vocabulary.mask_id, kept)
+    unmasked = np.where(draws < masking.mask_share + masking.keep_share, ids, randoms)
+    return np.where(draws < masking.mask_share, vocabulary.mask_id, unmasked)
 
 
 def _maskable(
-    input_ids: Int[np.ndarray, "T"], segment_ids: Int[np.ndarray, "T"], vocabulary: Vocabulary
+    input_ids: Int[np.ndarray, "T"], segment_ids: Int[np.ndarray, "T"], vocabulary: MaskingVocabulary
 ) -> Bool[np.ndarray, "T"]:
     maskable = segment_ids > 0
     for special in vocabulary.special_ids:
@@ -210,5 +220,6 @@ def _maskable(
 
 
 def _ngram_shares(max_ngram: int) -> Float[np.ndarray, "N"]:
+    """The probability of each length from 1 to `max_ngram`."""
     shares = 1 / np.arange(1, max_ngram + 1)
     return shares / shares.sum()

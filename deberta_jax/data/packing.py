@@ -1,4 +1,4 @@
-"""Documents packed in rows of one length, each document its own segment."""
+"""Packing of documents into sequences of a fixed length, with one segment for each piece of a document."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -7,47 +7,48 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 
-class Row(NamedTuple):
-    """A row of T tokens: ids, and the number, from 1, of the document piece that each belongs to (0: padding)."""
+class PackedSequence(NamedTuple):
+    """A sequence of T tokens from one or more documents."""
 
     input_ids: Int32[np.ndarray, "T"]
     segment_ids: Int32[np.ndarray, "T"]
+    """The number of the piece that each token belongs to, from 1; 0 for padding."""
 
 
 def pack(
     documents: Iterable[Int[np.ndarray, "_"]], length: int, *, cls_id: int, sep_id: int, pad_id: int
-) -> Iterator[Row]:
-    """Rows of `length` with the documents in order, each piece of one as [CLS] ... [SEP].
+) -> Iterator[PackedSequence]:
+    """Sequences of `length` tokens with the documents in order, each piece of a document as [CLS] ... [SEP].
 
-    A document is cut where a row ends, unless less than an eighth of the row is left: then that stays padding. A last
-    row that is not full is padded too. Documents without tokens leave no trace.
+    A document is split at the end of a sequence, unless less than an eighth of the sequence is left: that part becomes
+    padding, like the rest of the last sequence. Documents without tokens are dropped.
     """
-    least = max(3, length // 8)
+    min_space = max(3, length // 8)
     input_ids, segment_ids = np.full(length, pad_id, np.int32), np.zeros(length, np.int32)
     filled, segment = 0, 0
     for document in documents:
-        taken = 0
-        while taken < len(document):
-            needed = len(document) - taken + 2
-            if length - filled < min(needed, least):
-                yield Row(input_ids, segment_ids)
+        consumed = 0
+        while consumed < len(document):
+            needed = len(document) - consumed + 2
+            if length - filled < min(needed, min_space):
+                yield PackedSequence(input_ids, segment_ids)
                 input_ids, segment_ids = np.full(length, pad_id, np.int32), np.zeros(length, np.int32)
                 filled, segment = 0, 0
             end = min(length, filled + needed)
-            piece = end - filled - 2
+            size = end - filled - 2
             segment += 1
             input_ids[filled] = cls_id
-            input_ids[filled + 1 : end - 1] = document[taken : taken + piece]
+            input_ids[filled + 1 : end - 1] = document[consumed : consumed + size]
             input_ids[end - 1] = sep_id
             segment_ids[filled:end] = segment
-            filled, taken = end, taken + piece
+            filled, consumed = end, consumed + size
     if filled:
-        yield Row(input_ids, segment_ids)
+        yield PackedSequence(input_ids, segment_ids)
 
 
 def position_ids(segment_ids: Int[np.ndarray, "T"]) -> Int32[np.ndarray, "T"]:
     """Positions that restart at 0 in every segment; 0 for padding."""
     index = np.arange(len(segment_ids))
-    begins = np.diff(segment_ids, prepend=-1) != 0
-    start = np.maximum.accumulate(np.where(begins, index, 0))
+    is_start = np.diff(segment_ids, prepend=-1) != 0
+    start = np.maximum.accumulate(np.where(is_start, index, 0))
     return np.where(segment_ids > 0, index - start, 0).astype(np.int32)

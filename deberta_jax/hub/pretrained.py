@@ -19,6 +19,7 @@ from deberta_jax.hub.layout import POSITIONS, file_tensors
 from deberta_jax.hub.load import load_model
 from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
 from deberta_jax.model.heads import TokenClassification
+from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def load_pretrained(
         return spec.model(config, key=key, **options)
 
     model = load_model(build, config, tensors, source=source, key=key, mesh=mesh, dtype=param_dtype)
-    return Pretrained(model, Tokenizer(folder) if Tokenizer.stands_in(folder) else None)
+    return Pretrained(model, Tokenizer(folder) if has_tokenizer(folder) else None)
 
 
 def save_pretrained(

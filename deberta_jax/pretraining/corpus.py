@@ -8,16 +8,18 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from deberta_jax.data.batches import Batches, HeldOut, held_out
+from deberta_jax.data.batches import HeldOutBatches, TrainingBatches, held_out_batches
 from deberta_jax.data.documentation import write_documentation
-from deberta_jax.data.masking import Masking, Vocabulary
-from deberta_jax.data.prepare import prepare, read_manifest
-from deberta_jax.data.sources import documents, find
-from deberta_jax.data.split import hold_out
+from deberta_jax.data.manifest import read_manifest
+from deberta_jax.data.masking import Masking, MaskingVocabulary
+from deberta_jax.data.prepare import prepare
+from deberta_jax.data.sources import documents, find_files
+from deberta_jax.data.split import split_held_out
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
 from deberta_jax.pretraining.config import DataConfig
-from deberta_jax.progress import counted
+from deberta_jax.progress import progress_bar
+from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.tokenizers.train import train_tokenizer
 from deberta_jax.training.first_process import on_first_process, print_once
@@ -45,7 +47,7 @@ class ShardFolders(NamedTuple):
 def check_text_files(data: DataConfig) -> None:
     """Raise InputError if a text file that is named does not exist or is of an unknown kind."""
     if names := [*data.files, *data.held_out]:
-        find(names)
+        find_files(names)
 
 
 def find_tokenizer(
@@ -64,7 +66,7 @@ def find_tokenizer(
             raise InputError(f"{shards}: shards need the tokenizer they were made with; add --tokenizer")
         return None
     folder = resolve(init_from)
-    if not Tokenizer.stands_in(folder):
+    if not has_tokenizer(folder):
         raise InputError(f"{init_from}: no tokenizer in this folder; add --tokenizer with the model's own")
     return Tokenizer(folder)
 
@@ -116,17 +118,17 @@ def prepare_shards(
         training = shards or _tokenize(text.training, folder / "train", tokenizer, length)
         return ShardFolders(training, _tokenize(text.held_out, folder / "held_out", tokenizer, length))
     every = shards or _tokenize(text.training, folder / "all", tokenizer, length, number=_MIN_SHARDS)
-    on_first_process(lambda: hold_out(every, folder, tokenizer.sha256))
+    on_first_process(lambda: split_held_out(every, folder, tokenizer.sha256))
     return ShardFolders(folder / "train", folder / "held_out")
 
 
 def training_batches(
     shards: Path, tokenizer: Tokenizer, data: DataConfig, batch_size: int, seed: int, mesh: Mesh
-) -> Callable[[int], Batches]:
+) -> Callable[[int], TrainingBatches]:
     """A function `start -> batches start, start + 1, ...` of masked sequences, with this process's rows."""
     host_index, host_count = batch_share(mesh)
     vocabulary = _vocabulary(tokenizer)
-    return lambda start: Batches(
+    return lambda start: TrainingBatches(
         shards,
         batch_size=batch_size,
         seed=seed,
@@ -140,12 +142,12 @@ def training_batches(
     )
 
 
-def held_out_batches(
+def evaluation_batches(
     shards: Path, tokenizer: Tokenizer, masking: Masking, batch_size: int, most: int, mesh: Mesh
-) -> HeldOut:
+) -> HeldOutBatches:
     """At most `most` batches of held-out sequences, always with the same masks, with this process's rows."""
     host_index, host_count = batch_share(mesh)
-    return held_out(
+    return held_out_batches(
         shards,
         batch_size=batch_size,
         vocabulary=_vocabulary(tokenizer),
@@ -153,7 +155,7 @@ def held_out_batches(
         host_index=host_index,
         host_count=host_count,
         vocabulary_sha256=tokenizer.sha256,
-        most=most,
+        limit=most,
     )
 
 
@@ -164,8 +166,8 @@ def example_documents(text: TextFiles) -> list[str]:
     return [document for _, document in zip(range(_EXAMPLE_DOCUMENTS), source, strict=False)]
 
 
-def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    return Vocabulary(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts())
+def _vocabulary(tokenizer: Tokenizer) -> MaskingVocabulary:
+    return MaskingVocabulary(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts())
 
 
 def _tokenize(
@@ -174,11 +176,11 @@ def _tokenize(
     """Write shards of the files to `folder` on the first process, as many as `number`; print their size and speed."""
 
     def write() -> None:
-        with counted("shards") as progress:
+        with progress_bar("shards") as progress:
             report = prepare(files, folder, tokenizer, length=length, shards=number, progress=progress)
         manifest = report.manifest
         print_once(
-            f"shards: {folder}: {manifest.tokens:,} tokens in {manifest.rows:,} sequences of {manifest.length} "
+            f"shards: {folder}: {manifest.tokens:,} tokens in {manifest.sequences:,} sequences of {manifest.length} "
             f"({report.seconds:.0f} s, {report.megabytes_per_second:.1f} MB/s, "
             f"{report.tokens_per_second:,.0f} tokens/s)"
         )

@@ -20,6 +20,7 @@ from deberta_jax.hub.load import import_tensors
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.config import FRESH, generator_config
+from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.state import Build
 
@@ -115,7 +116,7 @@ def _check_file(file: ModelFile, expected: DebertaConfig, tokenizer: Tokenizer, 
             f"{tokenizer.vocab_size}; use the model's own with --tokenizer"
         )
     folder = file.path.parent
-    if Tokenizer.stands_in(folder) and Tokenizer(folder).sha256 != tokenizer.sha256:
+    if has_tokenizer(folder) and Tokenizer(folder).sha256 != tokenizer.sha256:
         raise InputError(
             f"{file.name}: its tokenizer differs from {tokenizer.path}; omit --tokenizer, or replace the tokenizer "
             f"files in {folder} if the token ids are the same"

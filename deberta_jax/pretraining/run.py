@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from deberta_jax.data.prepare import read_manifest
+from deberta_jax.data.manifest import read_manifest
 from deberta_jax.files import lock_folder
 from deberta_jax.pretraining.config import DataConfig, PretrainConfig
 from deberta_jax.pretraining.corpus import (
     check_text_files,
+    evaluation_batches,
     example_documents,
     find_tokenizer,
-    held_out_batches,
     prepare_shards,
     prepare_text,
     train_run_tokenizer,
@@ -80,7 +80,7 @@ def pretrain(config: PretrainConfig) -> None:
         method = objective.method(options, training, config.rtd)
         size = _measure(method, training, data, mesh)
         print_once(f"{config.model}: {size}")
-        held_out = held_out_batches(
+        held_out = evaluation_batches(
             shards.held_out, tokenizer, config.evaluation_masking(), training.batch_size, data.evaluate_batches, mesh
         )
 
@@ -146,7 +146,7 @@ def _training_mesh(training: TrainingConfig) -> Mesh:
 
 def _measure(method: TrainingMethod, training: TrainingConfig, data: DataConfig, mesh: Mesh) -> Sizes:
     """The sizes of a run, computed from shapes and shardings without allocating."""
-    slots = data.masking.predictions(data.length)
+    slots = data.masking.slots(data.length)
     widths = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), data.length)
     widths |= dict.fromkeys(("masked_positions", "labels"), slots)
     batch = {name: jax.ShapeDtypeStruct((training.batch_size, width), jnp.int32) for name, width in widths.items()}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deberta_jax.hub.pretrained import save_pretrained
-from deberta_jax.inference.fill_mask import Filled, fill_mask
+from deberta_jax.inference.fill_mask import PredictedToken, fill_mask
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.pretraining.recipes import PUBLISHED
 from deberta_jax.tokenizers.special_tokens import MASK
@@ -79,12 +79,14 @@ def masked_sentences(
     return sentences
 
 
-def fill_sentences(model: MaskedLM, tokenizer: Tokenizer, sentences: Sequence[MaskedSentence]) -> list[list[Filled]]:
+def fill_sentences(
+    model: MaskedLM, tokenizer: Tokenizer, sentences: Sequence[MaskedSentence]
+) -> list[list[PredictedToken]]:
     """The three most likely tokens for the mask of each sentence."""
-    return [masks[0] for masks in fill_mask(model, tokenizer, [sentence.text for sentence in sentences], top=3)]
+    return [masks[0] for masks in fill_mask(model, tokenizer, [sentence.text for sentence in sentences], top_k=3)]
 
 
-def filled_lines(sentences: Sequence[MaskedSentence], predictions: Sequence[Sequence[Filled]]) -> list[str]:
+def filled_lines(sentences: Sequence[MaskedSentence], predictions: Sequence[Sequence[PredictedToken]]) -> list[str]:
     """Each sentence with a gap, and below it the predicted tokens and the original word."""
     lines = []
     for sentence, tokens in zip(sentences, predictions, strict=True):

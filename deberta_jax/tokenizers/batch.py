@@ -1,7 +1,8 @@
-"""Rows of tokens in numpy, ready for a model: cut or in windows, with special tokens, padded."""
+"""Batches of token sequences in numpy: truncation, windows, special tokens and padding."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -12,151 +13,170 @@ Truncation = Literal["longest_first", "first", "second"]
 
 
 class Batch(NamedTuple):
-    """Rows of tokens, numpy; padding has the id of [PAD] and 0, False or -1 everywhere else."""
+    """The output of a tokenizer: B sequences of T tokens as numpy arrays, padded at the end.
+
+    `model(**batch)` passes `input_ids`, `attention_mask` and `token_type_ids` to a model. Every field can also be read
+    by name, as in `batch["offsets"]`. A batch is a named tuple and therefore a pytree of its arrays.
+    """
 
     input_ids: Int[np.ndarray, "B T"]
-    # 1 for tokens, 0 for padding.
+    """Token ids; padding has the id of [PAD]."""
     attention_mask: Int[np.ndarray, "B T"]
-    # 0 for [CLS] A [SEP], 1 for B [SEP].
+    """1 for tokens, 0 for padding."""
     token_type_ids: Int[np.ndarray, "B T"]
-    # Start and end, in characters of the text that the token is of; (0, 0) for special tokens.
+    """0 for [CLS] A [SEP], 1 for B [SEP], 0 for padding."""
     offsets: Int[np.ndarray, "B T 2"]
-    # 0 for tokens of the first text, 1 of the second, -1 for special tokens.
+    """Start and end of each token in its text, in characters; (0, 0) for special tokens and padding."""
     sequence_ids: Int[np.ndarray, "B T"]
-    # Whether a token begins a word (spec 5.4); the first of a text does.
+    """0 for tokens of the first text, 1 for tokens of the second, -1 for special tokens and padding."""
     word_starts: Bool[np.ndarray, "B T"]
-    # Which of the given texts a row is of.
+    """True where a token begins a word; always True for the first token of a text (docs/numerics.md, "Tokenizers")."""
     sources: Int[np.ndarray, "B"]
+    """Index of the input text that each sequence comes from; a text split into windows has several sequences."""
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of the inputs of a model, so that `model(**batch)` passes these fields and no others."""
+        return "input_ids", "attention_mask", "token_type_ids"
+
+    def __getitem__(self, key: str | SupportsIndex | slice) -> Any:
+        """A field by name or by index, or a tuple of fields by slice; raises KeyError for an unknown name.
+
+        The fields are arrays of JAX, or tracers, once the batch has passed through a JAX function.
+        """
+        if not isinstance(key, str):
+            return tuple.__getitem__(self, key)
+        if key not in self._fields:
+            raise KeyError(f"{key!r} is not a field of Batch ({', '.join(self._fields)})")
+        return getattr(self, key)
 
 
-class Encoded(NamedTuple):
-    """A text's tokens without special ones."""
+class EncodedText(NamedTuple):
+    """The tokens of one text, without special tokens."""
 
     ids: Int[np.ndarray, "T"]
     offsets: Int[np.ndarray, "T 2"]
     word_starts: Bool[np.ndarray, "T"]
 
 
-class Frame(NamedTuple):
-    """How long rows may be, and what is around and after the tokens; `stride` tokens are in two windows."""
+@dataclass(frozen=True)
+class BatchOptions:
+    """The ids of the special tokens, and how long the sequences of a batch may be; raises InputError for a conflict."""
 
     cls_id: int
     sep_id: int
     pad_id: int
-    max_length: int | None
-    truncation: Truncation | None
-    stride: int | None
-    buckets: tuple[int, ...]
-    multiple: int
+    max_length: int | None = None
+    """Maximum length of a sequence, special tokens included; the longest bucket by default."""
+    truncation: Truncation | None = "longest_first"
+    """Which text of a pair is shortened; None raises InputError instead."""
+    stride: int | None = None
+    """Tokens that neighboring windows of a long text share; None truncates instead of making windows."""
+    buckets: tuple[int, ...] = ()
+    """Lengths to pad to: a batch takes the shortest one that fits."""
+    pad_to_multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value, minimum in (
+            ("max_length", self.max_length, 3),
+            ("stride", self.stride, 0),
+            ("buckets", min(self.buckets, default=None), 3),
+            ("pad_to_multiple_of", self.pad_to_multiple_of, 1),
+        ):
+            if value is not None and value < minimum:
+                raise InputError(f"{name} is {value}; it must be at least {minimum}")
+        if self.buckets and self.max_length is not None and self.max_length > max(self.buckets):
+            raise InputError(
+                f"max_length {self.max_length} is longer than the longest bucket, {max(self.buckets)}; add a bucket"
+            )
+        if self.buckets and self.pad_to_multiple_of != 1:
+            raise InputError("buckets and pad_to_multiple_of both set the padded length; use one of them")
+        if self.stride is not None and self.limit is None:
+            raise InputError("stride requires a window length: set max_length or buckets")
+
+    @property
+    def limit(self) -> int | None:
+        """Maximum length of a sequence, or None if there is no limit."""
+        return max(self.buckets, default=None) if self.max_length is None else self.max_length
+
+    def padded_length(self, longest: int) -> int:
+        """T for a batch whose longest sequence has this many tokens."""
+        if self.buckets:
+            return min(bucket for bucket in self.buckets if bucket >= longest)
+        return -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
 
 
-def frame(
-    special_ids: tuple[int, int, int],
-    max_length: int | None,
-    truncation: Truncation | None,
-    stride: int | None,
-    buckets: Sequence[int],
-    multiple: int,
-) -> Frame:
-    """Check the options against each other; without `max_length` the longest bucket is the limit."""
-    buckets = tuple(sorted(buckets))
-    if buckets and max_length is None:
-        max_length = buckets[-1]
-    for name, value, least in (
-        ("max_length", max_length, 3),
-        ("stride", stride, 0),
-        ("buckets", buckets[0] if buckets else None, 3),
-        ("pad_to_multiple_of", multiple, 1),
-    ):
-        if value is not None and value < least:
-            raise InputError(f"{name} is {value}, at least {least} is wanted")
-    if buckets and max_length is not None and max_length > buckets[-1]:
-        raise InputError(f"max_length {max_length} is above the longest of the buckets, {buckets[-1]}; add a bucket")
-    if buckets and multiple != 1:
-        raise InputError("buckets and pad_to_multiple_of both say how long rows are; give one of them")
-    if stride is not None and max_length is None:
-        raise InputError("stride needs to know how long a window is; give max_length or buckets")
-    return Frame(*special_ids, max_length, truncation, stride, buckets, multiple)
-
-
-def assemble(firsts: Sequence[Encoded], seconds: Sequence[Encoded] | None, frame: Frame) -> Batch:
-    """One row for each text or pair, or one for each of its windows."""
-    together = [[first] for first in firsts]
-    for texts, second in zip(together, seconds or [], strict=seconds is not None):
+def make_batch(firsts: Sequence[EncodedText], seconds: Sequence[EncodedText] | None, options: BatchOptions) -> Batch:
+    """One sequence for each text or pair, or one for each of its windows."""
+    inputs = [[first] for first in firsts]
+    for texts, second in zip(inputs, seconds or [], strict=seconds is not None):
         texts.append(second)
-    rows = [
-        (number, texts, cut)
-        for number, texts in enumerate(together)
-        for cut in _cuts(number, [len(text.ids) for text in texts], frame)
+    sequences = [
+        (index, texts, spans)
+        for index, texts in enumerate(inputs)
+        for spans in _windows(index, [len(text.ids) for text in texts], options)
     ]
-    lengths = [sum(part.stop - part.start + 1 for part in cut) + 1 for *_, cut in rows]
-    length = _length(max(lengths, default=0), frame)
-    shape = len(rows), length
+    lengths = [sum(span.stop - span.start + 1 for span in spans) + 1 for *_, spans in sequences]
+    shape = len(sequences), options.padded_length(max(lengths, default=0))
     batch = Batch(
-        np.full(shape, frame.pad_id, np.int32),
-        (np.arange(length) < np.asarray(lengths, np.int32)[:, None]).astype(np.int32),
+        np.full(shape, options.pad_id, np.int32),
+        (np.arange(shape[1]) < np.asarray(lengths, np.int32)[:, None]).astype(np.int32),
         np.zeros(shape, np.int32),
         np.zeros((*shape, 2), np.int32),
         np.full(shape, -1, np.int32),
         np.zeros(shape, bool),
-        np.asarray([number for number, *_ in rows], np.int32),
+        np.asarray([index for index, *_ in sequences], np.int32),
     )
-    for row, (_, texts, cut) in enumerate(rows):
-        batch.input_ids[row, 0] = frame.cls_id
+    for row, (_, texts, spans) in enumerate(sequences):
+        batch.input_ids[row, 0] = options.cls_id
         start = 1
-        for side, (encoded, part) in enumerate(zip(texts, cut, strict=True)):
-            end = start + part.stop - part.start
-            batch.input_ids[row, start:end] = encoded.ids[part]
-            batch.input_ids[row, end] = frame.sep_id
-            batch.offsets[row, start:end] = encoded.offsets[part]
-            batch.word_starts[row, start:end] = encoded.word_starts[part]
+        for side, (text, span) in enumerate(zip(texts, spans, strict=True)):
+            end = start + span.stop - span.start
+            batch.input_ids[row, start:end] = text.ids[span]
+            batch.input_ids[row, end] = options.sep_id
+            batch.offsets[row, start:end] = text.offsets[span]
+            batch.word_starts[row, start:end] = text.word_starts[span]
             batch.sequence_ids[row, start:end] = side
             batch.token_type_ids[row, start : end + 1] = side
             start = end + 1
     return batch
 
 
-def _length(longest: int, frame: Frame) -> int:
-    if frame.buckets:
-        return next(bucket for bucket in frame.buckets if bucket >= longest)
-    return -(-longest // frame.multiple) * frame.multiple
-
-
-def _cuts(number: int, sizes: list[int], frame: Frame) -> list[tuple[slice, ...]]:
-    """The parts of a text of so many tokens, or of a pair, that each of its rows holds."""
-    specials = 1 + len(sizes)
-    if frame.max_length is None or sum(sizes) + specials <= frame.max_length:
+def _windows(index: int, sizes: list[int], options: BatchOptions) -> list[tuple[slice, ...]]:
+    """For each sequence of an input, its tokens from each text; `sizes` are the numbers of tokens of the texts."""
+    special = 1 + len(sizes)
+    if options.limit is None or sum(sizes) + special <= options.limit:
         return [tuple(slice(0, size) for size in sizes)]
-    room = frame.max_length - specials
-    if frame.truncation is None:
+    space = options.limit - special
+    if options.truncation is None:
         raise InputError(
-            f"text {number}: {sum(sizes) + specials} tokens with the special ones, at most {frame.max_length} are "
-            "wanted; say what to cut by truncation"
+            f"text {index}: {sum(sizes) + special} tokens including special tokens, more than the limit of "
+            f"{options.limit}; set truncation, or increase max_length"
         )
-    if frame.truncation == "longest_first" and len(sizes) == 2:
-        if frame.stride is not None:
-            raise InputError("stride: windows of a pair are of one side; give truncation 'first' or 'second'")
-        return [tuple(slice(0, size) for size in _shortened(sizes[0], sizes[1], room))]
-    side = int(frame.truncation == "second")
+    if options.truncation == "longest_first" and len(sizes) == 2:
+        if options.stride is not None:
+            raise InputError("stride splits one text of a pair into windows; set truncation to 'first' or 'second'")
+        return [tuple(slice(0, size) for size in _truncated_sizes(sizes[0], sizes[1], space))]
+    side = int(options.truncation == "second")
     if side == len(sizes):
-        raise InputError("truncation 'second' needs pairs")
-    room -= sum(sizes) - sizes[side]
-    step = room - (frame.stride or 0)
+        raise InputError("truncation 'second' requires pairs of texts")
+    space -= sum(sizes) - sizes[side]
+    step = space - (options.stride or 0)
     if step < 1:
         raise InputError(
-            f"text {number}: of max_length {frame.max_length} the special tokens"
-            f"{' and the other text' * (len(sizes) == 2)} leave {room} for the text that is cut"
-            f"{f', not more than the stride of {frame.stride}' * (frame.stride is not None)}; give a larger max_length"
+            f"text {index}: with max_length {options.limit}, the special tokens"
+            f"{' and the other text' * (len(sizes) == 2)} leave {space} tokens for the text to truncate"
+            f"{f', which must exceed the stride of {options.stride}' * (options.stride is not None)}; "
+            "increase max_length"
         )
-    starts = [0] if frame.stride is None else range(0, sizes[side] - room + step, step)
-    parts = [slice(start, min(start + room, sizes[side])) for start in starts]
-    return [tuple(part if place == side else slice(0, size) for place, size in enumerate(sizes)) for part in parts]
+    starts = [0] if options.stride is None else range(0, sizes[side] - space + step, step)
+    spans = [slice(start, min(start + space, sizes[side])) for start in starts]
+    return [tuple(span if other == side else slice(0, size) for other, size in enumerate(sizes)) for span in spans]
 
 
-def _shortened(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths after the longer was cut, token by token and the second of equals, until both have room."""
-    if 2 * second <= room:
-        return room - second, second
-    if 2 * first <= room:
-        return first, room - first
-    return room - room // 2, room // 2
+def _truncated_sizes(first: int, second: int, space: int) -> tuple[int, int]:
+    """Sizes after removing tokens one by one from the longer text (the second if they are equal) until both fit."""
+    if 2 * second <= space:
+        return space - second, second
+    if 2 * first <= space:
+        return first, space - first
+    return space - space // 2, space // 2

@@ -1,4 +1,4 @@
-"""The vocabulary of v1: GPT-2's byte pair encoding under DeBERTa's ids."""
+"""The vocabulary of v1: GPT-2's byte pair encoding with the ids of DeBERTa."""
 
 import hashlib
 import itertools
@@ -13,189 +13,214 @@ import tiktoken
 from jaxtyping import Bool, Int
 
 from deberta_jax.errors import InputError
-from deberta_jax.tokenizers.characters import blank_signs, code_points, one_sign, trim
+from deberta_jax.files import read_json
+from deberta_jax.tokenizers.characters import code_points, is_single_symbol, trim_spans, whitespace_table
 from deberta_jax.tokenizers.special_tokens import CLS, MASK, PAD, SEP, UNK
+from deberta_jax.tokenizers.vocabulary import Format, SavedVocabulary, read_source
 from deberta_jax.torch_format.file import read_torch_file
 
-VOCABULARY, MERGES, MICROSOFT = "vocab.json", "merges.txt", "bpe_encoder.bin"
-# What GPT-2 cuts a text into before merging (Radford et al. 2019, encoder.py), without backtracking.
+VOCAB_JSON, MERGES_TXT, BPE_ENCODER = "vocab.json", "merges.txt", "bpe_encoder.bin"
+# How GPT-2 splits a text before merging (Radford et al. 2019, encoder.py), without backtracking.
 _WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-# Texts that one thread takes at a time.
-_TOGETHER = 64
+_TEXTS_PER_THREAD = 64
 
 
 class BytePairVocabulary:
-    """Ids of `size` tokens, of `vocab.json` with `merges.txt` beside it or of Microsoft's `bpe_encoder.bin`.
+    """Tokens with their `ids`, and `merges` in the order of training; raises InputError if training cannot give them.
 
-    Raises InputError for files that are not there or not such.
+    `files` are the files that it was read from; the first one identifies the vocabulary in messages.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        if path.name.endswith(".bin"):
-            self.files: tuple[Path, ...] = (path,)
-            self.ids, self.merges = _microsoft(path)
-        else:
-            self.files = (path, path.with_name(MERGES))
-            self.ids, self.merges = _ids(path), _merges(_read(path.with_name(MERGES)), path.with_name(MERGES))
-        if token := _made_otherwise(self.merges):
+    # In v1 the space before a word is part of its token, and therefore of the [MASK] in its place.
+    mask_strips_space = True
+    unsupported_settings: tuple[str, ...] = ("do_lower_case", "split_by_punct", "add_prefix_space")
+
+    def __init__(self, files: Sequence[Path], ids: Mapping[str, int], merges: Sequence[tuple[str, str]]):
+        self.path, self._files = files[0], tuple(files)
+        if token := _unreachable_token(merges):
             raise InputError(
-                f"{self.files[-1]}: its merges do not make {token!r}; merges as they were trained are wanted"
+                f"{files[-1]}: the merges do not produce {token!r}; expected merges in the order of training"
             )
-        self.size = max(self.ids.values()) + 1
-        self.unk_id = self.ids.get(UNK)
-        contents = json.dumps([sorted((index, token) for token, index in self.ids.items()), self.merges])
-        self.sha256 = hashlib.sha256(contents.encode()).hexdigest()
-        self._tokens = dict(zip(self.ids.values(), self.ids, strict=True))
-        self._bytes = {index: _bytes(token) for index, token in self._tokens.items()}
-        ranks = {bytes([byte]): rank for rank, byte in enumerate(_SIGNS.values())}
-        for first, second in self.merges:
-            ranks.setdefault(_bytes(first + second), len(ranks))
-        self._model = tiktoken.Encoding(str(path), pat_str=_WORDS, mergeable_ranks=ranks, special_tokens={})
-        index_of = {token: index for index, token in self._bytes.items()}
-        unknown = 0 if self.unk_id is None else self.unk_id
-        self._ids = np.asarray([index_of.get(token, unknown) for token in ranks], np.int32)
-        self._lengths = np.asarray([len(token) for token in ranks], np.int32)
-        self._blank = blank_signs()
+        self._ids, self._merges = dict(ids), list(merges)
+        self.default_ids: Mapping[str, int] = {}
+        self.size = max(ids.values()) + 1
+        content = json.dumps([sorted((index, token) for token, index in ids.items()), self._merges])
+        self.sha256 = hashlib.sha256(content.encode()).hexdigest()
+        self._tokens = dict(zip(ids.values(), ids, strict=True))
+        self._bytes = {index: _token_bytes(token) for index, token in self._tokens.items()}
+        ranks = {bytes([byte]): rank for rank, byte in enumerate(_BYTES.values())}
+        for first, second in merges:
+            ranks.setdefault(_token_bytes(first + second), len(ranks))
+        self._model = tiktoken.Encoding(str(self.path), pat_str=_WORDS, mergeable_ranks=ranks, special_tokens={})
+        id_of_bytes = {token: index for index, token in self._bytes.items()}
+        self._id_of_rank = np.asarray([id_of_bytes.get(token, ids.get(UNK, 0)) for token in ranks], np.int32)
+        self._length_of_rank = np.asarray([len(token) for token in ranks], np.int32)
+        self._blank = whitespace_table()
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token as the vocabulary writes it; None of one that is not there."""
-        return self.ids.get(token)
+        """The id of a token, or None if it is not in the vocabulary."""
+        return self._ids.get(token)
 
     def token(self, index: int) -> str:
-        """The token of an id as the vocabulary writes it: one sign a byte, Ġ for the space."""
+        """The token with this id: one character for each byte, Ġ for the space."""
         return self._tokens[index]
 
     def encode_many(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
-        """Ids of each text, on all cores."""
-        return [self._ids[ranks] for ranks in self._ranks(texts)]
+        """Ids of each text; many texts are encoded on all cores."""
+        return [self._id_of_rank[ranks] for ranks in self._ranks(texts)]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T 2"]]]:
-        """Ids of each text; start and end in characters of what each came from, without white space at the ends."""
+        """Ids of each text, with the start and end of each token in characters, without white space at the ends."""
         return [
-            (self._ids[ranks], self._stretches(text, ranks))
+            (self._id_of_rank[ranks], self._offsets(text, ranks))
             for text, ranks in zip(texts, self._ranks(texts), strict=True)
         ]
 
-    def _stretches(self, text: str, ranks: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T 2"]:
-        ends = np.cumsum(self._lengths[ranks])
-        # Which character each byte is of.
+    def _offsets(self, text: str, ranks: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T 2"]:
+        ends = np.cumsum(self._length_of_rank[ranks])
+        # The index of the character that each byte belongs to.
         character = np.cumsum(np.frombuffer(text.encode(), np.uint8) & 0xC0 != 0x80) - 1
-        return trim(self._blank[code_points(text)], character[ends - self._lengths[ranks]], character[ends - 1] + 1)
+        starts = character[ends - self._length_of_rank[ranks]]
+        return trim_spans(self._blank[code_points(text)], starts, character[ends - 1] + 1)
 
     def _ranks(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
-        groups = [texts[start : start + _TOGETHER] for start in range(0, len(texts), _TOGETHER)]
+        groups = [texts[start : start + _TEXTS_PER_THREAD] for start in range(0, len(texts), _TEXTS_PER_THREAD)]
         if len(groups) < 2:
-            return [ranks for group in groups for ranks in self._ranks_of(group)]
+            return [ranks for group in groups for ranks in self._ranks_of_group(group)]
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            return [ranks for group in threads.map(self._ranks_of, groups) for ranks in group]
+            return [ranks for group in threads.map(self._ranks_of_group, groups) for ranks in group]
 
-    def _ranks_of(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
+    def _ranks_of_group(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
         return [self._model.encode_to_numpy(text, disallowed_special=()).astype(np.int32) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are no character become U+FFFD."""
+        """The text of token ids; invalid UTF-8 becomes U+FFFD."""
         return b"".join(self._bytes[index] for index in ids).decode("utf-8", "replace")
 
     def word_starts(self) -> Bool[np.ndarray, "V"]:
-        """Which tokens begin a word: leading spaces and single signs; all others continue (spec 5.4)."""
+        """For each id, whether the token begins with a space or is a single symbol."""
         texts = [self._bytes.get(index, b"").decode("utf-8", "replace") for index in range(self.size)]
-        return np.asarray([text.startswith(" ") or one_sign(text) for text in texts])
+        return np.asarray([text.startswith(" ") or is_single_symbol(text) for text in texts])
+
+    def saved(self) -> SavedVocabulary:
+        """`vocab.json` and `merges.txt`, the files that were read, and the same encoding for `tokenizer.json`."""
+        merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in self._merges), ""])
+        vocab = json.dumps(self._ids, indent=2, ensure_ascii=False) + "\n"
+        files = {VOCAB_JSON: vocab.encode(), MERGES_TXT: merges.encode()}
+        bytewise = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+        model = {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": self._ids,
+            "merges": [list(pair) for pair in self._merges],
+        }
+        return SavedVocabulary(
+            files | {file.name: read_source(file) for file in self._files},
+            "DebertaTokenizer",
+            settings={},
+            pipeline={"normalizer": None, "pre_tokenizer": bytewise, "decoder": bytewise, "model": model},
+        )
 
 
-def sign_of_bytes() -> dict[int, str]:
-    """The sign that stands for each byte in GPT-2's files, in the order of its first 256 ids."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
+def byte_characters() -> dict[int, str]:
+    """The character that represents each byte in GPT-2's files, in the order of its first 256 ids."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
-_SIGNS = {sign: byte for byte, sign in sign_of_bytes().items()}
+_BYTES = {character: byte for byte, character in byte_characters().items()}
+_TO_LATIN_1 = str.maketrans({character: chr(byte) for character, byte in _BYTES.items()})
 
 
-_AS_LATIN_1 = str.maketrans({sign: chr(byte) for sign, byte in _SIGNS.items()})
-
-
-def _bytes(token: str) -> bytes:
+def _token_bytes(token: str) -> bytes:
     try:
-        return token.translate(_AS_LATIN_1).encode("latin-1")
+        return token.translate(_TO_LATIN_1).encode("latin-1")
     except UnicodeEncodeError:
-        # The name of a special token may hold what is no byte's sign.
+        # The name of a special token may contain characters that represent no byte.
         return token.encode()
 
 
-def _made_otherwise(merges: list[tuple[str, str]]) -> str | None:
-    """A token that its own merges do not give, which training never leaves; None where there is none.
+def _unreachable_token(merges: Sequence[tuple[str, str]]) -> str | None:
+    """A token that applying the merges to its characters does not produce, or None; training never leaves such a token.
 
-    Without such a token merging any neighbours that form a token, the first in order first, as tiktoken does, is
-    merging the listed pairs in their order, as GPT-2 does.
+    Without such tokens, tiktoken (merge neighbors that form a token, the first token in order first) and GPT-2 (merge
+    the listed pairs in order) give the same ids.
     """
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     for first, second in merges:
         parts = list(first + second)
         while len(parts) > 1:
-            rank, place = min(
-                (ranks.get(pair, len(ranks)), place) for place, pair in enumerate(itertools.pairwise(parts))
+            rank, position = min(
+                (ranks.get(pair, len(ranks)), position) for position, pair in enumerate(itertools.pairwise(parts))
             )
             if rank == len(ranks):
                 return first + second
-            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+            parts[position : position + 2] = [parts[position] + parts[position + 1]]
     return None
 
 
-def _ids(path: Path) -> dict[str, int]:
-    try:
-        ids = json.loads(_read(path))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); download or copy it again") from None
-    if not (isinstance(ids, dict) and ids and all(isinstance(index, int) and index >= 0 for index in ids.values())):
-        raise InputError(f"{path}: not an object of tokens and their ids; download or copy it again")
+def _read_vocab_json(path: Path) -> BytePairVocabulary:
+    """Hugging Face's two files, `vocab.json` and `merges.txt` beside it."""
+    ids = read_json(path)
+    if not ids or not all(isinstance(index, int) and index >= 0 for index in ids.values()):
+        raise InputError(f"{path}: expected a JSON object of tokens and ids; download or copy it again")
     if len(set(ids.values())) < len(ids):
-        raise InputError(f"{path}: two tokens have one id; download or copy it again")
-    return ids
+        raise InputError(f"{path}: two tokens have the same id; download or copy it again")
+    merges = path.with_name(MERGES_TXT)
+    try:
+        text = merges.read_text("utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{merges}: cannot be read ({error.strerror}); {VOCAB_JSON} and {MERGES_TXT} must be in the same folder"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{merges}: not UTF-8 text; download or copy it again") from None
+    return BytePairVocabulary((path, merges), ids, _parse_merges(text, merges))
 
 
-def _merges(lines: str | Iterable[str | Sequence[str]], path: Path) -> list[tuple[str, str]]:
-    """Of the text of GPT-2's file, or of lines, or of pairs."""
-    merges = []
-    listed = [line for line in lines.split("\n") if line.strip()] if isinstance(lines, str) else list(lines)
-    # The first line of a file names its version.
-    for number, line in enumerate(listed):
-        if isinstance(line, str) and number == 0 and line.startswith("#version"):
-            continue
-        pair = tuple(line.split(" ") if isinstance(line, str) else line)
-        if len(pair) != 2 or not all(isinstance(part, str) and part and set(part) <= _SIGNS.keys() for part in pair):
-            raise InputError(f"{path}: merge {number + 1} is not two tokens of GPT-2's signs: {str(line)[:40]!r}")
-        merges.append(pair)
-    return merges
+def _read_bpe_encoder(path: Path) -> BytePairVocabulary:
+    """Microsoft's `bpe_encoder.bin`: four special tokens, its dictionary in order, [MASK].
 
-
-def _microsoft(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Ids of `bpe_encoder.bin`: four special tokens, its dictionary in order, [MASK] (spec 5.4).
-
-    The dictionary names a token by GPT-2's id in digits; what is no such id keeps its own name.
+    The dictionary names a token by its GPT-2 id in digits; any other name is the token itself (docs/numerics.md,
+    "Tokenizers").
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
     value = read_torch_file(path)
     missing = [key for key in ("dict_map", "vocab", "encoder") if not isinstance(value, Mapping) or key not in value]
     if missing:
-        raise InputError(f"{path}: not Microsoft's bpe_encoder.bin: has no {', '.join(missing)}; download it again")
+        raise InputError(f"{path}: not Microsoft's bpe_encoder.bin ({', '.join(missing)} missing); download it again")
     try:
         token_of = {str(index): token for token, index in value["encoder"].items()}
         words = value["dict_map"].keys() if isinstance(value["dict_map"], Mapping) else value["dict_map"]
         names = [str(word if isinstance(word, str | int) else word[0]) for word in words]
-        merges = _merges(value["vocab"], path)
+        merges = _parse_merges(value["vocab"], path)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not laid out as Microsoft's ({error!r}); download it again") from None
-    ordered = dict.fromkeys([PAD, CLS, SEP, UNK, *(token_of.get(name, name) for name in names), MASK])
-    return dict(zip(ordered, itertools.count())), merges
+        raise InputError(
+            f"{path}: not the layout of Microsoft's bpe_encoder.bin ({error!r}); download it again"
+        ) from None
+    tokens = dict.fromkeys([PAD, CLS, SEP, UNK, *(token_of.get(name, name) for name in names), MASK])
+    return BytePairVocabulary((path,), dict(zip(tokens, itertools.count())), merges)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {VOCABULARY} and {MERGES} go together") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not text in UTF-8; download or copy it again") from None
+FORMAT = Format((VOCAB_JSON, MERGES_TXT), _read_vocab_json)
+MICROSOFT_FORMAT = Format((BPE_ENCODER,), _read_bpe_encoder)
+
+
+def _parse_merges(content: str | Iterable[str | Sequence[str]], path: Path) -> list[tuple[str, str]]:
+    """Pairs of tokens, from the text of GPT-2's file, from its lines or from pairs; the first line may be a version."""
+    lines = [line for line in content.split("\n") if line.strip()] if isinstance(content, str) else content
+    merges = []
+    for number, line in enumerate(lines, 1):
+        if isinstance(line, str) and number == 1 and line.startswith("#version"):
+            continue
+        pair = tuple(line.split(" ") if isinstance(line, str) else line)
+        if len(pair) != 2 or not all(isinstance(part, str) and part and set(part) <= _BYTES.keys() for part in pair):
+            raise InputError(f"{path}: merge {number} is not a pair of GPT-2 tokens: {str(line)[:40]!r}")
+        merges.append(pair)
+    return merges

@@ -1,4 +1,4 @@
-"""Characters of a text as arrays."""
+"""Text as arrays of characters."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -10,41 +10,41 @@ from deberta_jax.errors import InputError
 
 
 def code_points(text: str) -> Int[np.ndarray, "C"]:
-    """Of each character, those above U+FFFF as U+FFFF, so that a table of 65,536 serves."""
+    """The code point of each character, at most U+FFFF, so that it can index a table of 65,536 entries."""
     return np.minimum(np.frombuffer(text.encode("utf-32-le"), np.uint32), 0xFFFF).astype(np.int32)
 
 
-def blank_signs(more: str = "") -> Bool[np.ndarray, "P"]:
-    """For each code point below U+10000, whether it is white space, or one of `more`."""
-    return np.asarray([chr(point).isspace() or chr(point) in more for point in range(0x10000)])
+def whitespace_table(extra: str = "") -> Bool[np.ndarray, "P"]:
+    """For each code point below U+10000, whether it is white space or one of the `extra` characters."""
+    return np.asarray([chr(point).isspace() or chr(point) in extra for point in range(0x10000)])
 
 
-def trim(
+def trim_spans(
     blank: Bool[np.ndarray, "C"], starts: Int[np.ndarray, "T"], ends: Int[np.ndarray, "T"]
 ) -> Int[np.ndarray, "T 2"]:
-    """Stretches of a text without the blanks at their ends; one of blanks only is empty, at its end."""
-    places = np.arange(len(blank) + 1, dtype=np.int32)
+    """Spans of a text without `blank` characters at both ends; a span of blanks only becomes empty, at its end."""
+    positions = np.arange(len(blank) + 1, dtype=np.int32)
     filled = ~blank
-    following = np.append(np.where(filled, places[:-1], len(blank)), len(blank))
-    following = np.minimum.accumulate(following[::-1])[::-1]
-    preceding = np.maximum.accumulate(np.append(0, np.where(filled, places[1:], 0)))
-    starts = np.minimum(following[starts], ends)
-    return np.stack([starts, np.maximum(preceding[ends], starts)], axis=1).astype(np.int32)
+    next_filled = np.append(np.where(filled, positions[:-1], len(blank)), len(blank))
+    next_filled = np.minimum.accumulate(next_filled[::-1])[::-1]
+    last_filled = np.maximum.accumulate(np.append(0, np.where(filled, positions[1:], 0)))
+    starts = np.minimum(next_filled[starts], ends)
+    return np.stack([starts, np.maximum(last_filled[ends], starts)], axis=1).astype(np.int32)
 
 
-def one_sign(token: str) -> bool:
-    """Whether it is a single mark of punctuation, space or control character."""
+def is_single_symbol(token: str) -> bool:
+    """Whether a token is one character of punctuation or white space, or one control character."""
     return len(token) == 1 and (token.isspace() or unicodedata.category(token)[0] in "PC")
 
 
 def check_encodable(texts: Sequence[str]) -> None:
-    """Raise InputError for the first lone surrogate, which is no character."""
+    """Raise InputError for the first lone surrogate, which UTF-8 cannot encode."""
     for text in texts:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            sign = ord(text[error.start])
+            point = ord(text[error.start])
             raise InputError(
-                f"text has a lone surrogate U+{sign:04X} at character {error.start}, which stands for nothing; "
-                "decode the text anew or take it out"
+                f"text has a lone surrogate U+{point:04X} at character {error.start}; decode the text again, or "
+                "remove the character"
             ) from None

@@ -1,41 +1,46 @@
-"""What a folder says of the tokens that stand beside the vocabulary: names of the special ones, and added ones."""
+"""The special and added tokens of a tokenizer folder, from the settings files of transformers."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deberta_jax.errors import InputError
+from deberta_jax.files import read_json
 
 PAD, CLS, SEP, UNK, MASK = "[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"
+# The default token of each role.
 NAMES = {"pad": PAD, "cls": CLS, "sep": SEP, "unk": UNK, "mask": MASK}
-# Settings of transformers: an older file names what a newer one holds, too.
-CONFIG, ADDED, SPECIAL_MAP = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
+TOKENIZER_CONFIG, ADDED_TOKENS = "tokenizer_config.json", "added_tokens.json"
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class AddedToken:
-    """A token recognised in a text as it is written; `lstrip` and `rstrip` take in the white space on that side."""
+    """A token that is recognized in a text by its spelling."""
 
     text: str
     id: int
     lstrip: bool = False
+    """Whether the token includes the white space before it."""
     rstrip: bool = False
+    """Whether the token includes the white space after it."""
     single_word: bool = False
+    """Whether the token is recognized only between word boundaries."""
     special: bool = False
 
     @property
     def pattern(self) -> str:
-        """What it matches, as a regular expression."""
+        """A regular expression with one group, the token without white space."""
         before, after = (r"(?<!\w)", r"(?!\w)") if self.single_word else ("", "")
-        # From the beginning of the white space, or from where the token before took it in: else every sign is tried.
+        # White space is matched from its beginning, or from the end of the previous token. Otherwise every position in
+        # a long run of white space would be tried.
         left = r"(?:(?<!\s)\s*|(?<=\s))" if self.lstrip else ""
         right = r"\s*" if self.rstrip else ""
         return f"{left}{before}({re.escape(self.text)}){after}{right}"
 
     def to_dict(self) -> dict[str, str | bool]:
-        """As transformers writes it, without its id; matched in the text as it is given."""
+        """The token as transformers writes it, without its id; matched in the text before normalization."""
         values: dict[str, str | bool] = dataclasses.asdict(self)
         del values["text"], values["id"]
         return {"content": self.text} | values | {"normalized": False}
@@ -43,7 +48,7 @@ class AddedToken:
 
 @dataclasses.dataclass(frozen=True)
 class SpecialTokens:
-    """`names` of pad, cls, sep, unk and mask; `added` tokens of the folder; `settings` as they stand in its config."""
+    """The token of each role in `NAMES`, the added tokens of a folder, and the content of its tokenizer_config.json."""
 
     names: Mapping[str, str]
     added: tuple[AddedToken, ...] = ()
@@ -51,33 +56,40 @@ class SpecialTokens:
 
 
 def read_special_tokens(folder: Path | None) -> SpecialTokens:
-    """Of `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, whichever are there."""
+    """The tokens in `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, where these exist.
+
+    The defaults if `folder` is None. Raises InputError for files that transformers would not write.
+    """
     if folder is None:
         return SpecialTokens(NAMES)
-    settings, special_map, ids = (_read(folder / name) for name in (CONFIG, SPECIAL_MAP, ADDED))
+    settings, special_map, added_ids = (
+        read_json(folder / name) if (folder / name).is_file() else {}
+        for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
+    )
     names = {
-        name: _text(special_map.get(f"{name}_token")) or _text(settings.get(f"{name}_token")) or usual
-        for name, usual in NAMES.items()
+        role: _text(special_map.get(f"{role}_token")) or _text(settings.get(f"{role}_token")) or default
+        for role, default in NAMES.items()
     }
     decoder = settings.get("added_tokens_decoder") or {}
     try:
-        added = {int(index): _added(int(index), value) for index, value in decoder.items()}
-        added = {int(index): AddedToken(text, int(index)) for text, index in ids.items()} | added
+        added = {int(index): _added_token(int(index), value) for index, value in decoder.items()}
+        added = {int(index): AddedToken(text, int(index)) for text, index in added_ids.items()} | added
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{folder}: added tokens of {CONFIG} or {ADDED} are not as transformers writes them ({error})"
+            f"{folder}: the added tokens in {TOKENIZER_CONFIG} or {ADDED_TOKENS} are invalid ({error}); restore the "
+            "file that transformers wrote"
         ) from None
     return SpecialTokens(names, tuple(added[index] for index in sorted(added)), settings)
 
 
-def splitter(tokens: Sequence[AddedToken]) -> re.Pattern[str]:
-    """A pattern with a group for each token, in their order; put the longer first where one begins another."""
+def added_token_pattern(tokens: Sequence[AddedToken]) -> re.Pattern[str]:
+    """A pattern with one group for each token, in order: a token must precede the tokens that it begins with."""
     return re.compile("|".join(token.pattern for token in tokens))
 
 
-def _added(index: int, value: object) -> AddedToken:
+def _added_token(index: int, value: object) -> AddedToken:
     if not isinstance(value, Mapping):
-        raise TypeError(f"{value!r} is no token")
+        raise TypeError(f"{value!r} is not a token")
     flags = {name: bool(value.get(name)) for name in ("lstrip", "rstrip", "single_word", "special")}
     return AddedToken(value["content"], index, **flags)
 
@@ -86,15 +98,3 @@ def _text(value: object) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None
-
-
-def _read(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); restore it, or remove it to go without") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds a {type(values).__name__}, not an object of names and values")
-    return values

@@ -1,47 +1,65 @@
-"""A SentencePiece vocabulary from text, as v3's: [PAD], [CLS], [SEP], [UNK] first, then bytes and pieces."""
+"""Trains a SentencePiece vocabulary with the conventions of v3."""
 
-import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import sentencepiece
 
 from deberta_jax.errors import InputError
+from deberta_jax.files import make_folder, replace_file
 from deberta_jax.tokenizers.special_tokens import CLS, PAD, SEP, UNK
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
-# Longer lines are cut before training: SentencePiece drops what is longer than its own limit.
-TRAINING_LINE = 4000
-# Of more lines a sample of this many is trained on.
-TRAINING_LINES = 1_000_000
+# Longer lines are split before training: SentencePiece drops lines beyond its own limit.
+_MAX_LINE_CHARACTERS = 4000
+_MAX_LINES = 1_000_000
 
 
 def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 32000) -> Tokenizer:
-    """Train a unigram model with v3's conventions and write it to `path`: nmt_nfkc, byte fallback, `vocab_size` pieces.
+    """Train a unigram model of `vocab_size` pieces (nmt_nfkc, byte fallback) and write it to `path`.
 
-    Of a large corpus a sample of a million lines is taken, the same at every call. A corpus too small for `vocab_size`
-    is refused with the largest size it allows.
+    [PAD], [CLS], [SEP] and [UNK] have the ids 0 to 3, followed by bytes and pieces. A corpus of more than a million
+    lines is sampled, with the same sample in every call. Raises InputError if the file cannot be written, and for a
+    corpus too small for `vocab_size`, with the largest size that it allows.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.training")
-    bad: list[InputError] = []
+
+    def write(temporary: Path) -> None:
+        # The file is opened before training, so that a path that cannot be written is rejected at once.
+        with temporary.open("wb") as file:
+            _train(texts, file, vocab_size)
+
+    with _parent_folder(path):
+        try:
+            replace_file(path, write)
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = str(error).splitlines()[0].split("] ")[-1]
+            raise InputError(f"{path}: cannot train a vocabulary of {vocab_size} pieces: {reason}") from None
+    return Tokenizer(path)
+
+
+def _train(texts: Iterable[str], file: BinaryIO, vocab_size: int) -> None:
+    errors: list[InputError] = []
 
     def lines() -> Iterator[str]:
         try:
-            sample = _sample(_lines(texts), TRAINING_LINES)[::-1]
+            sample = sample_lines(_split_lines(texts), _MAX_LINES)[::-1]
             while sample:
                 yield sample.pop()
         except InputError as error:
-            # Of an error in its iterator SentencePiece keeps only the text.
-            bad.append(error)
+            # SentencePiece raises its own error with the text of this one.
+            errors.append(error)
             raise
 
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=lines(),
-            model_prefix=str(temporary),
+            model_writer=file,
             vocab_size=vocab_size,
             model_type="unigram",
             normalization_rule_name="nmt_nfkc",
@@ -56,37 +74,44 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 32
             eos_piece=SEP,
             unk_piece=UNK,
             shuffle_input_sentence=False,
-            max_sentence_length=4 * TRAINING_LINE,
+            max_sentence_length=4 * _MAX_LINE_CHARACTERS,
             train_extremely_large_corpus=False,
             minloglevel=2,
         )
-    except (RuntimeError, ValueError) as error:
-        if bad:
-            raise bad[0] from None
-        line = str(error).splitlines()[0].split("] ")[-1]
-        raise InputError(f"{path}: a vocabulary of {vocab_size} pieces could not be trained: {line}") from None
-    else:
-        os.replace(f"{temporary}.model", path)
-    finally:
-        for suffix in (".model", ".vocab"):
-            Path(f"{temporary}{suffix}").unlink(missing_ok=True)
-    return Tokenizer(path)
+    except (RuntimeError, ValueError):
+        if errors:
+            raise errors[0] from None
+        raise
 
 
-def _lines(texts: Iterable[str]) -> Iterator[str]:
+@contextmanager
+def _parent_folder(path: Path) -> Generator[None, None, None]:
+    """Create the folder of a file; if an error follows, remove the folders that were created and are still empty."""
+    created = [folder for folder in path.parents if not folder.exists()]
+    make_folder(path.parent)
+    try:
+        yield
+    except BaseException:
+        for folder in created:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _split_lines(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for line in text.splitlines():
-            for start in range(0, len(line), TRAINING_LINE):
-                if piece := line[start : start + TRAINING_LINE].strip():
-                    yield piece
+            for start in range(0, len(line), _MAX_LINE_CHARACTERS):
+                if part := line[start : start + _MAX_LINE_CHARACTERS].strip():
+                    yield part
 
 
-def _sample(lines: Iterable[str], most: int) -> list[str]:
-    """At most that many lines, each as likely as any other, always the same ones (Vitter 1985, algorithm R)."""
-    draw, sample = random.Random(0), []
+def sample_lines(lines: Iterable[str], limit: int) -> list[str]:
+    """At most `limit` lines, each equally likely, and the same ones in every call (Vitter 1985, algorithm R)."""
+    rng, sample = random.Random(0), []
     for number, line in enumerate(lines):
-        if number < most:
+        if number < limit:
             sample.append(line)
-        elif (place := draw.randrange(number + 1)) < most:
-            sample[place] = line
+        elif (index := rng.randrange(number + 1)) < limit:
+            sample[index] = line
     return sample

@@ -16,8 +16,8 @@ import pytest
 
 from deberta_jax.cli.main import main
 from deberta_jax.data.documentation import prose
-from deberta_jax.data.prepare import read_manifest
-from deberta_jax.data.split import hold_out
+from deberta_jax.data.manifest import read_manifest
+from deberta_jax.data.split import split_held_out
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.hub.tensors import read_tensors
@@ -315,7 +315,7 @@ def test_one_shard_in_twenty_is_held_out_and_no_sequence_is_on_both_sides(mlm_ru
     manifest["shards"] = [manifest["shards"][0] | {"name": "one"}]
     (single / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="1 shards, too few to hold out one in 20"):
-        hold_out(single, tmp_path)
+        split_held_out(single, tmp_path)
 
 
 def test_shards_with_another_sequence_length_are_refused(mlm_run, tmp_path, capsys):

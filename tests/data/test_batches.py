@@ -1,4 +1,4 @@
-"""Batch k is the same whoever makes it: another start, other hosts, worker processes."""
+"""Batch k is the same from any start, on any number of hosts, and from threads or worker processes."""
 
 import os
 import shutil
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from toy_text import LENGTH, ToyTokenizer
 
-from deberta_jax.data.batches import Batches, held_out
+from deberta_jax.data.batches import TrainingBatches, held_out_batches
+from deberta_jax.data.manifest import read_manifest
 from deberta_jax.data.masking import Masking
-from deberta_jax.data.prepare import read_manifest
 from deberta_jax.errors import InputError
 
 VOCABULARY, MASKING = ToyTokenizer().vocabulary(), Masking()
@@ -20,30 +20,38 @@ COMMON = {"vocabulary": VOCABULARY, "masking": MASKING}
 
 
 def take(folder, count, **options):
-    with Batches(folder, **{"batch_size": 8, "seed": 3, **COMMON, **options}) as batches:
+    with TrainingBatches(folder, **{"batch_size": 8, "seed": 3, **COMMON, **options}) as batches:
         return [next(batches) for _ in range(count)]
 
 
-def assert_same(ours, theirs):
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name], strict=True)
+def assert_same(batches, expected):
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected, strict=True):
+        assert batch.keys() == other.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name], strict=True)
+
+
+def join_hosts(parts):
+    """The batches of all hosts side by side."""
+    return [
+        {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        for batches in zip(*parts, strict=True)
+    ]
 
 
 def unmasked(batches):
-    """Their rows as they were before masking, as hashable things."""
-    rows = []
+    """The sequences before masking, as bytes."""
+    sequences = []
     for batch in batches:
         ids = batch["input_ids"].copy()
-        for row, positions, labels, weights in zip(
+        for sequence, positions, labels, weights in zip(
             ids, batch["masked_positions"], batch["labels"], batch["label_weights"], strict=True
         ):
-            row[positions[weights > 0]] = labels[weights > 0]
-            if row.any():
-                rows.append(row.tobytes())
-    return rows
+            sequence[positions[weights > 0]] = labels[weights > 0]
+            if sequence.any():
+                sequences.append(sequence.tobytes())
+    return sequences
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +59,15 @@ def first(shards):
     return take(shards, 12)
 
 
+@pytest.fixture(scope="module")
+def held_out(shards):
+    return list(held_out_batches(shards, batch_size=16, **COMMON))
+
+
 def test_a_batch_has_its_shapes(first):
-    slots = MASKING.predictions(LENGTH)
-    widths = {"input_ids": LENGTH, "segment_ids": LENGTH, "position_ids": LENGTH}
-    widths |= {"masked_positions": slots, "labels": slots, "label_weights": slots}
+    slots = MASKING.slots(LENGTH)
+    widths = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), LENGTH)
+    widths |= dict.fromkeys(("masked_positions", "labels", "label_weights"), slots)
     for batch in first:
         assert {name: value.shape for name, value in batch.items()} == {n: (8, width) for n, width in widths.items()}
         assert {name for name, value in batch.items() if value.dtype != np.int32} == {"label_weights"}
@@ -62,66 +75,72 @@ def test_a_batch_has_its_shapes(first):
         assert (batch["input_ids"] == VOCABULARY.mask_id).any(axis=1).all()
 
 
-def test_the_same_seed_gives_the_same_batches_and_another_does_not(shards, first):
+def test_the_seed_determines_the_batches(shards, first):
     assert_same(take(shards, 12), first)
     assert unmasked(take(shards, 12, seed=4)) != unmasked(first)
 
 
 @pytest.mark.parametrize("start", [1, 7, 11])
-def test_going_on_at_batch_k_is_never_having_stopped(shards, first, start):
+def test_starting_at_batch_k_equals_an_uninterrupted_stream(shards, first, start):
     assert_same(take(shards, 12 - start, start=start), first[start:])
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_the_hosts_batches_side_by_side_are_the_one_host_batch(shards, first, hosts):
+def test_the_batches_of_several_hosts_together_equal_those_of_one_host(shards, first, hosts):
     parts = [take(shards, 5, host_index=host, host_count=hosts, start=2) for host in range(hosts)]
-    joined = [{name: np.concatenate([part[k][name] for part in parts]) for name in parts[0][k]} for k in range(5)]
-    assert_same(joined, first[2:7])
+    assert_same(join_hosts(parts), first[2:7])
 
 
-def test_an_epoch_has_every_row_once_and_the_next_has_another_order_and_other_masks(shards):
-    rows = read_manifest(shards).rows
-    batches = take(shards, 2 * rows, batch_size=1)
-    one, two = unmasked(batches[:rows]), unmasked(batches[rows:])
+def test_an_epoch_has_every_sequence_once_and_the_next_has_another_order_and_other_masks(shards):
+    count = read_manifest(shards).sequences
+    batches = take(shards, 2 * count, batch_size=1)
+    one, two = unmasked(batches[:count]), unmasked(batches[count:])
     assert sorted(one) == sorted(two)
     assert one != two
-    masks = {row: batch["masked_positions"].tobytes() for row, batch in zip(one, batches[:rows], strict=True)}
-    again = {row: batch["masked_positions"].tobytes() for row, batch in zip(two, batches[rows:], strict=True)}
-    assert sum(masks[row] == again[row] for row in masks) < 0.1 * len(masks)
+    masks, others = (
+        {sequence: batch["masked_positions"].tobytes() for sequence, batch in zip(sequences, epoch, strict=True)}
+        for sequences, epoch in ((one, batches[:count]), (two, batches[count:]))
+    )
+    assert sum(masks[sequence] == others[sequence] for sequence in masks) < 0.1 * len(masks)
 
 
-def test_the_rows_of_a_batch_come_from_all_over_the_text(shards):
-    rows = unmasked(held_out(shards, batch_size=8, **COMMON))
-    places = [rows.index(row) for row in unmasked(take(shards, 4, batch_size=16))]
-    assert np.abs(np.diff(places)).mean() > len(rows) / 6
+def test_the_sequences_of_a_batch_come_from_the_whole_text(shards, held_out):
+    sequences = unmasked(held_out)
+    positions = [sequences.index(sequence) for sequence in unmasked(take(shards, 4, batch_size=16))]
+    assert np.abs(np.diff(positions)).mean() > len(sequences) / 6
 
 
-def test_a_step_far_ahead_begins_at_once(shards):
+def test_a_late_start_is_reached_directly(shards):
     assert_same(take(shards, 1, start=10**9), take(shards, 2, start=10**9 - 1)[1:])
 
 
-def test_held_out_rows_come_once_in_order_with_masks_of_their_own(shards):
-    batches = held_out(shards, batch_size=7, **COMMON)
-    rows = read_manifest(shards).rows
-    assert len(batches) == -(-rows // 7)
-    assert_same(list(batches), list(held_out(shards, batch_size=7, **COMMON)))
-    assert len(unmasked(batches)) == rows
-    assert unmasked(batches) == unmasked(held_out(shards, batch_size=16, **COMMON))
-    last = batches[len(batches) - 1]
+def test_held_out_sequences_come_once_in_order_with_fixed_masks(shards, held_out):
+    batches = held_out_batches(shards, batch_size=7, **COMMON)
+    count = read_manifest(shards).sequences
+    assert len(batches) == -(-count // 7)
+    all_batches = list(batches)
+    assert_same([batches[k] for k in (0, len(batches) - 1)], [all_batches[0], all_batches[-1]])
+    assert len(unmasked(all_batches)) == count
+    assert unmasked(all_batches) == unmasked(held_out)
+    # The mask of a sequence does not depend on the size of a batch.
+    for name in held_out[0]:
+        first, second = (
+            np.concatenate([batch[name] for batch in listed])[:count] for listed in (all_batches, held_out)
+        )
+        np.testing.assert_array_equal(first, second)
+    last = all_batches[-1]
     assert last["input_ids"].shape == (7, LENGTH)
-    assert (last["label_weights"].sum(axis=1) > 0).sum() == rows - 7 * (len(batches) - 1)
+    assert (last["label_weights"].sum(axis=1) > 0).sum() == count - 7 * (len(batches) - 1)
     assert not last["segment_ids"][-1].any()
-    assert_same(list(held_out(shards, batch_size=7, most=2, **COMMON)), list(batches)[:2])
+    assert_same(list(held_out_batches(shards, batch_size=7, limit=2, **COMMON)), all_batches[:2])
 
 
-def test_the_hosts_share_the_held_out_rows(shards):
-    whole = list(held_out(shards, batch_size=16, **COMMON))
-    parts = [list(held_out(shards, batch_size=16, host_index=i, host_count=4, **COMMON)) for i in range(4)]
-    joined = [{name: np.concatenate([p[k][name] for p in parts]) for name in whole[k]} for k in range(len(whole))]
-    assert_same(joined, whole)
+def test_several_hosts_share_the_held_out_sequences(shards, held_out):
+    parts = [list(held_out_batches(shards, batch_size=16, host_index=i, host_count=4, **COMMON)) for i in range(4)]
+    assert_same(join_hosts(parts), held_out)
 
 
-def test_worker_processes_give_the_same_batches_and_leave_nothing_behind(shards, first, tmp_path):
+def test_worker_processes_give_the_same_batches_and_stop_cleanly(shards, first, tmp_path):
     script = Path(__file__).parents[1] / "support/write_batches.py"
     done = subprocess.run(
         [sys.executable, str(script), str(shards), str(tmp_path / "a.npz")], capture_output=True, text=True, timeout=60
@@ -129,41 +148,51 @@ def test_worker_processes_give_the_same_batches_and_leave_nothing_behind(shards,
     assert done.returncode == 0, done.stderr
     assert "leaked" not in done.stderr
     assert "Traceback" not in done.stderr
-    with np.load(tmp_path / "a.npz") as found:
+    with np.load(tmp_path / "a.npz") as arrays:
         for k in range(5):
             for name, value in first[k + 2].items():
-                np.testing.assert_array_equal(found[f"{k}/{name}"], value, strict=True)
+                np.testing.assert_array_equal(arrays[f"{k}/{name}"], value, strict=True)
 
 
-def test_a_damaged_shard_is_named(shards, tmp_path):
+@pytest.fixture
+def copied(shards, tmp_path):
+    """A copy of the shards, and the path of one of them."""
     folder = tmp_path / "damaged"
     shutil.copytree(shards, folder)
-    damaged = folder / "00002-of-00004.arrayrecord"
+    return folder, folder / "00002-of-00004.arrayrecord"
+
+
+def test_a_truncated_shard_is_named(copied):
+    folder, damaged = copied
     os.truncate(damaged, damaged.stat().st_size // 2)
     with pytest.raises(InputError, match=r"00002-of-00004.arrayrecord: damaged"):
         take(folder, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_flipped_bytes_in_a_shard_are_noticed_and_it_is_named(shards, tmp_path, workers):
-    folder = tmp_path / "damaged"
-    shutil.copytree(shards, folder)
-    damaged = folder / "00002-of-00004.arrayrecord"
+def test_flipped_bytes_in_a_shard_are_detected_and_the_shard_is_named(copied, workers):
+    folder, damaged = copied
     content = bytearray(damaged.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
     damaged.write_bytes(content)
     with pytest.raises(InputError, match=r"00002-of-00004.arrayrecord: damaged"):
-        take(folder, read_manifest(folder).rows // 8 + 1, workers=workers)
+        take(folder, read_manifest(folder).sequences // 8 + 1, workers=workers)
 
 
-def test_what_cannot_be_is_refused(shards, tmp_path):
-    for options, message in [
-        ({"batch_size": 6, "host_count": 4}, "cannot be shared by 4 hosts"),
-        ({"host_index": 2, "host_count": 2}, "counted from 0"),
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 6, "host_count": 4}, "6 sequences cannot be split evenly over 4 hosts"),
+        ({"host_index": 2, "host_count": 2}, "host_index is 2; it must be from 0 to 1"),
         ({"vocabulary_sha256": "7" * 64}, "shards of vocabulary"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            take(shards, 1, **options)
-    with pytest.raises(InputError, match="prepare them first"):
+    ],
+)
+def test_invalid_options_are_rejected(shards, options, message):
+    with pytest.raises(InputError, match=message):
+        take(shards, 1, **options)
+
+
+def test_a_folder_without_shards_is_rejected(tmp_path):
+    with pytest.raises(InputError, match="create it with `deberta-jax prepare`"):
         take(tmp_path, 1)

@@ -1,31 +1,51 @@
-"""Shards: the same whoever makes them, kept where they stand, refused where they do not belong."""
+"""Shards do not depend on the workers that make them; complete shards are kept, and other shards are rejected."""
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 from distributed import LocalCluster
 from toy_text import LENGTH, ToyTokenizer, write_texts
 
-from deberta_jax.data.prepare import from_record, prepare, read_manifest
+from deberta_jax.data.manifest import read_manifest
+from deberta_jax.data.prepare import prepare
+from deberta_jax.data.shards import from_record
 from deberta_jax.data.sources import documents
 from deberta_jax.errors import InputError
 
 
-def rows_of(folder):
-    rows = []
+def prepare_toy(texts, folder, tokenizer=None, **options):
+    return prepare(texts, folder, tokenizer or ToyTokenizer(), **{"length": LENGTH, "shards": 4, **options})
+
+
+def sequences_in(folder):
+    sequences = []
     for path in read_manifest(folder).paths(folder):
         reader = ArrayRecordReader(path)
-        rows += [from_record(record) for record in reader.read_all()]
+        sequences += [from_record(record) for record in reader.read_all()]
         reader.close()
-    return rows
+    return sequences
 
 
-def bytes_of(folder):
+def shard_bytes(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.arrayrecord")}
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def one_worker(processes):
+    """The address of a cluster with one worker, a process or a thread."""
+    http = {"dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(1, processes=processes, dashboard_address=None, scheduler_kwargs=http) as cluster:
+        yield cluster.scheduler_address
 
 
 @pytest.fixture
@@ -34,15 +54,15 @@ def texts(tmp_path):
     return write_texts(tmp_path / "texts")
 
 
-def test_the_shards_hold_the_text(texts, tmp_path):
-    report = prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4)
-    rows = rows_of(tmp_path / "shards")
-    ids = np.concatenate([row.input_ids for row in rows])
+def test_the_shards_contain_the_text(texts, tmp_path):
+    report = prepare_toy(texts, tmp_path / "shards")
+    sequences = sequences_in(tmp_path / "shards")
+    ids = np.concatenate([sequence.input_ids for sequence in sequences])
     assert bytes((ids[(ids > 3)] - 4).astype(np.uint8)) == "".join(documents(texts)).encode()
     manifest = report.manifest
     assert manifest == read_manifest(tmp_path / "shards")
-    assert (manifest.rows, manifest.documents) == (len(rows), 120)
-    assert manifest.tokens == report.tokens == sum(int((row.segment_ids > 0).sum()) for row in rows)
+    assert (manifest.sequences, manifest.documents) == (len(sequences), 120)
+    assert manifest.tokens == report.tokens == sum(int((sequence.segment_ids > 0).sum()) for sequence in sequences)
     assert manifest.bytes == report.bytes == len("".join(documents(texts)).encode())
     assert report.megabytes_per_second > 0
     assert len(manifest.shards) == 4
@@ -50,144 +70,140 @@ def test_the_shards_hold_the_text(texts, tmp_path):
     assert suffixes == [".arrayrecord"] * 4 + [".json"] * 6
 
 
-def test_what_stands_is_kept_and_what_is_missing_made_again(texts, tmp_path):
+def test_complete_shards_are_kept_and_missing_shards_are_made(texts, tmp_path):
     folder = tmp_path / "shards"
-    prepare(texts, folder, ToyTokenizer(), length=LENGTH, shards=4)
-    before, content = {path: path.stat().st_mtime_ns for path in folder.glob("*.arrayrecord")}, bytes_of(folder)
+    prepare_toy(texts, folder)
+    before, content = {path: path.stat().st_mtime_ns for path in folder.glob("*.arrayrecord")}, shard_bytes(folder)
     (folder / "manifest.json").unlink()
-    lost = folder / "00002-of-00004.arrayrecord"
-    lost.unlink()
-    seen = []
-    report = prepare(
-        texts, folder, ToyTokenizer(), length=LENGTH, shards=4, progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen == [(4, 4)]
-    assert report.bytes == report.manifest.shards[2].bytes
-    assert {path for path in before if path.stat().st_mtime_ns != before[path]} == {lost}
-    assert bytes_of(folder) == content
+    missing, truncated = folder / "00002-of-00004.arrayrecord", folder / "00000-of-00004.arrayrecord"
+    missing.unlink()
+    os.truncate(truncated, truncated.stat().st_size // 2)
+    (folder / "00001-of-00004.arrayrecord.77.partial").write_bytes(b"by a process that was killed")
+    calls = []
+    report = prepare_toy(texts, folder, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(3, 4), (4, 4)]
+    assert report.bytes == sum(report.manifest.shards[index].bytes for index in (0, 2))
+    assert {path for path in before if path.stat().st_mtime_ns != before[path]} == {missing, truncated}
+    assert shard_bytes(folder) == content
+    assert not list(folder.glob("*.partial"))
 
 
-def test_a_failure_leaves_no_half_shard_and_is_told(texts, tmp_path):
+def test_unreadable_text_is_reported_and_leaves_no_partial_shard(texts, tmp_path):
     (tmp_path / "texts" / "2.txt").write_bytes(b"fine\n\nbad \xff\n")
-    with pytest.raises(InputError, match=r"2.txt, byte 10: not UTF-8"):
-        prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4)
-    with pytest.raises(InputError, match="prepare them first"):
+    with pytest.raises(InputError, match=r"2.txt byte 10: not UTF-8"):
+        prepare_toy(texts, tmp_path / "shards")
+    with pytest.raises(InputError, match="create it with `deberta-jax prepare`"):
         read_manifest(tmp_path / "shards")
     assert all(path.suffix in {".json", ".arrayrecord"} for path in (tmp_path / "shards").glob("[!.]*"))
 
 
 @pytest.fixture
-def deadly(texts, tmp_path):
-    """A folder where killed processes leave their mark."""
+def marks(texts, tmp_path):
+    """The folder where killed processes leave a file; the text kills every process that reads it."""
     with (tmp_path / "texts" / "1.txt").open("a") as file:
         file.write("\n\nPlease kill me here.\n")
     (tmp_path / "marks").mkdir()
     return tmp_path / "marks"
 
 
-def test_a_killed_worker_costs_a_retry(texts, deadly, tmp_path):
-    tokenizer = ToyTokenizer(marks=str(deadly), kills=1)
-    prepare(texts, tmp_path / "many", tokenizer, length=LENGTH, shards=4, workers=2)
-    (killed,) = deadly.iterdir()
+def test_a_job_whose_worker_dies_is_repeated(texts, marks, tmp_path):
+    prepare_toy(texts, tmp_path / "workers", ToyTokenizer(marks=str(marks), kills=1), workers=2)
+    (killed,) = marks.iterdir()
     assert int(killed.name) != os.getpid()
-    prepare(texts, tmp_path / "one", ToyTokenizer(), length=LENGTH, shards=4)
-    assert bytes_of(tmp_path / "many") == bytes_of(tmp_path / "one")
-    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == sorted(
-        path.name for path in (tmp_path / "one").iterdir()
-    )
+    prepare_toy(texts, tmp_path / "one")
+    assert shard_bytes(tmp_path / "workers") == shard_bytes(tmp_path / "one")
+    assert names_in(tmp_path / "workers") == names_in(tmp_path / "one")
 
 
-def test_text_that_kills_every_worker_is_an_error_and_no_hang(texts, deadly, tmp_path):
-    tokenizer = ToyTokenizer(marks=str(deadly), kills=1000)
-    with pytest.raises(InputError, match="a shard killed every worker that tried it"):
-        prepare(texts, tmp_path / "shards", tokenizer, length=LENGTH, shards=4, workers=2)
+def test_text_that_kills_every_worker_is_an_error(texts, marks, tmp_path):
+    tokenizer = ToyTokenizer(marks=str(marks), kills=1000)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        one_worker(processes=True) as scheduler,
+        pytest.raises(InputError, match="a shard killed every worker that tried it"),
+    ):
+        prepare_toy(texts, tmp_path / "shards", tokenizer, scheduler=scheduler)
+    assert list(marks.iterdir())
 
 
-def test_bad_text_is_told_by_a_worker_of_a_running_cluster_too(texts, tmp_path):
+def test_a_worker_of_an_external_scheduler_reports_unreadable_text(texts, tmp_path):
     (tmp_path / "texts" / "2.txt").write_bytes(b"fine\n\nbad \xff\n")
-    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
-        with pytest.raises(InputError, match=r"2.txt, byte 10: not UTF-8"):
-            prepare(texts, tmp_path / "a", ToyTokenizer(), length=LENGTH, shards=4, scheduler=cluster.scheduler_address)
+    with one_worker(processes=False) as scheduler:
+        with pytest.raises(InputError, match=r"2.txt byte 10: not UTF-8"):
+            prepare_toy(texts, tmp_path / "a", scheduler=scheduler)
         (tmp_path / "texts" / "2.txt").write_text("Fine again.")
-        report = prepare(
-            texts, tmp_path / "b", ToyTokenizer(), length=LENGTH, shards=4, scheduler=cluster.scheduler_address
-        )
-        assert report.manifest.documents == 81
+        assert prepare_toy(texts, tmp_path / "b", scheduler=scheduler).manifest.documents == 81
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"tokenizer": ToyTokenizer(sha256="7" * 64)}, "another vocabulary"),
-        ({"length": 32}, "another row length"),
+        ({"length": 32}, "another sequence length"),
         ({"shards": 2}, "another text"),
     ],
 )
-def test_a_folder_of_other_shards_is_refused(shards, texts, tmp_path, change, message):
-    prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4)
-    asked = {"tokenizer": ToyTokenizer(), "length": LENGTH, "shards": 4} | change
-    with pytest.raises(InputError, match=message):
-        prepare(texts, tmp_path / "shards", asked.pop("tokenizer"), **asked)
+def test_a_folder_with_other_shards_is_rejected(texts, tmp_path, change, message):
+    prepare_toy(texts, tmp_path / "shards")
+    with pytest.raises(InputError, match=f"contains shards of {message}"):
+        prepare_toy(texts, tmp_path / "shards", **change)
 
 
-def test_training_on_shards_of_another_vocabulary_is_refused(shards):
+def test_reading_shards_of_another_vocabulary_is_rejected(shards):
     assert read_manifest(shards, ToyTokenizer().sha256).vocab_size == 261
-    with pytest.raises(InputError, match="shards of vocabulary 555555555555, the tokenizer's is 777777777777"):
+    message = "shards of vocabulary 555555555555, but the tokenizer has vocabulary 777777777777"
+    with pytest.raises(InputError, match=message):
         read_manifest(shards, "7" * 64)
 
 
-def test_lost_shards_and_damaged_manifests_are_named_and_preparing_again_mends_them(texts, tmp_path):
+def test_a_missing_shard_or_a_damaged_manifest_is_reported_and_repaired_by_preparing_again(texts, tmp_path):
     folder = tmp_path / "shards"
-
-    def again():
-        return prepare(texts, folder, ToyTokenizer(), length=LENGTH, shards=4)
-
-    whole = again().manifest
+    manifest = prepare_toy(texts, folder).manifest
     (folder / "00001-of-00004.arrayrecord").unlink()
-    with pytest.raises(InputError, match="00001-of-00004"):
+    with pytest.raises(InputError, match="shard 00001-of-00004.arrayrecord is missing"):
         read_manifest(folder)
-    assert again().manifest == whole
+    assert prepare_toy(texts, folder).manifest == manifest
     for damaged in ("", "[]", "{}", (folder / "manifest.json").read_text()[:100]):
         (folder / "manifest.json").write_text(damaged)
-        with pytest.raises(InputError, match="or no manifest"):
+        with pytest.raises(InputError, match="no manifest.json that this version reads"):
             read_manifest(folder)
-        report = again()
-        assert (report.manifest, report.tokens) == (whole, 0)
+        report = prepare_toy(texts, folder)
+        assert (report.manifest, report.tokens) == (manifest, 0)
 
 
-def test_text_that_was_copied_elsewhere_is_the_same_text_and_text_of_the_same_size_is_not(texts, tmp_path):
+def test_copied_text_is_the_same_text_and_changed_text_of_the_same_size_is_not(texts, tmp_path):
     folder = tmp_path / "shards"
-    prepare(texts, folder, ToyTokenizer(), length=LENGTH, shards=4)
+    prepare_toy(texts, folder)
     moved = tmp_path / "moved"
     shutil.copytree(tmp_path / "texts", moved, copy_function=shutil.copyfile)
     files = [str(path) for path in sorted(moved.iterdir())]
-    assert prepare(files, folder, ToyTokenizer(), length=LENGTH, shards=4).tokens == 0
+    assert prepare_toy(files, folder).tokens == 0
     first = moved / "1.txt"
     first.write_bytes(first.read_bytes().swapcase())
     with pytest.raises(InputError, match="another text"):
-        prepare(files, folder, ToyTokenizer(), length=LENGTH, shards=4)
+        prepare_toy(files, folder)
 
 
-def test_a_folder_that_is_being_written_is_left_alone(texts, tmp_path):
-    seen = []
+def test_a_folder_that_another_process_writes_is_locked(texts, tmp_path):
+    calls = []
 
-    def intrude(done, total):
-        with pytest.raises(InputError, match="another process works in this folder"):
-            prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4)
-        seen.append(done)
+    def progress(done, total):
+        with pytest.raises(InputError, match="another process is using this folder"):
+            prepare_toy(texts, tmp_path / "shards")
+        calls.append(done)
 
-    prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=4, progress=intrude)
-    assert seen == [1, 2, 3, 4]
+    prepare_toy(texts, tmp_path / "shards", progress=progress)
+    assert calls == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("wrong", [{"shards": -3}, {"workers": 0}, {"length": 4}])
-def test_numbers_that_cannot_be_are_refused(texts, tmp_path, wrong):
+@pytest.mark.parametrize("options", [{"shards": -3}, {"workers": 0}, {"length": 4}])
+def test_options_below_their_minimum_are_rejected(texts, tmp_path, options):
     with pytest.raises(InputError, match="it must be at least"):
-        prepare(texts, tmp_path / "shards", ToyTokenizer(), **{"length": LENGTH, **wrong})
+        prepare_toy(texts, tmp_path / "shards", **options)
     assert not (tmp_path / "shards").exists()
 
 
-def test_files_may_be_named_from_the_working_folder(texts, tmp_path, monkeypatch):
+def test_relative_paths_refer_to_the_working_folder(texts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    one = prepare(["texts/*.txt"], Path("shards"), ToyTokenizer(), length=LENGTH, shards=2).manifest
-    assert one == prepare(texts, tmp_path / "shards", ToyTokenizer(), length=LENGTH, shards=2).manifest
+    manifest = prepare_toy(["texts/*.txt"], Path("shards"), shards=2).manifest
+    assert manifest == prepare_toy(texts, tmp_path / "shards", shards=2).manifest

@@ -26,7 +26,7 @@ from deberta_jax.hub.pretrained import (
 )
 from deberta_jax.hub.tensors import weight_file
 from deberta_jax.model.heads import TokenClassification
-from deberta_jax.tokenizers.train import _sample, train_tokenizer
+from deberta_jax.tokenizers.train import train_tokenizer
 from deberta_jax.torch_format.file import write_torch_file
 
 SMALL = {
@@ -96,16 +96,6 @@ def test_the_tokenizer_goes_with_the_model(tmp_path):
     _, loaded = dj.from_pretrained(tmp_path / "model", head="masked_lm")
     assert loaded.sha256 == tokenizer.sha256
     assert (loaded.encode(text) == tokenizer.encode(text)).all()
-
-
-def test_of_a_large_corpus_the_same_sample_is_trained_on_at_every_call():
-    lines = [str(number) for number in range(1000)]
-    sample = _sample(iter(lines), 100)
-    assert sample == _sample(iter(lines), 100)
-    assert len(set(sample)) == 100
-    assert set(sample) <= set(lines)
-    assert 350 < np.mean([int(line) for line in sample]) < 650
-    assert _sample(iter(lines), 1000) == lines
 
 
 def test_a_bare_model_is_read_out_of_a_masked_language_model(config, tmp_path):

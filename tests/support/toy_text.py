@@ -1,4 +1,4 @@
-"""A small text and a tokenizer of single bytes, in a module of their own: worker processes import it."""
+"""A small text and a tokenizer of bytes; worker processes can import this module."""
 
 import os
 import signal
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from deberta_jax.data.masking import Vocabulary
+from deberta_jax.data.masking import MaskingVocabulary
 
 LENGTH = 64
 
 
 def write_texts(folder, files=3, documents=40):
+    """Write text files and return a pattern for them."""
     for i in range(files):
         texts = (f"Document {j} of file {i}. " + "Words and words. " * (j % 7) for j in range(documents))
         (folder / f"{i}.txt").write_text("\n\n".join(texts))
@@ -21,8 +22,9 @@ def write_texts(folder, files=3, documents=40):
 
 @dataclass(frozen=True)
 class ToyTokenizer:
-    """Bytes from id 4; a space begins a word. The first `kills` processes to read
-    "kill me" are killed, and leave their number in the folder `marks`.
+    """Bytes with ids from 4; a space begins a word.
+
+    The first `kills` processes that read "kill me" kill themselves and leave a file in the folder `marks`.
     """
 
     sha256: str = "5" * 64
@@ -42,6 +44,6 @@ class ToyTokenizer:
                 os.kill(os.getpid(), signal.SIGKILL)
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 4 for text in texts]
 
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> MaskingVocabulary:
         starts = np.arange(self.vocab_size) == 4 + ord(" ")
-        return Vocabulary(self.mask_id, self.vocab_size, (0, 1, 2, 3, self.mask_id), starts)
+        return MaskingVocabulary(self.mask_id, self.vocab_size, (0, 1, 2, 3, self.mask_id), starts)

@@ -1,14 +1,17 @@
-"""Small vocabularies for tests: a unigram one with bytes, trained, and a byte pair one, merged by a loop."""
+"""Small vocabularies: a unigram model with byte fallback, and byte pairs merged by a loop."""
 
 import functools
 import itertools
 import json
 import pickle
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import regex
 from hypothesis import strategies
 
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.tokenizers.train import train_tokenizer
 
 TEXT = """The quick brown fox jumps over the lazy dog, and eats what it finds there, every day of the year.
@@ -17,87 +20,101 @@ A man eats. A woman sings! Déjà vu: über größere Straßen fuhr er nach Köl
 It is x < 140 > 40 there.
 She sells sea shells on the sea shore; the shells she sells are sea shells, she's sure of it, isn't she?
 """
-# What normalising does something to, and what is more than one byte or code point.
-SIGNS = [
+# Characters that normalization changes, and characters of several bytes or code points.
+CHARACTERS = [
     *"ﬁ½²№…Ａ１㎏ﷺ¨´ｶÅ", "e\u0301", "a\u0302\u0301", "カ\u3099", "ｶﾞ", "\u1112\u1161\u11ab", "\u0301", "\u0651\u064e",
     "😀", "👩\u200d🚀", "🇩🇪", "日本", "\u00a0", "\u200b", "\u200d", "\u3000", "\ufeff", "\ufffd", "\u2581", "\u2028",
     "\x00", "\x07", "\x1c", "\x7f", "\x85", "\t", "\n", " ", "  ", "the", " of", "Fin", "'s", "12", "<0x41>", "[CLS]",
     "Ġ",
 ]  # fmt: skip
 ANY_TEXT = strategies.lists(
-    strategies.sampled_from(SIGNS) | strategies.text(strategies.characters(exclude_categories=["Cs"]), max_size=4),
+    strategies.sampled_from(CHARACTERS) | strategies.text(strategies.characters(exclude_categories=["Cs"]), max_size=4),
     max_size=10,
 ).map("".join)
 GPT2_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
-VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-HIDDEN = [byte for byte in range(256) if byte not in VISIBLE]
-SIGN_OF = {byte: chr(byte) for byte in VISIBLE} | {byte: chr(256 + place) for place, byte in enumerate(HIDDEN)}
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
+CHARACTER_OF_BYTE = {byte: chr(byte) for byte in PRINTABLE} | {byte: chr(256 + i) for i, byte in enumerate(OTHERS)}
+
+
+@functools.cache
+def unigram_model():
+    """The bytes of a SentencePiece model of 360 pieces, trained once in a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        train_tokenizer([TEXT] * 10, Path(folder) / "spm.model", 360)
+        return (Path(folder) / "spm.model").read_bytes()
 
 
 def write_unigram(folder):
-    """`spm.model` of 360 pieces, and its tokenizer."""
-    return train_tokenizer([TEXT] * 10, folder / "spm.model", 360)
+    """Write `spm.model` of 360 pieces; returns its tokenizer."""
+    (folder / "spm.model").write_bytes(unigram_model())
+    return Tokenizer(folder / "spm.model")
 
 
 def words(text):
-    """The words of a text as GPT-2's files write them."""
-    return ["".join(SIGN_OF[byte] for byte in word.encode()) for word in GPT2_WORDS.findall(text)]
+    """The words of a text as GPT-2's files spell them."""
+    return ["".join(CHARACTER_OF_BYTE[byte] for byte in word.encode()) for word in GPT2_WORDS.findall(text)]
 
 
-def merged(word, ranks):
-    """Byte pair encoding: the pair first merged in training is merged first (Sennrich et al. 2016)."""
+def merge(word, ranks):
+    """Byte pair encoding: of the pairs in a word, merge the one that was merged first in training, and repeat."""
     parts = list(word)
     while pairs := [pair for pair in itertools.pairwise(parts) if pair in ranks]:
         best = min(pairs, key=ranks.get)
-        joined, place = [], 0
-        while place < len(parts):
-            size = 2 if tuple(parts[place : place + 2]) == best else 1
-            joined.append("".join(parts[place : place + size]))
-            place += size
-        parts = joined
+        merged, position = [], 0
+        while position < len(parts):
+            size = 2 if tuple(parts[position : position + 2]) == best else 1
+            merged.append("".join(parts[position : position + size]))
+            position += size
+        parts = merged
     return parts
 
 
 @functools.cache
 def byte_pair_merges(number=150):
-    """The commonest pairs of the text, one after the other."""
+    """The most frequent pairs of the text, in order of merging."""
     counts, ranks = Counter(words(TEXT)), {}
     while len(ranks) < number:
         pairs = Counter()
         for word, count in counts.items():
-            for pair in itertools.pairwise(merged(word, ranks)):
+            for pair in itertools.pairwise(merge(word, ranks)):
                 pairs[pair] += count
         ranks[pairs.most_common(1)[0][0]] = len(ranks)
     return list(ranks)
 
 
 def gpt2_files():
-    """GPT-2's own two: ids of tokens, and merges; the ids follow the merges and an end of text."""
+    """GPT-2's ids of tokens, and its merges; the ids follow the bytes, the merges and an end-of-text token."""
     merges = byte_pair_merges()
-    tokens = [*SIGN_OF.values(), *("".join(pair) for pair in merges), "<|endoftext|>"]
+    tokens = [*CHARACTER_OF_BYTE.values(), *("".join(pair) for pair in merges), "<|endoftext|>"]
     return {token: index for index, token in enumerate(tokens)}, merges
 
 
 def microsoft_ids(encoder):
-    """Ids of v1: the special tokens around a dictionary in an order of its own, with a word that no text has."""
+    """Ids of v1: the special tokens, a dictionary in another order than GPT-2's, and a word that occurs nowhere."""
     ordered = sorted(encoder, key=lambda token: (len(token) % 3, token))
     return {token: index for index, token in enumerate(
         ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *ordered, "madeupword0000", "[MASK]"]
     )}  # fmt: skip
 
 
+def merges_text(merges):
+    """The content of `merges.txt`."""
+    return "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges), ""])
+
+
 def write_byte_pair(folder):
-    """`vocab.json` and `merges.txt`."""
+    """Write `vocab.json` and `merges.txt`; returns their tokenizer."""
     encoder, merges = gpt2_files()
     (folder / "vocab.json").write_text(json.dumps(microsoft_ids(encoder)))
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
-    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "merges.txt").write_text(merges_text(merges), encoding="utf-8")
+    return Tokenizer(folder)
 
 
 def write_bpe_encoder(path, as_text=False):
-    """Microsoft's file of the same ids; its merges are pairs or the text of GPT-2's file."""
+    """Write Microsoft's file with the same ids; it contains the merges as pairs or as the text of GPT-2's file."""
     encoder, merges = gpt2_files()
     tokens = list(microsoft_ids(encoder))[4:-1]
-    counts = [(str(encoder.get(token, token)), 100 - place) for place, token in enumerate(tokens)]
-    vocab = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges), ""]) if as_text else merges
+    counts = [(str(encoder.get(token, token)), 100 - index) for index, token in enumerate(tokens)]
+    vocab = merges_text(merges) if as_text else merges
     path.write_bytes(pickle.dumps({"dict_map": counts, "vocab": vocab, "encoder": encoder}, protocol=2))

@@ -1,3 +1,5 @@
+"""Byte pair encoding: GPT-2's ids, and the files of Hugging Face and Microsoft."""
+
 import json
 import pickle
 
@@ -8,7 +10,7 @@ from toy_tokenizers import (
     TEXT,
     byte_pair_merges,
     gpt2_files,
-    merged,
+    merge,
     microsoft_ids,
     words,
     write_bpe_encoder,
@@ -20,35 +22,25 @@ from deberta_jax.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("v1")
-    write_byte_pair(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def v1(folder):
-    return dj.Tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
 def ranks():
     return {pair: rank for rank, pair in enumerate(byte_pair_merges())}
 
 
 @settings(max_examples=300, deadline=None)
 @given(ANY_TEXT)
-def test_ids_are_those_of_merging_in_the_order_of_the_merges(v1, ranks, text):
+def test_ids_equal_merging_pairs_in_order_and_decode_to_the_text(v1, ranks, text):
     ids = microsoft_ids(gpt2_files()[0])
-    assert v1.encode(text).tolist() == [ids[part] for word in words(text) for part in merged(word, ranks)]
+    encoded = v1.encode(text)
+    assert encoded.tolist() == [ids[part] for word in words(text) for part in merge(word, ranks)]
+    assert v1.decode(encoded) == text
 
 
-def test_pairs_are_merged_in_english_text(v1):
+def test_english_text_has_fewer_tokens_than_characters(v1):
     assert len(v1.encode(TEXT)) < 0.6 * len(TEXT)
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_microsofts_file_gives_the_ids_of_the_two_files(v1, tmp_path, as_text):
+def test_microsofts_file_gives_the_same_ids_as_the_two_files(v1, tmp_path, as_text):
     write_bpe_encoder(tmp_path / "bpe_encoder.bin", as_text)
     microsoft = dj.Tokenizer(tmp_path)
     assert microsoft.sha256 == v1.sha256
@@ -57,7 +49,7 @@ def test_microsofts_file_gives_the_ids_of_the_two_files(v1, tmp_path, as_text):
 
 
 @pytest.mark.shared
-def test_gpt2s_own_files_are_read(shared, tmp_path):
+def test_gpt2s_original_files_are_read(shared, tmp_path):
     source = shared / "data" / "tokenizers" / "gpt2"
     encoder = json.loads((source / "encoder.json").read_text())
     lines = (source / "vocab.bpe").read_text("utf-8")
@@ -68,62 +60,37 @@ def test_gpt2s_own_files_are_read(shared, tmp_path):
     assert (tokenizer.vocab_size, tokenizer.special_ids) == (50265, (0, 1, 2, 3, 50264))
     assert tokenizer.token(15496 + 4) == "Hello"
     ranks = {tuple(line.split(" ")): rank for rank, line in enumerate(lines.split("\n")[1:-1])}
-    readme = (shared / "data" / "SOURCES.md").read_text("utf-8") + TEXT
-    want = [encoder[part] + 4 for word in words(readme) for part in merged(word, ranks)]
-    assert tokenizer.encode(readme).tolist() == want
+    text = (shared / "data" / "SOURCES.md").read_text("utf-8") + TEXT
+    expected = [encoder[part] + 4 for word in words(text) for part in merge(word, ranks)]
+    assert tokenizer.encode(text).tolist() == expected
 
 
-def test_a_pair_of_files_without_the_special_tokens_is_refused(folder, tmp_path):
-    (tmp_path / "merges.txt").write_bytes((folder / "merges.txt").read_bytes())
+def test_files_without_the_special_tokens_are_rejected(v1, tmp_path):
+    (tmp_path / "merges.txt").write_bytes((v1.path / "merges.txt").read_bytes())
     (tmp_path / "vocab.json").write_text(json.dumps(gpt2_files()[0]))
-    with pytest.raises(InputError, match=r"vocab.json: has no \[PAD\]"):
+    with pytest.raises(InputError, match=r"vocab.json: \[PAD\] is missing"):
         dj.Tokenizer(tmp_path)
 
 
-def without_merges(folder):
-    (folder / "merges.txt").unlink()
-
-
-def bad_merges(folder):
-    (folder / "merges.txt").write_text("#version: 0.2\nt h\nt h e\n")
-
-
-def untrained_merges(folder):
-    """No text has "t" and "he" side by side: "t" and "h" are merged before."""
-    (folder / "merges.txt").write_text("#version: 0.2\nt h\nh e\nt he\n")
-
-
-def bad_json(folder):
-    (folder / "vocab.json").write_text('{"a": 1')
-
-
-def no_ids(folder):
-    (folder / "vocab.json").write_text('{"a": "b"}')
-
-
-def one_id_twice(folder):
-    (folder / "vocab.json").write_text('{"a": 1, "b": 1}')
-
-
-def not_text(folder):
-    (folder / "vocab.json").write_bytes(b"\xff\xfe")
-
-
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("name", "content", "message"),
     [
-        (without_merges, "merges.txt: cannot be read"),
-        (bad_merges, "merges.txt: merge 3 is not two tokens"),
-        (untrained_merges, "merges.txt: its merges do not make 'the'"),
-        (bad_json, "vocab.json: not JSON"),
-        (no_ids, "vocab.json: not an object of tokens"),
-        (one_id_twice, "vocab.json: two tokens have one id"),
-        (not_text, "vocab.json: not text"),
+        ("merges.txt", None, "merges.txt: cannot be read"),
+        ("merges.txt", b"#version: 0.2\nt h\nt h e\n", "merges.txt: merge 3 is not a pair of GPT-2 tokens: 't h e'"),
+        # In no text is "t" a neighbor of "he": "t" and "h" are merged first.
+        ("merges.txt", b"#version: 0.2\nt h\nh e\nt he\n", "merges.txt: the merges do not produce 'the'"),
+        ("merges.txt", b"\xff\xfe", "merges.txt: not UTF-8 text"),
+        ("vocab.json", b'{"a": 1', "vocab.json: not valid JSON"),
+        ("vocab.json", b'{"a": "b"}', "vocab.json: expected a JSON object of tokens and ids"),
+        ("vocab.json", b'{"a": 1, "b": 1}', "vocab.json: two tokens have the same id"),
+        ("vocab.json", b"\xff\xfe", "vocab.json: not valid JSON"),
     ],
 )
-def test_damaged_files_are_one_line(tmp_path, spoil, message):
+def test_damaged_files_are_reported_in_one_line(tmp_path, name, content, message):
     write_byte_pair(tmp_path)
-    spoil(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as raised:
         dj.Tokenizer(tmp_path)
     assert "\n" not in str(raised.value)
@@ -132,24 +99,24 @@ def test_damaged_files_are_one_line(tmp_path, spoil, message):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (pickle.dumps({"dict_map": [], "vocab": ""}), "has no encoder"),
-        (pickle.dumps([1, 2]), "has no dict_map, vocab, encoder"),
-        (pickle.dumps({"dict_map": 3, "vocab": "", "encoder": {}}), "not laid out as Microsoft's"),
+        (pickle.dumps({"dict_map": [], "vocab": ""}), r"\(encoder missing\)"),
+        (pickle.dumps([1, 2]), r"\(dict_map, vocab, encoder missing\)"),
+        (pickle.dumps({"dict_map": 3, "vocab": "", "encoder": {}}), "not the layout of Microsoft's"),
         (b"damaged", "bpe_encoder.bin"),
     ],
 )
-def test_a_damaged_file_of_microsofts_is_one_line(tmp_path, contents, message):
+def test_a_damaged_microsoft_file_is_reported_in_one_line(tmp_path, contents, message):
     (tmp_path / "bpe_encoder.bin").write_bytes(contents)
     with pytest.raises(InputError, match=message) as raised:
         dj.Tokenizer(tmp_path)
     assert "\n" not in str(raised.value)
 
 
-def test_a_byte_that_the_vocabulary_has_not_is_unknown(folder, tmp_path):
-    ids = json.loads((folder / "vocab.json").read_text())
+def test_a_byte_that_is_not_in_the_vocabulary_is_unknown(v1, tmp_path):
+    ids = json.loads((v1.path / "vocab.json").read_text())
     del ids["!"]
     (tmp_path / "vocab.json").write_text(json.dumps(ids))
-    (tmp_path / "merges.txt").write_bytes((folder / "merges.txt").read_bytes())
+    (tmp_path / "merges.txt").write_bytes((v1.path / "merges.txt").read_bytes())
     tokenizer = dj.Tokenizer(tmp_path)
     ids, offsets = tokenizer.encode_with_offsets("the! day")
     assert offsets[ids == tokenizer.unk_id].tolist() == [[3, 4]]
