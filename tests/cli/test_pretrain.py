@@ -18,14 +18,13 @@ from deberta_jax.cli.main import main
 from deberta_jax.data.documentation import prose
 from deberta_jax.data.manifest import read_manifest
 from deberta_jax.data.split import split_held_out
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, StopRequested
 from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.hub.tensors import read_tensors
 from deberta_jax.inference.fill_mask import fill_mask
 from deberta_jax.inference.replaced_tokens import detect_replaced
 from deberta_jax.pretraining.run import OBJECTIVES
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-from deberta_jax.training.preemption import StopRequested
 
 OPTIONS = [
     *("--vocabulary", "400", "--data.length", "32", "--data.evaluate-batches", "3", "--batch-size", "8"),

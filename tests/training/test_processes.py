@@ -9,7 +9,7 @@ import pytest
 from test_loop import each_step_once, lines_of, start, wait_for_step
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.processes import ProcessesConfig
+from deberta_jax.training.config import ProcessesConfig
 
 PROCESSES = 2
 
