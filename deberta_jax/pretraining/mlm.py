@@ -17,8 +17,8 @@ from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.pretraining.summary import MaskedSentence, accuracy_line, fill_sentences, filled_lines
 from deberta_jax.tokenizers.special_tokens import MASK
 from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod, one_objective
-from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.state import Build
 
 # Folder of the exported model in the run folder.

@@ -12,8 +12,8 @@ from deberta_jax.pretraining.config import Remat, RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles
 from deberta_jax.pretraining.summary import MaskedSentence
 from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod
-from deberta_jax.training.run import TrainingConfig
 
 
 class ModelOptions(NamedTuple):

@@ -17,8 +17,8 @@ from deberta_jax.pretraining.replaced_token_losses import (
     generator_objective,
     replace_tokens,
 )
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.objective import ArrayBatch, Sums
-from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.schedules import warmup_steps
 
 # A discriminator below the first ranks tokens by chance; below the second all tokens have nearly the same state.

@@ -22,10 +22,10 @@ from deberta_jax.pretraining.replaced_token_losses import (
     generator_objective,
     replace_tokens,
 )
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod
 from deberta_jax.training.objective import ArrayBatch, Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
-from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.state import Build, TrainState
 from deberta_jax.training.step import Step, Update, Updated, apply_gradients, compile_step, mean_gradient
 

@@ -25,8 +25,8 @@ from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
 from deberta_jax.pretraining.summary import MaskedSentence, accuracy_line, fill_sentences, filled_lines
 from deberta_jax.tokenizers.special_tokens import MASK
 from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod
-from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.state import Build
 
 # Folders of the exported models in the run folder.

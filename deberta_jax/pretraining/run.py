@@ -37,11 +37,12 @@ from deberta_jax.pretraining.summary import (
     size_lines,
 )
 from deberta_jax.sharding import make_mesh
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.loop import held_out_evaluation, train
 from deberta_jax.training.method import TrainingMethod
 from deberta_jax.training.optimizer import learning_rate
-from deberta_jax.training.run import TrainingConfig, check_settings
+from deberta_jax.training.run import check_settings
 from deberta_jax.training.sizes import Sizes, sizes
 from deberta_jax.training.state import abstract_state, model_key
 from deberta_jax.training.step import check_batch_size

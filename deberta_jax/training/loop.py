@@ -10,16 +10,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, StopRequested
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
+from deberta_jax.training.config import OptimizerConfig, TrainingConfig
 from deberta_jax.training.flops import peak_flops
 from deberta_jax.training.method import TrainingMethod
-from deberta_jax.training.optimizer import OptimizerConfig, learning_rate
-from deberta_jax.training.preemption import Preemption, StopRequested
+from deberta_jax.training.optimizer import learning_rate
+from deberta_jax.training.preemption import Preemption
 from deberta_jax.training.recorder import Recorder
-from deberta_jax.training.run import TrainingConfig, claim_folder
+from deberta_jax.training.run import claim_folder
 from deberta_jax.training.state import TrainState, abstract_state, initial_state
 from deberta_jax.training.step import Step, check_batch_size, make_evaluation, place
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import optax
 from jaxtyping import Array
 
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.objective import ArrayBatch, BatchEvaluation, Objective, Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
-from deberta_jax.training.run import TrainingConfig
 from deberta_jax.training.state import Build, Optimizer, TrainState
 from deberta_jax.training.step import Step, make_step
 

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Int
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.config import OptimizerConfig as OptimizerConfig
+from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.schedules import SCHEDULES, warmup_steps
 
 # Part of the path of the stacked layers in a model.

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from deberta_jax.errors import StopRequested as StopRequested
+from deberta_jax.errors import StopRequested
 
 
 class Preemption:

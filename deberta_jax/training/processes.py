@@ -3,7 +3,7 @@
 import jax
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.config import ProcessesConfig as ProcessesConfig
+from deberta_jax.training.config import ProcessesConfig
 
 
 def join(config: ProcessesConfig) -> None:

@@ -7,8 +7,6 @@ from typing import Any
 
 from deberta_jax.errors import InputError
 from deberta_jax.files import make_folder, read_json, write_json
-from deberta_jax.training.config import MeshConfig as MeshConfig
-from deberta_jax.training.config import TrainingConfig as TrainingConfig
 
 # Settings that may change when a run resumes: they change where and when work is done. (`accumulate` also changes the
 # dropout masks.)

@@ -273,6 +273,21 @@ def test_help_that_nobody_reads_to_the_end_ends_quietly():
 @pytest.mark.parametrize(
     "line",
     [
+        "pretrain tiny --data.files {file} --folder /proc/nope",
+        "tokenizer --files {file} --vocabulary 300 --output /proc/nope/spm.model",
+    ],
+)
+def test_a_folder_that_cannot_be_created_is_refused_in_one_line(line, tmp_path, capsys):
+    file = tmp_path / "text.txt"
+    file.write_text("The quick brown fox jumps over the lazy dog and eats what it finds there.\n" * 20)
+    assert main(line.format(file=file).split()) == 2
+    error = capsys.readouterr().err
+    assert "/proc/nope" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
         "convert {missing} {folder}/model",
         "pretrain tiny --data.files {missing} --folder {folder}/run",
         "finetune mnli --model {missing} --data {missing} --folder {folder}/run",

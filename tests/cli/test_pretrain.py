@@ -24,7 +24,6 @@ from deberta_jax.inference.fill_mask import fill_mask
 from deberta_jax.inference.replaced_tokens import detect_replaced
 from deberta_jax.pretraining.run import OBJECTIVES
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-from deberta_jax.training.preemption import StopRequested
 
 OPTIONS = [
     *("--vocabulary", "400", "--data.length", "32", "--data.evaluate-batches", "3", "--batch-size", "8"),

@@ -27,7 +27,7 @@ from deberta_jax.pretraining.rtd import REPLACED_TOKEN_DETECTION
 from deberta_jax.sharding import make_mesh
 from deberta_jax.tokenizers.train import train_tokenizer
 from deberta_jax.torch_format.file import write_torch_file
-from deberta_jax.training.run import TrainingConfig
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.state import abstract_state, initial_state, model_key
 
 TEXT = """The quick brown fox jumps over the lazy dog, and eats what it finds there, every day of the year.

@@ -14,7 +14,8 @@ from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.optimizer import OptimizerConfig, is_decayed, learning_rate, make_optimizer
+from deberta_jax.training.config import OptimizerConfig
+from deberta_jax.training.optimizer import is_decayed, learning_rate, make_optimizer
 from deberta_jax.training.sizes import sizes
 from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import make_step, place

@@ -16,8 +16,7 @@ from deberta_jax.pretraining.replaced_token_evaluation import (
     prior_loss,
     summarize,
 )
-from deberta_jax.training.optimizer import OptimizerConfig
-from deberta_jax.training.run import TrainingConfig
+from deberta_jax.training.config import OptimizerConfig, TrainingConfig
 
 CONFIG = dataclasses.replace(
     PRESETS["tiny"], vocab_size=VOCABULARY, hidden_size=32, num_attention_heads=4, intermediate_size=64

@@ -25,8 +25,7 @@ from deberta_jax.pretraining.replaced_token_losses import (
 )
 from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.optimizer import OptimizerConfig
-from deberta_jax.training.run import TrainingConfig
+from deberta_jax.training.config import OptimizerConfig, TrainingConfig
 from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import place
 

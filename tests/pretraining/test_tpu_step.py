@@ -13,7 +13,7 @@ from deberta_jax.pretraining.config import RtdConfig
 from deberta_jax.pretraining.objective_spec import ModelOptions
 from deberta_jax.pretraining.run import OBJECTIVES
 from deberta_jax.sharding import batch_sharding, make_mesh
-from deberta_jax.training.run import TrainingConfig
+from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.state import abstract_state
 
 ROWS, LENGTH, SLOTS = 16, 512, 80

@@ -11,7 +11,8 @@ from stub_lm import build
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
-from deberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+from deberta_jax.training.config import OptimizerConfig
+from deberta_jax.training.optimizer import make_optimizer
 from deberta_jax.training.state import abstract_state, initial_state
 
 mesh = make_mesh(2, 2, 2)

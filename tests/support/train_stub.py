@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 from stub_lm import StubLM, make_batch
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, StopRequested
 from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import make_mesh
+from deberta_jax.training.config import MeshConfig, OptimizerConfig, ProcessesConfig, TrainingConfig
 from deberta_jax.training.loop import held_out_evaluation, train
 from deberta_jax.training.method import one_objective
-from deberta_jax.training.optimizer import OptimizerConfig
-from deberta_jax.training.preemption import StopRequested
-from deberta_jax.training.processes import ProcessesConfig, join
-from deberta_jax.training.run import MeshConfig, TrainingConfig
+from deberta_jax.training.processes import join
 from deberta_jax.training.step import batch_share
 
 STEPS = 30

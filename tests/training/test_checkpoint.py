@@ -24,8 +24,9 @@ from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.training.checkpoint import Checkpointer
+from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.fingerprint import fingerprint
-from deberta_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import make_step, place
 

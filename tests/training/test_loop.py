@@ -14,11 +14,10 @@ from stub_lm import make_batch
 from stub_runs import each_step_once, exact, lines_of, start, wait_for_step
 from train_stub import STEPS, config, stub_method, train_stub
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, StopRequested
 from deberta_jax.training import checkpoint
-from deberta_jax.training.optimizer import OptimizerConfig, learning_rate
-from deberta_jax.training.preemption import StopRequested
-from deberta_jax.training.run import MeshConfig
+from deberta_jax.training.config import MeshConfig, OptimizerConfig
+from deberta_jax.training.optimizer import learning_rate
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.optimizer import OptimizerConfig, is_decayed, learning_rate, make_optimizer
+from deberta_jax.training.config import OptimizerConfig
+from deberta_jax.training.optimizer import is_decayed, learning_rate, make_optimizer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "h01_optimizer"
 SETTINGS = json.loads((GOLDEN / "settings.json").read_text())["settings"]

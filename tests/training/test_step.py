@@ -14,7 +14,7 @@ from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.training.losses import cross_entropy
 from deberta_jax.training.objective import Sums
-from deberta_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.state import abstract_state, initial_state
 from deberta_jax.training.step import check_batch_size, make_evaluation, make_step, place
 
