@@ -33,8 +33,7 @@ class Columns:
     pair: str | None = None
     """Column with a second text."""
     label: str = "label"
-    """Column with the label, the labels (multi_label), the number (regression), or the correct choice as its text or
-    its index from 0 (multiple_choice)."""
+    """Column with the label, the labels, the number, or the correct choice (its text, or its index from 0)."""
     id: str | None = None
     """Column with the name of a row; the row number by default."""
     separator: str = "|"
