@@ -6,10 +6,8 @@ import gc
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_lm import build, make_batch, mesh_of
-from stub_runs import SUPPORT, environment
+from stub_runs import SUPPORT, environment, kill_during_save
 
 from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
@@ -274,46 +272,37 @@ def test_arrays_of_another_model_are_not_reported_as_damage(saved):
     assert (saved / "2").is_dir()
 
 
+def save_repeatedly(folder, mode):
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, SCRIPT, folder, mode], stdout=pipe, text=True, env=environment())
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint_and_is_reported_in_one_line(saved, history):
     """Each write of more than a few bytes fails, as on a full disk."""
-    run = subprocess.run(
-        [sys.executable, SCRIPT, saved, "full-disk"], capture_output=True, text=True, env=environment()
-    )
-    assert run.returncode == 2, run.stderr
-    message = run.stdout.strip().splitlines()[-1]
+    process = save_repeatedly(saved, "full-disk")
+    message = process.communicate()[0].strip().splitlines()[-1]
+    assert process.returncode == 2
     assert message.startswith(f"cannot save step 3 in {saved}: ")
     assert message.endswith("the checkpoint of step 2 is intact")
     assert_same_bits(restored(saved)[0], history[2])
     assert not list(saved.glob("*tmp*"))
 
 
-def test_a_process_killed_during_a_save_leaves_a_usable_previous_checkpoint(tmp_path):
-    rng = random.Random(0)
-    unfinished = 0
-    for _ in range(2):
-        process = subprocess.Popen(
-            [sys.executable, SCRIPT, tmp_path, "for-ever"], stdout=subprocess.PIPE, text=True, env=environment()
-        )
-        for line in process.stdout:
-            if line.startswith("saving") and int(line.split()[1]) % 10 == 3:
-                reached = int(line.split()[1])
-                break
-        time.sleep(rng.random() * 0.1)
-        while not list(tmp_path.glob("*orbax-checkpoint-tmp*")):
-            assert process.poll() is None
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        unfinished += bool(list(tmp_path.glob("*orbax-checkpoint-tmp*")))
-        state, note = restored(tmp_path)
-        # The step before the announced one may be incomplete; the one before that is complete.
-        assert int(state.step) == note["step"] >= reached - 2
-        assert not list(tmp_path.glob("*.damaged*"))
-    assert unfinished, "no process was killed during a save"
+def test_a_process_killed_during_a_save_leaves_a_usable_previous_checkpoint(saved):
+    process = save_repeatedly(saved, "until-killed")
+    for line in process.stdout:
+        if line.startswith("saving 8"):
+            break
+    kill_during_save(saved, process)
+    state, note = restored(saved)
+    # Step 7 may be incomplete; step 6 is complete.
+    assert int(state.step) == note["step"] >= 6
+    assert not list(saved.glob("*.damaged*"))
 
 
 @given(
     dtype=st.sampled_from(["float32", "bfloat16", "float16", "int32", "uint8", "bool"]),
-    shape=st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple),
+    shape=st.sampled_from([(7,), (3, 2, 5)]),
     data=st.data(),
 )
 @settings(max_examples=60, deadline=None)

@@ -31,8 +31,8 @@ def test_settings_that_only_move_work_may_change_and_the_file_is_replaced(folder
 def test_other_settings_are_refused_by_name(folder):
     with pytest.raises(InputError, match=r"with other settings: name \(a in the folder, b now\); training.seed \(0 in"):
         check_settings(folder, SETTINGS | {"name": "b", "training": {"steps": 10, "keep": 2, "seed": 1}})
+    claim_folder(folder, SETTINGS | {"rows": "abc"})
     with pytest.raises(InputError, match=r"rows \(abc in the folder, abd now\)"):
-        claim_folder(folder, SETTINGS | {"rows": "abc"})
         check_settings(folder, SETTINGS | {"rows": "abd"})
 
 

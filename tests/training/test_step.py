@@ -1,4 +1,4 @@
-"""The step: the same on every mesh, sharded throughout, exact under accumulation, and safe against non-finite values."""
+"""The step: the same on every mesh, sharded throughout, exact under accumulation, unaffected by non-finite losses."""
 
 import functools
 import re
