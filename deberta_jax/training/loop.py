@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ HostBatch = Mapping[str, np.ndarray]
 Evaluation = Callable[[int, Any, Callable[[], None]], dict[str, float]]
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """An iterator of batches, with this process's rows of each, that can be closed."""
 
@@ -86,8 +87,20 @@ def train(
         recorder = Recorder(folder, config.steps, start, method.curves, flops_per_step=flops_per_step, peak_flops=peak)
         with closing(batches(start)) as source, closing(recorder):
             recorder.print(_first_line(folder, config, state, note))
-            loop = _Loop(config, settings, method, mesh, step_function, preemption, checkpointer, recorder, state)
-            metrics = loop.run(source, evaluate, should_end)
+            loop = _Loop(
+                config=config,
+                settings=settings,
+                method=method,
+                mesh=mesh,
+                step_function=step_function,
+                evaluate=evaluate,
+                should_end=should_end,
+                preemption=preemption,
+                checkpointer=checkpointer,
+                recorder=recorder,
+                state=state,
+            )
+            metrics = loop.run(source)
             recorder.plot()
             return TrainResult(loop.state, metrics)
 
@@ -101,6 +114,8 @@ class _Loop:
     method: TrainingMethod
     mesh: Mesh
     step_function: Step
+    evaluate: Evaluation
+    should_end: Callable[[int], bool]
     preemption: Preemption
     checkpointer: Checkpointer
     recorder: Recorder
@@ -109,39 +124,39 @@ class _Loop:
     def __post_init__(self) -> None:
         self.step = int(self.state.step)
 
-    def run(self, source: BatchSource, evaluate: Evaluation, should_end: Callable[[int], bool]) -> dict[str, float]:
+    def run(self, source: BatchSource) -> dict[str, float]:
         """Train to the end, and return the last metrics; saves the state if StopRequested is raised."""
         try:
-            return self._run(source, evaluate, should_end)
+            return self._run(source)
         except StopRequested:
             self._save()
             raise
 
-    def _run(self, source: BatchSource, evaluate: Evaluation, should_end: Callable[[int], bool]) -> dict[str, float]:
+    def _run(self, source: BatchSource) -> dict[str, float]:
         # The evaluation after the restored step may have been interrupted.
-        metrics = self._evaluate(evaluate) if self.step and self._is_evaluation_due() else None
-        complete = self._is_complete(metrics, should_end)
+        metrics = self._evaluate() if self.step and self._is_evaluation_due() else None
+        complete = self._is_complete(metrics)
         while not complete:
             self.state, step_metrics = self.step_function(self.state, place(next(source), self.mesh))
             self.step += 1
             self.recorder.step(self.step, step_metrics)
             self._check_finite()
-            metrics = self._evaluate(evaluate) if self._is_evaluation_due() else None
-            complete = self._is_complete(metrics, should_end)
+            metrics = self._evaluate() if self._is_evaluation_due() else None
+            complete = self._is_complete(metrics)
             self.preemption.check_step(self.step)
             if complete or self.step % self.config.checkpoint_every == 0:
                 self._save()
-        return metrics or self._evaluate(evaluate)
+        return metrics or self._evaluate()
 
     def _is_evaluation_due(self) -> bool:
         """Whether to evaluate now; the evaluation of the last step follows its checkpoint."""
         return self.step % self.config.evaluate_every == 0 and self.step < self.config.steps
 
-    def _is_complete(self, metrics: dict[str, float] | None, should_end: Callable[[int], bool]) -> bool:
-        return self.step >= self.config.steps or (metrics is not None and should_end(self.step))
+    def _is_complete(self, metrics: dict[str, float] | None) -> bool:
+        return self.step >= self.config.steps or (metrics is not None and self.should_end(self.step))
 
-    def _evaluate(self, evaluate: Evaluation) -> dict[str, float]:
-        metrics = evaluate(self.step, self.state.model, lambda: self.preemption.check(self.step))
+    def _evaluate(self) -> dict[str, float]:
+        metrics = self.evaluate(self.step, self.state.model, lambda: self.preemption.check(self.step))
         self.recorder.evaluation(self.step, metrics)
         if warning := self.method.warning(self.step, metrics):
             self.recorder.print(f"warning: {warning}")

@@ -1,4 +1,4 @@
-"""A process that saves step after step, to be killed; or whose files cannot grow, as on a full disk."""
+"""Save one step after another until killed, or once while files cannot grow, as on a full disk."""
 
 import resource
 import signal
@@ -17,8 +17,8 @@ from deberta_jax.training.state import abstract_state, initial_state
 mesh = make_mesh(2, 2, 2)
 optimizer = make_optimizer(OptimizerConfig(), 100)
 checkpointer = Checkpointer(Path(sys.argv[1]))
-former = checkpointer.restore_latest(abstract_state(build, optimizer, 0, mesh))
-state = former[0] if former else initial_state(build, optimizer, 0, mesh)
+restored = checkpointer.restore_latest(abstract_state(build, optimizer, 0, mesh))
+state = restored[0] if restored else initial_state(build, optimizer, 0, mesh)
 
 if sys.argv[2] == "full-disk":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,11 +1,11 @@
-"""A small masked language model with the interface of the real one, and batches for it."""
+"""A small masked language model with the interface of the real one, and batches and meshes for it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from deberta_jax.sharding import constrain
+from deberta_jax.sharding import constrain, make_mesh
 
 VOCABULARY, WIDTH, HIDDEN, LAYERS = 48, 16, 32, 3
 
@@ -45,8 +45,13 @@ def build(key):
     return StubLM(key=key)
 
 
+def mesh_of(*shape):
+    """A mesh of this shape over the first devices."""
+    return make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
+
+
 def make_batch(number, rows=24, length=10, masked=3):
-    """Batch `number`: each row repeats one token, so that a masked one can be known from its neighbours."""
+    """Batch `number`: each row repeats one token, so that its neighbours determine a masked token."""
     rng = np.random.default_rng(number)
     ids = np.broadcast_to(rng.integers(1, VOCABULARY, (rows, 1)), (rows, length)).astype(np.int32)
     positions = np.sort(rng.permuted(np.tile(np.arange(length), (rows, 1)), axis=1)[:, :masked], axis=1).astype(
@@ -60,6 +65,6 @@ def make_batch(number, rows=24, length=10, masked=3):
         "position_ids": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
         "masked_positions": positions,
         "labels": np.take_along_axis(ids, positions, axis=1),
-        # Rows carry different weights, so that a mean of means would be wrong.
+        # The rows have different weights, so that a mean of means would differ from the mean.
         "label_weights": (rng.random((rows, masked)) < np.linspace(0.2, 1, rows)[:, None]).astype(np.float32),
     }

@@ -1,6 +1,8 @@
-"""Trains the stub in a folder: in this process, or in one of its own (arguments: folder, options as JSON)."""
+"""Train the stub in a folder, in this process; or as a script with the arguments: folder, options as JSON."""
 
+import functools
 import json
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -12,21 +14,24 @@ from stub_lm import StubLM, make_batch
 from deberta_jax.errors import InputError
 from deberta_jax.pretraining.objectives import masked_lm
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.loop import over_batches, train
+from deberta_jax.training.loop import held_out_evaluation, train
 from deberta_jax.training.method import one_objective
 from deberta_jax.training.optimizer import OptimizerConfig
+from deberta_jax.training.preemption import StopRequested
 from deberta_jax.training.processes import ProcessesConfig, join
 from deberta_jax.training.run import MeshConfig, TrainingConfig
 from deberta_jax.training.step import batch_share
 
+STEPS = 30
+
 
 def config(**changes):
     defaults = {
-        "steps": 60,
+        "steps": STEPS,
         "batch_size": 24,
         "optimizer": OptimizerConfig(learning_rate=0.01),
         "mesh": MeshConfig(data=2, fsdp=2, tensor=2),
-        "evaluate_every": 20,
+        "evaluate_every": 10,
         "checkpoint_every": 7,
         "stop_after": 3,
     }
@@ -52,17 +57,44 @@ def of_this_process(batch, mesh):
     return {name: values[rows * index : rows * (index + 1)] for name, values in batch.items()}
 
 
-def train_stub(folder, config, pause=0.0, poisoned=(), **settings):
+def stub_method(config):
+    return _stub_method(config.steps, config.optimizer)
+
+
+@functools.cache
+def _stub_method(steps, optimizer):
+    """A method whose step is traced and compiled once per mesh, not once per run."""
+    config = TrainingConfig(steps=steps, optimizer=optimizer)
     method = one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    held_out = lambda: (of_this_process(make_batch(10_000 + k), config.mesh) for k in range(3))  # noqa: E731
+    compiled = {}
+
+    def make_step(shardings):
+        mesh = shardings.step.mesh
+        if mesh not in compiled:
+            compiled[mesh] = method.make_step(shardings)
+        return compiled[mesh]
+
+    return method._replace(make_step=make_step)
+
+
+@functools.cache
+def stub_evaluation(steps, optimizer, mesh):
+    held_out = lambda: (of_this_process(make_batch(10_000 + k), mesh) for k in range(3))  # noqa: E731
+    return held_out_evaluation(_stub_method(steps, optimizer), make_mesh(mesh.data, mesh.fsdp, mesh.tensor), held_out)
+
+
+def train_stub(
+    folder, config, pause=0.0, poisoned=(), *, method=None, evaluate=None, should_end=lambda step: False, **settings
+):
+    """Train in a folder; `settings` are added to those that identify the run."""
     return train(
         config,
         Path(folder),
         {"training": asdict(config)} | settings,
-        method,
-        batches_of(config.mesh, pause, poisoned),
-        over_batches(method, mesh, held_out),
+        method or stub_method(config),
+        batches=batches_of(config.mesh, pause, poisoned),
+        evaluate=evaluate or stub_evaluation(config.steps, config.optimizer, config.mesh),
+        should_end=should_end,
     )
 
 
@@ -72,8 +104,11 @@ if __name__ == "__main__":
     pause = options.pop("pause", 0.0)
     join(ProcessesConfig(True, *options.pop("processes")) if "processes" in options else ProcessesConfig())
     try:
-        trained = train_stub(sys.argv[1], config(mesh=mesh, **options), pause)
+        result = train_stub(sys.argv[1], config(mesh=mesh, **options), pause)
     except InputError as error:
         print(error)
         sys.exit(2)
-    print("complete" if trained.complete else "stopped", int(trained.state.step))
+    except StopRequested as stop:
+        print("stopped", stop.step, signal.Signals(stop.signal).name)
+    else:
+        print("complete", int(result.state.step))
