@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_folders import random
+from toy_folders import random_model
 
 from deberta_jax.cli.main import main
 from deberta_jax.config import DebertaConfig
@@ -66,8 +66,8 @@ def assert_equal_tensors(tensors, expected):
 
 def all_heads(config):
     """The tensors of a discriminator as it is released: its own head, and a masked-LM head."""
-    masked = export_tensors(random(lambda key: MaskedLM(config, key=key)), config)
-    return masked | export_tensors(random(lambda key: ReplacedTokenDetection(config, key=key)), config)
+    masked = export_tensors(random_model(lambda key: MaskedLM(config, key=key)), config)
+    return masked | export_tensors(random_model(lambda key: ReplacedTokenDetection(config, key=key)), config)
 
 
 def write_folder(folder, config, tensors):
@@ -109,7 +109,7 @@ def test_conversion_to_microsofts_format_and_back_keeps_every_tensor(tmp_path, c
 
 
 def test_an_old_file_of_version_1_becomes_one_that_transformers_reads(tmp_path):
-    model = random(lambda key: SequenceClassification(V1, key=key))
+    model = random_model(lambda key: SequenceClassification(V1, key=key))
     old = {
         name.replace("deberta.", "bert.").replace("LayerNorm.weight", "LayerNorm.gamma"): x
         for name, x in export_tensors(model, V1).items()
@@ -167,7 +167,7 @@ def write_pair_run(folder, sharing, tokenizer):
     rtd = RtdConfig(sharing=sharing, step="joint" if sharing == "es" else "decoupled")
     config = dataclasses.replace(recipe("tiny", Selection("rtd")), folder=folder, rtd=rtd)
     model = dataclasses.replace(PRESETS["tiny"], vocab_size=tokenizer.vocab_size)
-    pair = random(lambda key: initial_pair(generator_config(model), model, sharing, key=key))
+    pair = random_model(lambda key: initial_pair(generator_config(model), model, sharing, key=key))
     step = jnp.ones((), jnp.int32)
     with closing(Checkpointer(folder / "checkpoints")) as checkpointer:
         # The optimizer's state is not read.
@@ -202,7 +202,7 @@ def test_a_run_of_two_models_is_converted_to_each_of_them(sharing, tmp_path, tok
 
 def test_labels_and_heads_that_no_config_names_follow_from_the_tensors(tmp_path):
     three = dataclasses.replace(V3, labels=("a", "b", "c"))
-    save_pretrained(tmp_path / "three", random(lambda key: SequenceClassification(three, key=key)))
+    save_pretrained(tmp_path / "three", random_model(lambda key: SequenceClassification(three, key=key)))
     assert convert(tmp_path / "three", tmp_path / "ms", "--to", "microsoft") == 0
     values = json.loads((tmp_path / "ms" / "model_config.json").read_text())
     del values["id2label"], values["label2id"]
@@ -212,7 +212,7 @@ def test_labels_and_heads_that_no_config_names_follow_from_the_tensors(tmp_path)
         ["DebertaV2ForSequenceClassification"],
         ["LABEL_0", "LABEL_1", "LABEL_2"],
     )
-    save_pretrained(tmp_path / "choice", random(lambda key: MultipleChoice(V3, key=key)))
+    save_pretrained(tmp_path / "choice", random_model(lambda key: MultipleChoice(V3, key=key)))
     assert convert(tmp_path / "choice", tmp_path / "same") == 0
     assert architecture(tmp_path / "same")[0] == ["DebertaV2ForMultipleChoice"]
 
@@ -244,7 +244,7 @@ def test_a_rejected_conversion_writes_nothing(tmp_path, capsys):
 def test_torch_reads_what_was_converted_to_microsofts_format(tmp_path):
     import torch
 
-    save_pretrained(tmp_path / "model", random(lambda key: MaskedLM(V3, key=key)))
+    save_pretrained(tmp_path / "model", random_model(lambda key: MaskedLM(V3, key=key)))
     assert convert(tmp_path / "model", tmp_path / "ms", "--to", "microsoft") == 0
     loaded = torch.load(tmp_path / "ms" / "pytorch_model.bin", weights_only=True)
     assert any(name.startswith("lm_predictions.lm_head.") for name in loaded)
