@@ -184,7 +184,10 @@ def test_a_folder_of_another_config_is_refused_with_the_fields_that_differ(finis
     arguments = ["pretrain", "tiny", "--folder", str(folder), "--data.files", str(text), *OPTIONS]
     assert main([*arguments, "--batch-size", "16", "--optimizer.weight-decay", "0.1"]) == 2
     error = capsys.readouterr().err
-    assert "training.batch_size (8 there, 16 here); training.optimizer.weight_decay (0.01 there, 0.1 here)" in error
+    assert (
+        "training.batch_size (8 in the folder, 16 now); training.optimizer.weight_decay (0.01 in the folder, 0.1 now)"
+        in error
+    )
     assert error.count("\n") == 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -218,7 +221,7 @@ def test_zero_steps_of_a_published_recipe_tell_its_size_and_the_values_of_paper_
         (["--data.length", "1024"], "data.length is 1024, the position table of tiny ends at 128"),
         (["--batch-size", "12"], "batch_size is 12; it must be a multiple of 8"),
         (["--mesh.fsdp", "3"], "mesh: data -1 x fsdp 3 x tensor 1 does not make the 8 devices"),
-        (["--optimizer.warmup", "500"], "optimizer.warmup is 500 steps, the run has 14"),
+        (["--optimizer.warmup", "500"], "optimizer.warmup is 500 steps, but the run has only 14"),
         (["--tokenizer", "nowhere.model"], "nowhere.model: no such tokenizer"),
         (["--data.shards", "nowhere"], "--data.shards needs the tokenizer they were made with"),
         (["--model", "v9"], "no model 'v9'"),

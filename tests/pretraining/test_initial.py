@@ -368,9 +368,12 @@ def test_a_run_goes_on_from_its_own_checkpoint_and_with_the_same_models_only(
         assert main([*command, *given]) == 0
     assert "resuming from step 1" in capsys.readouterr().err
     assert main([*command, *given[:2], "--generator", "fresh"]) == 2
-    assert f"generator ({given[3]} there, fresh here)" in capsys.readouterr().err
+    assert f"generator ({given[3]} in the folder, fresh now)" in capsys.readouterr().err
     assert main(command) == 2
-    assert f"generator ({given[3]} there, None here); start ({given[1]} there, None here)" in capsys.readouterr().err
+    assert (
+        f"generator ({given[3]} in the folder, None now); start ({given[1]} in the folder, None now)"
+        in capsys.readouterr().err
+    )
 
     # The tables of a checkpoint, summed, are those of the folders; its tokenizer is that of the start.
     assert main(["convert", str(run), str(tmp_path / "converted")]) == 0
