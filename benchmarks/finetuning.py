@@ -83,7 +83,7 @@ def _ours(task_name: str, data: Path, folder: Path, model: str | None) -> dict:
     batches = [next(iterator) for _ in range(STEPS)]
     mesh = make_mesh()
     training = TrainingConfig(steps=STEPS, batch_size=BATCH, optimizer=OptimizerConfig(learning_rate=3e-4, warmup=0.1))
-    method = one_objective(training, spec.build, plain_objective(kind.objective()))
+    method = one_objective(training, spec.build, plain_objective(kind.objective))
     first = initial_model(spec, 0, mesh)()
     save_pretrained(folder / "first", first, tokenizer)
     abstract = abstract_state(method.build, method.optimizer, 0, mesh)

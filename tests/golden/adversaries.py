@@ -22,7 +22,7 @@ from check import (
 )
 
 from deberta_jax.finetuning.config import SiftConfig
-from deberta_jax.finetuning.kinds.regression import regression_objective
+from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.objectives import TaskObjective, categorical_divergence, classification_objective
 from deberta_jax.finetuning.sift import adversarial_passes, normalize
 from deberta_jax.hub.layout import export_tensors
@@ -31,7 +31,7 @@ from deberta_jax.model.heads import SequenceClassification
 
 def over_the_batch() -> TaskObjective:
     """Regression as the original has it: a softmax over the numbers of the batch."""
-    plain = regression_objective()
+    plain = KINDS["regression"].objective
 
     def divergence(name, logits, target, batch):
         over = len(batch["labels"]) if name == "mse" else 1
