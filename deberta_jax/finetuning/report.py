@@ -50,9 +50,8 @@ def write_report(
         sections.append(Section("Learning", figure=Figure(path, description)))
     if known:
         sections += kind.report.figures(folder, known, labels)
-    mistakes = sorted(
-        filter(lambda row: row.severity > 0, map(kind.report.mistake, known)), key=lambda row: -row.severity
-    )
+    mistakes = [mistake for mistake in map(kind.report.mistake, known) if mistake.severity > 0]
+    mistakes.sort(key=lambda mistake: -mistake.severity)
     page = _template().render(
         title=title,
         metrics=metrics,
