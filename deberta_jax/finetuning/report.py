@@ -11,7 +11,8 @@ import numpy as np
 
 from deberta_jax.files import make_folder, write_text
 from deberta_jax.finetuning import figures
-from deberta_jax.finetuning.kinds.kind import Kind, PredictedExample
+from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.outcomes import PredictedExample
 from deberta_jax.finetuning.sections import Figure, Section, Table
 
 _MAX_MISTAKES = 20

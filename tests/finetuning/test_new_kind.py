@@ -13,9 +13,10 @@ import numpy as np
 from deberta_jax.finetuning.evaluate import evaluate, write_results
 from deberta_jax.finetuning.features import single_feature
 from deberta_jax.finetuning.initial import model_spec, open_pretrained
-from deberta_jax.finetuning.kinds.kind import Encoding, Kind, Outcome, ReportContent, outcome_pipeline
+from deberta_jax.finetuning.kinds.kind import Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import Losses, binary_divergence, head_outputs, weighted_objective
+from deberta_jax.finetuning.outcomes import Outcome, outcome_pipeline
 from deberta_jax.finetuning.run import RunInputs, finetune
 from deberta_jax.finetuning.sections import Section, Table
 from deberta_jax.finetuning.training_set import features_of

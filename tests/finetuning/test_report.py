@@ -7,7 +7,7 @@ import re
 import pytest
 
 from deberta_jax.finetuning.kinds import KINDS
-from deberta_jax.finetuning.kinds.kind import PredictedExample
+from deberta_jax.finetuning.outcomes import PredictedExample
 from deberta_jax.finetuning.report import write_report
 from deberta_jax.finetuning.sections import class_table
 from deberta_jax.tasks.examples import (

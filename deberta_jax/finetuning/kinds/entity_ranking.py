@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import Encoding, Kind, Outcome, PredictedExample, ReportContent, outcome_pipeline
+from deberta_jax.finetuning.kinds.kind import Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined, log_loss
 from deberta_jax.finetuning.objectives import Losses, binary_divergence, weighted_objective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Section, Table
 from deberta_jax.inference.buckets import Batching, bucket_width
 from deberta_jax.inference.entity_ranking import encode_entities, score_entities_pipeline

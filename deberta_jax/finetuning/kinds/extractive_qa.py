@@ -11,15 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import (
-    CustomTable,
-    Encoding,
-    Kind,
-    Outcome,
-    PredictedExample,
-    ReportContent,
-    outcome_pipeline,
-)
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined
 from deberta_jax.finetuning.objectives import (
     IMPOSSIBLE,
@@ -30,6 +22,7 @@ from deberta_jax.finetuning.objectives import (
     head_outputs,
     weighted_objective,
 )
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Figure, Section, Table
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.question_answering import encode_contexts, span_ranking_pipeline

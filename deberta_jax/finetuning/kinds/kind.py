@@ -3,38 +3,22 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.features import Feature, Window
 from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import TaskObjective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Section
 from deberta_jax.hub.heads import Head
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.encode import EncodedRow, EncodedRows
+from deberta_jax.inference.encode import EncodedRows
 from deberta_jax.inference.stream import Pipeline
 from deberta_jax.tasks.custom import RowParser
 from deberta_jax.tasks.examples import Prediction
 from deberta_jax.tasks.task import Metrics
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-
-Result = TypeVar("Result")
-
-
-class Outcome(NamedTuple):
-    """The prediction for an example, and the probability of each label, choice (by its index) or entity."""
-
-    prediction: Prediction
-    probabilities: Mapping[str, float] | None = None
-
-
-class PredictedExample(NamedTuple):
-    """A labelled example and its outcome."""
-
-    example: Any
-    prediction: Any
-    probabilities: Mapping[str, float] | None
 
 
 def no_classes(example: Any) -> Sequence[str]:
@@ -110,15 +94,6 @@ class Kind:
     """How to read and score a user's own table; None if there are only tasks with official files."""
     predict_options: str = ""
     """Options of `deberta-jax predict` for one example; empty if `predict` does not support the head."""
-
-
-def outcome_pipeline(pipeline: Pipeline[Result], to_outcome: Callable[[Result], Outcome]) -> Pipeline[Outcome]:
-    """A pipeline whose results are converted to outcomes."""
-
-    def read(inputs: tuple, rows: list[EncodedRow]) -> Outcome:
-        return to_outcome(pipeline.read(inputs, rows))
-
-    return Pipeline(pipeline.model, pipeline.tokenizer, pipeline.program, pipeline.encode, read, pipeline.batching)
 
 
 def objective_with_options(

@@ -8,17 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import (
-    CustomTable,
-    Encoding,
-    Kind,
-    Outcome,
-    PredictedExample,
-    ReportContent,
-    outcome_pipeline,
-)
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
 from deberta_jax.finetuning.objectives import Divergence, Losses, binary_divergence, head_outputs, weighted_objective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Section, calibration_section, class_table
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.classification import classification_pipeline

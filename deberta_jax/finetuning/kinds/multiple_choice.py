@@ -10,7 +10,7 @@ import scipy.special
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning.features import Feature, Window
-from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, Outcome, PredictedExample, ReportContent
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined, log_loss
 from deberta_jax.finetuning.objectives import (
     IMPOSSIBLE,
@@ -19,6 +19,7 @@ from deberta_jax.finetuning.objectives import (
     head_outputs,
     weighted_objective,
 )
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Section, calibration_section, group_sections
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode

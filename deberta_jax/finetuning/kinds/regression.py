@@ -9,17 +9,10 @@ from jaxtyping import Array, Float
 
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import (
-    CustomTable,
-    Encoding,
-    Kind,
-    Outcome,
-    PredictedExample,
-    ReportContent,
-    outcome_pipeline,
-)
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, text_of
 from deberta_jax.finetuning.objectives import Divergence, Losses, head_outputs, weighted_objective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Figure, Section
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.classification import classification_pipeline

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Int
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, Outcome, PredictedExample, ReportContent
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import classification_objective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Section, class_table, confused_pairs
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows
