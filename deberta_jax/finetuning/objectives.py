@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import Divergence
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.precision import upcast
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
@@ -116,7 +116,7 @@ def categorical_divergence(
     name: Divergence, logits: Float[Array, "*B C"], target: Float[Array, "*B C"]
 ) -> Float[Array, "*B"]:
     """The divergence of two categorical distributions, or the mean squared difference of their logits."""
-    logits, target = _upcast(logits), _upcast(target)
+    logits, target = upcast(logits), upcast(target)
     if name == "mse":
         return jnp.mean(jnp.square(logits - target), axis=-1)
     forward = soft_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.softmax(target, axis=-1)))
@@ -127,14 +127,10 @@ def categorical_divergence(
 
 def binary_divergence(name: Divergence, logits: Float[Array, "*B"], target: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """The divergence of two Bernoulli distributions, or the squared difference of their logits."""
-    logits, target = _upcast(logits), _upcast(target)
+    logits, target = upcast(logits), upcast(target)
     if name == "mse":
         return jnp.square(logits - target)
     forward = binary_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.sigmoid(target)))
     if name == "kl":
         return forward
     return forward + binary_cross_entropy(target, jax.lax.stop_gradient(jax.nn.sigmoid(logits)))
-
-
-def _upcast(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return x.astype(accumulation_dtype(x.dtype))
