@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from timing import alternate, seconds
+from topology import tpu_devices
 
 from deberta_jax.ops.attention import disentangled_attention
 from deberta_jax.ops.positions import relative_index
@@ -86,8 +87,6 @@ def measure_cpu(repetitions):
 
 
 def compile_tpu():
-    from topology import tpu_devices
-
     mesh = make_mesh(devices=tpu_devices("v5e:2x2")[:1])
     replicated = NamedSharding(mesh, jax.P())
     print("TPU v5e, one chip, bfloat16, as compiled: GFLOP (counted in the jaxpr), GB accessed, MiB temporary")

@@ -78,8 +78,8 @@ def report(compiled: Any, flops: int, parameters: int, elapsed: float) -> dict[s
     )
     print(f"bytes accessed per chip   {cost['bytes accessed'] / 1e9:.1f} GB, a scanned body counted once")
     print(f"FLOPs, all chips          {flops / 1e12:.1f} TFLOP, from the jaxpr, with scan lengths")
-    found = re.findall(f" ({COLLECTIVES})(?:-start)?[(]", compiled.as_text())
-    print(f"collectives               {dict(Counter(found))}")
+    names = re.findall(f" ({COLLECTIVES})(?:-start)?[(]", compiled.as_text())
+    print(f"collectives               {dict(Counter(names))}")
     print(f"compilation               {elapsed:.0f} s, host peak {host / 1e9:.1f} GB")
     return {
         "fits in memory": total <= MEMORY_BAR,

@@ -82,11 +82,12 @@ def _report_end(config: PredictConfig, lines: int, errors: int) -> None:
     """Print where the results are; raises InputError if lines were invalid."""
     to_file = not is_stream(config.output)
     if errors:
-        hint = f'; {config.output} has an "error" for each: fix them, and predict them into another file'
+        hint = f'; {config.output} has an "error" for each: fix them, and run the command with another --output'
         raise InputError(f"{errors:,} of {lines:,} lines are invalid{hint if to_file else ''}")
     if to_file:
         arrays = f", arrays in {_arrays_folder(config.output)}" if config.parts else ""
-        print(f"results of {lines:,} lines are in {config.output}{arrays}", file=sys.stderr)
+        plural = "s" * (lines != 1)
+        print(f"results of {lines:,} line{plural} are in {config.output}{arrays}", file=sys.stderr)
 
 
 def _pipeline_name(config: PredictConfig, folder: Path) -> PipelineName:

@@ -1,6 +1,7 @@
 """Batches of features of similar length; batch k is a function of (seed, k), so that a run resumes exactly."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -106,6 +107,7 @@ def stack(kind: Kind, features: Sequence[Feature | None], length: int, pad_id: i
         for b, feature in enumerate(rows):
             if feature is not None:
                 target = feature.targets[name]
-                values[(b, *map(slice, np.shape(target)))] = target
+                index: tuple[Any, ...] = (b, *map(slice, np.shape(target)))
+                values[index] = target
         batch[name] = values
     return batch

@@ -9,9 +9,9 @@ BINS = 15
 
 
 class Bin(NamedTuple):
-    """Predictions of similar confidence: their number, mean confidence and accuracy."""
+    """Predictions of similar confidence: how many, mean confidence and accuracy."""
 
-    count: int
+    size: int
     confidence: float
     accuracy: float
 
@@ -30,4 +30,4 @@ def bins(confidences: Sequence[float], correct: Sequence[bool]) -> list[Bin]:
 def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float:
     """Expected calibration error: the mean of |accuracy - confidence| over predictions, by bin (Guo et al. 2017)."""
     total = len(confidences)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins(confidences, correct)) / total if total else 0.0
+    return sum(b.size * abs(b.accuracy - b.confidence) for b in bins(confidences, correct)) / total if total else 0.0

@@ -77,7 +77,7 @@ def reliability(bins: Sequence[Bin], error: float, path: Path) -> Path:
     left.plot(confidences, [b.accuracy for b in bins], color=_BLUE, marker="o", label="model")
     left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=f"ECE {error:.3f}")
     left.legend(frameon=False)
-    right.bar(confidences, [b.count for b in bins], width=0.05, color=_BLUE)
+    right.bar(confidences, [b.size for b in bins], width=0.05, color=_BLUE)
     right.set(xlim=(0, 1), xlabel="confidence", ylabel="predictions")
     _style(left, right)
     return _save(figure, path)

@@ -4,13 +4,16 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """Published settings; `warmup` is in steps, or a share of all steps if below 1."""
+    """Published settings; `warmup` is in steps, or a share of all steps if below 1.
+
+    Without `head_dropout`, that of the model's config is used.
+    """
 
     epochs: int
     warmup: float
     learning_rate: float
     batch_size: int
-    head_dropout: float
+    head_dropout: float | None
 
 
 MODELS = "v1-base", "v1-large", "v1-xlarge", "v2-xlarge", "v2-xxlarge", "v3-large"

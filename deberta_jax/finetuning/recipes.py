@@ -40,7 +40,7 @@ _SIMILAR_TASK = {
 _SMALL_MODELS = "tiny", "mini"
 _FOR_SMALL_MODELS = Published(4, 0.1, 3e-4, 32, 0.1)
 # No settings were published for SQuAD; these are the usual ones for models of this size.
-_SQUAD = {"epochs": 3.0, "batch_size": 32, "optimizer": OptimizerConfig(learning_rate=3e-5, warmup=0.1)}
+_SQUAD = Published(3, 0.1, 3e-5, 32, None)
 _OTHER_MAX_LENGTHS = {"squad": 384, "squad2": 384, "boolq": 256, "multirc": 512, "record": 512}
 _DEFAULT_MAX_LENGTH = 256
 
@@ -60,10 +60,8 @@ def recipe(task: str, selection: Selection) -> FinetuneConfig:
     config = FinetuneConfig(
         task=task, model=selection.model, folder=Path("runs") / task, max_length=max_length_of(task)
     )
-    if task in ("squad", "squad2"):
-        config = dataclasses.replace(config, **_SQUAD)
     preset = preset_of(selection.model)
-    settings = published(task, preset)
+    settings = published(task, preset) or (_SQUAD if task in ("squad", "squad2") else None)
     if task == "mnli" and selection.sift_weight and preset in SIFT:
         settings, _ = SIFT[preset]
     if settings is None:

@@ -59,7 +59,7 @@ PIPELINES: dict[PipelineName, PipelineSpec] = {
 def pipeline(model: Any, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Any]:
     """The pipeline of the model's head with default options, for `stream`.
 
-    Its examples are those of the head's own function, such as `fill_mask`; a model without a head gives embeddings.
+    Its examples are those of the head's function, such as `fill_mask`; a model without a head gives embeddings.
     """
     for spec in PIPELINES.values():
         if type(model) is HEADS[spec.head].model:

@@ -143,9 +143,9 @@ def training_batches(
 
 
 def evaluation_batches(
-    shards: Path, tokenizer: Tokenizer, masking: Masking, batch_size: int, most: int, mesh: Mesh
+    shards: Path, tokenizer: Tokenizer, masking: Masking, batch_size: int, limit: int, mesh: Mesh
 ) -> HeldOutBatches:
-    """At most `most` batches of held-out sequences, always with the same masks, with this process's rows."""
+    """At most `limit` batches of held-out sequences, always with the same masks, with this process's rows."""
     host_index, host_count = batch_share(mesh)
     return held_out_batches(
         shards,
@@ -155,7 +155,7 @@ def evaluation_batches(
         host_index=host_index,
         host_count=host_count,
         vocabulary_sha256=tokenizer.sha256,
-        limit=most,
+        limit=limit,
     )
 
 

@@ -27,7 +27,7 @@ DESCRIPTIONS: dict[str, str] = {name: task.description for name, task in TASKS.i
 def find_splits(task: Task, data: Path) -> dict[str, list[Path]]:
     """Return the files of each split in a folder, or in its subfolder with the task's name.
 
-    One file is a user's own table, which is both the training and the development set. Raises InputError if there is
+    A file is a custom table, which is both the training and the development set. Raises InputError if there is
     no file of the task.
     """
     if not data.exists():

@@ -1,4 +1,4 @@
-"""A user's own table as a task: which columns to use, and how its rows become examples."""
+"""A custom table as a task: which columns to use, and how its rows become examples."""
 
 import dataclasses
 import difflib
@@ -33,8 +33,7 @@ class Columns:
     pair: str | None = None
     """Column with a second text."""
     label: str = "label"
-    """Column with the label, the labels (multi_label), the number (regression), or the correct choice as its text or
-    its index from 0 (multiple_choice)."""
+    """Column with the label, the labels, the number, or the correct choice (its text, or its index from 0)."""
     id: str | None = None
     """Column with the name of a row; the row number by default."""
     separator: str = "|"
@@ -75,7 +74,10 @@ class RowParser(NamedTuple):
 def custom_task(
     columns: Columns, parser: RowParser, metrics: Metrics, best_metric: str, *, single_file: bool = False
 ) -> Task:
-    """Return the task of a user's own tables, named train, dev and test; with `single_file`, of one table for both."""
+    """Return the task of custom tables, which are named train, dev and test.
+
+    A `single_file` is both the training set and the development set, a tenth of the texts.
+    """
 
     def read(path: Path, split: str) -> Examples:
         return read_table(path, split, columns, parser, in_split=_in_share if single_file else _in_any)

@@ -1,4 +1,4 @@
-"""How a row of a user's own table becomes an example: one `RowParser` per kind."""
+"""How a row of a custom table becomes an example: one `RowParser` per kind."""
 
 import dataclasses
 import json

@@ -38,7 +38,7 @@ def _writer(
 ) -> Write:
     """Return a writer of `file_name`.tsv for the test set, and of `other_names[split]`.tsv.
 
-    The benchmark defines no names for other splits; theirs end with the split.
+    For other splits, for which the benchmark defines no names, the name of the split is appended.
     """
     names = {"test": file_name, **(other_names or {})}
 

@@ -1,4 +1,4 @@
-"""Rows of a user's own table: csv, tsv, jsonl, json or parquet."""
+"""Rows of a custom table: csv, tsv, jsonl, json or parquet."""
 
 import csv
 import sys

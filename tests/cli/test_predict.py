@@ -43,6 +43,17 @@ def load(folder, head):
     return dj.from_pretrained(folder, head, dtype="float32", param_dtype="float32")
 
 
+def tensors_of(folder):
+    return safetensors.numpy.load_file(Path(folder) / "model.safetensors")
+
+
+def copy_with(tensors, source, target):
+    """Copy a model folder and replace its tensors; returns the copy."""
+    shutil.copytree(source, target)
+    safetensors.numpy.save_file(tensors, target / "model.safetensors")
+    return str(target)
+
+
 @pytest.fixture
 def one_example(model_folders, capfd):
     """A function of a task: the output line for its example."""
@@ -165,7 +176,7 @@ def test_hidden_states_and_attentions_are_written_next_to_the_output(model_folde
             assert (arrays[name] == getattr(expected, name)).all()
     output = tmp_path / "states.jsonl"
     assert main(["predict", folder, "--text", "no", "--output", str(output), *options[:2]]) == 0
-    assert capfd.readouterr().err.endswith(f"results of 1 lines are in {output}, arrays in {output}.arrays\n")
+    assert capfd.readouterr().err.endswith(f"results of 1 line are in {output}, arrays in {output}.arrays\n")
     with np.load(tmp_path / "states.jsonl.arrays" / "00000001.npz") as arrays:
         assert set(arrays) == {"tokens", "offsets", "hidden_states"}
 
@@ -174,29 +185,24 @@ def test_the_use_of_the_enhanced_mask_decoder_is_reported(masked_lm, tmp_path, c
     assert main(["predict", masked_lm, "--text", "a [MASK]"]) == 0
     out, err = capfd.readouterr()
     assert err == "masks are filled with the enhanced mask decoder\n"
-    folder = shutil.copytree(masked_lm, tmp_path / "model")
-    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors = tensors_of(masked_lm)
     del tensors["deberta.embeddings.position_embeddings.weight"]
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    assert main(["predict", str(folder), "--text", "a [MASK]"]) == 0
+    folder = copy_with(tensors, masked_lm, tmp_path / "model")
+    assert main(["predict", folder, "--text", "a [MASK]"]) == 0
     other, err = capfd.readouterr()
-    assert "masks are filled with the enhanced mask decoder\n" not in err
-    assert "position embeddings" in err
+    assert "no position embeddings in the file; masks are filled from the last layer" in err
     assert json.loads(other)["prediction"] != json.loads(out)["prediction"]
 
 
 def test_the_generator_of_a_model_fills_masks(model_folders, tmp_path, capfd):
-    folder = shutil.copytree(model_folders["masked_lm"], tmp_path / "model")
     parts = {"generator": model_folders["masked_lm"], "discriminator": model_folders["replaced_token_detection"]}
     tensors = {
-        f"{part}.{name}": tensor
-        for part, source in parts.items()
-        for name, tensor in safetensors.numpy.load_file(Path(source) / "model.safetensors").items()
+        f"{part}.{name}": tensor for part, source in parts.items() for name, tensor in tensors_of(source).items()
     }
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    folder = copy_with(tensors, model_folders["masked_lm"], tmp_path / "model")
     expected = predict_one(capfd, model_folders["masked_lm"], "--text", "a [MASK]")
-    assert predict_one(capfd, str(folder), "--generator", "--text", "a [MASK]") == expected
-    assert main(["predict", str(folder), "--text", "a [MASK]", "--task", "classification"]) == 2
+    assert predict_one(capfd, folder, "--generator", "--text", "a [MASK]") == expected
+    assert main(["predict", folder, "--text", "a [MASK]", "--task", "classification"]) == 2
     assert "its tensors serve replaced-tokens, embeddings" in capfd.readouterr().err
 
 
@@ -261,11 +267,10 @@ def test_a_folder_without_a_model_or_a_tokenizer_is_rejected(masked_lm, tmp_path
 
 
 def test_a_result_that_is_not_finite_is_an_error_of_its_line(model_folders, tmp_path, capfd):
-    folder = shutil.copytree(model_folders["sequence_classification"], tmp_path / "model")
-    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors = tensors_of(model_folders["sequence_classification"])
     tensors["classifier.bias"] = np.full_like(tensors["classifier.bias"], np.nan)
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    assert main(["predict", str(folder), "--text", "x"]) == 2
+    folder = copy_with(tensors, model_folders["sequence_classification"], tmp_path / "model")
+    assert main(["predict", folder, "--text", "x"]) == 2
     assert printed_lines(capfd) == [{"line": 1, "error": "the result contains NaN or an infinite number"}]
 
 

@@ -17,8 +17,7 @@ import pytest
 from deberta_jax.cli.main import main
 from deberta_jax.data.documentation import prose
 from deberta_jax.data.manifest import read_manifest
-from deberta_jax.data.split import split_held_out
-from deberta_jax.errors import InputError, StopRequested
+from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.hub.tensors import read_tensors
 from deberta_jax.inference.fill_mask import fill_mask
@@ -304,8 +303,8 @@ def test_a_folder_that_cannot_be_created_is_refused_in_one_line(folder, tmp_path
 def test_one_shard_in_twenty_is_held_out_and_no_sequence_is_on_both_sides(mlm_run, tmp_path):
     shards = mlm_run[0] / "shards"
     whole, training, held_out = (read_manifest(shards / name) for name in ("all", "train", "held_out"))
-    assert training.rows + held_out.rows == whole.rows
-    assert 0.02 < held_out.rows / whole.rows < 0.12
+    assert training.sequences + held_out.sequences == whole.sequences
+    assert 0.02 < held_out.sequences / whole.sequences < 0.12
     assert not {shard.source for shard in training.shards} & {shard.source for shard in held_out.shards}
     single = tmp_path / "single"
     single.mkdir()

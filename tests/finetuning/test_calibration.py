@@ -19,4 +19,4 @@ def test_calibration_error_is_the_mean_distance_over_bins(predictions):
             distance = abs(np.mean([p for p, _ in inside]) - np.mean([hit for _, hit in inside]))
             expected += len(inside) / len(predictions) * distance
     assert calibration_error(confidences, correct) == pytest.approx(expected, abs=1e-6)
-    assert sum(b.count for b in bins(confidences, correct)) == len(predictions)
+    assert sum(b.size for b in bins(confidences, correct)) == len(predictions)

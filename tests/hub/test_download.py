@@ -1,4 +1,4 @@
-"""A stand-in on loopback is the hub of every test here."""
+"""All tests use a local mock hub."""
 
 import errno
 import hashlib
@@ -19,25 +19,26 @@ import pytest
 from mock_hub import CHUNK, serving
 
 from deberta_jax.errors import InputError
-from deberta_jax.hub.download import resolve
+from deberta_jax.hub.download import GeneratorNotFound, resolve
 
 NAME = "me/tiny"
-# Large enough for a download to stop halfway.
+# Several chunks, so that a download can be interrupted.
 SIZE = 300_000
 OTHERS = ("README.md", "tf_model.h5", "rust_model.ot", "runs/config.json", "training_args.bin", "optimizer.pt")
+LOGGER = "deberta_jax.hub.download"
 
 
 @pytest.fixture(autouse=True)
-def no_folder_of_that_name(tmp_path, monkeypatch):
+def empty_working_directory(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A repository with all that Microsoft's have, and more; weights in `.bin`."""
+    """A repository with all files of a Microsoft model, and more; weights in `.bin`."""
     files = ("spm.model", "tokenizer_config.json", "pytorch_model.bin", "pytorch_model.generator.bin", *OTHERS)
-    return written(tmp_path / "tiny", *files)
+    return write_repository(tmp_path / "tiny", *files)
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def hub(folder, tmp_path, monkeypatch):
         yield hub
 
 
-def written(folder, *files):
-    """A folder with a v3 config and files of random bytes."""
+def write_repository(folder, *files):
+    """Write a v3 config and files of random bytes."""
     for file in files:
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,92 +67,85 @@ def same(folder, source):
 
 
 def closed_port():
-    """An address at which nobody listens."""
+    """An address without a server."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def refused(match, *args, **kwargs):
-    """The one line with which a call is refused."""
-    with pytest.raises(InputError, match=match) as error:
+def refused(match, *args, error=InputError, **kwargs):
+    """Check that a call raises an error of one line."""
+    with pytest.raises(error, match=match) as raised:
         resolve(*args, **kwargs)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    assert "\n" not in str(raised.value)
+    return raised.value
 
 
-def test_a_local_folder_is_returned_as_it_is(hub, folder):
+def test_a_local_folder_is_returned_unchanged(hub, folder):
     assert resolve(folder) == folder
     assert resolve(str(folder)) == folder
     shutil.copytree(folder, NAME)
     assert resolve(NAME) == Path(NAME)
-    refused("a local folder has no revision v1; leave it out", folder, revision="v1")
+    refused("a local folder has no revision v1; omit it", folder, revision="v1")
     assert hub.log == []
 
 
-@pytest.mark.parametrize(
-    "name", ["./x", "../x", "/no/such", "~/x", "runs/demo/model", "runs\\x", "C:/x", "x/", "", "https://a.b/c"]
-)
-def test_what_looks_like_a_path_is_never_asked_of_the_hub(hub, name):
-    refused("no such folder; name a model's folder, or a model of the hub", name)
-    assert hub.log == []
-
-
-def test_a_file_is_not_taken_for_a_model(hub, folder, monkeypatch):
+def test_a_name_that_looks_like_a_path_is_never_requested(hub, folder, monkeypatch):
+    for name in (*("./x", "../x", "/no/such", "~/x", "runs/demo/model"), "runs\\x", "C:/x", "x/", "", "https://a.b/c"):
+        refused("no such folder; name a model folder, or a model on the Hub", name)
     monkeypatch.chdir(folder)
     refused("no such folder", "pytorch_model.bin")
     assert hub.log == []
 
 
-@pytest.mark.parametrize("name", ["me/ti ny", "me/tiny?", "-me/tiny", "me--x/tiny", "m" * 97])
-def test_what_cannot_be_the_name_of_a_model_is_said(hub, name):
-    refused("no such folder, and no name of a model on the hub", name)
+def test_a_name_that_is_not_valid_is_refused(hub):
+    for name in ("me/ti ny", "me/tiny?", "-me/tiny", "me--x/tiny", "m" * 97):
+        refused("no such folder, and not a valid name of a model", name)
 
 
-def test_only_what_a_deberta_needs_is_fetched_and_once(hub, folder):
-    found = resolve(NAME)
-    wanted = ["config.json", "pytorch_model.bin", "spm.model", "tokenizer_config.json"]
-    assert names(found) == hub.fetched() == wanted
-    assert same(found, folder)
-    assert resolve(NAME) == found
-    assert all(len(hub.ranges(file)) == 1 for file in wanted)
+def test_only_required_files_are_downloaded_and_only_once(hub, folder):
+    path = resolve(NAME)
+    required = ["config.json", "pytorch_model.bin", "spm.model", "tokenizer_config.json"]
+    assert names(path) == hub.fetched() == required
+    assert same(path, folder)
+    assert resolve(NAME) == path
+    assert all(len(hub.ranges(file)) == 1 for file in required)
 
 
-def test_the_generator_comes_when_it_is_asked_for(hub, folder):
-    found = resolve(NAME, generator=True)
-    assert "pytorch_model.generator.bin" in names(found) and same(found, folder)
+def test_the_generator_is_downloaded_on_request(hub, folder):
+    path = resolve(NAME, generator=True)
+    assert "pytorch_model.generator.bin" in names(path) and same(path, folder)
     (folder / "pytorch_model.generator.bin").unlink()
-    refused("has no pytorch_model.generator.bin on the hub", NAME, generator=True)
+    problem = "the Hub has no pytorch_model.generator.bin"
+    assert not refused(problem, NAME, generator=True, error=GeneratorNotFound).offline
 
 
 @pytest.mark.parametrize("stem", ["model.safetensors", "pytorch_model.bin"])
-def test_shards_come_as_their_index_lists_them(hub, folder, stem):
+def test_the_files_that_an_index_lists_are_downloaded(hub, folder, stem):
     name, _, kind = stem.partition(".")
     shards = [f"{name}-0000{i}-of-00002.{kind}" for i in (1, 2)]
     (folder / "pytorch_model.bin").unlink()
-    written(folder, *shards, f"{name}-00009-of-00009.{kind}")
-    (folder / f"{stem}.index.json").write_text(
-        json.dumps({"weight_map": {"a": shards[0], "b": shards[1], "c": shards[0]}})
-    )
-    found = resolve(NAME)
-    assert names(found) == sorted(["config.json", *shards, f"{stem}.index.json", "spm.model", "tokenizer_config.json"])
-    assert same(found, folder)
+    write_repository(folder, *shards, f"{name}-00009-of-00009.{kind}")
+    file_of = {"a": shards[0], "b": shards[1], "c": shards[0]}
+    (folder / f"{stem}.index.json").write_text(json.dumps({"weight_map": file_of}))
+    path = resolve(NAME)
+    assert names(path) == sorted(["config.json", *shards, f"{stem}.index.json", "spm.model", "tokenizer_config.json"])
+    assert same(path, folder)
     (folder / shards[1]).unlink()
-    refused(f"{stem}.index.json names {shards[1]}, which the hub does not have", NAME)
+    refused(f"{stem}.index.json refers to {shards[1]}, which is not on the Hub", NAME)
 
 
 def test_safetensors_are_preferred(hub, folder):
-    written(folder, "model.safetensors")
-    found = resolve(NAME)
-    assert "model.safetensors" in names(found)
+    write_repository(folder, "model.safetensors")
+    assert "model.safetensors" in names(resolve(NAME))
     assert "pytorch_model.bin" not in hub.fetched()
 
 
-def test_a_bare_name_is_a_model_too(folder, tmp_path, monkeypatch):
+def test_a_name_without_an_owner_is_a_model_too(folder, tmp_path, monkeypatch):
     with serving({"tiny": folder}) as hub:
         hub.use(monkeypatch, tmp_path / "cache")
         assert same(resolve("tiny"), folder)
-        refused("no such folder here and no such model on the hub", "tinier")
+        refused("no such folder, and no such model on the Hub", "tinier")
 
 
 def test_a_revision_is_a_branch_or_a_commit(folder, tmp_path, monkeypatch):
@@ -159,14 +153,14 @@ def test_a_revision_is_a_branch_or_a_commit(folder, tmp_path, monkeypatch):
     (other / "spm.model").write_bytes(b"another")
     with serving({NAME: folder, f"{NAME}@refs/pr/1": other}) as hub:
         hub.use(monkeypatch, tmp_path / "cache")
-        newest, named = resolve(NAME), resolve(NAME, revision="refs/pr/1")
-        assert same(newest, folder) and same(named, other)
-        assert resolve(NAME, revision=named.name) == named
+        newest, branch = resolve(NAME), resolve(NAME, revision="refs/pr/1")
+        assert same(newest, folder) and same(branch, other)
+        assert resolve(NAME, revision=branch.name) == branch
         assert len(hub.ranges("pytorch_model.bin")) == 1
-        refused("no revision v9 on the hub; name a branch", NAME, revision="v9")
+        refused("no revision v9 on the Hub; name a branch", NAME, revision="v9")
 
 
-def test_a_model_that_moved_on_is_fetched_anew(hub, folder):
+def test_a_changed_model_is_downloaded_again_except_for_unchanged_files(hub, folder):
     old = resolve(NAME)
     (folder / "spm.model").write_bytes(b"another")
     new = resolve(NAME)
@@ -174,27 +168,27 @@ def test_a_model_that_moved_on_is_fetched_anew(hub, folder):
     assert len(hub.ranges("pytorch_model.bin")) == 1
 
 
-def test_a_name_on_neither_side_is_said_with_both(hub):
-    refused("runs/x: no such folder here and no such model on the hub", "runs/x")
-    refused("no such model on the hub; mind the spelling, and if it is private", "runs/x", token=hub.token)
+def test_an_unknown_model_is_neither_a_folder_nor_on_the_hub(hub):
+    refused("runs/x: no such folder, and no such model on the Hub", "runs/x")
+    refused("no such model on the Hub; check the spelling, and if it is private", "runs/x", token=hub.token)
 
 
 def test_a_private_model_needs_its_token(hub, folder, monkeypatch):
     hub.private.add(NAME)
-    refused("if it is private give its token, set HF_TOKEN or log in", NAME)
-    refused("the hub .* refuses .*give its token", NAME, token="hf_wrong")
+    refused("if it is private pass its token, set HF_TOKEN or log in", NAME)
+    refused("the Hub .* refused the request .*pass its token", NAME, token="hf_wrong")
     assert same(resolve(NAME, token=hub.token), folder)
     monkeypatch.setenv("HF_TOKEN", hub.token)
     assert same(resolve(NAME), folder)
 
 
-def test_a_gated_model_says_where_its_terms_are(hub, folder):
+def test_the_error_of_a_gated_model_gives_the_page_of_its_terms(hub, folder):
     hub.gated.add(NAME)
     refused(f"gated; accept its terms at {hub.url}/{NAME}", NAME)
     assert same(resolve(NAME, token=hub.token), folder)
 
 
-def test_no_other_origin_sees_the_token(hub):
+def test_other_origins_do_not_receive_the_token(hub):
     resolve(NAME, token=hub.token)
     elsewhere = [request for request in hub.log if request.path.startswith("/large/")]
     assert elsewhere and all(request.token is None for request in elsewhere)
@@ -204,30 +198,31 @@ def test_no_other_origin_sees_the_token(hub):
 @pytest.mark.parametrize("missing", ["config.json", "pytorch_model.bin"])
 def test_a_repository_without_a_model_is_refused_before_a_download(hub, folder, missing):
     (folder / missing).unlink()
-    refused("no DeBERTa on the hub: config.json, and model.safetensors or pytorch_model.bin are wanted", NAME)
+    expected = "expected config.json, and model.safetensors or pytorch_model.bin"
+    refused(f"not a DeBERTa on the Hub; {expected}", NAME)
     assert hub.fetched() == []
 
 
-def test_another_kind_of_model_is_refused_before_its_weights_come(hub, folder):
+def test_another_kind_of_model_is_refused_before_its_weights_are_downloaded(hub, folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     refused("bert", NAME)
     assert "pytorch_model.bin" not in hub.fetched()
 
 
-def test_microsofts_own_config_does_too(hub, folder):
+def test_a_model_config_of_microsoft_is_sufficient(hub, folder):
     (folder / "config.json").rename(folder / "model_config.json")
     assert "model_config.json" in names(resolve(NAME))
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(hub, folder):
+def test_a_broken_connection_is_resumed(hub, folder):
     hub.cut("pytorch_model.bin", after=2 * CHUNK + 9)
     assert same(resolve(NAME), folder)
     assert hub.ranges("pytorch_model.bin") == [None, f"bytes={2 * CHUNK}-"]
 
 
-def test_a_call_after_a_broken_one_goes_on_where_that_stopped(hub, folder):
+def test_a_call_after_a_failed_one_resumes_its_download(hub, folder):
     hub.cut("pytorch_model.bin", after=2 * CHUNK + 9, then=lambda: setattr(hub, "down", 503))
-    refused("broke off .*the same call again goes on where it stopped", NAME)
+    refused("broke off .*the same call resumes the download", NAME)
     hub.down = None
     hub.log.clear()
     assert same(resolve(NAME), folder)
@@ -235,7 +230,7 @@ def test_a_call_after_a_broken_one_goes_on_where_that_stopped(hub, folder):
     assert hub.ranges("spm.model") == []
 
 
-def test_a_call_after_a_killed_process_goes_on_where_that_stopped(hub, folder, tmp_path):
+def test_a_call_after_a_killed_process_resumes_its_download(hub, folder, tmp_path):
     halfway, over = threading.Event(), threading.Event()
     hub.cut("pytorch_model.bin", after=5 * CHUNK, then=lambda: (halfway.set(), over.wait(30)))
     code = f"""
@@ -257,111 +252,112 @@ resolve({NAME!r})
     assert hub.ranges("pytorch_model.bin") == [f"bytes={5 * CHUNK}-"]
 
 
-def test_callers_at_the_same_time_fetch_a_large_file_once(hub, folder):
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(resolve(NAME))) for _ in range(3)]
+def test_simultaneous_calls_download_a_large_file_once(hub, folder):
+    paths = []
+    threads = [threading.Thread(target=lambda: paths.append(resolve(NAME))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 3 and len(set(found)) == 1 and same(found[0], folder)
+    assert len(paths) == 3 and len(set(paths)) == 1 and same(paths[0], folder)
     assert len(hub.ranges("pytorch_model.bin")) == 1
 
 
-def test_content_that_is_not_what_the_hub_lists_is_thrown_away(hub, folder):
+def test_content_with_another_sha256_is_deleted(hub, folder):
     hub.garbled.add("pytorch_model.bin")
-    refused("pytorch_model.bin came with sha256 .*the hub lists .*thrown away", NAME)
+    refused("pytorch_model.bin has sha256 .*the Hub lists .*was deleted", NAME)
     hub.garbled.clear()
     assert same(resolve(NAME), folder)
     assert hub.ranges("pytorch_model.bin") == [None, None]
 
 
-@pytest.mark.parametrize("kept", [b"?" * SIZE, b"?" * (SIZE + 1), b"?" * 9])
-def test_a_spoilt_partial_file_does_no_harm(hub, folder, tmp_path, kept):
+@pytest.mark.parametrize("content", [b"?" * SIZE, b"?" * (SIZE + 1), b"?" * 9])
+def test_a_corrupt_partial_file_does_no_harm(hub, folder, tmp_path, content):
     sha256 = hashlib.sha256((folder / "pytorch_model.bin").read_bytes()).hexdigest()
     blobs = tmp_path / "cache" / "models--me--tiny" / "blobs"
     blobs.mkdir(parents=True)
-    (blobs / f"{sha256}.partial").write_bytes(kept)
-    if len(kept) <= SIZE:
-        refused("thrown away", NAME)
+    (blobs / f"{sha256}.partial").write_bytes(content)
+    if len(content) <= SIZE:
+        refused("was deleted", NAME)
     assert same(resolve(NAME), folder)
 
 
-def test_a_full_disk_is_said_before_the_download(hub, folder, monkeypatch):
+def test_a_full_disk_is_detected_before_the_download(hub, folder, monkeypatch):
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage(2, 1, SIZE - 1))
-        refused("is full .*300,000 bytes of pytorch_model.bin are to come, 299,999 are free.*HF_HUB_CACHE", NAME)
+        refused("is full .*pytorch_model.bin needs 300,000 more bytes, 299,999 are free.*HF_HUB_CACHE", NAME)
     assert "pytorch_model.bin" not in hub.fetched()
     assert same(resolve(NAME), folder)
 
 
-def test_a_disk_that_fills_up_and_a_cache_that_is_read_only_are_said(hub, monkeypatch):
+def test_a_disk_that_fills_up_and_a_read_only_cache_are_reported(hub, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("deberta_jax.hub.download.os.replace", full)
     code = errno.ENOSPC
-    refused("the disk of the cache .* is full .*free some, or set HF_HUB_CACHE", NAME)
+    refused("the disk of the cache .* is full .*free some space, or set HF_HUB_CACHE", NAME)
     code = errno.EROFS
     refused("the cache .* cannot be used .*Read-only.*set HF_HUB_CACHE", NAME)
 
 
-def test_without_the_network_the_cache_is_used_and_that_is_said(hub, folder, monkeypatch, caplog):
-    found = resolve(NAME)
+def test_without_a_network_the_cache_is_used_and_a_warning_logged(hub, folder, monkeypatch, caplog):
+    path = resolve(NAME)
     monkeypatch.setenv("HF_ENDPOINT", closed_port())
-    with caplog.at_level(logging.WARNING, "deberta_jax.hub.download"):
-        assert resolve(NAME) == found
-        assert resolve(NAME, revision=found.name) == found
-    ours = [record for record in caplog.records if record.name == "deberta_jax.hub.download"]
-    assert len(ours) == 2 and "is not reached, so the cache is used" in ours[0].message
-    refused("not whole in the cache .* is not reached .*go online, or name a folder", NAME, generator=True)
+    with caplog.at_level(logging.WARNING, LOGGER):
+        assert resolve(NAME) == path
+        assert resolve(NAME, revision=path.name) == path
+    records = [record for record in caplog.records if record.name == LOGGER]
+    assert len(records) == 2 and "cannot be reached; using the cache" in records[0].message
+    problem = "not whole in the cache .* cannot be reached .*go online, or name a folder"
+    assert refused(problem, NAME, generator=True, error=GeneratorNotFound).offline
     refused("at v1: no such folder here, not whole in the cache", NAME, revision="v1")
 
 
-# Where a login page stands before the network, it answers all with 200.
+# A login portal of a network answers every request with 200.
 @pytest.mark.parametrize("status", [200, 429, 500, 503])
-def test_a_hub_that_is_down_is_as_none(hub, status, caplog):
-    found = resolve(NAME)
+def test_a_hub_that_is_down_is_treated_as_unreachable(hub, status, caplog):
+    path = resolve(NAME)
     hub.down = status
-    assert resolve(NAME) == found
-    assert "so the cache is used" in caplog.text
-    refused("runs/x: no such folder here, not whole in the cache .* is not reached", "runs/x")
+    assert resolve(NAME) == path
+    assert "using the cache" in caplog.text
+    refused("runs/x: no such folder here, not whole in the cache .* cannot be reached", "runs/x")
 
 
-def test_an_address_that_is_no_hub_is_said(hub):
+def test_an_address_that_is_not_a_hub_is_reported(hub):
     hub.down = 404
-    refused("the hub .* refuses .*404.*mend HF_ENDPOINT", NAME)
+    refused("the Hub .* refused the request .*404.*correct HF_ENDPOINT", NAME)
 
 
-def test_a_hub_that_does_not_answer_in_time_is_as_none(hub, monkeypatch):
+def test_a_hub_that_does_not_respond_in_time_is_treated_as_unreachable(hub, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        refused("is not reached .*timed out", NAME)
+        refused("cannot be reached .*timed out", NAME)
 
 
-def test_offline_mode_asks_nobody(hub, monkeypatch, caplog):
+def test_offline_mode_sends_no_request(hub, monkeypatch, caplog):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused("not whole in the cache .*HF_HUB_OFFLINE is set.*go online, or name a folder", NAME)
     assert hub.log == []
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    found = resolve(NAME)
+    path = resolve(NAME)
     hub.log.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert resolve(NAME) == found
-    assert hub.log == [] and "so the cache is used" not in caplog.text
+    assert resolve(NAME) == path
+    assert hub.log == [] and "using the cache" not in caplog.text
 
 
-def test_a_half_fetched_model_in_the_cache_is_not_taken_for_a_whole_one(hub, monkeypatch):
+def test_an_incomplete_model_in_the_cache_is_not_used(hub, monkeypatch):
     hub.cut("pytorch_model.bin", after=10, then=lambda: setattr(hub, "down", 503))
     refused("broke off", NAME)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused("not whole in the cache", NAME)
 
 
-def test_importing_the_package_does_not_import_the_hub():
+def test_importing_the_module_does_not_import_huggingface_hub():
     code = "import deberta_jax.hub.download, sys; assert 'huggingface_hub' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

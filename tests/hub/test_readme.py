@@ -1,4 +1,4 @@
-"""What README shows runs as it is written, with a hub on the loopback device and models made in released forms."""
+"""The examples of README run as they are written, with a local mock hub and toy models in released forms."""
 
 import json
 import re
@@ -19,12 +19,17 @@ def block(name, language):
     return re.search(rf"^<!-- {name} -->\n```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return released(tmp_path_factory.mktemp("models"))
+
+
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with serving(released(tmp_path / "models")) as hub:
+def hub(models, tmp_path, monkeypatch):
+    with serving(models) as hub:
         hub.use(monkeypatch, tmp_path / "cache")
-        (tmp_path / "here").mkdir()
-        monkeypatch.chdir(tmp_path / "here")
+        (tmp_path / "work").mkdir()
+        monkeypatch.chdir(tmp_path / "work")
         yield hub
 
 

@@ -1,4 +1,4 @@
-"""The same answers as the pipelines of transformers, on models that both load."""
+"""The results of the pipelines of transformers, for models that both libraries load."""
 
 import pytest
 from inference_models import random_model
@@ -7,27 +7,27 @@ from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.inference.classification import classify, zero_shot
 
 pytestmark = pytest.mark.reference
-# Shorter than the positions of the models, beyond which transformers has other buckets.
+# Shorter than the positions of the model: beyond them transformers uses other buckets of distances.
 TEXTS = ["A man eats.", "The fox and the dog", "Where do words come from?"]
 
 
 @pytest.fixture
 def pipeline(tmp_path, tokenizer):
-    """A model of ours, and a pipeline of transformers with it."""
+    """A function that returns a model and the pipeline of transformers with the same model."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
     def start(task, head, labels, **options):
-        model = random_model(head, labels=labels)
+        model = random_model(head, labels=labels, max_position_embeddings=32)
         save_pretrained(tmp_path, model, tokenizer)
         return model, transformers.pipeline(task, str(tmp_path), device="cpu", **options)
 
     return start
 
 
-def test_classes_are_those_of_the_pipeline(pipeline, tokenizer):
+def test_classification_agrees_with_transformers(pipeline, tokenizer):
     model, reference = pipeline("text-classification", "sequence_classification", ("no", "maybe", "yes"), top_k=None)
     for result, expected in zip(classify(model, tokenizer, TEXTS), reference(TEXTS), strict=True):
         for score in expected:
@@ -35,7 +35,7 @@ def test_classes_are_those_of_the_pipeline(pipeline, tokenizer):
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_labels_by_inference_are_those_of_the_pipeline(multi_label, pipeline, tokenizer):
+def test_zero_shot_agrees_with_transformers(multi_label, pipeline, tokenizer):
     labels = ("contradiction", "neutral", "entailment")
     model, reference = pipeline("zero-shot-classification", "sequence_classification", labels)
     options = {"candidate_labels": ["man", "fox", "sea"], "hypothesis_template": "a {}"}

@@ -1,12 +1,12 @@
-"""A model hub on loopback: folders as repositories, with the routes and headers that huggingface_hub asks for.
+"""A local mock of the Hugging Face Hub: folders as repositories, with the routes and headers of huggingface_hub.
 
     with serving({"me/tiny": folder, "me/tiny@v1": older}) as hub:
         hub.use(monkeypatch, tmp_path / "cache")
         ...
         assert hub.fetched() == ["config.json", "model.safetensors"]
 
-Files are read when they are asked for, so that a repository moves on when its folder does. As on the hub itself, large
-kinds of files are kept by their sha256 and come from another origin, to which no token may be sent.
+Files are read at each request, so that a repository changes with its folder. As on the real Hub, large kinds of files
+are stored by their sha256 and served from another origin, which must not receive the token.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 LARGE = {".bin", ".h5", ".model", ".ot", ".safetensors"}
-# What huggingface_hub writes at a time, in place of its 10 MB: files are small here.
+# The chunk that huggingface_hub writes, instead of 10 MB: the files of tests are small.
 CHUNK = 50_000
 _API = re.compile(r"/api/models/(?P<id>[^/]+(?:/[^/]+)??)(?:/(?P<verb>revision|tree)/(?P<revision>[^/]+))?")
 _LARGE = re.compile(r"/large/(?P<sha256>[^/]+)/(?P<file>.+)")
@@ -33,7 +33,7 @@ _RESOLVE = re.compile(r"/(?P<id>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?
 
 @dataclass(frozen=True)
 class Request:
-    """One line of the log; `file` is None where no file's content was asked for."""
+    """One line of the log; `file` is None if the request is not for the content of a file."""
 
     method: str
     path: str
@@ -44,24 +44,24 @@ class Request:
 
 @dataclass
 class Hub:
-    """What is served, to whom, and what was asked; all of it may be changed while it runs."""
+    """The repositories, who may read them, and the requests so far; tests may change everything while it runs."""
 
     url: str
     repositories: dict[str, Path]
     token: str = "hf_right"
     private: set[str] = field(default_factory=set)
     gated: set[str] = field(default_factory=set)
-    down: int | None = None  # the status with which every request is answered
-    garbled: set[str] = field(default_factory=set)  # files that come with another content of the same length
+    down: int | None = None  # the status of every response
+    garbled: set[str] = field(default_factory=set)  # files served with another content of the same length
     log: list[Request] = field(default_factory=list)
     cuts: dict[str, tuple[int, Callable[[], object]]] = field(default_factory=dict)
 
     def cut(self, file: str, after: int, then: Callable[[], object] = lambda: None) -> None:
-        """Break the connection once, when so many bytes of a file were sent; `then` is called just before."""
+        """Break the connection once, `after` so many bytes of a file; `then` is called just before."""
         self.cuts[file] = after, then
 
     def fetched(self) -> list[str]:
-        """The files whose content was asked for, each once."""
+        """The files whose content was requested, each once."""
         return sorted({request.file for request in self.log if request.method == "GET" and request.file})
 
     def ranges(self, file: str) -> list[str | None]:
@@ -69,11 +69,11 @@ class Hub:
         return [request.range for request in self.log if request.method == "GET" and request.file == file]
 
     def paths(self, file: str) -> list[Path]:
-        """Where a file of this name is, in whatever repository."""
+        """The files of this name in all repositories."""
         return [path for folder in self.repositories.values() if (path := folder / file).is_file()]
 
     def use(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-        """Make this the hub of huggingface_hub, with a cache of its own, no token and no offline mode."""
+        """Point huggingface_hub to this server and to an empty cache, without a token and without offline mode."""
         from huggingface_hub import constants
 
         for name, value in self.environment(cache).items():
@@ -87,7 +87,7 @@ class Hub:
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
 
     def environment(self, cache: Path) -> dict[str, str]:
-        """The variables that make this the hub of another process."""
+        """The environment variables that point another process to this server."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(cache),
@@ -100,7 +100,7 @@ class Hub:
 
 @contextlib.contextmanager
 def serving(repositories: Mapping[str, str | Path]) -> Generator[Hub, None, None]:
-    """Serve folders until the end; a repository is named `owner/name`, or `owner/name@branch` beside `main`."""
+    """Serve folders inside a `with` block; a repository is `owner/name`, another branch `owner/name@branch`."""
     server = _Server(("127.0.0.1", 0), _Answer)
     port = server.server_address[1]
     folders = {name if "@" in name else f"{name}@main": Path(folder) for name, folder in repositories.items()}
@@ -120,7 +120,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error here."""
+        """A client that disconnects is not an error."""
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -137,7 +137,7 @@ class _Answer(BaseHTTPRequestHandler):
         if hub.down is not None:
             self._refuse(hub.down, None, "the hub is down")
         elif large and file:
-            self._send_file(next(path for path in hub.paths(file) if _described(path)["lfs"]["oid"] == large["sha256"]))
+            self._send_file(next(path for path in hub.paths(file) if _file_info(path)["lfs"]["oid"] == large["sha256"]))
         elif token not in (None, hub.token):
             self._refuse(401, None, "Invalid credentials in Authorization header")
         elif (match := resolve or api) is None:
@@ -152,11 +152,11 @@ class _Answer(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _allowed(self, name: str, revision: str, token: str | None) -> Path | None:
-        """The folder of a revision, or None after the hub's own refusal."""
+        """The folder of a revision; None if the request was refused."""
         hub = self.server.hub
         branches = {key.partition("@")[2]: x for key, x in hub.repositories.items() if key.partition("@")[0] == name}
         if not branches or (name in hub.private and token is None):
-            # The hub does not say which of both it is.
+            # The Hub does not reveal which of the two it is.
             self._refuse(404 if token else 401, "RepoNotFound", "Repository not found")
             return None
         folder = (branches | {_commit(folder): folder for folder in branches.values()}).get(revision)
@@ -165,7 +165,7 @@ class _Answer(BaseHTTPRequestHandler):
         return folder
 
     def _describe(self, name: str, folder: Path, tree: bool) -> None:
-        files = [{"path": path, **_described(folder / path)} for path in _listing(folder)]
+        files = [{"path": path, **_file_info(folder / path)} for path in _listing(folder)]
         if tree:
             self._send_json([{"type": "file", **file} for file in files])
             return
@@ -183,11 +183,11 @@ class _Answer(BaseHTTPRequestHandler):
             self._refuse(401, "GatedRepo", f"Access to model {name} is restricted")
         elif not path.is_file():
             self._refuse(404, "EntryNotFound", "Entry not found")
-        elif "lfs" not in (described := _described(path)):
-            self._send_file(path, commit | {"ETag": f'"{described["oid"]}"'})
+        elif "lfs" not in (info := _file_info(path)):
+            self._send_file(path, commit | {"ETag": f'"{info["oid"]}"'})
         else:
-            sha256, size = described["lfs"]["oid"], described["size"]
-            # By another name of this machine: another origin.
+            sha256, size = info["lfs"]["oid"], info["size"]
+            # Another name of this machine is another origin.
             location = f"http://localhost:{self.server.server_address[1]}/large/{sha256}/{file}"
             linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(size), "Location": location}
             self._send(302, commit | linked)
@@ -196,14 +196,16 @@ class _Answer(BaseHTTPRequestHandler):
         hub, content = self.server.hub, path.read_bytes()
         if path.name in hub.garbled:
             content = bytes(byte ^ 1 for byte in content)
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        start = int(asked[1]) if asked else 0
-        if asked and start >= len(content):
-            self._refuse(416, None, "nothing is left")
+        requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        start = int(requested[1]) if requested else 0
+        if requested and start >= len(content):
+            self._refuse(416, None, "no bytes are left")
             return
-        range_ = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if asked else {}
+        content_range = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if requested else {}
         end, then = hub.cuts.pop(path.name, (None, None)) if self.command == "GET" else (None, None)
-        self._send(206 if asked else 200, {**(headers or {}), **range_}, content[start:], end and end - start)
+        self._send(
+            206 if requested else 200, {**(headers or {}), **content_range}, content[start:], end and end - start
+        )
         if then is not None:
             then()
             self.close_connection = True
@@ -223,23 +225,23 @@ class _Answer(BaseHTTPRequestHandler):
             self.wfile.write(content[:end])
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """The log is `Hub.log`."""
+        """Requests are logged in `Hub.log`."""
 
 
 def _listing(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _described(path: Path) -> dict[str, Any]:
-    """Size, git's name for the content and, for large kinds, its sha256."""
+def _file_info(path: Path) -> dict[str, Any]:
+    """Size, git's hash of the content and, for large kinds of files, its sha256."""
     content = path.read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    described = {"size": len(content), "oid": blob}
+    info = {"size": len(content), "oid": blob}
     if path.suffix not in LARGE:
-        return described
-    return described | {"lfs": {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}}
+        return info
+    return info | {"lfs": {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}}
 
 
 def _commit(folder: Path) -> str:
-    """Forty digits that change with the content."""
-    return hashlib.sha1(repr([(path, _described(folder / path)) for path in _listing(folder)]).encode()).hexdigest()
+    """Forty hexadecimal digits that depend on the content."""
+    return hashlib.sha1(repr([(path, _file_info(folder / path)) for path in _listing(folder)]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Save one step after another until killed, or once while files cannot grow, as on a full disk."""
+"""Save one step after another until killed, or with `full-disk` once while files cannot grow."""
 
 import resource
 import signal

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,22 @@ def wait_for_step(folder, step, process):
     while not any(line["step"] >= step for line in read_metrics(folder / "metrics.jsonl")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.005)
+
+
+def kill_during_save(folder, process):
+    """Kill a process while it saves a checkpoint into a folder."""
+    while True:
+        while not list(folder.glob("*orbax-checkpoint-tmp*")):
+            assert process.poll() is None, "the process ended before it was killed during a save"
+            time.sleep(0.001)
+        # A save may end before the signal arrives, but not while the process is suspended.
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        if list(folder.glob("*orbax-checkpoint-tmp*")):
+            process.kill()
+            process.communicate()
+            return
+        process.send_signal(signal.SIGCONT)
 
 
 def lines_of(folder, split="train"):

@@ -1,5 +1,6 @@
 """Train the stub in a folder, in this process; or as a script with the arguments: folder, options as JSON."""
 
+import functools
 import json
 import signal
 import sys
@@ -55,23 +56,42 @@ def of_this_process(batch, mesh):
 
 
 def stub_method(config):
-    return one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm)
+    return _stub_method(config.steps, config.optimizer)
+
+
+@functools.cache
+def _stub_method(steps, optimizer):
+    """A method whose step is traced and compiled once per mesh, not once per run."""
+    config = TrainingConfig(steps=steps, optimizer=optimizer)
+    method = one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm)
+    compiled = {}
+
+    def make_step(shardings):
+        mesh = shardings.step.mesh
+        if mesh not in compiled:
+            compiled[mesh] = method.make_step(shardings)
+        return compiled[mesh]
+
+    return method._replace(make_step=make_step)
+
+
+@functools.cache
+def stub_evaluation(steps, optimizer, mesh):
+    held_out = lambda: (of_this_process(make_batch(10_000 + k), mesh) for k in range(3))  # noqa: E731
+    return held_out_evaluation(_stub_method(steps, optimizer), make_mesh(mesh.data, mesh.fsdp, mesh.tensor), held_out)
 
 
 def train_stub(
     folder, config, pause=0.0, poisoned=(), *, method=None, evaluate=None, should_end=lambda step: False, **settings
 ):
     """Train in a folder; `settings` are added to those that identify the run."""
-    method = method or stub_method(config)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    held_out = lambda: (of_this_process(make_batch(10_000 + k), config.mesh) for k in range(3))  # noqa: E731
     return train(
         config,
         Path(folder),
         {"training": asdict(config)} | settings,
-        method,
+        method or stub_method(config),
         batches=batches_of(config.mesh, pause, poisoned),
-        evaluate=evaluate or held_out_evaluation(method, mesh, held_out),
+        evaluate=evaluate or stub_evaluation(config.steps, config.optimizer, config.mesh),
         should_end=should_end,
     )
 

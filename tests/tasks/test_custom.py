@@ -1,4 +1,4 @@
-"""A user's own table in every format and of every kind; errors name the file and the line."""
+"""Custom tables in every format and of every kind; errors name the file and the line."""
 
 import csv
 import json

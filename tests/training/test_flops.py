@@ -1,4 +1,4 @@
-"""FLOPs by formula, scans and their gradients included."""
+"""FLOPs equal their formulas, including those of scans and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ def shape(*sizes):
     return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
 
-def test_a_product_is_two_operations_for_each_term():
+def test_a_matrix_product_has_two_operations_per_term():
     assert (
         count_flops(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), shape(2, 3, 5), shape(2, 5, 7)) == 2 * 2 * 3 * 5 * 7
     )
 
 
-def test_a_convolution_counts_its_kernel_for_each_output():
+def test_a_convolution_counts_its_kernel_per_output():
     def convolve(x, kernel):
         return jax.lax.conv_general_dilated(
             x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2
@@ -29,7 +29,7 @@ def test_a_convolution_counts_its_kernel_for_each_output():
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_a_scan_counts_as_often_as_it_turns_and_its_gradient_twice_more(remat):
+def test_a_scan_counts_every_iteration_and_its_gradient_twice_as_much(remat):
     def loss(layers, x):
         def body(x, w):
             return jnp.tanh(x @ w), None
@@ -43,7 +43,7 @@ def test_a_scan_counts_as_often_as_it_turns_and_its_gradient_twice_more(remat):
     assert both == (4 if remat else 3) * forward
 
 
-def test_a_shard_maps_body_counts_on_every_device():
+def test_the_body_of_a_shard_map_counts_on_every_device():
     mesh = make_mesh(2, devices=jax.devices()[:2])
     split = jax.P("data")
 
@@ -53,14 +53,14 @@ def test_a_shard_maps_body_counts_on_every_device():
     assert count_flops(product, shape(4, 8), shape(8, 3)) == 2 * 4 * 8 * 3
 
 
-def test_of_branches_the_largest_counts():
+def test_the_largest_branch_of_a_cond_counts():
     def either(p, a, b):
         return jax.lax.cond(p, lambda: a @ b, lambda: jnp.zeros((4, 3)))
 
     assert count_flops(either, jax.ShapeDtypeStruct((), np.bool_), shape(4, 8), shape(8, 3)) == 2 * 4 * 8 * 3
 
 
-def test_peaks_are_known_by_the_name_a_device_gives():
+def test_peaks_are_found_by_device_kind():
     assert peak_flops("TPU v5 lite") == 197e12
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("NVIDIA H100 PCIe") == 756e12

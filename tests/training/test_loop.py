@@ -2,16 +2,14 @@
 
 import json
 import os
-import random
 import shutil
 import signal
-import time
 
 import jax
 import numpy as np
 import pytest
 from stub_lm import make_batch
-from stub_runs import each_step_once, exact, lines_of, start, wait_for_step
+from stub_runs import each_step_once, exact, kill_during_save, lines_of, start, wait_for_step
 from train_stub import STEPS, config, stub_method, train_stub
 
 from deberta_jax.errors import InputError, StopRequested
@@ -22,22 +20,11 @@ from deberta_jax.training.optimizer import learning_rate
 
 @pytest.fixture(scope="module")
 def killed(standard_promotion, tmp_path_factory):
-    """The folder of a run that was killed twice: at a random moment, and during a save."""
+    """The folder of a run that was killed during a save."""
     folder = tmp_path_factory.mktemp("killed")
-    process = start(folder, pause=0.02)
+    process = start(folder, pause=0.02, checkpoint_every=2)
     wait_for_step(folder, 8, process)
-    time.sleep(random.Random(1).random() * 0.1)
-    process.kill()
-    process.communicate()
-
-    process = start(folder, pause=0.02)
-    wait_for_step(folder, 12, process)
-    while not list((folder / "checkpoints").glob("*tmp*")):
-        assert process.poll() is None
-    process.kill()
-    process.communicate()
-    assert list((folder / "checkpoints").glob("*tmp*")), "the process was not killed during a save"
-    assert not lines_of(folder, "held_out").keys() - {10, 20}
+    kill_during_save(folder / "checkpoints", process)
     return folder
 
 
@@ -73,7 +60,7 @@ def test_a_run_writes_metrics_events_checkpoints_config_and_a_plot(uninterrupted
     assert list((uninterrupted / "tensorboard").iterdir())
 
 
-def test_a_run_killed_at_random_moments_and_resumed_has_the_same_losses_to_the_last_bit(uninterrupted, copy_of_killed):
+def test_a_run_killed_during_a_save_and_resumed_has_the_same_losses_to_the_last_bit(uninterrupted, copy_of_killed):
     train_stub(copy_of_killed, config())
     assert each_step_once(copy_of_killed)
     assert exact(copy_of_killed) == exact(uninterrupted)
@@ -124,30 +111,30 @@ def test_a_finished_run_can_be_extended_and_follows_the_longer_schedule_from_the
     train_stub(tmp_path, config(steps=5))
     first = exact(tmp_path)
     capsys.readouterr()
-    result = train_stub(tmp_path, config(steps=8))
+    result = train_stub(tmp_path, config())
     assert (
-        "extending the run from 5 to 8 steps: the learning rate is recomputed for 8 steps; at step 5 it is 0.0042 "
+        "extending the run from 5 to 30 steps: the learning rate is recomputed for 30 steps; at step 5 it is 0.0093 "
         "(0 before)"
     ) in capsys.readouterr().err
-    assert int(result.state.step) == 8
-    assert each_step_once(tmp_path, 8)
+    assert int(result.state.step) == STEPS
+    assert each_step_once(tmp_path)
     assert {step: line for step, line in exact(tmp_path).items() if step <= 5} == first
-    rate = learning_rate(config().optimizer, 8)
-    for step in (6, 7, 8):
+    rate = learning_rate(config().optimizer, STEPS)
+    for step in range(6, STEPS + 1):
         assert lines_of(tmp_path)[step]["learning_rate"] == pytest.approx(float(rate(step - 1)))
-    assert sorted(lines_of(tmp_path, "held_out")) == [5, 8]
-    train_stub(tmp_path, config(steps=8))
-    assert "resuming from step 8" in capsys.readouterr().err
-    with pytest.raises(InputError, match="this run has 8 steps, and 7 would be fewer; give at least 8, or another fol"):
-        train_stub(tmp_path, config(steps=7))
+    assert sorted(lines_of(tmp_path, "held_out")) == [5, 10, 20, 30]
+    train_stub(tmp_path, config())
+    assert "resuming from step 30" in capsys.readouterr().err
+    with pytest.raises(InputError, match="this run has 30 steps, and 29 would be fewer; give at least 30, or another"):
+        train_stub(tmp_path, config(steps=29))
 
 
 def test_a_warning_of_the_method_is_printed_after_each_evaluation(tmp_path, capsys):
-    settings = config(steps=4, evaluate_every=2)
+    settings = config(steps=5, evaluate_every=3)
     method = stub_method(settings)._replace(warning=lambda step, metrics: f"loss {metrics['loss']} at {step}")
     train_stub(tmp_path, settings, method=method, evaluate=lambda step, model, check_stop: {"loss": 1.0})
     printed = capsys.readouterr().err
-    assert printed.count("warning: loss 1.0 at 2\n") == printed.count("warning: loss 1.0 at 4\n") == 1
+    assert printed.count("warning: loss 1.0 at 3\n") == printed.count("warning: loss 1.0 at 5\n") == 1
 
 
 def test_a_run_that_ends_early_after_an_evaluation_stays_complete_when_started_again(tmp_path):
@@ -181,7 +168,7 @@ def test_a_folder_of_a_run_with_other_settings_is_refused_and_the_error_names_th
 
 
 def test_a_few_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
-    result = train_stub(tmp_path, config(steps=12), poisoned=(3, 4, 8))
+    result = train_stub(tmp_path, config(), poisoned=(3, 4, 8))
     assert int(result.state.skipped) == 3
     skipped = {step: line["skipped_in_row"] for step, line in lines_of(tmp_path).items()}
     assert [skipped[step] for step in (3, 4, 5, 6, 9, 10)] == [0, 1, 2, 0, 1, 0]
@@ -190,14 +177,14 @@ def test_a_few_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
 
 def test_too_many_steps_in_a_row_that_are_not_finite_stop_the_run_and_the_last_checkpoint_stays(tmp_path):
     with pytest.raises(InputError) as caught:
-        train_stub(tmp_path, config(steps=14), poisoned=range(9, 14))
+        train_stub(tmp_path, config(), poisoned=range(9, STEPS))
     assert str(caught.value) == (
         "step 12 (batch 11): loss nan, gradient norm nan; "
         "3 steps in a row were not finite and were skipped; the checkpoint of step 7 is intact"
     )
     # With finite batches the same command resumes.
-    train_stub(tmp_path, config(steps=14))
-    assert each_step_once(tmp_path, 14)
+    train_stub(tmp_path, config())
+    assert each_step_once(tmp_path)
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_anything_is_written(tmp_path):
@@ -221,7 +208,7 @@ def test_a_full_disk_while_saving_is_one_line_and_the_previous_checkpoint_stays(
     with pytest.raises(
         InputError, match="cannot save step 14 in .*: no space left on the disk; the checkpoint of step 7 is intact"
     ):
-        train_stub(tmp_path, config(steps=14))
+        train_stub(tmp_path, config())
     monkeypatch.undo()
-    train_stub(tmp_path, config(steps=14))
-    assert each_step_once(tmp_path, 14)
+    train_stub(tmp_path, config())
+    assert each_step_once(tmp_path)

@@ -1,4 +1,4 @@
-"""The optimizer against Microsoft's own trajectories (golden h01) and against what must hold of the default."""
+"""The optimizers against trajectories of Microsoft's implementation (golden h01), and properties of the default."""
 
 import dataclasses
 import json
@@ -18,8 +18,8 @@ from deberta_jax.training.optimizer import is_decayed, learning_rate, make_optim
 GOLDEN = Path(__file__).parents[1] / "golden" / "h01_optimizer"
 SETTINGS = json.loads((GOLDEN / "settings.json").read_text())["settings"]
 STEPS = 50
-# Microsoft's name of a layer norm's scale has no counterpart in a name that ends in "weight".
-OURS = {"deberta.embeddings.LayerNorm.weight": "deberta.embeddings.LayerNorm.scale"}
+# `is_decayed` knows the scale of a layer norm by the name `scale`.
+OUR_NAMES = {"deberta.embeddings.LayerNorm.weight": "deberta.embeddings.LayerNorm.scale"}
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,13 @@ def config_of(settings: dict) -> OptimizerConfig:
 
 
 @pytest.mark.parametrize("variant", SETTINGS)
-def test_the_originals_optimizers_follow_its_trajectories(variant, golden):
+def test_the_originals_optimizers_reproduce_its_trajectories(variant, golden):
     inputs, outputs = golden
     settings = SETTINGS[variant]
 
     def group(name):
-        ours = {key.removeprefix(name): jnp.asarray(value) for key, value in inputs.items() if key.startswith(name)}
-        return {OURS.get(key, key): value for key, value in ours.items()}
+        arrays = {key.removeprefix(name): jnp.asarray(value) for key, value in inputs.items() if key.startswith(name)}
+        return {OUR_NAMES.get(key, key): value for key, value in arrays.items()}
 
     params, target, curvature = group("init."), group("target."), group("curvature.")
     optimizer = make_optimizer(config_of(settings), STEPS)
@@ -77,11 +77,11 @@ def test_the_originals_optimizers_follow_its_trajectories(variant, golden):
     np.testing.assert_allclose(norms, outputs[f"{variant}.grad_norm"], rtol=1e-5)
     for name in (key.removeprefix("init.") for key in inputs if key.startswith("init.")):
         expected = outputs[f"{variant}.param.{name}"][1:]
-        # Rounding grows along a trajectory: the same in float64 is 3e-5 away where one update moves by up to 0.05.
-        np.testing.assert_allclose(trajectory[OURS.get(name, name)], expected, atol=4e-5, err_msg=name)
+        # Rounding errors grow along a trajectory: float64 differs by 3e-5, where one update is up to 0.05.
+        np.testing.assert_allclose(trajectory[OUR_NAMES.get(name, name)], expected, atol=4e-5, err_msg=name)
 
 
-def test_the_originals_schedules_are_followed_past_their_end(golden):
+def test_the_originals_schedules_are_reproduced_beyond_their_end(golden):
     _, outputs = golden
     names = [name for name in outputs if name.startswith("schedule.")]
     assert len(names) == 18
@@ -92,14 +92,14 @@ def test_the_originals_schedules_are_followed_past_their_end(golden):
         config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup=float(warmup), final_scale=float(ends))
         expected = outputs[name]
         scale = jax.jit(jax.vmap(learning_rate(config, int(total))))(jnp.arange(len(expected)))
-        # Exactly at the end of a second warm-up the original's side of the border is an accident of rounding.
+        # Exactly at the end of a second warm-up, rounding decides in the original.
         x = np.arange(len(expected)) / int(total)
         clear = (x < 1) | (np.abs(x % 1 - float(warmup)) > 1e-9)
         np.testing.assert_allclose(scale[clear], expected[clear], atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-def test_default_schedules_are_continuous_and_waste_no_update(schedule):
+def test_default_schedules_are_continuous_and_never_zero(schedule):
     config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup=10.0, final_scale=0.1)
     scale = np.asarray(jax.vmap(learning_rate(config, 100))(jnp.arange(120)))
     np.testing.assert_allclose(scale[:10], np.arange(1, 11) / 10, rtol=1e-6)
@@ -115,7 +115,7 @@ def test_the_default_is_adamw_with_bias_correction():
     config = OptimizerConfig(learning_rate=0.1, schedule="constant", warmup=0.0, weight_decay=0.5, clip_norm=0.0)
     optimizer = make_optimizer(config, 10)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-    # Bias-corrected, the first step has the size of the learning rate whatever the gradient.
+    # With bias correction the first step has the size of the learning rate, for any gradient.
     np.testing.assert_allclose(updates["bias"], [-0.1, 0.1], rtol=1e-4)
     np.testing.assert_allclose(updates["kernel"], [-0.1 - 0.05, 0.1 + 0.1], rtol=1e-4)
 
@@ -134,17 +134,17 @@ def test_only_biases_and_layer_norm_scales_do_not_decay():
     }
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_options_out_of_range_are_refused():
     with pytest.raises(InputError, match="learning_rate is -1"):
         OptimizerConfig(learning_rate=-1.0)
     with pytest.raises(InputError, match="beta2 is 1"):
         OptimizerConfig(beta2=1.0)
-    with pytest.raises(InputError, match="warmup is 200 steps, the run has 100"):
+    with pytest.raises(InputError, match="warmup is 200 steps, but the run has only 100"):
         learning_rate(OptimizerConfig(warmup=200.0), 100)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])
-def test_lower_layers_move_less_by_the_decay_of_each_layer(decay):
+def test_the_updates_of_lower_layers_are_scaled_down_layer_by_layer(decay):
     class_of = {
         "classifier": 0,
         "deberta.encoder.convolution": 3,
@@ -165,12 +165,12 @@ def test_lower_layers_move_less_by_the_decay_of_each_layer(decay):
     }
     gradient = jax.tree.map(jnp.ones_like, model)
 
-    def moved(config):
+    def updates(config):
         optimizer = make_optimizer(config, 10)
         return optimizer.update(gradient, optimizer.init(model), model)[0]
 
     base = OptimizerConfig(learning_rate=1.0, warmup=0.0, clip_norm=0.0, weight_decay=0.0)
-    plain, scaled = moved(base), moved(dataclasses.replace(base, layer_decay=decay))
+    plain, scaled = updates(base), updates(dataclasses.replace(base, layer_decay=decay))
     ratio = jax.tree.map(lambda a, b: np.asarray(a / b), scaled, plain)
     for layer in range(L):
         for name in ("kernel", "bias"):
@@ -183,10 +183,8 @@ def test_lower_layers_move_less_by_the_decay_of_each_layer(decay):
             assert leaf == pytest.approx(decay**depth), name
 
 
-def test_without_a_decay_by_layer_the_state_is_as_it_was():
+def test_layer_decay_needs_encoder_layers_and_a_positive_factor():
     model = {"classifier": {"kernel": jnp.ones((2, 3))}}
-    its = [jax.tree.structure(make_optimizer(OptimizerConfig(), 10).init(model)) for _ in range(2)]
-    assert its[0] == its[1]
     optimizer = make_optimizer(OptimizerConfig(layer_decay=0.9), 10)
     state = optimizer.init(model)
     with pytest.raises(InputError, match="the model has no encoder layers"):

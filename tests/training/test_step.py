@@ -1,18 +1,17 @@
-"""The step: the same on every mesh, sharded throughout, exact under accumulation, unmoved by what is not finite."""
+"""The step: the same on every mesh, sharded throughout, exact under accumulation, unaffected by non-finite losses."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stub_lm import LAYERS, StubLM, build, make_batch
+from stub_lm import LAYERS, StubLM, build, make_batch, mesh_of
 
 from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.objectives import masked_lm
-from deberta_jax.sharding import make_mesh
-from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.losses import cross_entropy
 from deberta_jax.training.objective import Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
@@ -21,11 +20,11 @@ from deberta_jax.training.step import check_batch_size, make_evaluation, make_st
 
 STEPS = 3
 CONFIG = OptimizerConfig(learning_rate=0.01, warmup=0.0, clip_norm=1.0)
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 2), (1, 2, 4), (2, 4, 1)]
+OPTIMIZER = make_optimizer(CONFIG, STEPS)
 
 
-def mesh_of(shape):
-    return make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
+def build_with_dropout(key):
+    return StubLM(key=key, dropout=0.3)
 
 
 def sums(model, batch, number):
@@ -33,14 +32,15 @@ def sums(model, batch, number):
     return masked_lm(model, batch, None)
 
 
-def trainer(mesh, build=build, accumulate=1, objective=masked_lm):
-    optimizer = make_optimizer(CONFIG, STEPS)
-    state = initial_state(build, optimizer, 0, mesh)
-    return make_step(objective, optimizer, learning_rate(CONFIG, STEPS), shardings(state, mesh), accumulate), state
+@functools.cache
+def step_of(mesh, build=build, accumulate=1, objective=masked_lm):
+    """A step, compiled once for all tests."""
+    state_shardings = shardings(abstract_state(build, OPTIMIZER, 0, mesh), mesh)
+    return make_step(objective, OPTIMIZER, learning_rate(CONFIG, STEPS), state_shardings, accumulate)
 
 
-def trained(mesh, **settings):
-    step, state = trainer(mesh, **settings)
+def trained(mesh, build=build, accumulate=1):
+    step, state = step_of(mesh, build, accumulate), initial_state(build, OPTIMIZER, 0, mesh)
     history = []
     for number in range(STEPS):
         state, metrics = step(state, place(make_batch(number), mesh))
@@ -49,28 +49,28 @@ def trained(mesh, **settings):
 
 
 @pytest.fixture(scope="module")
-def alone():
+def alone(standard_promotion):
     """Trained on one device."""
-    return trained(mesh_of((1, 1, 1)))
+    return trained(mesh_of(1, 1, 1))
 
 
-def assert_same_training(ours, theirs):
-    for mine, other in zip(ours[1], theirs[1], strict=True):
-        assert mine == pytest.approx(other, rel=1e-5, abs=1e-6)
+def assert_same_training(actual, expected):
+    for metrics, reference in zip(actual[1], expected[1], strict=True):
+        assert metrics == pytest.approx(reference, rel=1e-5, abs=1e-6)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
-        *map(jax.device_get, (ours[0].model, theirs[0].model)),
+        *map(jax.device_get, (actual[0].model, expected[0].model)),
     )
 
 
-@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 1, 2), (2, 2, 2)])
 def test_every_mesh_trains_as_one_device_does(shape, alone):
-    assert_same_training(trained(mesh_of(shape)), alone)
+    assert_same_training(trained(mesh_of(*shape)), alone)
 
 
-@pytest.mark.parametrize("accumulate", [2, 3])
-def test_accumulated_micro_batches_are_one_batch(accumulate, alone):
-    assert_same_training(trained(mesh_of((2, 2, 1)), accumulate=accumulate), alone)
+@pytest.mark.parametrize(("shape", "accumulate"), [((2, 2, 1), 2), ((1, 8, 1), 3)])
+def test_accumulated_micro_batches_equal_one_batch(shape, accumulate, alone):
+    assert_same_training(trained(mesh_of(*shape), accumulate=accumulate), alone)
 
 
 def test_the_loss_falls_and_the_accuracy_rises(alone):
@@ -80,9 +80,9 @@ def test_the_loss_falls_and_the_accuracy_rises(alone):
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
-def test_every_leaf_of_the_state_lives_where_its_parameter_does(shape):
-    mesh = mesh_of(shape)
-    step, state = trainer(mesh)
+def test_every_leaf_of_the_state_is_sharded_like_its_parameter(shape):
+    mesh = mesh_of(*shape)
+    step, state = step_of(mesh), initial_state(build, OPTIMIZER, 0, mesh)
     for _ in range(3):
         assert [leaf.sharding for leaf in jax.tree.leaves(state)] == jax.tree.leaves(shardings(state, mesh))
         moments = state.optimizer_state[1]
@@ -96,11 +96,9 @@ def test_every_leaf_of_the_state_lives_where_its_parameter_does(shape):
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_an_fsdp_step_gathers_parameters_only(accumulate):
-    mesh = mesh_of((1, 8, 1))
-    step, _ = trainer(mesh, accumulate=accumulate)
-    optimizer = make_optimizer(CONFIG, STEPS)
-    state = abstract_state(build, optimizer, 0, mesh)
-    text = step.lower(state, place(make_batch(0), mesh)).compile().as_text()
+    mesh = mesh_of(1, 8, 1)
+    state = abstract_state(build, OPTIMIZER, 0, mesh)
+    text = step_of(mesh, accumulate=accumulate).lower(state, place(make_batch(0), mesh)).compile().as_text()
     gathered = gathered_shapes(text)
     parameters = {leaf.shape for leaf in jax.tree.leaves(state.model)}
     one_layer = {(1, *shape[1:]) for shape in parameters if shape[0] == LAYERS}
@@ -121,30 +119,26 @@ def gathered_shapes(text):
 
 
 def test_dropout_is_the_same_on_every_mesh_and_differs_between_steps():
-    def dropping(key):
-        return StubLM(key=key, dropout=0.3)
+    mesh = mesh_of(1, 1, 1)
+    state, history = trained(mesh, build_with_dropout)
+    assert_same_training(trained(mesh_of(2, 2, 2), build_with_dropout), (state, history))
 
-    alone, history = trained(mesh_of((1, 1, 1)), build=dropping)
-    assert_same_training(trained(mesh_of((2, 2, 2)), build=dropping), (alone, history))
-
-    step, state = trainer(mesh_of((1, 1, 1)), build=dropping)
-    evaluate = make_evaluation(sums, mesh_of((1, 1, 1)))
-    batch = place(make_batch(0), mesh_of((1, 1, 1)))
+    evaluate = make_evaluation(sums, mesh)
+    batch = place(make_batch(0), mesh)
     assert evaluate(state.model, batch).loss == evaluate(state.model, batch).loss
-    first = masked_lm(state.model, batch, jax.random.fold_in(state.key, 0)).loss
-    second = masked_lm(state.model, batch, jax.random.fold_in(state.key, 1)).loss
-    assert first != second
+    loss = jax.jit(lambda key: masked_lm(state.model, batch, key).loss)
+    assert loss(jax.random.fold_in(state.key, 0)) != loss(jax.random.fold_in(state.key, 1))
 
 
-def test_evaluation_sums_without_means():
-    mesh = mesh_of((2, 2, 2))
-    _, state = trainer(mesh)
+def test_an_evaluation_returns_sums_that_add_up_over_batches():
+    mesh = mesh_of(2, 2, 2)
+    state = initial_state(build, OPTIMIZER, 0, mesh)
     evaluate = make_evaluation(sums, mesh)
     batch = make_batch(0)
     whole = evaluate(state.model, place(batch, mesh))
     parts = [
         evaluate(state.model, place({k: v[rows] for k, v in batch.items()}, mesh))
-        for rows in (slice(0, 8), slice(8, 24))
+        for rows in (slice(0, 12), slice(12, 24))
     ]
     total = jax.tree.map(lambda *x: sum(x), *parts)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), whole, total)
@@ -152,44 +146,45 @@ def test_evaluation_sums_without_means():
     assert whole.weight == batch["label_weights"].sum()
 
 
-@pytest.mark.parametrize("poison", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(poison):
-    def poisoned(model, batch, key):
-        sums = masked_lm(model, batch, key)
-        bad = jnp.max(batch["segment_ids"]) > 6
-        # The square root of nothing: a finite value whose gradient is not.
-        extra = jnp.sqrt(jnp.where(bad, 0 * jnp.sum(model.embedding.get_value() ** 2), 1.0))
-        loss = sums.loss + (extra if poison == "gradient" else jnp.where(bad, jnp.inf, 0.0))
-        return sums._replace(loss=loss)
+def poisoned(model, batch, key):
+    """The loss is infinite for batches with a segment 7; with a segment 8 it is finite, but its gradient is not."""
+    sums = masked_lm(model, batch, key)
+    segment = jnp.max(batch["segment_ids"])
+    zero = 0 * jnp.sum(model.embedding.get_value() ** 2)
+    extra = jnp.where(segment == 7, jnp.inf, 0.0) + jnp.sqrt(jnp.where(segment == 8, zero, 1.0))
+    return sums._replace(loss=sums.loss + extra)
 
-    mesh = mesh_of((2, 2, 2))
-    step, state = trainer(mesh, objective=poisoned)
-    state, _ = step(state, place(make_batch(0), mesh))
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
+    mesh = mesh_of(2, 2, 2)
+    step = step_of(mesh, objective=poisoned)
+    state, _ = step(initial_state(build, OPTIMIZER, 0, mesh), place(make_batch(0), mesh))
     before = jax.device_get((state.model, state.optimizer_state))
-    bad = make_batch(1) | {"segment_ids": np.full((24, 10), 7, np.int32)}
-    for row in (1, 2):
-        state, metrics = step(state, place(bad, mesh))
+    for row, segment in ((1, 7), (2, 8)):
+        batch = make_batch(1) | {"segment_ids": np.full((24, 10), segment, np.int32)}
+        state, metrics = step(state, place(batch, mesh))
         assert int(metrics["skipped_in_row"]) == row
-        assert np.isfinite(metrics["loss"]) == (poison == "gradient")
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get((state.model, state.optimizer_state)), before)
+        assert np.isfinite(metrics["loss"]) == (segment == 8)
+        assert not np.isfinite(metrics["grad_norm"]) or segment == 7
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get((state.model, state.optimizer_state)), before)
     assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (3, 2, 2)
     state, metrics = step(state, place(make_batch(1), mesh))
     assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (4, 2, 0)
     assert np.isfinite(metrics["loss"])
 
 
-def test_cross_entropy_is_minus_the_log_of_the_labels_probability():
+def test_cross_entropy_is_the_negative_log_likelihood_of_the_label():
     logits = jnp.float32([[1.0, 2.0, -1.0], [0.0, 0.0, 40.0]])
     expected = -np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[[0, 1], [1, 2]]
     np.testing.assert_allclose(cross_entropy(logits, jnp.array([1, 2])), expected, rtol=1e-6, atol=1e-7)
-    # 5 is no other class of 300, though it is the low byte of another.
+    # Classes are compared as int32: as int8, class 261 would equal class 5.
     many = jnp.zeros((1, 300)).at[0, 261].set(50.0)
     np.testing.assert_allclose(cross_entropy(many, jnp.array([5], jnp.int8)), [50.0], rtol=1e-6)
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_a_batch_that_the_mesh_and_the_accumulation_do_not_divide_is_refused():
     with pytest.raises(
-        InputError, match=r"batch of 30 rows does not divide by 8 \(mesh data 2 x fsdp 2, accumulate 2\)"
+        InputError, match=r"batch_size is 30; it must be a multiple of 8 \(mesh data 2 x fsdp 2, accumulate 2\)"
     ):
-        check_batch_size(30, mesh_of((2, 2, 2)), 2)
-    check_batch_size(32, mesh_of((2, 2, 2)), 2)
+        check_batch_size(30, mesh_of(2, 2, 2), 2)
+    check_batch_size(32, mesh_of(2, 2, 2), 2)

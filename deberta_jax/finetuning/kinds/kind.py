@@ -12,7 +12,7 @@ from deberta_jax.finetuning.objectives import TaskObjective
 from deberta_jax.finetuning.sections import Section
 from deberta_jax.hub.heads import Head
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.encode import EncodedRows
+from deberta_jax.inference.encode import EncodedRow, EncodedRows
 from deberta_jax.inference.stream import Pipeline
 from deberta_jax.tasks.custom import RowParser
 from deberta_jax.tasks.examples import Prediction
@@ -101,7 +101,11 @@ class Kind:
 
 def outcome_pipeline(pipeline: Pipeline[Result], to_outcome: Callable[[Result], Outcome]) -> Pipeline[Outcome]:
     """A pipeline whose results are converted to outcomes."""
-    return dataclasses.replace(pipeline, read=lambda example, rows: to_outcome(pipeline.read(example, rows)))
+
+    def read(inputs: tuple, rows: list[EncodedRow]) -> Outcome:
+        return to_outcome(pipeline.read(inputs, rows))
+
+    return Pipeline(pipeline.model, pipeline.tokenizer, pipeline.program, pipeline.encode, read, pipeline.batching)
 
 
 def objective_with_options(

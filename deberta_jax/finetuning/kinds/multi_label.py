@@ -59,8 +59,10 @@ def multi_label_objective() -> TaskObjective:
 
 
 def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
-    pipeline = classification_pipeline(model, tokenizer, batching=batching)
-    return outcome_pipeline(pipeline, lambda result: Outcome(tuple(result.labels), result.scores))
+    def to_outcome(result: Any) -> Outcome:
+        return Outcome(tuple(result.labels), result.scores)
+
+    return outcome_pipeline(classification_pipeline(model, tokenizer, batching=batching), to_outcome)
 
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:

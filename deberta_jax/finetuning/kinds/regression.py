@@ -29,6 +29,7 @@ from deberta_jax.training.objective import ArrayBatch, Sums
 def _targets(
     example: TextExample, windows: Sequence[Window], label_index: Mapping[str, int], max_length: int
 ) -> Iterator[Feature]:
+    assert isinstance(example.label, float | int)
     yield single_feature(windows[0], labels=np.float32(example.label), weights=np.float32(1))
 
 
@@ -46,8 +47,10 @@ def regression_objective() -> TaskObjective:
 
 
 def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
-    pipeline = classification_pipeline(model, tokenizer, batching=batching)
-    return outcome_pipeline(pipeline, lambda result: Outcome(result.value))
+    def to_outcome(result: Any) -> Outcome:
+        return Outcome(result.value)
+
+    return outcome_pipeline(classification_pipeline(model, tokenizer, batching=batching), to_outcome)
 
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
