@@ -29,7 +29,7 @@ except ImportError:
     events = None
 
 WIDTH = 80
-# tyro does not wrap what it prints above the options: the usage, and the description, of which this takes the place.
+# tyro does not wrap the usage and the description. It prints this in place of the description.
 _PLACEHOLDER = "<description>"
 Options = TypeVar("Options")
 
