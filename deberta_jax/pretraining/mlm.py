@@ -1,8 +1,6 @@
 """Masked language modeling (`--objective mlm`), the objective of DeBERTa v1 and v2."""
 
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -12,11 +10,10 @@ from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.pretraining.config import RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles, find_initial_model, load_file
-from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec
+from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results
 from deberta_jax.pretraining.objectives import masked_lm
-from deberta_jax.pretraining.summary import MaskedSentence, accuracy_line, fill_sentences, filled_lines
+from deberta_jax.pretraining.summary import accuracy_line, fill_sentences, filled_lines
 from deberta_jax.tokenizers.special_tokens import MASK
-from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod, one_objective
 from deberta_jax.training.state import Build
@@ -40,16 +37,11 @@ def _load_files(files: InitialFiles, options: ModelOptions, _: RtdConfig, key: P
     return load_file(_build(options), options.config, files.model, key, mesh)
 
 
-def _report(
-    folder: Path,
-    metrics: Mapping[str, float],
-    baseline: float,
-    tokenizer: Tokenizer,
-    sentences: Sequence[MaskedSentence],
-) -> list[str]:
-    model, _ = from_pretrained(folder / MODEL, head="masked_lm")
-    predictions = fill_sentences(model, tokenizer, sentences)
-    return [accuracy_line("masked LM", metrics, baseline), *filled_lines(sentences, predictions)]
+def _report(results: Results) -> list[str]:
+    model, _ = from_pretrained(results.folder / MODEL, head="masked_lm")
+    predictions = fill_sentences(model, results.tokenizer, results.sentences)
+    accuracy = accuracy_line("masked LM", results.metrics, results.majority_accuracy)
+    return [accuracy, *filled_lines(results.sentences, predictions)]
 
 
 MASKED_LM = ObjectiveSpec(

@@ -24,18 +24,31 @@ class ModelOptions(NamedTuple):
     remat: Remat
 
 
+class Results(NamedTuple):
+    """What the report of a finished run is made from.
+
+    `folder` is the run folder with the exported models, `majority_accuracy` the accuracy of predicting the most
+    frequent token at every masked position.
+    """
+
+    folder: Path
+    metrics: Mapping[str, float]
+    majority_accuracy: float
+    tokenizer: Tokenizer
+    sentences: Sequence[MaskedSentence]
+
+
 class ObjectiveSpec(NamedTuple):
     """A pretraining objective.
 
     `find_files(init_from, generator)` reads the files to initialize from; `load_files` loads them as the model of step
     0, sharded over the mesh. `method` trains the model. `models` gives the trained models to export, by folder name.
-    `report` gives the lines to print at the end: from the run folder, the held-out metrics, the accuracy of the
-    majority-class baseline, and sentences with a masked word. `next_command` is the command to try first.
+    `report` gives the lines to print at the end, and `next_command` the command to try first, from the run folder.
     """
 
     find_files: Callable[[str | None, str | None], InitialFiles]
     load_files: Callable[[InitialFiles, ModelOptions, RtdConfig, PRNGKeyArray, Mesh], Any]
     method: Callable[[ModelOptions, TrainingConfig, RtdConfig], TrainingMethod]
     models: Callable[[Any], dict[str, Any]]
-    report: Callable[[Path, Mapping[str, float], float, Tokenizer, Sequence[MaskedSentence]], list[str]]
+    report: Callable[[Results], list[str]]
     next_command: Callable[[Path], str]

@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from deberta_jax.model.pair import ReplacedTokenPair, initial_pair, tables, with
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.config import RtdConfig, generator_config
 from deberta_jax.pretraining.initial import InitialFiles, find_initial_pair, load_file
-from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec
+from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results
 from deberta_jax.pretraining.replaced_token_evaluation import prior_loss
 from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
-from deberta_jax.pretraining.summary import MaskedSentence, accuracy_line, fill_sentences, filled_lines
+from deberta_jax.pretraining.summary import accuracy_line, fill_sentences, filled_lines
 from deberta_jax.tokenizers.special_tokens import MASK
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.config import TrainingConfig
@@ -94,28 +94,23 @@ def pair_models(pair: ReplacedTokenPair) -> dict[str, Any]:
     return {DISCRIMINATOR: pair.detector(), GENERATOR: pair.generator}
 
 
-def _report(
-    folder: Path,
-    metrics: Mapping[str, float],
-    baseline: float,
-    tokenizer: Tokenizer,
-    sentences: Sequence[MaskedSentence],
-) -> list[str]:
-    prefix = f"{GENERATOR}_"
+def _report(results: Results) -> list[str]:
+    metrics, prefix = results.metrics, f"{GENERATOR}_"
     generator_metrics = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-    generator, _ = from_pretrained(folder / GENERATOR, head="masked_lm")
+    generator, _ = from_pretrained(results.folder / GENERATOR, head="masked_lm")
+    sentences, tokenizer = results.sentences, results.tokenizer
     predictions = fill_sentences(generator, tokenizer, sentences)
     # The most likely token is often the original word, so the second one is inserted.
     texts = [
         sentence.text.replace(MASK, tokens[1].token) for sentence, tokens in zip(sentences, predictions, strict=True)
     ]
     return [
-        accuracy_line("generator", generator_metrics, baseline),
+        accuracy_line("generator", generator_metrics, results.majority_accuracy),
         f"held-out discriminator: AUC {metrics['auc']:.3f}, average precision {metrics['average_precision']:.3f} "
         f"(chance: 0.5, {metrics['replaced']:.3f}), loss {metrics['discriminator_loss']:.4f} (best constant: "
         f"{prior_loss(metrics['replaced']):.4f}), spread {metrics['spread']:.2f}",
         *filled_lines(sentences, predictions),
-        *_detected_lines(folder, tokenizer, texts),
+        *_detected_lines(results.folder, tokenizer, texts),
     ]
 
 

@@ -1,9 +1,7 @@
 """One pretraining run, from text files to model folders."""
 
 import dataclasses
-from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,11 +24,12 @@ from deberta_jax.pretraining.corpus import (
 )
 from deberta_jax.pretraining.initial import initial_config
 from deberta_jax.pretraining.mlm import MASKED_LM
-from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec
+from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results
 from deberta_jax.pretraining.recipes import Selection, recipe
 from deberta_jax.pretraining.rtd import REPLACED_TOKEN_DETECTION
 from deberta_jax.pretraining.summary import (
     export_models,
+    file_line,
     majority_accuracy,
     masked_sentences,
     published_lines,
@@ -102,11 +101,13 @@ def pretrain(config: PretrainConfig) -> None:
         if jax.process_count() > 1:
             model = multihost_utils.process_allgather(model, tiled=True)
         if jax.process_index() == 0:
-            export_models(folder, objective.models(model), tokenizer)
+            exported = export_models(folder, objective.models(model), tokenizer)
             sentences = masked_sentences(example_documents(text), tokenizer, _EXAMPLES)
-            report = objective.report(folder, metrics, majority_accuracy(held_out), tokenizer, sentences)
-            warning = method.warning(training.steps, metrics)
-            _print_results(folder, report, warning, objective.next_command(folder))
+            lines = objective.report(Results(folder, metrics, majority_accuracy(held_out), tokenizer, sentences))
+            if warning := method.warning(training.steps, metrics):
+                lines.append(f"warning: {warning}")
+            lines += [file_line(folder, exported), f"next: {objective.next_command(folder)}"]
+            print("\n".join(lines), flush=True)
 
 
 def describe(config: PretrainConfig) -> str:
@@ -154,9 +155,3 @@ def _measure(method: TrainingMethod, training: TrainingConfig, data: DataConfig,
     batch["label_weights"] = jax.ShapeDtypeStruct((training.batch_size, slots), jnp.float32)
     abstract = abstract_state(method.build, method.optimizer, training.seed, mesh)
     return sizes(method.evaluate, abstract, batch)
-
-
-def _print_results(folder: Path, report: Sequence[str], warning: str | None, next_command: str) -> None:
-    lines = [*report, f"warning: {warning}"] if warning else list(report)
-    lines.append(f"curves: {folder / 'loss.png'}; metrics: {folder / 'metrics.jsonl'}")
-    print("\n".join([*lines, f"next: {next_command}"]), flush=True)

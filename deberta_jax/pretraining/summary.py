@@ -41,10 +41,17 @@ def published_lines(preset: str) -> list[str]:
     ]
 
 
-def export_models(folder: Path, models: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Write each model, by name, as a Hugging Face model folder in `folder`."""
+def export_models(folder: Path, models: Mapping[str, Any], tokenizer: Tokenizer) -> list[Path]:
+    """Write each model, by name, as a Hugging Face model folder in `folder`; returns these folders."""
     for name, model in models.items():
         save_pretrained(folder / name, model, tokenizer)
+    return [folder / name for name in models]
+
+
+def file_line(folder: Path, exported: Sequence[Path]) -> str:
+    """The results of a run: the exported model folders, the curves and the metrics."""
+    models = " and ".join(map(str, exported))
+    return f"model: {models}; curves: {folder / 'loss.png'}; metrics: {folder / 'metrics.jsonl'}"
 
 
 def majority_accuracy(batches: Iterable[Mapping[str, np.ndarray]]) -> float:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mock_hub import serving
+from toy_tokenizers import TEXT, write_unigram
 
 from deberta_jax.errors import InputError
 from deberta_jax.hub.layout import export_tensors
@@ -30,10 +31,6 @@ from deberta_jax.torch_format.file import write_torch_file
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.state import abstract_state, initial_state, model_key
 
-TEXT = """The quick brown fox jumps over the lazy dog, and eats what it finds there, every day of the year.
-Fine offices flow from first efforts; it's 1/2 of what they'd said (in 2021) to be enough - or 12% more than that.
-She sells sea shells on the sea shore; the shells she sells are sea shells, she's sure of it, isn't she?
-"""
 CONFIG = dataclasses.replace(
     PRESETS["tiny"], vocab_size=448, hidden_size=32, num_attention_heads=2, intermediate_size=64
 )
@@ -74,7 +71,7 @@ def equal_up_to_rounding(value, expected, *terms):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return train_tokenizer([TEXT] * 10, tmp_path_factory.mktemp("vocabulary") / "spm.model", 320)
+    return write_unigram(tmp_path_factory.mktemp("vocabulary"))
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +159,9 @@ def test_a_pair_on_the_hub_is_downloaded_with_its_generator(folders, tmp_path, t
     with serving(hosted) as hub:
         hub.use(monkeypatch, tmp_path / "cache")
         for names in [("me/pair", None), ("me/alone", "me/generator"), ("me/alone", "me/pair")]:
-            found = find_pair(*names).generator.tensors
-            assert all((found[name].read() == array).all() for name, array in tensors.items() if name in found)
-            assert f"{WORDS}.weight" in found
+            read = find_pair(*names).generator.tensors
+            assert all((read[name].read() == array).all() for name, array in tensors.items() if name in read)
+            assert f"{WORDS}.weight" in read
         with pytest.raises(InputError, match="^me/alone: no generator in this folder .* add --generator NAME"):
             find_pair("me/alone")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -302,7 +299,7 @@ def test_files_that_do_not_fit_the_model_or_the_tokenizer_are_refused(folders, t
         tmp_path / "small", random_model(ReplacedTokenDetection, dataclasses.replace(CONFIG, vocab_size=256))
     )
     refuse(find_pair(tmp_path / "small", "fresh"), "small: 256 tokens, but the tokenizer")
-    another = train_tokenizer([TEXT.upper()] * 10, tmp_path / "another" / "spm.model", 300)
+    another = train_tokenizer([TEXT.upper()] * 10, tmp_path / "another" / "spm.model", 350)
     refuse(pair, "discriminator: its tokenizer differs from", another)
 
 

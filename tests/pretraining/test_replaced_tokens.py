@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from packed_batches import VOCABULARY, packed_batch
+from small_states import state_of
 
-from deberta_jax.model.pair import initial_pair, tables
+from deberta_jax.model.pair import ReplacedTokenPair, initial_pair, tables
 from deberta_jax.model.shardings import shardings
 from deberta_jax.model.tree import replace_parts
 from deberta_jax.presets import PRESETS
@@ -26,7 +27,7 @@ from deberta_jax.pretraining.replaced_token_losses import (
 from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.config import OptimizerConfig, TrainingConfig
-from deberta_jax.training.state import abstract_state, initial_state
+from deberta_jax.training.state import abstract_state
 from deberta_jax.training.step import place
 
 CONFIG = dataclasses.replace(
@@ -60,12 +61,20 @@ class Trainer(NamedTuple):
     start: Any
 
 
-def trainer_of(method, shape=(1, 1, 1)):
+@functools.cache
+def pair_of(sharing):
+    """A pair for each kind of sharing, all with the same two models."""
+    if sharing == "gdes":
+        return jax.jit(lambda key: initial_pair(generator_config(CONFIG), CONFIG, key=key))(jax.random.key(3))
+    pair = pair_of("gdes")
+    return ReplacedTokenPair(pair.generator, pair.detector(), sharing)
+
+
+def trainer_of(sharing, method, shape=(1, 1, 1)):
     mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
-    abstract = abstract_state(method.build, method.optimizer, 0, mesh)
-    state = initial_state(method.build, method.optimizer, 0, mesh)
+    state = state_of(pair_of(sharing), method.build, method.optimizer, mesh)
     # The step donates its state.
-    return Trainer(mesh, method.make_step(shardings(abstract, mesh)), lambda: jax.tree.map(jnp.copy, state))
+    return Trainer(mesh, method.make_step(shardings(state, mesh)), lambda: jax.tree.map(jnp.copy, state))
 
 
 def train(trainer, steps=2):
@@ -77,15 +86,14 @@ def train(trainer, steps=2):
 
 
 @functools.cache
-def one_device(*way):
-    """A trainer on one device, by sharing and kind of step."""
-    return trainer_of(method_of(*way))
+def one_device(sharing, step):
+    return trainer_of(sharing, method_of(sharing, step))
 
 
 @functools.cache
-def trained(*way):
+def trained(sharing, step):
     """Two steps on one device."""
-    return train(one_device(*way))
+    return train(one_device(sharing, step))
 
 
 def named(tree):
@@ -103,31 +111,20 @@ def arrays(number):
     return {name: jnp.asarray(values) for name, values in packed_batch(number, ROWS).items()}
 
 
-@functools.cache
-def pair_of(sharing):
-    build = functools.partial(initial_pair, generator_config(CONFIG), CONFIG, sharing)
-    return jax.jit(lambda key: build(key=key))(jax.random.key(3))
-
-
 generate = jax.jit(generator_objective)
 discriminate = jax.jit(discriminator_objective)
 generator_gradient = jax.jit(jax.grad(lambda generator, batch: generator_objective(generator, batch, None).loss))
 
 
-@jax.jit
-def discriminator_gradient(pair, batch):
-    """The gradient of the discriminator's loss for every parameter of the pair."""
-
-    def loss(pair):
-        sampled = generator_objective(pair.generator, batch, None).rows["sampled"]
-        return discriminator_objective(pair.detector(), replace_tokens(batch, sampled), None).loss
-
-    return jax.grad(loss)(pair)
+discriminator_gradient = jax.jit(
+    jax.grad(lambda pair, batch: discriminator_objective(pair.detector(), batch, None).loss)
+)
 
 
 @pytest.mark.parametrize("sharing", ["gdes", "es", "none"])
 def test_the_discriminators_loss_updates_the_shared_tables_only_with_es(sharing):
-    gradients = discriminator_gradient(pair_of(sharing), add_draws(arrays(0), jax.random.key(0)))
+    batch = arrays(0)
+    gradients = discriminator_gradient(pair_of(sharing), replace_tokens(batch, (batch["labels"] + 1) % VOCABULARY))
     shared = {f"generator.{WORD}"} if sharing == "es" else set()
     assert {name for name in nonzero(gradients) if name.startswith("generator.")} == shared
     assert "discriminator.deberta.encoder.relative.embedding" in nonzero(gradients)
@@ -173,7 +170,7 @@ def test_the_decoupled_discriminator_reads_the_updated_embeddings_of_the_generat
     ],
 )
 def test_meshes_accumulation_and_remat_train_like_one_device(way, shape, settings):
-    state, history = train(trainer_of(method_of(*way, **settings), shape))
+    state, history = train(trainer_of(way[0], method_of(*way, **settings), shape))
     expected_state, expected_history = trained(*way)
     for metrics, expected in zip(history, expected_history, strict=True):
         assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-5)
@@ -184,7 +181,7 @@ def test_meshes_accumulation_and_remat_train_like_one_device(way, shape, setting
 
 
 def test_bfloat16_is_close_to_float32_and_a_discriminator_with_learning_rate_0_does_not_change():
-    trainer = trainer_of(method_of(dtype=jnp.bfloat16, rtd={"discriminator_learning_rate": 0.0}))
+    trainer = trainer_of("gdes", method_of(dtype=jnp.bfloat16, rtd={"discriminator_learning_rate": 0.0}))
     state, history = train(trainer)
     for metrics, expected in zip(history, trained("gdes", "decoupled")[1], strict=True):
         assert metrics["generator_loss"] == pytest.approx(expected["generator_loss"], rel=0.02)
@@ -205,7 +202,8 @@ def test_joint_and_decoupled_steps_have_the_same_first_losses_but_not_the_same_u
 def test_a_step_changes_neither_model_if_the_discriminators_loss_is_not_finite():
     trainer = one_device("gdes", "decoupled")
     state = trainer.start()
-    state.model.discriminator.detector.classifier.bias.set_value(jnp.full(1, jnp.nan))
+    bias = state.model.discriminator.detector.classifier.bias
+    bias.set_value(jnp.full_like(bias[...], jnp.nan, device=bias[...].sharding))
     before = named(jax.device_get((state.model, state.optimizer_state)))
     state, metrics = trainer.step(state, place(packed_batch(0, ROWS), trainer.mesh))
     assert np.isfinite(metrics["generator_loss"]) and not np.isfinite(metrics["discriminator_loss"])
@@ -219,15 +217,16 @@ def test_a_step_changes_neither_model_if_the_discriminators_loss_is_not_finite()
 @pytest.mark.parametrize("step", ["decoupled", "joint"])
 def test_the_embedding_difference_decays_only_with_the_option_microsoft(step, decay):
     method = method_of(step=step, weight_decay=0.5, rtd={"difference_decay": decay})
-    pair = replace_parts(pair_of("gdes"), {})
-    pair.discriminator.deberta.embeddings.word.embedding.set_value(jnp.ones((VOCABULARY, 32)))
-    zeros = jax.tree.map(jnp.zeros_like, pair)
-    optimizer = method.optimizer if step == "joint" else method.optimizer.discriminator
-    model, gradients = (pair, zeros) if step == "joint" else (pair.discriminator, zeros.discriminator)
-    updates, _ = optimizer.update(gradients, optimizer.init(model), model)
-    updates = named(updates if step == "decoupled" else updates.discriminator)
+    relative = "deberta.encoder.relative.embedding"
+    # Optimizers work on any tree; these paths are those of the pair.
+    assert named(pair_of("gdes").discriminator).keys() >= {WORD, relative}
+    weights = {WORD: jnp.ones((4, 2)), relative: jnp.ones((4, 2))}
+    model = weights if step == "decoupled" else {"discriminator": weights}
+    optimizer = method.optimizer.discriminator if step == "decoupled" else method.optimizer
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, model), optimizer.init(model), model)
+    updates = updates if step == "decoupled" else updates["discriminator"]
     assert np.any(updates[WORD]) == (decay == "microsoft")
-    assert np.any(updates["deberta.encoder.relative.embedding"])
+    assert np.any(updates[relative])
 
 
 def test_the_step_never_holds_logits_of_every_position():
