@@ -5,6 +5,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import deberta_jax
 
 SOURCE = Path(deberta_jax.__file__)
+API = Path(__file__).parents[1] / "docs/api.md"
 
 MEASURE = """
 import json, sys, time
@@ -47,6 +49,11 @@ def test_no_public_name_touches_a_device():
 def test_each_public_name_exists_and_has_a_docstring(name):
     value = getattr(deberta_jax, name)
     assert name in ("PRESETS", "__version__") or inspect.getdoc(value)
+
+
+def test_the_api_page_has_an_entry_for_each_public_name():
+    entries = re.findall(r"^\| `(\w+)` \|", API.read_text(encoding="utf-8").partition("\n## Heads")[0], re.MULTILINE)
+    assert sorted(entries) == sorted(deberta_jax.__all__)
 
 
 def test_the_module_table_the_types_and_all_have_the_same_names():

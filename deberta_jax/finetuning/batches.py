@@ -99,11 +99,11 @@ def stack(kind: Kind, features: Sequence[Feature | None], length: int, pad_id: i
                 attention_mask[b, m, : len(ids)] = 1
                 token_type_ids[b, m, second_start : len(ids)] = 1
     batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-    if not kind.several_sequences:
+    if not kind.encoding.several_sequences:
         batch = {name: values[:, 0] for name, values in batch.items()}
     for name, sample in real[0].targets.items():
         largest = np.max([np.shape(feature.targets[name]) for feature in real], axis=0).astype(int).tolist()
-        values = np.zeros((len(rows), *kind.padded_shape(largest, length)), np.asarray(sample).dtype)
+        values = np.zeros((len(rows), *kind.encoding.padded_shape(largest, length)), np.asarray(sample).dtype)
         for b, feature in enumerate(rows):
             if feature is not None:
                 target = feature.targets[name]

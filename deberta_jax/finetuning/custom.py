@@ -19,7 +19,7 @@ def find_task(name: str, columns: Columns, *, single_file: bool = False) -> Task
 def generic_task(columns: Columns, *, single_file: bool = False) -> Task:
     """The task of a custom table; raises InputError for an unknown kind."""
     kind = KINDS.get(columns.kind)
-    if kind is None or kind.row_parser is None or kind.metrics is None:
-        names = ", ".join(kind.name for kind in KINDS.values() if kind.row_parser is not None)
+    if kind is None or kind.table is None:
+        names = ", ".join(kind.name for kind in KINDS.values() if kind.table is not None)
         raise InputError(f"columns.kind is {columns.kind!r}; it must be one of {names}")
-    return custom_task(columns, kind.row_parser, kind.metrics, kind.best_metric, single_file=single_file)
+    return custom_task(columns, *kind.table, single_file=single_file)

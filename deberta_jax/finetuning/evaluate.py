@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deberta_jax.files import make_folder, write_json
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample
+from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.predictions import predict
 from deberta_jax.finetuning.report import write_report
 from deberta_jax.inference.buckets import Batching

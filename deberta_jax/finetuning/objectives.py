@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import Divergence
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.precision import upcast
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
@@ -40,21 +40,11 @@ def plain_objective(task: TaskObjective) -> Objective:
     return lambda model, batch, key: task.sums(task.outputs(model, batch, key), batch)
 
 
-def classification_objective(class_weights: Sequence[float] = (), label_smoothing: float = 0.0) -> TaskObjective:
-    """One of C classes per text or per token: `labels` (int) and `weights` are [B] or [B, T].
+class Losses(NamedTuple):
+    """The loss of each example or token, and whether its prediction is correct, if that is defined."""
 
-    The loss is the cross entropy against 1 - s on the label plus s / C on each class (Szegedy et al. 2016), s being
-    `label_smoothing`. `class_weights` scale the weight of each example in the loss and in its normalization.
-    """
-
-    def sums(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Sums:
-        return classification_sums(logits, batch, class_weights, label_smoothing)
-
-    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
-        weights = _class_weighted(logits, batch, class_weights)
-        return jnp.sum(weights * categorical_divergence(name, logits, target))
-
-    return TaskObjective(head_outputs, sums, divergence)
+    losses: Float[Array, "*B"]
+    correct: Bool[Array, "*B"] | None = None
 
 
 def head_outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Any:
@@ -62,41 +52,71 @@ def head_outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Any
     return model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"], key=key)
 
 
-def classification_sums(
-    logits: Float[Array, "*B C"], batch: ArrayBatch, class_weights: Sequence[float] = (), label_smoothing: float = 0.0
-) -> Sums:
-    """Cross entropy and accuracy."""
-    labels, C = batch["labels"], logits.shape[-1]
-    if label_smoothing:
+def batch_weights(batch: ArrayBatch) -> Float[Array, "*B"]:
+    """The weights of the batch."""
+    return batch["weights"]
+
+
+def weighted_objective(
+    outputs: Callable[[Any, ArrayBatch, PRNGKeyArray | None], Any],
+    losses: Callable[[Any, ArrayBatch], Losses],
+    divergence: Callable[[Divergence, Any, Any], Float[Array, "*B"]],
+    weights: Callable[[ArrayBatch], Float[Array, "*B"]] = batch_weights,
+) -> TaskObjective:
+    """The objective with these losses and divergences of single examples or tokens."""
+
+    def sums(outputs: Any, batch: ArrayBatch) -> Sums:
+        values, correct = losses(outputs, batch)
+        weight = weights(batch)
+        return Sums(
+            loss=jnp.sum(weight * values),
+            weight=jnp.sum(weight),
+            tokens=jnp.sum(batch["attention_mask"] != 0),
+            metrics={} if correct is None else {"accuracy": jnp.sum(jnp.where(correct, weight, 0))},
+        )
+
+    def summed_divergence(name: Divergence, outputs: Any, target: Any, batch: ArrayBatch) -> Float[Array, ""]:
+        return jnp.sum(weights(batch) * divergence(name, outputs, target))
+
+    return TaskObjective(outputs, sums, summed_divergence)
+
+
+def classification_objective(class_weights: Sequence[float] = (), label_smoothing: float = 0.0) -> TaskObjective:
+    """One of C classes per text or per token: `labels` (int) and `weights` are [B] or [B, T].
+
+    The loss is the cross entropy against 1 - s on the label plus s / C on each class (Szegedy et al. 2016), s being
+    `label_smoothing`. `class_weights` scale the weight of each example in the loss and in its normalization.
+    """
+
+    def losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:
+        labels, C = batch["labels"], logits.shape[-1]
+        if class_weights and len(class_weights) != C:
+            raise InputError(f"class_weights has {len(class_weights)} values for {C} labels")
+        if not label_smoothing:
+            return classification_losses(logits, batch)
         targets = (1 - label_smoothing) * jax.nn.one_hot(labels, C, dtype=logits.dtype) + label_smoothing / C
-        losses = soft_cross_entropy(logits, targets)
-    else:
-        losses = cross_entropy(logits, labels)
-    correct = jnp.argmax(logits, -1).astype(labels.dtype) == labels
-    return weighted_sums(losses, _class_weighted(logits, batch, class_weights), batch, accuracy=correct)
+        return Losses(soft_cross_entropy(logits, targets), classification_losses(logits, batch).correct)
+
+    def weights(batch: ArrayBatch) -> Float[Array, "*B"]:
+        if not class_weights:
+            return batch["weights"]
+        by_class = jnp.asarray(class_weights, batch["weights"].dtype)
+        return batch["weights"] * by_class[jnp.clip(batch["labels"], 0, len(class_weights) - 1)]
+
+    return weighted_objective(head_outputs, losses, categorical_divergence, weights)
 
 
-def weighted_sums(
-    losses: Float[Array, "*B"],
-    weights: Float[Array, "*B"],
-    batch: ArrayBatch,
-    *,
-    accuracy: Bool[Array, "*B"] | None = None,
-) -> Sums:
-    """The weighted sum of losses, and of correct predictions if they are given."""
-    return Sums(
-        loss=jnp.sum(weights * losses),
-        weight=jnp.sum(weights),
-        tokens=jnp.sum(batch["attention_mask"] != 0),
-        metrics={} if accuracy is None else {"accuracy": jnp.sum(jnp.where(accuracy, weights, 0))},
-    )
+def classification_losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:
+    """Cross entropy."""
+    labels = batch["labels"]
+    return Losses(cross_entropy(logits, labels), jnp.argmax(logits, -1).astype(labels.dtype) == labels)
 
 
 def categorical_divergence(
     name: Divergence, logits: Float[Array, "*B C"], target: Float[Array, "*B C"]
 ) -> Float[Array, "*B"]:
     """The divergence of two categorical distributions, or the mean squared difference of their logits."""
-    logits, target = _upcast(logits), _upcast(target)
+    logits, target = upcast(logits), upcast(target)
     if name == "mse":
         return jnp.mean(jnp.square(logits - target), axis=-1)
     forward = soft_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.softmax(target, axis=-1)))
@@ -107,26 +127,10 @@ def categorical_divergence(
 
 def binary_divergence(name: Divergence, logits: Float[Array, "*B"], target: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """The divergence of two Bernoulli distributions, or the squared difference of their logits."""
-    logits, target = _upcast(logits), _upcast(target)
+    logits, target = upcast(logits), upcast(target)
     if name == "mse":
         return jnp.square(logits - target)
     forward = binary_cross_entropy(logits, jax.lax.stop_gradient(jax.nn.sigmoid(target)))
     if name == "kl":
         return forward
     return forward + binary_cross_entropy(target, jax.lax.stop_gradient(jax.nn.sigmoid(logits)))
-
-
-def _upcast(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return x.astype(accumulation_dtype(x.dtype))
-
-
-def _class_weighted(
-    logits: Float[Array, "*B C"], batch: ArrayBatch, class_weights: Sequence[float]
-) -> Float[Array, "*B"]:
-    """The weights of the batch, each multiplied by the weight of its label."""
-    labels, weights, C = batch["labels"], batch["weights"], logits.shape[-1]
-    if not class_weights:
-        return weights
-    if len(class_weights) != C:
-        raise InputError(f"class_weights has {len(class_weights)} values for {C} labels")
-    return weights * jnp.asarray(class_weights, weights.dtype)[jnp.clip(labels, 0, C - 1)]

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from deberta_jax.errors import InputError
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome
+from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.outcomes import Outcome
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.stream import stream
 from deberta_jax.tokenizers.tokenizer import Tokenizer

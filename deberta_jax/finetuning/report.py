@@ -11,7 +11,8 @@ import numpy as np
 
 from deberta_jax.files import make_folder, write_text
 from deberta_jax.finetuning import figures
-from deberta_jax.finetuning.kinds.kind import Kind, PredictedExample
+from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.outcomes import PredictedExample
 from deberta_jax.finetuning.sections import Figure, Section, Table
 
 _MAX_MISTAKES = 20
@@ -49,8 +50,9 @@ def write_report(
         description = f"Training loss, and {best_metric} on the development set, by step"
         sections.append(Section("Learning", figure=Figure(path, description)))
     if known:
-        sections += kind.figures(folder, known, labels)
-    mistakes = sorted(filter(lambda row: row.severity > 0, map(kind.mistake, known)), key=lambda row: -row.severity)
+        sections += kind.report.figures(folder, known, labels)
+    mistakes = [mistake for mistake in map(kind.report.mistake, known) if mistake.severity > 0]
+    mistakes.sort(key=lambda mistake: -mistake.severity)
     page = _template().render(
         title=title,
         metrics=metrics,
@@ -59,7 +61,7 @@ def write_report(
         sections=sections,
         mistakes=mistakes[:_MAX_MISTAKES],
         mistake_count=len(mistakes),
-        mistake_unit=kind.mistake_unit,
+        mistake_unit=kind.report.unit,
         max_text=_MAX_TEXT,
         rows=rows,
         settings=json.dumps(settings, indent=2, ensure_ascii=False),

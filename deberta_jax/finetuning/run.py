@@ -85,7 +85,7 @@ def finetune(
         training,
         folder,
         settings,
-        _method(inputs, training, objective or plain_objective(inputs.kind.objective()), lora),
+        _method(inputs, training, objective or plain_objective(inputs.kind.objective), lora),
         batches=batches,
         evaluate=best_model.evaluate,
         should_end=best_model.should_end,

@@ -8,57 +8,40 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning.config import SiftConfig
 from deberta_jax.finetuning.objectives import TaskObjective
-from deberta_jax.model.embeddings import Embeddings
+from deberta_jax.model.linear import LayerNorm, normalize
 from deberta_jax.model.tree import replace_parts
-from deberta_jax.ops.precision import accumulation_dtype
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
 # Added to the variance of the normalization, and to the scale of the gradient.
-_NORM_EPSILON, _SCALE_EPSILON = 1e-7, 1e-6
+NORM_EPSILON, _SCALE_EPSILON = 1e-7, 1e-6
 
 
-class PerturbedEmbeddings(nnx.Module):
-    """Embeddings whose sum is normalized without parameters and perturbed before their own layer norm.
+class PerturbedNorm(nnx.Module):
+    """The layer norm of the embeddings, whose input is first normalized without parameters, then perturbed.
 
-    With a perturbation, the sum has no gradient.
+    With a perturbation, the input has no gradient.
     """
 
-    def __init__(self, embeddings: Embeddings, perturbation: Float[Array, "B T D"] | None = None):
-        self.embeddings = embeddings
+    def __init__(self, norm: LayerNorm, perturbation: Float[Array, "B T D"] | None = None):
+        self.norm = norm
         self.perturbation = None if perturbation is None else nnx.Param(perturbation)
 
-    def __call__(
-        self,
-        input_ids: Int[Array, "B T"],
-        attention_mask: Bool[Array, "B T"] | None = None,
-        *,
-        token_type_ids: Int[Array, "B T"] | None = None,
-        position_ids: Int[Array, "B T"] | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "B T D"]:
-        x = self.embeddings.lookup(input_ids, token_type_ids, position_ids)
-        e = normalize(x)
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        e = normalize(x, NORM_EPSILON)
         if self.perturbation is not None:
             perturbation = self.perturbation[...]
             e = jax.lax.stop_gradient(e) + perturbation.astype(e.dtype)
-        return self.embeddings.finish(e, attention_mask, key=key).astype(x.dtype)
-
-
-def normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-    """Zero mean and unit variance over the last axis, in float32 or wider."""
-    x = x.astype(accumulation_dtype(x.dtype))
-    centered = x - x.mean(-1, keepdims=True)
-    return centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + _NORM_EPSILON)
+        return self.norm(e).astype(x.dtype)
 
 
 def perturb(model: Any, perturbation: Float[Array, "B T D"] | None = None) -> Any:
     """The model with normalized, perturbed embeddings."""
-    embeddings = PerturbedEmbeddings(model.deberta.embeddings, perturbation)
-    return replace_parts(model, {"deberta.embeddings": embeddings})
+    norm = PerturbedNorm(model.deberta.embeddings.norm, perturbation)
+    return replace_parts(model, {"deberta.embeddings.norm": norm})
 
 
 class AdversarialPasses(NamedTuple):

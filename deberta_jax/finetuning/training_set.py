@@ -34,14 +34,14 @@ def features_of(
         for example in chunk:
             if example.answer is None:
                 raise InputError(f"example {example.id} has no label; each row of a training file needs one")
-        rows = kind.encode(tokenizer, [example.inputs for example in chunk], max_length)
+        rows = kind.encoding.encode(tokenizer, [example.inputs for example in chunk], max_length)
         windows = windows_of(rows, len(chunk))
         truncated += len(rows.truncated)
         for number, example in enumerate(chunk):
             if number in rows.errors:
                 report.skip("cannot be encoded", f"example {example.id} ({rows.errors[number]})")
                 continue
-            features += kind.targets(example, windows[number], label_index, max_length)
+            features += kind.encoding.targets(example, windows[number], label_index, max_length)
             report.use()
     report.check()
     if truncated:

@@ -56,7 +56,7 @@ def numbered_labels(count: int) -> tuple[str, ...]:
 def with_labels(
     config: DebertaConfig, tensors: Mapping[str, Tensor], head: Head | None, labels: Sequence[str] | None
 ) -> tuple[DebertaConfig, dict[str, Tensor]]:
-    """The config with `labels`, by default those of the file, and the tensors that a model with them can use.
+    """The config with `labels` (by default the file's), and the tensors that a model with these labels can use.
 
     The tensors of a classifier with other labels are removed, so that it is initialized. Labels in another order are
     not other labels: the order of the file is kept. Heads without labels keep the tensors of a single score, as

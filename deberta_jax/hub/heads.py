@@ -58,9 +58,9 @@ class HeadSpec(NamedTuple):
     architecture: str | None
     """How the name of transformers' class ends; None if transformers has no such class."""
     parts: tuple[frozenset[str], ...] = ()
-    """A file contains the head if its parts include at least one of each of these sets,"""
+    """A file contains the head if its parts include at least one of each set, and none in `without`."""
     without: frozenset[str] = frozenset()
-    """and none of these."""
+    """Parts that a file with this head does not have."""
     has_labels: bool = False
     """Whether the outputs are the labels of the config."""
     needs_one_label: bool = False

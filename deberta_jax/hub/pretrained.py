@@ -53,8 +53,8 @@ def from_pretrained(
             "replaced_token_detection" or "entity_scoring"; None loads the encoder, a `Deberta`, whose output is the
             hidden states [B, T, D]. "masked_lm" decodes with the enhanced mask decoder if the file contains its
             position embeddings, and logs a warning if not.
-        labels: the C labels of a classification head, by default those of the file. A classifier with other labels
-            in the file is replaced by a new one.
+        labels: the C labels of a classification head, by default the file's. If the file's classifier has other
+            labels, a new one is initialized.
         dtype: what the model computes in; by default the dtype of its parameters.
         param_dtype: the dtype of the parameters.
         mesh: the devices over which parameters are sharded; the host holds one tensor at a time.

@@ -8,7 +8,7 @@ import pytest
 from deberta_jax.finetuning import best_model
 from deberta_jax.finetuning.best_model import BestModel
 from deberta_jax.finetuning.kinds import KINDS
-from deberta_jax.finetuning.kinds.kind import Outcome
+from deberta_jax.finetuning.outcomes import Outcome
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.tasks.catalogue import TASKS
 

@@ -125,13 +125,13 @@ def test_transformers_computes_the_same_logits_with_the_same_labels(kind, finish
     pairs = [(logits, getattr(expected, "logits", None))]
     if kind == "extractive_qa":
         pairs = [(logits.start, expected.start_logits), (logits.end, expected.end_logits)]
-    for ours, theirs in pairs:
-        assert np.asarray(ours) == pytest.approx(theirs.numpy(), abs=1e-5)
+    for ours, reference_logits in pairs:
+        assert np.asarray(ours) == pytest.approx(reference_logits.numpy(), abs=1e-5)
 
 
 def test_generic_tables_are_of_the_kinds_with_a_row_parser():
     for name, kind in KINDS.items():
-        if kind.row_parser is not None:
+        if kind.table is not None:
             assert generic_task(Columns(kind=name)).kind == name
     with pytest.raises(InputError, match="columns.kind is 'entity_ranking'; it must be one of single_label, multi_lab"):
         generic_task(Columns(kind="entity_ranking"))

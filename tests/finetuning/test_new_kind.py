@@ -8,15 +8,15 @@ import json
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from deberta_jax.finetuning.evaluate import evaluate, write_results
 from deberta_jax.finetuning.features import single_feature
 from deberta_jax.finetuning.initial import model_spec, open_pretrained
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome, outcome_pipeline
+from deberta_jax.finetuning.kinds.kind import Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake
-from deberta_jax.finetuning.objectives import TaskObjective, binary_divergence, head_outputs, weighted_sums
+from deberta_jax.finetuning.objectives import Losses, binary_divergence, head_outputs, weighted_objective
+from deberta_jax.finetuning.outcomes import Outcome, outcome_pipeline
 from deberta_jax.finetuning.run import RunInputs, finetune
 from deberta_jax.finetuning.sections import Section, Table
 from deberta_jax.finetuning.training_set import features_of
@@ -52,15 +52,12 @@ def targets(example, windows, label_index, max_length):
     yield single_feature(windows[0], labels=above.astype(np.float32), weights=np.float32(1))
 
 
-def ordinal_objective():
-    def sums(logits, batch):
-        losses = binary_cross_entropy(logits, batch["labels"]).sum(-1)
-        return weighted_sums(losses, batch["weights"], batch)
+def losses(logits, batch):
+    return Losses(binary_cross_entropy(logits, batch["labels"]).sum(-1))
 
-    def divergence(name, logits, target, batch):
-        return jnp.sum(batch["weights"] * binary_divergence(name, logits, target).sum(-1))
 
-    return TaskObjective(head_outputs, sums, divergence)
+def divergence(name, logits, target):
+    return binary_divergence(name, logits, target).sum(-1)
 
 
 def pipeline(model, tokenizer, batching):
@@ -74,22 +71,19 @@ def figures(folder, predicted, labels):
     return [Section("Levels", table=Table(("level", "correct"), counts))]
 
 
+def mistake(item):
+    level, prediction = item.example.level, item.prediction
+    return Mistake(float(abs(prediction - level)), str(level), str(prediction), item.example.text)
+
+
 ORDINAL = Kind(
     name="ordinal",
     head="sequence_classification",
     problem_type="multi_label_classification",
-    encode=encode,
-    targets=targets,
-    objective=ordinal_objective,
     pipeline=pipeline,
-    figures=figures,
-    mistake=lambda item: Mistake(
-        float(abs(item.prediction - item.example.level)),
-        str(item.example.level),
-        str(item.prediction),
-        item.example.text,
-    ),
-    mistake_unit="levels",
+    encoding=Encoding(encode, targets),
+    report=ReportContent(figures, mistake, "levels"),
+    objective=weighted_objective(head_outputs, losses, divergence),
 )
 
 

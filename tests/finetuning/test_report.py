@@ -7,7 +7,7 @@ import re
 import pytest
 
 from deberta_jax.finetuning.kinds import KINDS
-from deberta_jax.finetuning.kinds.kind import PredictedExample
+from deberta_jax.finetuning.outcomes import PredictedExample
 from deberta_jax.finetuning.report import write_report
 from deberta_jax.finetuning.sections import class_table
 from deberta_jax.tasks.examples import (
@@ -151,10 +151,10 @@ def test_scores_of_classes_and_entities_are_exact():
 def test_entities_are_compared_by_span_and_type_and_other_tags_by_word(tmp_path):
     example = WordsExample("1", ("A", "b", "c", "d"), ("B-X", "I-X", "O", "B-Y"), (4,))
     item = PredictedExample(example, ("B-X", "I-X", "B-Y", "B-X"), None)
-    entities, confused = KINDS["token"].figures(tmp_path, [item], ())
+    entities, confused = KINDS["token"].report.figures(tmp_path, [item], ())
     assert entities.table.rows == [("X", 0.5, 1.0, pytest.approx(2 / 3), 1, 2), ("Y", 0.0, 0.0, 0.0, 1, 1)]
     assert sorted(confused.table.rows) == [("Y", "X", 1), ("no entity", "Y", 1)]
     words = PredictedExample(WordsExample("1", ("A", "b"), ("N", "D"), (2,)), ("N", "N"), None)
-    (tags,) = KINDS["token"].figures(tmp_path, [words], ())
+    (tags,) = KINDS["token"].report.figures(tmp_path, [words], ())
     assert tags.title == "Tags"
     assert [row[:3] for row in tags.table.rows] == [("D", 0.0, 0.0), ("N", 0.5, 1.0)]

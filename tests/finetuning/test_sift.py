@@ -66,7 +66,7 @@ def classifier():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_perturbation_increases_the_divergence_and_has_no_gradient_to_word_embeddings(kind):
-    task, batch = KINDS[kind].objective(), batch_for(kind)
+    task, batch = KINDS[kind].objective, batch_for(kind)
 
     def loss(model):
         passes = adversarial_passes(task, SETTINGS, model, batch, noise_for(batch))
@@ -89,7 +89,7 @@ def test_the_perturbation_increases_the_divergence_and_has_no_gradient_to_word_e
 
 
 def test_rows_of_padding_do_not_change_the_loss(classifier):
-    task, batch = KINDS["single_label"].objective(), batch_for("single_label")
+    task, batch = KINDS["single_label"].objective, batch_for("single_label")
     noise = noise_for(batch)
 
     @jax.jit
@@ -101,7 +101,7 @@ def test_rows_of_padding_do_not_change_the_loss(classifier):
 
 
 def test_in_evaluation_the_objective_is_that_of_the_task(classifier):
-    task, batch = KINDS["single_label"].objective(), batch_for("single_label")
+    task, batch = KINDS["single_label"].objective, batch_for("single_label")
     losses = [
         jax.jit(lambda model, f=f: f(model, batch, None).loss)(classifier)
         for f in (sift(task, SETTINGS), plain_objective(task))
@@ -110,7 +110,7 @@ def test_in_evaluation_the_objective_is_that_of_the_task(classifier):
 
 
 def test_eight_devices_compute_the_same_losses_as_one_and_both_losses_are_reported():
-    objective = sift(KINDS["single_label"].objective(), SETTINGS)
+    objective = sift(KINDS["single_label"].objective, SETTINGS)
     options = {"build": build_for("single_label"), "objective": objective, "batch": TOKENS | BATCHES["single_label"]}
     _, _, one = train_steps(one_device(), **options, steps=3, learning_rate=1e-3)
     _, _, eight = train_steps(eight_devices(), **options, steps=3, learning_rate=1e-3)
@@ -121,7 +121,7 @@ def test_eight_devices_compute_the_same_losses_as_one_and_both_losses_are_report
 
 
 def test_a_step_costs_three_forward_and_two_backward_passes():
-    task, batch = KINDS["single_label"].objective(), batch_for("single_label")
+    task, batch = KINDS["single_label"].objective, batch_for("single_label")
     model = jax.eval_shape(build_for("single_label"), jax.random.key(0))
 
     def flops(objective):

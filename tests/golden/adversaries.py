@@ -22,16 +22,17 @@ from check import (
 )
 
 from deberta_jax.finetuning.config import SiftConfig
-from deberta_jax.finetuning.kinds.regression import regression_objective
+from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.objectives import TaskObjective, categorical_divergence, classification_objective
-from deberta_jax.finetuning.sift import adversarial_passes, normalize
+from deberta_jax.finetuning.sift import NORM_EPSILON, adversarial_passes
 from deberta_jax.hub.layout import export_tensors
 from deberta_jax.model.heads import SequenceClassification
+from deberta_jax.model.linear import normalize
 
 
 def over_the_batch() -> TaskObjective:
     """Regression as the original has it: a softmax over the numbers of the batch."""
-    plain = regression_objective()
+    plain = KINDS["regression"].objective
 
     def divergence(name, logits, target, batch):
         over = len(batch["labels"]) if name == "mse" else 1
@@ -80,7 +81,7 @@ def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
         passes = adversarial_passes(task, settings, model, batch, noise)
         plain = task.outputs(model, batch, None)
         summed = model.deberta.embeddings.lookup(batch["input_ids"])
-        e = normalize(summed)
+        e = normalize(summed, NORM_EPSILON)
         flat = (lambda x: x[:, 0]) if one else (lambda x: x)
         clean_loss, adv_loss = passes.task.loss / passes.task.weight, passes.adversarial / over
         outputs = {

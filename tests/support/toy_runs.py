@@ -1,23 +1,14 @@
 """A small model, and calls of the commands."""
 
+import dataclasses
 import json
 
 import jax
+from small_models import V3
 
 from deberta_jax.cli.main import main
-from deberta_jax.config import DebertaConfig
 
-CONFIG = DebertaConfig(
-    vocab_size=368,
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=16,
-    position_buckets=8,
-    max_position_embeddings=64,
-    share_att_key=True,
-    norm_rel_ebd="layer_norm",
-)
+CONFIG = dataclasses.replace(V3, vocab_size=368, num_hidden_layers=1, max_position_embeddings=64)
 PROGRAM = "import sys; from deberta_jax.cli.main import main; sys.exit(main())"
 
 

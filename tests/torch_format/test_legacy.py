@@ -1,17 +1,7 @@
 import os
 
 import pytest
-from toy_torch_files import (
-    HALVES,
-    STORAGES,
-    WORDS,
-    refusal,
-    same,
-    small_state_dict,
-    state_dict,
-    tensor,
-    write_legacy,
-)
+from toy_torch_files import HALVES, STORAGES, WORDS, refusal, same, small_state_dict, state_dict, tensor, write_legacy
 
 from deberta_jax.torch_format.file import read_torch_file
 

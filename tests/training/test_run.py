@@ -7,8 +7,9 @@ import pytest
 from stub_lm import build, mesh_of
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.optimizer import OptimizerConfig, make_optimizer
-from deberta_jax.training.run import TrainingConfig, check_settings, claim_folder
+from deberta_jax.training.config import OptimizerConfig, TrainingConfig
+from deberta_jax.training.optimizer import make_optimizer
+from deberta_jax.training.run import check_settings, claim_folder
 from deberta_jax.training.state import abstract_state
 
 SETTINGS = {"training": {"steps": 10, "keep": 2, "seed": 0}, "epochs": 2.0, "mesh": {"data": 1}, "name": "a"}

@@ -12,6 +12,7 @@ from stub_lm import LAYERS, StubLM, build, make_batch, mesh_of
 from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.objectives import masked_lm
+from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.losses import cross_entropy
 from deberta_jax.training.objective import Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer

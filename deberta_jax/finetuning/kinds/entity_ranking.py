@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.kinds.kind import Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined, log_loss
-from deberta_jax.finetuning.objectives import Divergence, TaskObjective, binary_divergence, weighted_sums
+from deberta_jax.finetuning.objectives import Losses, binary_divergence, weighted_objective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Section, Table
 from deberta_jax.inference.buckets import Batching, bucket_width
 from deberta_jax.inference.entity_ranking import encode_entities, score_entities_pipeline
@@ -20,7 +20,7 @@ from deberta_jax.inference.stream import Pipeline
 from deberta_jax.tasks.examples import EntityExample
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.losses import binary_cross_entropy
-from deberta_jax.training.objective import ArrayBatch, Sums
+from deberta_jax.training.objective import ArrayBatch
 
 
 def _targets(
@@ -37,30 +37,20 @@ def _targets(
             yield single_feature(window, entity_positions=positions, labels=labels, weights=contained)
 
 
-def entity_objective() -> TaskObjective:
-    """Which of E entities are correct: `entity_positions` [B, E, P], `labels` [B, E], and `weights` [B, E].
+def _outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B E"]:
+    return model(
+        batch["input_ids"],
+        batch["attention_mask"],
+        entity_positions=batch["entity_positions"],
+        token_type_ids=batch["token_type_ids"],
+        key=key,
+    )
 
-    An entity that a window does not contain has weight 0.
-    """
 
-    def outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B E"]:
-        return model(
-            batch["input_ids"],
-            batch["attention_mask"],
-            entity_positions=batch["entity_positions"],
-            token_type_ids=batch["token_type_ids"],
-            key=key,
-        )
-
-    def sums(logits: Float[Array, "B E"], batch: ArrayBatch) -> Sums:
-        losses = binary_cross_entropy(logits, batch["labels"])
-        correct = (logits > 0) == (batch["labels"] > 0.5)
-        return weighted_sums(losses, batch["weights"], batch, accuracy=correct)
-
-    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
-        return jnp.sum(batch["weights"] * binary_divergence(name, logits, target))
-
-    return TaskObjective(outputs, sums, divergence)
+def _losses(logits: Float[Array, "B E"], batch: ArrayBatch) -> Losses:
+    """Binary cross entropies; an entity that a window does not contain has weight 0."""
+    correct = (logits > 0) == (batch["labels"] > 0.5)
+    return Losses(binary_cross_entropy(logits, batch["labels"]), correct)
 
 
 def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
@@ -86,13 +76,11 @@ def _mistake(item: PredictedExample) -> Mistake:
 ENTITY_RANKING = Kind(
     name="entity_ranking",
     head="entity_scoring",
-    encode=encode_entities,
-    targets=_targets,
-    padded_shape=lambda shape, length: [bucket_width(size) for size in shape],
-    objective=entity_objective,
+    encoding=Encoding(
+        encode_entities, _targets, padded_shape=lambda shape, length: [bucket_width(size) for size in shape]
+    ),
+    objective=weighted_objective(_outputs, _losses, binary_divergence),
     pipeline=_pipeline,
     empty_prediction="",
-    figures=_figures,
-    mistake=_mistake,
-    mistake_unit="loss",
+    report=ReportContent(_figures, _mistake, "loss"),
 )

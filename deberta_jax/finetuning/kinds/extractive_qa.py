@@ -11,16 +11,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined
 from deberta_jax.finetuning.objectives import (
     IMPOSSIBLE,
     Divergence,
-    TaskObjective,
+    Losses,
     categorical_divergence,
+    classification_losses,
     head_outputs,
-    weighted_sums,
+    weighted_objective,
 )
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Figure, Section, Table
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.question_answering import encode_contexts, span_ranking_pipeline
@@ -30,8 +32,7 @@ from deberta_jax.tasks.custom_rows import EXTRACTIVE_QA as ROW_PARSER
 from deberta_jax.tasks.examples import SpanExample, SpanPrediction
 from deberta_jax.tasks.squad_metrics import exact_match, score_squad2, word_f1
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-from deberta_jax.training.losses import cross_entropy
-from deberta_jax.training.objective import ArrayBatch, Sums
+from deberta_jax.training.objective import ArrayBatch
 
 _NO_ANSWER = "no answer"
 # Groups of questions by the words of the shortest answer: name and largest number of words.
@@ -99,26 +100,22 @@ def _window_around(windows: Sequence[Window], start: int, end: int, max_length: 
     )
 
 
-def span_objective() -> TaskObjective:
-    """The first and last token of an answer, [CLS] for none: `labels` [B, 2]; the mean of both cross entropies.
+def _outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B 2 T"]:
+    """Logits of the start and the end. Padding has probability 0, unlike in the loss of Hugging Face (golden c16)."""
+    logits = head_outputs(model, batch, key)
+    both = jnp.stack([logits.start, logits.end], axis=1)
+    return jnp.where(batch["attention_mask"][:, None] != 0, both, jnp.asarray(IMPOSSIBLE, both.dtype))
 
-    Padding has probability 0 (in the loss of Hugging Face it has not; golden c16).
-    """
 
-    def outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B 2 T"]:
-        logits = head_outputs(model, batch, key)
-        both = jnp.stack([logits.start, logits.end], axis=1)
-        return jnp.where(batch["attention_mask"][:, None] != 0, both, jnp.asarray(IMPOSSIBLE, both.dtype))
+def _losses(logits: Float[Array, "B 2 T"], batch: ArrayBatch) -> Losses:
+    """The mean of both cross entropies; `labels` [B, 2] are the first and last token of the answer, [CLS] for none."""
+    losses, correct = classification_losses(logits, batch)
+    assert correct is not None
+    return Losses(losses.mean(-1), correct.all(-1))
 
-    def sums(logits: Float[Array, "B 2 T"], batch: ArrayBatch) -> Sums:
-        losses = cross_entropy(logits, batch["labels"]).mean(-1)
-        correct = (jnp.argmax(logits, -1).astype(jnp.int32) == batch["labels"]).all(-1)
-        return weighted_sums(losses, batch["weights"], batch, accuracy=correct)
 
-    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
-        return jnp.sum(batch["weights"] * categorical_divergence(name, logits, target).mean(-1))
-
-    return TaskObjective(outputs, sums, divergence)
+def _divergence(name: Divergence, logits: Float[Array, "B 2 T"], target: Float[Array, "B 2 T"]) -> Float[Array, "B"]:
+    return categorical_divergence(name, logits, target).mean(-1)
 
 
 def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
@@ -166,16 +163,11 @@ def _mistake(item: PredictedExample) -> Mistake:
 EXTRACTIVE_QA = Kind(
     name="extractive_qa",
     head="question_answering",
-    encode=encode_contexts,
-    targets=_targets,
-    objective=span_objective,
+    encoding=Encoding(encode_contexts, _targets),
+    objective=weighted_objective(_outputs, _losses, _divergence),
     pipeline=_pipeline,
     empty_prediction=SpanPrediction("", 0.0),
-    row_parser=ROW_PARSER,
-    metrics=score_squad2,
-    best_metric="f1",
-    figures=_figures,
-    mistake=_mistake,
-    mistake_unit="1 - F1",
+    table=CustomTable(ROW_PARSER, score_squad2, "f1"),
+    report=ReportContent(_figures, _mistake, "1 - F1"),
     predict_options='--question "..." --context "..."',
 )

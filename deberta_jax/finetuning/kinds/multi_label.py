@@ -4,20 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
-from deberta_jax.finetuning.objectives import (
-    Divergence,
-    TaskObjective,
-    binary_divergence,
-    head_outputs,
-    weighted_sums,
-)
+from deberta_jax.finetuning.objectives import Divergence, Losses, binary_divergence, head_outputs, weighted_objective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Section, calibration_section, class_table
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.classification import classification_pipeline
@@ -28,7 +22,7 @@ from deberta_jax.tasks.examples import TextExample
 from deberta_jax.tasks.metrics import multi_label_scores
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.losses import binary_cross_entropy
-from deberta_jax.training.objective import ArrayBatch, Sums
+from deberta_jax.training.objective import ArrayBatch
 
 
 def _targets(
@@ -44,18 +38,14 @@ def _labels(example: TextExample) -> tuple[str, ...]:
     return example.label
 
 
-def multi_label_objective() -> TaskObjective:
-    """Any number of C labels: `labels` [B, C] are 0 or 1; the mean over labels of binary cross entropies."""
+def _losses(logits: Float[Array, "B C"], batch: ArrayBatch) -> Losses:
+    """The mean over labels of binary cross entropies; `labels` [B, C] are 0 or 1."""
+    correct = (logits > 0) == (batch["labels"] > 0.5)
+    return Losses(binary_cross_entropy(logits, batch["labels"]).mean(-1), correct.all(-1))
 
-    def sums(logits: Float[Array, "B C"], batch: ArrayBatch) -> Sums:
-        losses = binary_cross_entropy(logits, batch["labels"]).mean(-1)
-        correct = ((logits > 0) == (batch["labels"] > 0.5)).all(-1)
-        return weighted_sums(losses, batch["weights"], batch, accuracy=correct)
 
-    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
-        return jnp.sum(batch["weights"] * binary_divergence(name, logits, target).mean(-1))
-
-    return TaskObjective(head_outputs, sums, divergence)
+def _divergence(name: Divergence, logits: Float[Array, "B C"], target: Float[Array, "B C"]) -> Float[Array, "B"]:
+    return binary_divergence(name, logits, target).mean(-1)
 
 
 def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
@@ -92,15 +82,10 @@ MULTI_LABEL = Kind(
     name="multi_label",
     head="sequence_classification",
     problem_type="multi_label_classification",
-    encode=encode,
-    targets=_targets,
-    objective=multi_label_objective,
+    encoding=Encoding(encode, _targets),
+    objective=weighted_objective(head_outputs, _losses, _divergence),
     pipeline=_pipeline,
-    row_parser=ROW_PARSER,
-    metrics=multi_label_scores,
-    best_metric="f1_micro",
-    figures=_figures,
-    mistake=_mistake,
-    mistake_unit="loss",
+    table=CustomTable(ROW_PARSER, multi_label_scores, "f1_micro"),
+    report=ReportContent(_figures, _mistake, "loss"),
     predict_options='--text "..."',
 )

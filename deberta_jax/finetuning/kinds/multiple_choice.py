@@ -10,16 +10,16 @@ import scipy.special
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning.features import Feature, Window
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined, log_loss
 from deberta_jax.finetuning.objectives import (
     IMPOSSIBLE,
-    Divergence,
-    TaskObjective,
     categorical_divergence,
-    classification_sums,
+    classification_losses,
     head_outputs,
+    weighted_objective,
 )
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Section, calibration_section, group_sections
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
@@ -30,7 +30,7 @@ from deberta_jax.tasks.custom_rows import MULTIPLE_CHOICE as ROW_PARSER
 from deberta_jax.tasks.examples import ChoiceExample
 from deberta_jax.tasks.metrics import accuracy
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-from deberta_jax.training.objective import ArrayBatch, Sums
+from deberta_jax.training.objective import ArrayBatch
 
 
 def _encode(tokenizer: Tokenizer, inputs: Sequence[tuple], max_length: int) -> EncodedRows:
@@ -45,20 +45,10 @@ def _targets(
     yield Feature(sequences, tuple(window.second_start for window in windows), targets)
 
 
-def choice_objective() -> TaskObjective:
-    """One of M choices: ids [B, M, T], `labels` [B]; a choice without tokens is padding."""
-
-    def outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B M"]:
-        logits = head_outputs(model, batch, key)
-        return jnp.where(batch["attention_mask"].any(-1), logits, jnp.asarray(IMPOSSIBLE, logits.dtype))
-
-    def sums(logits: Float[Array, "B M"], batch: ArrayBatch) -> Sums:
-        return classification_sums(logits, batch)
-
-    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
-        return jnp.sum(batch["weights"] * categorical_divergence(name, logits, target))
-
-    return TaskObjective(outputs, sums, divergence)
+def _outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B M"]:
+    """Logits of the choices; one without tokens is padding."""
+    logits = head_outputs(model, batch, key)
+    return jnp.where(batch["attention_mask"].any(-1), logits, jnp.asarray(IMPOSSIBLE, logits.dtype))
 
 
 def _pipeline(model: MultipleChoice, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
@@ -89,16 +79,10 @@ def _mistake(item: PredictedExample) -> Mistake:
 MULTIPLE_CHOICE = Kind(
     name="multiple_choice",
     head="multiple_choice",
-    several_sequences=True,
-    encode=_encode,
-    targets=_targets,
-    objective=choice_objective,
+    encoding=Encoding(_encode, _targets, several_sequences=True),
+    objective=weighted_objective(_outputs, classification_losses, categorical_divergence),
     pipeline=_pipeline,
-    row_parser=ROW_PARSER,
-    metrics=accuracy,
-    best_metric="accuracy",
-    figures=_figures,
-    mistake=_mistake,
-    mistake_unit="loss",
+    table=CustomTable(ROW_PARSER, accuracy, "accuracy"),
+    report=ReportContent(_figures, _mistake, "loss"),
     predict_options='--text "..." --choices "..." "..."',
 )

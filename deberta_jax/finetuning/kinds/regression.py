@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, text_of
-from deberta_jax.finetuning.objectives import Divergence, TaskObjective, head_outputs, weighted_sums
+from deberta_jax.finetuning.objectives import Divergence, Losses, head_outputs, weighted_objective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Figure, Section
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.classification import classification_pipeline
@@ -23,7 +23,7 @@ from deberta_jax.tasks.examples import TextExample
 from deberta_jax.tasks.metrics import regression_scores
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.losses import squared_error
-from deberta_jax.training.objective import ArrayBatch, Sums
+from deberta_jax.training.objective import ArrayBatch
 
 
 def _targets(
@@ -33,17 +33,14 @@ def _targets(
     yield single_feature(windows[0], labels=np.float32(example.label), weights=np.float32(1))
 
 
-def regression_objective() -> TaskObjective:
-    """A number: `labels` [B] are floats; the loss is the squared error."""
+def _losses(logits: Float[Array, "B 1"], batch: ArrayBatch) -> Losses:
+    """Squared errors; `labels` [B] are floats."""
+    return Losses(squared_error(logits[:, 0], batch["labels"]))
 
-    def sums(logits: Float[Array, "B 1"], batch: ArrayBatch) -> Sums:
-        return weighted_sums(squared_error(logits[:, 0], batch["labels"]), batch["weights"], batch)
 
-    def divergence(name: Divergence, logits: Array, target: Array, batch: ArrayBatch) -> Float[Array, ""]:
-        # The original implementation applies a softmax over the batch, which has no meaning (golden f06).
-        return jnp.sum(batch["weights"] * squared_error(logits[:, 0], target[:, 0]))
-
-    return TaskObjective(head_outputs, sums, divergence)
+def _divergence(name: Divergence, logits: Float[Array, "B 1"], target: Float[Array, "B 1"]) -> Float[Array, "B"]:
+    # The original implementation applies a softmax over the batch, which has no meaning (golden f06).
+    return squared_error(logits[:, 0], target[:, 0])
 
 
 def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
@@ -68,15 +65,10 @@ REGRESSION = Kind(
     name="regression",
     head="sequence_classification",
     problem_type="regression",
-    encode=encode,
-    targets=_targets,
-    objective=regression_objective,
+    encoding=Encoding(encode, _targets),
+    objective=weighted_objective(head_outputs, _losses, _divergence),
     pipeline=_pipeline,
-    row_parser=ROW_PARSER,
-    metrics=regression_scores,
-    best_metric="spearman",
-    figures=_figures,
-    mistake=_mistake,
-    mistake_unit="error",
+    table=CustomTable(ROW_PARSER, regression_scores, "spearman"),
+    report=ReportContent(_figures, _mistake, "error"),
     predict_options='--text "..."',
 )

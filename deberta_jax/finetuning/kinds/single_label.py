@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
 from deberta_jax.finetuning.objectives import classification_objective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Section, calibration_section, class_sections, group_sections
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.classification import classification_pipeline
@@ -55,17 +56,12 @@ SINGLE_LABEL = Kind(
     name="single_label",
     head="sequence_classification",
     problem_type="single_label_classification",
-    encode=encode,
-    targets=_targets,
-    objective=classification_objective,
+    encoding=Encoding(encode, _targets),
+    objective=classification_objective(),
     weighted_objective=classification_objective,
     classes=lambda example: (str(example.label),),
     pipeline=_pipeline,
-    row_parser=ROW_PARSER,
-    metrics=single_label_scores,
-    best_metric="accuracy",
-    figures=_figures,
-    mistake=_mistake,
-    mistake_unit="loss",
+    table=CustomTable(ROW_PARSER, single_label_scores, "accuracy"),
+    report=ReportContent(_figures, _mistake, "loss"),
     predict_options='--text "..."',
 )

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Int
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import Kind, Outcome, PredictedExample
+from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import classification_objective
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Section, class_table, confused_pairs
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows
@@ -114,18 +115,12 @@ def _mistake(item: PredictedExample) -> Mistake:
 TOKEN = Kind(
     name="token",
     head="token_classification",
-    encode=_encode,
-    targets=_targets,
-    padded_shape=lambda shape, length: [length],
-    objective=classification_objective,
+    encoding=Encoding(_encode, _targets, padded_shape=lambda shape, length: [length]),
+    objective=classification_objective(),
     weighted_objective=classification_objective,
     classes=lambda example: example.tags,
     pipeline=_pipeline,
-    row_parser=ROW_PARSER,
-    metrics=score_entities,
-    best_metric="f1",
-    figures=_figures,
-    mistake=_mistake,
-    mistake_unit="wrong words",
+    table=CustomTable(ROW_PARSER, score_entities, "f1"),
+    report=ReportContent(_figures, _mistake, "wrong words"),
     predict_options='--text "..."',
 )
