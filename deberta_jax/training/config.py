@@ -103,7 +103,7 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ProcessesConfig:
-    """Options of a run with several processes, all of which run the same command on the same files."""
+    """Options of a run with several processes, which all run the same command on the same files."""
 
     join: bool = False
     """Join other processes; JAX finds them on Cloud TPU, Slurm, Open MPI and Kubernetes."""

@@ -10,15 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_folders import random_model
+from toy_folders import V1, V3, random_model, toy_model, toy_tensors
 
 from deberta_jax.cli.main import main
-from deberta_jax.config import DebertaConfig
 from deberta_jax.hub.layout import export_tensors, with_lm_prefix
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.hub.tensors import as_tensor, read_tensors, write_safetensors
-from deberta_jax.model.heads import MultipleChoice, ReplacedTokenDetection, SequenceClassification
-from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining import checkpoints
@@ -31,9 +28,7 @@ from deberta_jax.torch_format.file import write_torch_file
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.state import TrainState
 
-SMALL = {"vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
-V3 = DebertaConfig(**SMALL, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True)
-V1 = DebertaConfig(**SMALL, model_type="deberta", labels=("no", "yes", "maybe"))
+LABELED_V1 = dataclasses.replace(V1, labels=("no", "yes", "maybe"))
 TINY = dataclasses.replace(PRESETS["tiny"], vocab_size=64)
 
 
@@ -66,8 +61,7 @@ def assert_equal_tensors(tensors, expected):
 
 def all_heads(config):
     """The tensors of a discriminator as it is released: its own head, and a masked-LM head."""
-    masked = export_tensors(random_model(lambda key: MaskedLM(config, key=key)), config)
-    return masked | export_tensors(random_model(lambda key: ReplacedTokenDetection(config, key=key)), config)
+    return toy_tensors(config, "masked_lm") | toy_tensors(config, "replaced_token_detection")
 
 
 def write_folder(folder, config, tensors):
@@ -109,21 +103,21 @@ def test_conversion_to_microsofts_format_and_back_keeps_every_tensor(tmp_path, c
 
 
 def test_an_old_file_of_version_1_becomes_one_that_transformers_reads(tmp_path):
-    model = random_model(lambda key: SequenceClassification(V1, key=key))
+    model = toy_model(LABELED_V1, "sequence_classification")
     old = {
         name.replace("deberta.", "bert.").replace("LayerNorm.weight", "LayerNorm.gamma"): x
-        for name, x in export_tensors(model, V1).items()
+        for name, x in export_tensors(model, LABELED_V1).items()
     }
     (tmp_path / "old").mkdir()
     write_torch_file(tmp_path / "old" / "pytorch_model.bin", old.items())
-    (tmp_path / "old" / "config.json").write_text(json.dumps(V1.to_dict()))
+    (tmp_path / "old" / "config.json").write_text(json.dumps(LABELED_V1.to_dict()))
     # The remains of a conversion that was killed.
     (tmp_path / "new.partial" / "content" / "tokenizer").mkdir(parents=True)
     (tmp_path / "new.partial" / "content" / "spm.model").write_text("of another model")
     assert convert(tmp_path / "old", tmp_path / "new") == 0
     assert sorted(os.listdir(tmp_path)) == ["new", "old"]
     assert sorted(os.listdir(tmp_path / "new")) == ["config.json", "model.safetensors"]
-    assert_equal_tensors(tensors_of(tmp_path / "new" / "model.safetensors"), export_tensors(model, V1))
+    assert_equal_tensors(tensors_of(tmp_path / "new" / "model.safetensors"), export_tensors(model, LABELED_V1))
     assert architecture(tmp_path / "new") == (["DebertaForSequenceClassification"], ["no", "yes", "maybe"])
 
 
@@ -202,7 +196,7 @@ def test_a_run_of_two_models_is_converted_to_each_of_them(sharing, tmp_path, tok
 
 def test_labels_and_heads_that_no_config_names_follow_from_the_tensors(tmp_path):
     three = dataclasses.replace(V3, labels=("a", "b", "c"))
-    save_pretrained(tmp_path / "three", random_model(lambda key: SequenceClassification(three, key=key)))
+    save_pretrained(tmp_path / "three", toy_model(three, "sequence_classification"))
     assert convert(tmp_path / "three", tmp_path / "ms", "--to", "microsoft") == 0
     values = json.loads((tmp_path / "ms" / "model_config.json").read_text())
     del values["id2label"], values["label2id"]
@@ -212,7 +206,7 @@ def test_labels_and_heads_that_no_config_names_follow_from_the_tensors(tmp_path)
         ["DebertaV2ForSequenceClassification"],
         ["LABEL_0", "LABEL_1", "LABEL_2"],
     )
-    save_pretrained(tmp_path / "choice", random_model(lambda key: MultipleChoice(V3, key=key)))
+    save_pretrained(tmp_path / "choice", toy_model(V3, "multiple_choice"))
     assert convert(tmp_path / "choice", tmp_path / "same") == 0
     assert architecture(tmp_path / "same")[0] == ["DebertaV2ForMultipleChoice"]
 
@@ -221,12 +215,12 @@ def test_a_rejected_conversion_writes_nothing(tmp_path, capsys):
     model, run, target = tmp_path / "model", tmp_path / "run", tmp_path / "deep" / "target"
     tensors = all_heads(V3)
     write_folder(model, V3, tensors)
-    write_folder(tmp_path / "wider", dataclasses.replace(V3, intermediate_size=44), tensors)
+    write_folder(tmp_path / "wider", dataclasses.replace(V3, intermediate_size=52), tensors)
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.json").write_text('{"model": "tiny"}')
     before = sorted(os.listdir(tmp_path))
     for line, message in {
-        ("wider", target): "intermediate.dense.weight has shape (40, 24), (44, 24) in the model",
+        ("wider", target): "intermediate.dense.weight has shape (48, 32), (52, 32) in the model",
         ("model", model): "model: not an empty folder; choose another target",
         ("model", target, "--to", "checkpoint"): "`deberta-jax pretrain` has no preset of this size; it trains tiny, ",
         ("run", target): "contains no checkpoint of a pretraining run",
@@ -244,7 +238,7 @@ def test_a_rejected_conversion_writes_nothing(tmp_path, capsys):
 def test_torch_reads_what_was_converted_to_microsofts_format(tmp_path):
     import torch
 
-    save_pretrained(tmp_path / "model", random_model(lambda key: MaskedLM(V3, key=key)))
+    save_pretrained(tmp_path / "model", toy_model(V3))
     assert convert(tmp_path / "model", tmp_path / "ms", "--to", "microsoft") == 0
     loaded = torch.load(tmp_path / "ms" / "pytorch_model.bin", weights_only=True)
     assert any(name.startswith("lm_predictions.lm_head.") for name in loaded)
