@@ -12,7 +12,7 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Tokenize text once, before pretraining, and write it as shards of packed sequences.
+    """Tokenize text and write it as shards of packed sequences for pretraining.
 
     Run the same command again to resume an interrupted one; complete shards are kept.
     """

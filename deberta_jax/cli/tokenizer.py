@@ -12,7 +12,7 @@ from deberta_jax.tokenizers.train import train_tokenizer
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Train a SentencePiece vocabulary with the conventions of DeBERTa v3 and write it to one file."""
+    """Train a SentencePiece vocabulary with the conventions of DeBERTa v3."""
 
     files: tuple[str, ...] = ()
     """Text files or patterns: .txt, .jsonl (field text), either also as .gz or .zst, or .parquet (column text)."""

@@ -88,7 +88,9 @@ def mask_tokens(
     """
     slots = masking.slots(len(input_ids))
     if masking.mode == "uniform":
-        positions = _choose_uniform(input_ids, segment_ids, rng, vocabulary, masking)[:slots]
+        maskable = _maskable(input_ids, segment_ids, vocabulary)
+        bounds = _word_bounds(input_ids, maskable, vocabulary, masking)
+        positions = np.flatnonzero(maskable)[_choose_uniform(bounds, rng, masking)][:slots]
         replacements = _replace(input_ids[positions], rng, vocabulary, masking)
     else:
         seed = random.Random(int(rng.integers(1 << 62)))
@@ -155,36 +157,33 @@ def tail_biased(
     return np.array(positions, np.int64), np.array(replacements, np.int64)
 
 
-def _choose_uniform(
-    input_ids: Int[np.ndarray, "T"],
-    segment_ids: Int[np.ndarray, "T"],
-    rng: np.random.Generator,
-    vocabulary: MaskingVocabulary,
-    masking: Masking,
-) -> Int[np.ndarray, "P"]:
-    """Positions of random n-grams, until `rate` of the maskable tokens is reached; the last word is completed.
+def _word_bounds(
+    input_ids: Int[np.ndarray, "T"], maskable: Bool[np.ndarray, "T"], vocabulary: MaskingVocabulary, masking: Masking
+) -> list[int]:
+    """Where each word starts among the maskable tokens, and their number; every token is a word without whole_words."""
+    candidates = np.flatnonzero(maskable)
+    # A token right after a special token begins a word, because a document may be split inside a word.
+    starts = vocabulary.word_starts[input_ids[candidates]] | ~maskable[candidates - 1] | (candidates == 0)
+    starts[:1] = True
+    if not masking.whole_words:
+        starts = np.ones_like(starts)
+    return [*np.flatnonzero(starts).tolist(), len(candidates)]
+
+
+def _choose_uniform(bounds: list[int], rng: np.random.Generator, masking: Masking) -> list[int]:
+    """Indices of maskable tokens in random n-grams, until `rate` of them is reached; the last word is completed.
 
     An n-gram that reaches the end of the sequence continues with its first word. Otherwise the first words, which fewer
     n-grams contain, would be masked less often than the others.
     """
-    maskable = _maskable(input_ids, segment_ids, vocabulary)
-    candidates = np.flatnonzero(maskable)
-    if not len(candidates):
-        return candidates
-    # A token right after a special token begins a word, because a document may be split inside a word.
-    starts = vocabulary.word_starts[input_ids[candidates]] | ~maskable[candidates - 1] | (candidates == 0)
-    starts[0] = True
-    if not masking.whole_words:
-        starts = np.ones_like(starts)
-    bounds = [*np.flatnonzero(starts).tolist(), len(candidates)]
     count = len(bounds) - 1
-    budget = max(1, round(len(candidates) * masking.rate))
+    budget = max(1, round(bounds[-1] * masking.rate))
     cumulative = np.cumsum(_ngram_shares(masking.max_ngram))
     order = rng.permutation(count).tolist()
     sizes = (1 + np.searchsorted(cumulative[:-1], rng.random(count), side="right")).tolist()
 
     chosen: set[int] = set()
-    positions: list[int] = []
+    indices: list[int] = []
     for start, size in zip(order, sizes, strict=True):
         if start in chosen:
             continue
@@ -192,10 +191,10 @@ def _choose_uniform(
             word = index % count
             if word not in chosen:
                 chosen.add(word)
-                positions.extend(range(bounds[word], bounds[word + 1]))
-                if len(positions) >= budget:
-                    return candidates[positions]
-    return candidates[positions]
+                indices.extend(range(bounds[word], bounds[word + 1]))
+                if len(indices) >= budget:
+                    return indices
+    return indices
 
 
 def _replace(

@@ -4,7 +4,7 @@ import random
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import sentencepiece
 
@@ -16,6 +16,25 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 # Longer lines are split before training: SentencePiece drops lines beyond its own limit.
 _MAX_LINE_CHARACTERS = 4000
 _MAX_LINES = 1_000_000
+# The options of v3's vocabulary.
+_OPTIONS: dict[str, Any] = {
+    "model_type": "unigram",
+    "normalization_rule_name": "nmt_nfkc",
+    "byte_fallback": True,
+    "character_coverage": 0.9995,
+    "pad_id": 0,
+    "bos_id": 1,
+    "eos_id": 2,
+    "unk_id": 3,
+    "pad_piece": PAD,
+    "bos_piece": CLS,
+    "eos_piece": SEP,
+    "unk_piece": UNK,
+    "shuffle_input_sentence": False,
+    "max_sentence_length": 4 * _MAX_LINE_CHARACTERS,
+    "train_extremely_large_corpus": False,
+    "minloglevel": 2,
+}
 
 
 def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 32000) -> Tokenizer:
@@ -58,25 +77,7 @@ def _train(texts: Iterable[str], file: BinaryIO, vocab_size: int) -> None:
 
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines(),
-            model_writer=file,
-            vocab_size=vocab_size,
-            model_type="unigram",
-            normalization_rule_name="nmt_nfkc",
-            byte_fallback=True,
-            character_coverage=0.9995,
-            pad_id=0,
-            bos_id=1,
-            eos_id=2,
-            unk_id=3,
-            pad_piece=PAD,
-            bos_piece=CLS,
-            eos_piece=SEP,
-            unk_piece=UNK,
-            shuffle_input_sentence=False,
-            max_sentence_length=4 * _MAX_LINE_CHARACTERS,
-            train_extremely_large_corpus=False,
-            minloglevel=2,
+            sentence_iterator=lines(), model_writer=file, vocab_size=vocab_size, **_OPTIONS
         )
     except (RuntimeError, ValueError):
         if errors:

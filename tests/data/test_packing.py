@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from deberta_jax.data.packing import pack, position_ids
 
 PAD, CLS, SEP = 0, 1, 2
-documents_of_ids = st.lists(st.integers(0, 60).map(lambda n: np.arange(3, 3 + n, dtype=np.int32)), max_size=20)
+documents_of_ids = st.lists(st.integers(0, 60).map(lambda n: np.arange(3, 3 + n, dtype=np.int32)), max_size=8)
 
 
 def packed(documents, length):
