@@ -106,7 +106,7 @@ def train_ours(task: Task, data: Path, folder: Path, model: str | None) -> tuple
     first = initial_model(spec, 0, mesh)()
     save_pretrained(folder / "first", first, tokenizer)
     training = TrainingConfig(steps=STEPS, batch_size=BATCH_SIZE, optimizer=optimizer)
-    trainer = Trainer(one_objective(training, spec.build, plain_objective(kind.objective())), mesh, first)
+    trainer = Trainer(one_objective(training, spec.build, plain_objective(kind.objective)), mesh, first)
     losses = [float(trainer.run(batch)["loss"]) for batch in work.batches]
     return Result(losses, score(trainer.state.model, tokenizer)), work
 
