@@ -13,9 +13,9 @@ from steps import Trainer
 from timing import alternate, seconds
 
 from deberta_jax.data.masking import Masking
-from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import RtdConfig, generator_config
 from deberta_jax.pretraining.objectives import masked_lm

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
         EntityScoring,
         MultipleChoice,
         QuestionAnswering,
-        ReplacedTokenDetection,
         SequenceClassification,
         TokenClassification,
     )
     from deberta_jax.model.masked_lm import MaskedLM
     from deberta_jax.model.pair import ReplacedTokenPair
+    from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
     from deberta_jax.model.shardings import shardings
     from deberta_jax.ops.attention import disentangled_attention
     from deberta_jax.ops.masks import make_attention_mask
@@ -53,7 +53,7 @@ _MODULES = {
     "MultipleChoice": "model.heads",
     "PRESETS": "presets",
     "QuestionAnswering": "model.heads",
-    "ReplacedTokenDetection": "model.heads",
+    "ReplacedTokenDetection": "model.replaced_token_detection",
     "ReplacedTokenPair": "model.pair",
     "SequenceClassification": "model.heads",
     "TokenClassification": "model.heads",

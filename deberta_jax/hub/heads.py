@@ -14,11 +14,11 @@ from deberta_jax.model.heads import (
     EntityScoring,
     MultipleChoice,
     QuestionAnswering,
-    ReplacedTokenDetection,
     SequenceClassification,
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 
 Head = Literal[
     "masked_lm",

@@ -13,7 +13,7 @@ from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import max_row_length, require_head
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.inference.windows import encode_windows, merge_windows
-from deberta_jax.model.heads import ReplacedTokenDetection
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 

@@ -11,10 +11,10 @@ from jaxtyping import Array, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Remat, Sharing
 from deberta_jax.errors import InputError
-from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.inputs import DType
 from deberta_jax.model.linear import Embedding
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.tree import replace_parts
 
 Tables = dict[str, Embedding]

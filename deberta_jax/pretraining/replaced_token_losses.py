@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.ops.sampling import sample
 from deberta_jax.pretraining.objectives import masked_logits, masked_sums
 from deberta_jax.sharding import constrain

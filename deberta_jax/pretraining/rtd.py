@@ -13,9 +13,9 @@ from jaxtyping import PRNGKeyArray
 
 from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.inference.replaced_tokens import detect_replaced
-from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import ReplacedTokenPair, initial_pair, tables, with_tables
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.config import RtdConfig, generator_config
 from deberta_jax.pretraining.initial import InitialFiles, find_initial_pair, load_file

@@ -15,9 +15,9 @@ from deberta_jax.hub.layout import export_tensors
 from deberta_jax.hub.legacy_names import canonical_tensors
 from deberta_jax.hub.load import import_tensors
 from deberta_jax.hub.tensors import as_tensor
-from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import ReplacedTokenPair
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.pretraining.objectives import masked_logits, masked_sums
 from deberta_jax.pretraining.replaced_token_losses import detection_sums, replace_tokens
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy

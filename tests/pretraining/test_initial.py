@@ -15,8 +15,8 @@ from toy_tokenizers import TEXT, write_unigram
 from deberta_jax.errors import InputError
 from deberta_jax.hub.layout import export_tensors
 from deberta_jax.hub.pretrained import save_pretrained
-from deberta_jax.model.heads import ReplacedTokenDetection
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.tree import replace_parts
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import RtdConfig

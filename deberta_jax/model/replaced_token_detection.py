@@ -1,0 +1,73 @@
+"""The discriminator of v3: detection of replaced tokens."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.model.activation import activation
+from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.heads import project, square
+from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays
+from deberta_jax.model.linear import LayerNorm
+from deberta_jax.ops.precision import upcast
+
+
+class ReplacedTokenHead(nnx.Module):
+    """Norm of each state plus the first state, dense layer, activation, one logit; the norm comes first."""
+
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
+        keys = jax.random.split(key)
+        self.config = config
+        self.norm = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
+        self.dense = square(config, keys[0])
+        self.classifier = project(config, 1, keys[1])
+
+    def __call__(self, states: Float[Array, "B T D"], first: Float[Array, "B #T D"]) -> Float[Array, "B T"]:
+        hidden = activation(self.config.hidden_act)(self.dense(self.norm(states + first)))
+        return upcast(self.classifier(hidden))[..., 0]
+
+
+class ReplacedTokenDetection(nnx.Module):
+    """The discriminator of v3: was each token replaced? (He, Gao and Chen 2023, section 3.1).
+
+    See docs/numerics.md, "Replaced-token detection".
+    """
+
+    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
+        keys = jax.random.split(key)
+        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.detector = ReplacedTokenHead(config, key=keys[1])
+
+    def __call__(
+        self,
+        input_ids: Tokens,
+        attention_mask: Mask = None,
+        *,
+        token_type_ids: Tokens | None = None,
+        segment_ids: Tokens | None = None,
+        position_ids: Tokens | None = None,
+        key: Key = None,
+    ) -> Float[Array, "B T"]:
+        """The logit that a token was replaced (above 0: yes), in float32 or wider. Arguments as `Deberta`.
+
+        The first state is that of position 0 in the token's document, so packed sequences need their `position_ids`.
+        """
+        output = self.deberta(
+            input_ids,
+            attention_mask,
+            token_type_ids=token_type_ids,
+            segment_ids=segment_ids,
+            position_ids=position_ids,
+            key=key,
+        )
+        return self.head(output.last_hidden_state, position_ids)
+
+    def head(self, states: Float[Array, "B T D"], position_ids: Tokens | None = None) -> Float[Array, "B T"]:
+        """Logits from the states of the last layer."""
+        (positions,) = as_arrays(position_ids)
+        if positions is None:
+            return self.detector(states, states[:, :1])
+        starts = jnp.arange(states.shape[1], dtype=positions.dtype) - positions
+        return self.detector(states, jnp.take_along_axis(states, starts[..., None], axis=1))
