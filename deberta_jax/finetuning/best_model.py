@@ -63,7 +63,7 @@ class BestModel:
         return self._history[self._best_step()]
 
     def should_end(self, step: int) -> bool:
-        """Whether the last `patience` evaluations have not improved the best metric."""
+        """Whether the last `patience` evaluations are without improvement."""
         if not self._patience or not self._history or step % self._evaluate_every:
             return False
         return sum(number > self._best_step() for number in self._history) >= self._patience

@@ -8,7 +8,7 @@ from deberta_jax.tasks.task import Task
 
 
 def find_task(name: str, columns: Columns, *, single_file: bool = False) -> Task:
-    """The task of a name; `columns` are those of a custom table, of which `single_file` means one file for all."""
+    """The task of a name; `columns` describe a custom table, and `single_file` means one file for all splits."""
     if name == GENERIC:
         return generic_task(columns, single_file=single_file)
     if columns != Columns():

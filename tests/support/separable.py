@@ -45,7 +45,7 @@ def _write(folder, row, name="{}.jsonl"):
 
 
 def single_label(folder):
-    """One csv file, of which a tenth is the development set."""
+    """One csv file; a tenth of it is the development set."""
     rng = random.Random(0)
     with (folder / "reviews.csv").open("w", newline="") as file:
         rows = csv.writer(file)
