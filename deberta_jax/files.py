@@ -96,7 +96,7 @@ def lock_folder(folder: Path) -> Generator[None, None, None]:
         yield
     finally:
         lock.release()
-        if created and {path.name for path in folder.iterdir()} <= {".lock"}:
+        if created and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}:
             (folder / ".lock").unlink(missing_ok=True)
             for path in created:
                 with suppress(OSError):

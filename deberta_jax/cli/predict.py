@@ -68,9 +68,6 @@ def run(config: PredictConfig) -> None:
     try:
         with _open_output(config, name, source, folder) as output:
             lines, errors = _predict_all(config, name, folder, source, output)
-    except BrokenPipeError:
-        # The exit code of a process that SIGPIPE ended: the reader of the output has closed it.
-        raise SystemExit(141) from None
     except KeyboardInterrupt:
         if not is_stream(config.output) and config.output.exists():
             print(f"{config.output} is incomplete: run the same command again to resume", file=sys.stderr)

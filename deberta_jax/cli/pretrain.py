@@ -1,9 +1,6 @@
 """`deberta-jax pretrain RECIPE`: train a model on text files and write model folders."""
 
 from deberta_jax.pretraining.config import PretrainConfig
-from deberta_jax.pretraining.recipes import RECIPES as RECIPES
-from deberta_jax.pretraining.recipes import Selection as Selection
-from deberta_jax.pretraining.recipes import recipe as recipe
 from deberta_jax.training.processes import join
 
 

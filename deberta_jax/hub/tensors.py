@@ -231,7 +231,7 @@ def _groups(tensors: Mapping[str, Tensor], max_file_bytes: int) -> list[list[str
 
 
 def _new_names(folder: Path, count: int) -> list[str]:
-    """Names of several files, none of which exists: an interruption leaves the previous files complete."""
+    """Names of `count` files that do not exist yet, so that an interruption leaves the previous files complete."""
     for attempt in itertools.count():
         mark = f"-{attempt}" if attempt else ""
         names = [f"model{mark}-{part + 1:05}-of-{count:05}.safetensors" for part in range(count)]

@@ -105,5 +105,5 @@ def collapse_warning(training: TrainingConfig, step: int, metrics: Mapping[str, 
         signs.append(f"all tokens have nearly the same state (spread {metrics['spread']:.4f})")
     if not signs:
         return None
-    verdict = "has collapsed" if collapsed else "has collapsed or has not learned anything yet"
+    verdict = "has collapsed" if collapsed else "has collapsed, or is still untrained"
     return f"the discriminator {verdict}: {', '.join(signs)}; lower the learning rate or lengthen the warm-up"

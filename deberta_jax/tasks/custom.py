@@ -24,7 +24,7 @@ _DEV_SHARE = 10
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The columns of your own table (task `generic`)."""
+    """The columns of a custom table (task `generic`)."""
 
     kind: str = "single_label"
     """What to predict: single_label, multi_label, regression, token, extractive_qa or multiple_choice."""

@@ -115,8 +115,8 @@ def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
         for loss in ("adv", "total"):
             gradient = jax.jit(jax.grad(lambda model, loss=loss: losses(model)[0][loss]))(model)
             ours = export_tensors(gradient, config)
-            theirs = safetensors.numpy.load_file(case.folder / f"grads_{loss}.safetensors")
-            for name, reference in theirs.items():
+            gradients = safetensors.numpy.load_file(case.folder / f"grads_{loss}.safetensors")
+            for name, reference in gradients.items():
                 scale = max(np.abs(reference).max(), zero)
                 value = largest(ours[name], reference.astype(np.float64)) / scale if name in ours else np.inf
                 yield Difference(f"gradient of {loss} by {name}", dtype, value, BOUND_GRADIENT)

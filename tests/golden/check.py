@@ -136,13 +136,13 @@ def on_host(outputs: dict[str, jax.Array | None]) -> dict[str, np.ndarray]:
 
 def run_encoder(case: Case, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     model = loaded(case, lambda key: Deberta(case.config, key=key), dtype)
-    wanted = {**case.outputs, **case.outputs64}
+    expected = {**case.outputs, **case.outputs64}
     call = lambda model: model(  # noqa: E731
         case.inputs["input_ids"],
         **masks(case),
         **extras(case),
         output_hidden_states=True,
-        output_attentions="attentions" in wanted,
+        output_attentions="attentions" in expected,
     )
     output = jax.jit(call)(model)._asdict()
     if "attention_rows" in case.about:
@@ -347,8 +347,10 @@ def run_case(folder: Path) -> Iterator[Difference]:
             outputs, gradients = run(case, dtype)
             references = {**case.outputs, **case.outputs64} if dtype == "float32" else case.outputs64
             for name in sorted(set(references) & set(outputs)):
-                ours, theirs = (attended(case, name, x.astype(np.float64)) for x in (outputs[name], references[name]))
-                yield Difference(name, dtype, largest(ours, theirs), bound)
+                ours, reference = (
+                    attended(case, name, x.astype(np.float64)) for x in (outputs[name], references[name])
+                )
+                yield Difference(name, dtype, largest(ours, reference), bound)
             if dtype == "float64":
                 # Gradients that are zero in exact arithmetic (a key bias under softmax) hold rounding only.
                 zero = 1e-10 * max((np.abs(reference).max() for reference in case.gradients.values()), default=0)
@@ -363,10 +365,10 @@ def run_case(folder: Path) -> Iterator[Difference]:
         jax.config.update("jax_enable_x64", before)
 
 
-def largest(ours: np.ndarray, theirs: np.ndarray) -> float:
-    if ours.shape != theirs.shape:
+def largest(ours: np.ndarray, reference: np.ndarray) -> float:
+    if ours.shape != reference.shape:
         return float("inf")
-    return float(np.abs(ours - theirs).max()) if ours.size else 0.0
+    return float(np.abs(ours - reference).max()) if ours.size else 0.0
 
 
 def run_tables(folder: Path) -> Iterator[Difference]:
@@ -381,9 +383,9 @@ def run_tables(folder: Path) -> Iterator[Difference]:
         if f"bucket_hf.{size}" in outputs:
             ours = log_bucket(distances, buckets, distance, clamp=False)
             inside = np.abs(distances) < distance - 1
-            theirs = outputs[f"bucket_hf.{size}"]
-            yield Difference(f"bucket_hf.{size}", "integer", largest(ours[inside], theirs[inside]), 0)
-            yield Difference(f"bucket_hf.{size} beyond", "integer", largest(ours, theirs), 0)
+            reference = outputs[f"bucket_hf.{size}"]
+            yield Difference(f"bucket_hf.{size}", "integer", largest(ours[inside], reference[inside]), 0)
+            yield Difference(f"bucket_hf.{size} beyond", "integer", largest(ours, reference), 0)
     for name, table in outputs.items():
         source, _, size = name.partition(".")
         if source in ("ms", "hf"):

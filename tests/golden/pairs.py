@@ -86,11 +86,11 @@ def _run(folder: Path, dtype: str, bound: float) -> Iterator[Difference]:
 
     losses = {"mlm": mlm, "rtd": rtd}
     if dtype == "float32":
-        found = {name: (jax.jit(loss)(pair), None) for name, loss in losses.items()}
+        results = {name: (jax.jit(loss)(pair), None) for name, loss in losses.items()}
     else:
-        found = {name: jax.jit(jax.value_and_grad(loss, has_aux=True))(pair) for name, loss in losses.items()}
-    outputs = {f"{name}_loss": value for name, ((value, _), _) in found.items()}
-    outputs |= found["mlm"][0][1] | found["rtd"][0][1] | {"generator_labels": batch["labels"][used]}
+        results = {name: jax.jit(jax.value_and_grad(loss, has_aux=True))(pair) for name, loss in losses.items()}
+    outputs = {f"{name}_loss": value for name, ((value, _), _) in results.items()}
+    outputs |= results["mlm"][0][1] | results["rtd"][0][1] | {"generator_labels": batch["labels"][used]}
     outputs["total_loss"] = outputs["mlm_loss"] + about["rtd_lambda"] * outputs["rtd_loss"]
     references = dict(np.load(folder / "outputs64.npz"))
     if dtype == "float32":
@@ -101,7 +101,7 @@ def _run(folder: Path, dtype: str, bound: float) -> Iterator[Difference]:
             reference = np.where(real, reference, 0)
         yield Difference(name, dtype, largest(np.asarray(outputs[name], np.float64), reference), bound)
     if dtype == "float64":
-        for name, (_, gradient) in found.items():
+        for name, (_, gradient) in results.items():
             yield from _gradients(folder, pair, name, gradient, about["grad_table"])
 
 
@@ -114,10 +114,10 @@ def _gradients(folder: Path, pair: ReplacedTokenPair, loss: str, gradient, table
             difference = part == "discriminator" and pair.sharing == "gdes" and ".embeddings." in f".{name}"
             tail = "_embeddings.weight"
             ours[f"{part}.{name.replace(tail, '_embeddings._weight') if difference else name}"] = array
-    theirs = safetensors.numpy.load_file(folder / f"grads_{loss}.safetensors")
-    assert set(theirs) == {name for name, norms in table.items() if norms[loss] is not None}
-    zero = 1e-10 * max(np.abs(reference).max() for reference in theirs.values())
-    for name, reference in theirs.items():
+    gradients = safetensors.numpy.load_file(folder / f"grads_{loss}.safetensors")
+    assert set(gradients) == {name for name, norms in table.items() if norms[loss] is not None}
+    zero = 1e-10 * max(np.abs(reference).max() for reference in gradients.values())
+    for name, reference in gradients.items():
         scale = max(np.abs(reference).max(), zero)
         value = largest(ours[name], reference.astype(np.float64)) / scale if name in ours else np.inf
         yield Difference(f"gradient of {loss} by {name}", "float64", value, BOUND_GRADIENT)

@@ -31,9 +31,9 @@ OTHERS = [name for name in folders(SHARED) if name not in CARRIED]
 
 
 def differences_over(folder: Path) -> list[check.Difference]:
-    found = list(check.run_case(folder))
-    assert found
-    return [difference for difference in found if difference.over]
+    differences = list(check.run_case(folder))
+    assert differences
+    return [difference for difference in differences if difference.over]
 
 
 @pytest.mark.parametrize("name", [name for name in CARRIED if name != SCALE_DEFECT])
@@ -59,8 +59,8 @@ def test_the_string_none_is_no_term_of_the_scale():
     np.testing.assert_allclose(last_hidden_state(case), microsoft, atol=check.BOUND_32)
     counted = dataclasses.replace(case, config=dataclasses.replace(case.config, pos_att_type=("c2p",)))
     ours = check.attended(case, "last_hidden_state", last_hidden_state(counted))
-    theirs = check.attended(case, "last_hidden_state", case.outputs64["last_hidden_state"])
-    np.testing.assert_allclose(ours, theirs, atol=check.BOUND_32)
+    reference = check.attended(case, "last_hidden_state", case.outputs64["last_hidden_state"])
+    np.testing.assert_allclose(ours, reference, atol=check.BOUND_32)
 
 
 @pytest.mark.parametrize("name", ["a01_v1", "b01_v2_conv_gelu", "b22_v3_holes"])

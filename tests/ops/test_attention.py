@@ -49,8 +49,8 @@ def test_queries_and_keys_may_differ_in_number(T, S, implementation):
 
     (ours, pull), (plain, plain_pull) = (jax.vjp(one, q, k, v, rel_k, rel_q) for one in (attend, plainly))
     np.testing.assert_allclose(ours, plain, atol=1e-5)
-    for gradient, wanted in zip(pull(v[:, :1] + jnp.cos(ours)), plain_pull(v[:, :1] + jnp.cos(ours)), strict=True):
-        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+    for gradient, expected in zip(pull(v[:, :1] + jnp.cos(ours)), plain_pull(v[:, :1] + jnp.cos(ours)), strict=True):
+        np.testing.assert_allclose(gradient, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "xla_per_head"])

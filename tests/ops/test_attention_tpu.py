@@ -62,8 +62,8 @@ def with_gradients(function, operands):
 
 
 def check(functions, operands):
-    ours, theirs = (with_gradients(function, operands) for function in functions)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
+    ours, reference = (with_gradients(function, operands) for function in functions)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, reference)
 
 
 @pytest.mark.parametrize("terms", [(True, True), (True, False), (False, True), (False, False)])

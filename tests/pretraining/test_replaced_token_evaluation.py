@@ -29,8 +29,9 @@ def test_sums_of_held_out_batches_add_up_and_do_not_depend_on_when_they_are_comp
     batch, half = packed_batch(5, 16), np.arange(16)[:, None] < 8
     emptied = {"segment_ids": 0, "label_weights": 0}
     parts = [
-        batch | {name: np.where(kept, batch[name], empty).astype(batch[name].dtype) for name, empty in emptied.items()}
-        for kept in (half, ~half)
+        batch
+        | {name: np.where(selected, batch[name], empty).astype(batch[name].dtype) for name, empty in emptied.items()}
+        for selected in (half, ~half)
     ]
     whole = evaluate(pair, batch, 0)
     sums = [jax.tree.map(np.float64, evaluate(pair, part, 0)) for part in parts]
@@ -49,7 +50,7 @@ def test_a_collapsed_discriminator_gives_a_warning_after_the_warm_up():
         return collapse_warning(training, step, {"auc": auc, "spread": spread})
 
     assert warning(4, 0.51, 0.2) is None
-    assert "has collapsed or has not learned anything yet: AUC 0.510, chance is 0.5" in warning(5, 0.51, 0.2)
+    assert "has collapsed, or is still untrained: AUC 0.510, chance is 0.5" in warning(5, 0.51, 0.2)
     assert "has collapsed: all tokens have nearly the same state (spread 0.0010)" in warning(5, 0.9, 0.001)
     assert "AUC nan" in warning(5, float("nan"), 0.2)
     assert warning(5, 0.8, 0.2) is None
