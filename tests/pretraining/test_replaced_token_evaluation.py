@@ -29,9 +29,8 @@ def test_sums_of_held_out_batches_add_up_and_do_not_depend_on_when_they_are_comp
     batch, half = packed_batch(5, 16), np.arange(16)[:, None] < 8
     emptied = {"segment_ids": 0, "label_weights": 0}
     parts = [
-        batch
-        | {name: np.where(selected, batch[name], empty).astype(batch[name].dtype) for name, empty in emptied.items()}
-        for selected in (half, ~half)
+        batch | {name: np.where(rows, batch[name], empty).astype(batch[name].dtype) for name, empty in emptied.items()}
+        for rows in (half, ~half)
     ]
     whole = evaluate(pair, batch, 0)
     sums = [jax.tree.map(np.float64, evaluate(pair, part, 0)) for part in parts]
