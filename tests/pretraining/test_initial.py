@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mock_hub import serving
 from toy_configs import toy_config
-from toy_tokenizers import TEXT, write_unigram
+from toy_tokenizers import TEXT
 
 from deberta_jax.errors import InputError
 from deberta_jax.hub.layout import export_tensors
@@ -66,11 +66,6 @@ def equal_up_to_rounding(value, expected, *terms):
     """Whether a value differs from the expected one by no more than the rounding of a float32 sum and difference."""
     error = 2 * np.finfo("float32").eps * sum(abs(term) for term in (expected, *terms))
     return (abs(value - expected) <= error).all()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return write_unigram(tmp_path_factory.mktemp("vocabulary"))
 
 
 @pytest.fixture(scope="module")
