@@ -27,6 +27,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import install_import_hook
 
@@ -55,6 +56,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("shared"):
                 item.add_marker(pytest.mark.skip(reason="no reference data beside this checkout"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A unigram tokenizer with a small vocabulary; some folders of tests have another one."""
+    from toy_tokenizers import write_unigram
+
+    return write_unigram(tmp_path_factory.mktemp("unigram"))
 
 
 @pytest.fixture

@@ -83,7 +83,8 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
 
 
 def _objective(config: FinetuneConfig, kind: Kind, labels: Sequence[str], train: Sequence[object]) -> Objective:
-    counts = Counter(label for example in train for label in kind.classes(example))
+    classes = kind.class_weighting.classes if kind.class_weighting else lambda example: ()
+    counts = Counter(label for example in train for label in classes(example))
     weights = class_weights(config.class_weights, labels, counts)
     objective = objective_with_options(kind, weights, config.label_smoothing)
     return sift(objective, config.sift) if config.sift.weight else plain_objective(objective)

@@ -10,6 +10,7 @@ import numpy as np
 from absl import flags
 from array_record.python.array_record_module import ArrayRecordReader
 
+from deberta_jax.data.batch_share import WHOLE_BATCH, BatchShare
 from deberta_jax.data.manifest import Manifest, read_manifest
 from deberta_jax.data.masking import Masking, MaskingVocabulary, mask_tokens
 from deberta_jax.data.packing import PackedSequence, position_ids
@@ -36,22 +37,19 @@ class TrainingBatches(Iterator[ArrayBatch]):
     def __init__(
         self,
         folder: Path,
+        mask: "MaskSequence",
         *,
         batch_size: int,
         seed: int,
-        vocabulary: MaskingVocabulary,
-        masking: Masking,
         start: int = 0,
-        host_index: int = 0,
-        host_count: int = 1,
+        share: BatchShare = WHOLE_BATCH,
         workers: int = 0,
         vocabulary_sha256: str | None = None,
     ):
         sequences = _sequences(folder, vocabulary_sha256).seed(seed).shuffle()
         sequences = sequences.repeat(_ENDLESS // len(sequences))
-        size = _host_batch_size(batch_size, host_index, host_count)
-        shares = sequences.random_map(MaskSequence(vocabulary, masking)).batch(size)
-        host_batches = shares[host_index + start * host_count :: host_count]
+        shares = sequences.random_map(mask).batch(share.size(batch_size))
+        host_batches = shares[share.index + start * share.count :: share.count]
         if workers:
             _parse_flags()
             # One thread for each process, because the threads of a process share its interpreter lock.
@@ -87,11 +85,10 @@ class TrainingBatches(Iterator[ArrayBatch]):
 class HeldOutBatches:
     """Every sequence of a folder of shards once, in order, with the same masks in every run; see `held_out_batches`."""
 
-    def __init__(self, sequences: grain.MapDataset, batch_size: int, host_index: int, host_count: int):
+    def __init__(self, sequences: grain.MapDataset, batch_size: int, share: BatchShare):
         self._sequences = sequences
         self._batch_size = batch_size
-        self._size = _host_batch_size(batch_size, host_index, host_count)
-        self._first = host_index * self._size
+        self._rows = share.rows(batch_size)
 
     def __len__(self) -> int:
         return -(-len(self._sequences) // self._batch_size)
@@ -102,35 +99,33 @@ class HeldOutBatches:
     def __getitem__(self, k: int) -> ArrayBatch:
         if not 0 <= k < len(self):
             raise IndexError(k)
-        first = k * self._batch_size + self._first
-        sequences = [self._sequences[i] for i in range(first, min(first + self._size, len(self._sequences)))]
+        whole_batch = range(k * self._batch_size, (k + 1) * self._batch_size)
+        indices = whole_batch[self._rows]
+        sequences = [self._sequences[i] for i in indices if i < len(self._sequences)]
         example = sequences[0] if sequences else self._sequences[0]
         padding = {name: np.zeros_like(value) for name, value in example.items()}
-        sequences += [padding] * (self._size - len(sequences))
+        sequences += [padding] * (len(indices) - len(sequences))
         return {name: np.stack([sequence[name] for sequence in sequences]) for name in padding}
 
 
 def held_out_batches(
     folder: Path,
+    mask: "MaskSequence",
     *,
     batch_size: int,
-    vocabulary: MaskingVocabulary,
-    masking: Masking,
-    host_index: int = 0,
-    host_count: int = 1,
-    vocabulary_sha256: str | None = None,
+    share: BatchShare = WHOLE_BATCH,
     limit: int | None = None,
+    vocabulary_sha256: str | None = None,
 ) -> HeldOutBatches:
     """Batches for evaluation, made when they are read: every sequence once, or the first `limit` batches.
 
-    The masks depend only on the index of the sequence and on `masking`. The last batch is filled with padding: segment
+    The masks depend only on the index of the sequence and on `mask`. The last batch is filled with padding: segment
     0 and weight 0.
     """
     sequences = _sequences(folder, vocabulary_sha256)
     if limit is not None:
         sequences = sequences[: limit * batch_size]
-    masked = sequences.seed(_HELD_OUT_SEED).random_map(MaskSequence(vocabulary, masking))
-    return HeldOutBatches(masked, batch_size, host_index, host_count)
+    return HeldOutBatches(sequences.seed(_HELD_OUT_SEED).random_map(mask), batch_size, share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,18 +183,6 @@ def _sequences(folder: Path, vocabulary_sha256: str | None) -> grain.MapDataset:
             "shards again"
         )
     return grain.MapDataset.source(records).map(from_record)
-
-
-def _host_batch_size(batch_size: int, host_index: int, host_count: int) -> int:
-    """Sequences of a batch that one host reads."""
-    if batch_size < 1 or batch_size % host_count:
-        raise InputError(
-            f"a batch of {batch_size} sequences cannot be split evenly over {host_count} hosts; use a multiple of "
-            f"{host_count}"
-        )
-    if not 0 <= host_index < host_count:
-        raise InputError(f"host_index is {host_index}; it must be from 0 to {host_count - 1}")
-    return batch_size // host_count
 
 
 def _parse_flags() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from deberta_jax.data.batch_share import WHOLE_BATCH, BatchShare
 from deberta_jax.finetuning.features import Feature
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.inference.buckets import bucket_lengths
@@ -34,16 +35,14 @@ class Batches:
         max_length: int,
         pad_id: int,
         start: int = 0,
-        host_index: int = 0,
-        host_count: int = 1,
+        share: BatchShare = WHOLE_BATCH,
     ):
         self._kind, self._features, self._size, self._seed, self._pad_id = kind, features, batch_size, seed, pad_id
         self._lengths = np.asarray([feature.length for feature in features])
         buckets = (_SHORTEST, *bucket_lengths(max_length))
         self._buckets = np.asarray([length for length in buckets if length <= max_length])
         self._next = start
-        share = batch_size // host_count
-        self._host_rows = slice(host_index * share, (host_index + 1) * share)
+        self._host_rows = share.rows(batch_size)
         self._epoch, self._order = -1, np.zeros((0, batch_size), np.int64)
 
     def __iter__(self) -> "Batches":

@@ -55,7 +55,6 @@ def finetune(
     positive rank) and the head are trained. Raises StopRequested if the process is asked to stop.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
-    host_index, host_count = batch_share(mesh)
 
     def batches(start: int) -> Batches:
         return Batches(
@@ -66,8 +65,7 @@ def finetune(
             max_length=max_length,
             pad_id=inputs.tokenizer.pad_id,
             start=start,
-            host_index=host_index,
-            host_count=host_count,
+            share=batch_share(mesh),
         )
 
     best_model = BestModel(

@@ -10,11 +10,10 @@ from jaxtyping import Array, Float, Int
 
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.encode import EncodedRow
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import encoder_of, max_row_length, require_head
+from deberta_jax.inference.models import encoder_of, require_head
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.inference.windows import Tokens, encode_windows, merge_windows
+from deberta_jax.inference.windows import Tokens, windows_pipeline
 from deberta_jax.model.heads import TokenClassification
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -72,15 +71,13 @@ def tag_entities_pipeline(
 ) -> Pipeline[list[Entity]]:
     """The pipeline of `tag_entities`; an example is `(text,)`."""
     require_head(model, "token_classification", "tag_entities")
-    max_length = max_row_length(model, batching)
     labels = encoder_of(model).config.labels
     prefixed = has_prefixes(labels)
 
-    def read(example: tuple, rows: list[EncodedRow]) -> list[Entity]:
-        [text] = example
-        return merge_words(text, split_words(text, merge_windows(rows, max_length), labels), prefixed)
+    def read(text: str, tokens: Tokens) -> list[Entity]:
+        return merge_words(text, split_words(text, tokens, labels), prefixed)
 
-    return Pipeline(model, tokenizer, likeliest_labels, encode_windows, read, batching)
+    return windows_pipeline(model, tokenizer, likeliest_labels, read, batching)
 
 
 @jax.jit

@@ -8,11 +8,10 @@ from jaxtyping import Array, Float
 
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.encode import EncodedRow
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import max_row_length, require_head
+from deberta_jax.inference.models import require_head
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.inference.windows import encode_windows, merge_windows
+from deberta_jax.inference.windows import Tokens, windows_pipeline
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -43,16 +42,14 @@ def detect_replaced_pipeline(
 ) -> Pipeline[list[DetectedToken]]:
     """The pipeline of `detect_replaced`; an example is `(text,)`."""
     require_head(model, "replaced_token_detection", "detect_replaced")
-    max_length = max_row_length(model, batching)
+    return windows_pipeline(model, tokenizer, replaced_probabilities, _detected, batching)
 
-    def read(example: tuple, rows: list[EncodedRow]) -> list[DetectedToken]:
-        tokens = merge_windows(rows, max_length)
-        return [
-            DetectedToken(example[0][start:end], start, end, probability)
-            for (start, end), probability in zip(tokens.offsets.tolist(), tokens.outputs.tolist(), strict=True)
-        ]
 
-    return Pipeline(model, tokenizer, replaced_probabilities, encode_windows, read, batching)
+def _detected(text: str, tokens: Tokens) -> list[DetectedToken]:
+    return [
+        DetectedToken(text[start:end], start, end, probability)
+        for (start, end), probability in zip(tokens.offsets.tolist(), tokens.outputs.tolist(), strict=True)
+    ]
 
 
 @jax.jit

@@ -1,14 +1,21 @@
 """Texts longer than a row: overlapping windows, and one output per token of the text."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
+from deberta_jax.hub.heads import Model
+from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.models import max_row_length
+from deberta_jax.inference.stream import Pipeline
 from deberta_jax.tokenizers.tokenizer import Tokenizer
+
+Result = TypeVar("Result")
 
 # Consecutive windows share a quarter of a row.
 OVERLAP_DIVISOR = 4
@@ -29,6 +36,23 @@ def window_stride(max_length: int) -> int:
 def encode_windows(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
     """The overlapping windows of examples `(text,)`."""
     return encode(tokenizer, examples, max_length, truncation="first", stride=window_stride(max_length))
+
+
+def windows_pipeline(
+    model: Model,
+    tokenizer: Tokenizer,
+    program: Callable[[Any, ModelInputs], Any],
+    read_tokens: Callable[[str, Tokens], Result],
+    batching: Batching,
+) -> Pipeline[Result]:
+    """A pipeline for texts of any length; an example is `(text,)`, its result `read_tokens(text, tokens)`."""
+    max_length = max_row_length(model, batching)
+
+    def read(example: tuple, rows: list[EncodedRow]) -> Result:
+        [text] = example
+        return read_tokens(text, merge_windows(rows, max_length))
+
+    return Pipeline(model, tokenizer, program, encode_windows, read, batching)
 
 
 def merge_windows(rows: Sequence[EncodedRow], max_length: int) -> Tokens:

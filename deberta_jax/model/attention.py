@@ -30,6 +30,14 @@ class Queries(NamedTuple):
     positions: Int[Array, "B T"]
 
 
+class AttentionInputs(NamedTuple):
+    """What a layer reads beside the states: relative positions, a mask of query-key pairs, and other queries."""
+
+    relative: RelativePositions | None
+    mask: Bool[Array, "B #N #T S"] | None
+    queries: Queries | None = None
+
+
 class Attention(nnx.Module):
     """Multi-head attention on content and relative positions, output projection, residual and norm.
 
@@ -53,37 +61,26 @@ class Attention(nnx.Module):
         self.output = Linear((N, H, D), ("heads", None, "embed"), inputs=2, stddev=stddev, key=keys[5])
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
-    def __call__(
-        self,
-        x: Float[Array, "B S D"],
-        relative: RelativePositions | None,
-        mask: Bool[Array, "B #N #T S"] | None,
-        *,
-        queries: Queries | None = None,
-        key: Key = None,
-    ) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key = None) -> Float[Array, "B T D"]:
         keys = split_key(key, 3)
-        residual = x if queries is None else queries.states
-        terms = self.score_terms(x, relative, queries, key=keys[0])
+        residual = x if inputs.queries is None else inputs.queries.states
+        terms = self.score_terms(x, inputs, key=keys[0])
         rate = self.config.attention_probs_dropout_prob
-        context = disentangled_attention(**terms, v=self.value(x), mask=mask, dropout_rate=rate, key=keys[1])
+        context = disentangled_attention(**terms, v=self.value(x), dropout_rate=rate, key=keys[1])
         context = checkpoint_name(context, "context")
         return self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=keys[2]) + residual)
 
-    def probabilities(
-        self, x: Float[Array, "B S D"], relative: RelativePositions | None, mask: Bool[Array, "B #N #T S"] | None
-    ) -> Float[Array, "B N S S"]:
-        """The attention of each token to each other token, before dropout."""
-        return attention_probabilities(**self.score_terms(x, relative, None, key=None), mask=mask)
+    def probabilities(self, x: Float[Array, "B S D"], inputs: AttentionInputs) -> Float[Array, "B N T S"]:
+        """The attention of each query to each token, before dropout."""
+        return attention_probabilities(**self.score_terms(x, inputs, key=None))
 
-    def score_terms(
-        self, x: Float[Array, "B S D"], relative: RelativePositions | None, queries: Queries | None, *, key: Key
-    ) -> dict[str, Any]:
-        """Projected content and positions, as arguments of the functions in `ops`."""
+    def score_terms(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key) -> dict[str, Any]:
+        """Projected content and positions, mask and scale, as arguments of the functions in `ops`."""
+        relative, mask, queries = inputs
         # The scale counts the configured terms even without a relative table (golden b10).
         scale = 1 / np.sqrt(self.config.head_size * (1 + len(self.config.pos_att_type)))
         query = self.query(x if queries is None else queries.states)
-        terms: dict[str, Any] = {"q": query, "k": self.key(x), "scale": float(scale)}
+        terms: dict[str, Any] = {"q": query, "k": self.key(x), "mask": mask, "scale": float(scale)}
         if relative is None:
             return terms
         table = dropout(relative.table, self.config.hidden_dropout_prob, key=key)

@@ -65,10 +65,9 @@ class Deberta(nnx.Module):
                 f"sequence of {length} tokens, the model has {limit} absolute positions: shorten the sequence"
             )
         keys = split_key(key, 2)
-        types_and_positions = {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        x = self.embeddings(input_ids, token_mask, **types_and_positions, key=keys[0])
+        embedded = self.embeddings.lookup(input_ids, token_type_ids, position_ids)
         return self.encoder(
-            x,
+            self.embeddings.finish(embedded, token_mask, key=keys[0]),
             token_mask,
             segment_ids=segment_ids,
             pair_mask=as_pair_mask(pair_mask),

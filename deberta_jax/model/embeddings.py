@@ -35,17 +35,6 @@ class Embeddings(nnx.Module):
         self.projection = Linear((E, D), (None, "embed"), stddev=stddev, key=keys[3], bias=False) if projected else None
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
-    def __call__(
-        self,
-        input_ids: Int[Array, "B T"],
-        attention_mask: Bool[Array, "B T"] | None = None,
-        *,
-        token_type_ids: Int[Array, "B T"] | None = None,
-        position_ids: Int[Array, "B T"] | None = None,
-        key: Key = None,
-    ) -> Float[Array, "B T D"]:
-        return self.finish(self.lookup(input_ids, token_type_ids, position_ids), attention_mask, key=key)
-
     def lookup(
         self,
         input_ids: Int[Array, "B T"],

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.model.activation import activation
-from deberta_jax.model.attention import Attention, Queries, RelativePositions
+from deberta_jax.model.attention import Attention, AttentionInputs, RelativePositions
 from deberta_jax.model.convolution import Convolution
 from deberta_jax.model.inputs import Key, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
@@ -43,17 +43,9 @@ class Layer(nnx.Module):
         self.down = Linear((F, D), ("mlp", "embed"), stddev=stddev, key=keys[2])
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
-    def __call__(
-        self,
-        x: Float[Array, "B S D"],
-        relative: RelativePositions | None,
-        mask: Bool[Array, "B #N #T S"] | None,
-        *,
-        queries: Queries | None = None,
-        key: Key = None,
-    ) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key = None) -> Float[Array, "B T D"]:
         keys = split_key(key, 2)
-        attended = self.attention(x, relative, mask, queries=queries, key=keys[0])
+        attended = self.attention(x, inputs, key=keys[0])
         y = self.down(activation(self.config.hidden_act)(self.up(attended)))
         y = self.norm(dropout(y, self.config.hidden_dropout_prob, key=keys[1]) + attended)
         return constrain(y, "batch", None, None)
@@ -131,8 +123,9 @@ class Encoder(nnx.Module):
             layer, number, key = scanned
             # The barrier keeps JAX from computing the mask of every head before the scan and storing it.
             layer_mask = None if mask is None else jax.lax.optimization_barrier((mask, number))[0]
-            attentions = layer.attention.probabilities(x, relative, layer_mask) if output_attentions else None
-            y = layer(x, relative, layer_mask, key=key)
+            inputs = AttentionInputs(relative, layer_mask)
+            attentions = layer.attention.probabilities(x, inputs) if output_attentions else None
+            y = layer(x, inputs, key=key)
             if convolution is not None and convolved is not None:
                 merge = lambda y: convolution.merge(y, convolved, attention_mask)  # noqa: E731
                 y = jax.lax.cond(number == 0, merge, lambda y: y, y)

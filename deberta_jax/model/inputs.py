@@ -22,25 +22,23 @@ def as_token_mask(attention_mask: Mask, segment_ids: Int[Array, "B T"] | None = 
     """Which tokens are real; without a mask, the tokens of a packed document. Raises ValueError for another rank."""
     if attention_mask is None:
         return None if segment_ids is None else segment_ids > 0
-    mask = jnp.asarray(attention_mask)
-    if mask.ndim != 2:
-        raise ValueError(
-            f"attention_mask has shape {mask.shape}, expected [B, T] with 1 for real tokens; "
-            "pass a mask of query-key pairs as pair_mask [B, 1 or N, T, S]"
-        )
-    return mask.astype(bool)
+    problem = "attention_mask has shape {}, expected [B, T] with 1 for real tokens; pass a mask of query-key pairs as "
+    return _as_mask(attention_mask, 2, problem + "pair_mask [B, 1 or N, T, S]")
 
 
 def as_pair_mask(pair_mask: Mask) -> Bool[Array, "B #N #T S"] | None:
     """The mask of query-key pairs as booleans; raises ValueError for another rank."""
     if pair_mask is None:
         return None
-    mask = jnp.asarray(pair_mask)
-    if mask.ndim != 4:
-        raise ValueError(
-            f"pair_mask has shape {mask.shape}, expected [B, 1 or N, T, S]; "
-            "pass a mask of real tokens as attention_mask [B, T]"
-        )
+    problem = "pair_mask has shape {}, expected [B, 1 or N, T, S]; pass a mask of real tokens as attention_mask [B, T]"
+    return _as_mask(pair_mask, 4, problem)
+
+
+def _as_mask(values: Mask, rank: int, problem: str) -> Bool[Array, "..."]:
+    """A mask as booleans; `problem`, with the shape in it, is the message of the error for another rank."""
+    mask = jnp.asarray(values)
+    if mask.ndim != rank:
+        raise ValueError(problem.format(mask.shape))
     return mask.astype(bool)
 
 

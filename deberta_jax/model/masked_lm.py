@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
-from deberta_jax.model.attention import Queries
+from deberta_jax.model.attention import AttentionInputs, Queries
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import Encoder
 from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays, as_token_mask, split_key
@@ -64,7 +64,8 @@ class EnhancedMaskDecoder(nnx.Module):
             absolute = jnp.take_along_axis(position_ids, masked_positions, axis=1)
         states = gather_positions(x, masked_positions) + self.position(absolute).astype(x.dtype)
         for step_key in split_key(key, DECODING_STEPS):
-            states = layer(x, relative, mask, queries=Queries(states, masked_positions), key=step_key)
+            inputs = AttentionInputs(relative, mask, Queries(states, masked_positions))
+            states = layer(x, inputs, key=step_key)
         return states
 
 

@@ -67,20 +67,30 @@ def fused_attention(
     computes its own sequences and heads, and drops the same entries as a single device would. `interpret` runs the
     kernel on any device, slowly.
     """
-    if operands.query_positions is None:
-        return _attend_all(kernel, tile, operands, index, scale, dropout_rate, interpret)
-    # A kernel has a query for each token. Where there is none it is zero, and its result is not read.
     positions = operands.query_positions
-    matches = positions[:, None, :] == jnp.arange(operands.k.shape[1])[None, :, None]
-    slot = jnp.argmax(matches, axis=-1)
-    q = jnp.take_along_axis(operands.q, slot[..., None, None], axis=1)
-    q = jnp.where(matches.any(-1)[..., None, None], q, 0)
-    mask = operands.mask
-    if mask is not None and mask.shape[2] > 1:
-        mask = jnp.take_along_axis(mask, slot[:, None, :, None], axis=2)
-    every_token = operands._replace(q=q, mask=mask, query_positions=None)
-    context = _attend_all(kernel, tile, every_token, index, scale, dropout_rate, interpret)
-    return jnp.take_along_axis(context, positions[..., None, None], axis=1)
+    q, k, v, rel_k, rel_q, _, mask, seed = operands if positions is None else _one_query_per_token(operands)
+    # Pad tokens to whole tiles, spread the relative tables over distances, put heads first.
+    B, T, N, _ = q.shape
+    padding = -T % tile
+    if padding:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
+        mask = jnp.ones((1, 1, 1, T), bool) if mask is None else mask
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, padding if mask.shape[2] > 1 else 0), (0, padding)))
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], T + padding, T + padding)).astype(jnp.int8)
+
+    def by_distance(table: Float[Array, "R N H"] | None, step: int) -> Float[Array, "N D H"] | None:
+        if table is None:
+            return None
+        # One row more than there are distances, so that tiles of the table are whole.
+        rows = jnp.pad(jnp.asarray(index)[::step], (padding, padding + 1), "edge")
+        return table_by_distance(table.swapaxes(0, 1), rows)
+
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    inputs = KernelInputs(q, k, v, by_distance(rel_k, 1), by_distance(rel_q, -1), mask, seed, offset=None)
+    settings = KernelSettings(scale, dropout_rate, (B, N, T, T), interpret)
+    context = _on_mesh(kernel, settings, inputs).swapaxes(1, 2)[:, :T]
+    return context if positions is None else jnp.take_along_axis(context, positions[..., None, None], axis=1)
 
 
 def tile_keep_mask(
@@ -104,37 +114,17 @@ def tile_keep_mask(
     return keep_mask((1, 1, *shape), settings.dropout_rate, seed=words, full_shape=settings.shape, start=position)[0, 0]
 
 
-def _attend_all(
-    kernel: Kernel,
-    tile: int,
-    operands: Operands,
-    index: Int[np.ndarray | Array, "W"] | None,
-    scale: float,
-    dropout_rate: float,
-    interpret: bool,
-) -> Float[Array, "B T N H"]:
-    """Pad tokens to whole tiles, spread the relative tables over distances, put heads first."""
-    q, k, v, rel_k, rel_q, _, mask, seed = operands
-    B, T, N, _ = q.shape
-    padding = -T % tile
-    if padding:
-        q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
-        mask = jnp.ones((1, 1, 1, T), bool) if mask is None else mask
-        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, padding if mask.shape[2] > 1 else 0), (0, padding)))
-    if mask is not None:
-        mask = jnp.broadcast_to(mask, (*mask.shape[:2], T + padding, T + padding)).astype(jnp.int8)
-
-    def by_distance(table: Float[Array, "R N H"] | None, step: int) -> Float[Array, "N D H"] | None:
-        if table is None:
-            return None
-        # One row more than there are distances, so that tiles of the table are whole.
-        rows = jnp.pad(jnp.asarray(index)[::step], (padding, padding + 1), "edge")
-        return table_by_distance(table.swapaxes(0, 1), rows)
-
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    inputs = KernelInputs(q, k, v, by_distance(rel_k, 1), by_distance(rel_q, -1), mask, seed, offset=None)
-    settings = KernelSettings(scale, dropout_rate, (B, N, T, T), interpret)
-    return _on_mesh(kernel, settings, inputs).swapaxes(1, 2)[:, :T]
+def _one_query_per_token(operands: Operands) -> Operands:
+    """Operands with a query for each token, which is zero where there is none, as kernels expect them."""
+    assert operands.query_positions is not None
+    matches = operands.query_positions[:, None, :] == jnp.arange(operands.k.shape[1])[None, :, None]
+    slot = jnp.argmax(matches, axis=-1)
+    q = jnp.take_along_axis(operands.q, slot[..., None, None], axis=1)
+    q = jnp.where(matches.any(-1)[..., None, None], q, 0)
+    mask = operands.mask
+    if mask is not None and mask.shape[2] > 1:
+        mask = jnp.take_along_axis(mask, slot[:, None, :, None], axis=2)
+    return operands._replace(q=q, mask=mask, query_positions=None)
 
 
 def _on_mesh(kernel: Kernel, settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B N T H"]:

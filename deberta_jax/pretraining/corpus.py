@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from deberta_jax.data.batches import HeldOutBatches, TrainingBatches, held_out_batches
+from deberta_jax.data.batches import HeldOutBatches, MaskSequence, TrainingBatches, held_out_batches
 from deberta_jax.data.documentation import write_documentation
 from deberta_jax.data.manifest import read_manifest
 from deberta_jax.data.masking import Masking, MaskingVocabulary
@@ -126,17 +126,14 @@ def training_batches(
     shards: Path, tokenizer: Tokenizer, data: DataConfig, batch_size: int, seed: int, mesh: Mesh
 ) -> Callable[[int], TrainingBatches]:
     """A function `start -> batches start, start + 1, ...` of masked sequences, with this process's rows."""
-    host_index, host_count = batch_share(mesh)
-    vocabulary = _vocabulary(tokenizer)
+    mask = MaskSequence(_vocabulary(tokenizer), data.masking)
     return lambda start: TrainingBatches(
         shards,
+        mask,
         batch_size=batch_size,
         seed=seed,
-        vocabulary=vocabulary,
-        masking=data.masking,
         start=start,
-        host_index=host_index,
-        host_count=host_count,
+        share=batch_share(mesh),
         workers=data.workers,
         vocabulary_sha256=tokenizer.sha256,
     )
@@ -146,16 +143,13 @@ def evaluation_batches(
     shards: Path, tokenizer: Tokenizer, masking: Masking, batch_size: int, limit: int, mesh: Mesh
 ) -> HeldOutBatches:
     """At most `limit` batches of held-out sequences, always with the same masks, with this process's rows."""
-    host_index, host_count = batch_share(mesh)
     return held_out_batches(
         shards,
+        MaskSequence(_vocabulary(tokenizer), masking),
         batch_size=batch_size,
-        vocabulary=_vocabulary(tokenizer),
-        masking=masking,
-        host_index=host_index,
-        host_count=host_count,
-        vocabulary_sha256=tokenizer.sha256,
+        share=batch_share(mesh),
         limit=limit,
+        vocabulary_sha256=tokenizer.sha256,
     )
 
 

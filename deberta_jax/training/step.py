@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deberta_jax.data.batch_share import BatchShare
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import BATCH_AXES, batch_sharding
 from deberta_jax.training.objective import ArrayBatch, BatchEvaluation, Objective, Sums
@@ -110,10 +111,10 @@ def make_evaluation(evaluate: BatchEvaluation, mesh: Mesh) -> BatchEvaluation:
 
 
 @functools.cache
-def batch_share(mesh: Mesh) -> tuple[int, int]:
-    """The index of this process's part of every batch, and the number of equal parts.
+def batch_share(mesh: Mesh) -> BatchShare:
+    """This process's part of every batch; processes whose devices need the same rows have the same part.
 
-    Processes whose devices need the same rows have the same index. Raises InputError if the parts would not be equal.
+    Raises InputError if the parts would not be equal.
     """
     ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     slices = batch_sharding(mesh).addressable_devices_indices_map((ways,)).values()
@@ -124,12 +125,12 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
             f"mesh: process {jax.process_index()} has the batch rows {rows} of {ways}, which is not an equal part; "
             "choose mesh sizes that the number of processes divides"
         )
-    return first // len(rows), parts
+    return BatchShare(first // len(rows), parts)
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Put this process's rows of a batch on its devices, as arrays split over the mesh."""
-    rows, (_, count) = batch_sharding(mesh), batch_share(mesh)
+    rows, count = batch_sharding(mesh), batch_share(mesh).count
     return {
         name: jax.make_array_from_process_local_data(rows, values, (len(values) * count, *values.shape[1:]))
         for name, values in batch.items()

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from toy_text import LENGTH, ToyTokenizer
 
-from deberta_jax.data.batches import TrainingBatches, held_out_batches
+from deberta_jax.data.batch_share import BatchShare
+from deberta_jax.data.batches import MaskSequence, TrainingBatches, held_out_batches
 from deberta_jax.data.manifest import read_manifest
 from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError
 
 VOCABULARY, MASKING = ToyTokenizer().vocabulary(), Masking()
-COMMON = {"vocabulary": VOCABULARY, "masking": MASKING}
+COMMON = {"mask": MaskSequence(VOCABULARY, MASKING)}
 
 
 def take(folder, count, **options):
@@ -87,7 +88,7 @@ def test_starting_at_batch_k_equals_an_uninterrupted_stream(shards, first, start
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_the_batches_of_several_hosts_together_equal_those_of_one_host(shards, first, hosts):
-    parts = [take(shards, 5, host_index=host, host_count=hosts, start=2) for host in range(hosts)]
+    parts = [take(shards, 5, share=BatchShare(host, hosts), start=2) for host in range(hosts)]
     assert_same(join_hosts(parts), first[2:7])
 
 
@@ -136,7 +137,7 @@ def test_held_out_sequences_come_once_in_order_with_fixed_masks(shards, held_out
 
 
 def test_several_hosts_share_the_held_out_sequences(shards, held_out):
-    parts = [list(held_out_batches(shards, batch_size=16, host_index=i, host_count=4, **COMMON)) for i in range(4)]
+    parts = [list(held_out_batches(shards, batch_size=16, share=BatchShare(i, 4), **COMMON)) for i in range(4)]
     assert_same(join_hosts(parts), held_out)
 
 
@@ -183,8 +184,8 @@ def test_flipped_bytes_in_a_shard_are_detected_and_the_shard_is_named(copied, wo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 6, "host_count": 4}, "6 sequences cannot be split evenly over 4 hosts"),
-        ({"host_index": 2, "host_count": 2}, "host_index is 2; it must be from 0 to 1"),
+        ({"batch_size": 6, "share": BatchShare(0, 4)}, "6 sequences cannot be split evenly over 4 hosts"),
+        ({"share": BatchShare(2, 2)}, "the index of a host is 2; it must be from 0 to 1"),
         ({"vocabulary_sha256": "7" * 64}, "shards of vocabulary"),
     ],
 )

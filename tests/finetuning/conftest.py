@@ -1,4 +1,4 @@
-"""A tokenizer with a small vocabulary, a small model, and one finished run per kind of task."""
+"""A small model, and one finished run per kind of task."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,6 @@ import jax
 import pytest
 from separable import OPTIONS, SEPARABLE, Separable
 from toy_runs import CONFIG, call
-from toy_tokenizers import write_unigram
 
 from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.model.deberta import Deberta
@@ -19,11 +18,6 @@ class Finished(NamedTuple):
     separable: Separable
     words: list
     output: str
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-    return write_unigram(tmp_path_factory.mktemp("vocabulary"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Golden cases of virtual adversarial training (f01 to f06): every pass, and the gradients of both losses."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from check import (
-    BOUND_32,
-    BOUND_64,
     BOUND_GRADIENT,
     Case,
     Difference,
     check_inputs,
+    in_both_dtypes,
     largest,
     loaded,
     read_case,
@@ -45,13 +45,7 @@ def run_sift(folder: Path) -> Iterator[Difference]:
     """Every difference of a case in float32 and in float64."""
     case = read_case(folder)
     check_inputs(folder, case.inputs, {"input_ids", "input_mask", "labels", "noise"})
-    before = jax.config.jax_enable_x64
-    try:
-        for dtype, bound in (("float32", BOUND_32), ("float64", BOUND_64)):
-            jax.config.update("jax_enable_x64", dtype == "float64")
-            yield from _run(case, dtype, bound)
-    finally:
-        jax.config.update("jax_enable_x64", before)
+    yield from in_both_dtypes(functools.partial(_run, case))
 
 
 def _run(case: Case, dtype: str, bound: float) -> Iterator[Difference]:

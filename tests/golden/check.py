@@ -5,6 +5,7 @@ and, for some, gradients. `run_case` is what the tests call.
 """
 
 import dataclasses
+import functools
 import json
 import re
 import sys
@@ -339,30 +340,37 @@ def run_case(folder: Path) -> Iterator[Difference]:
         return
     case = read_case(folder)
     check_inputs(folder, case.inputs)
-    run = runner(case.about)
+    yield from in_both_dtypes(functools.partial(compare_outputs, case))
+
+
+def in_both_dtypes(run: Callable[[str, float], Iterator[Difference]]) -> Iterator[Difference]:
+    """The differences of `run(dtype, bound)` in float32 and in float64."""
     before = jax.config.jax_enable_x64
     try:
         for dtype, bound in (("float32", BOUND_32), ("float64", BOUND_64)):
             jax.config.update("jax_enable_x64", dtype == "float64")
-            outputs, gradients = run(case, dtype)
-            references = {**case.outputs, **case.outputs64} if dtype == "float32" else case.outputs64
-            for name in sorted(set(references) & set(outputs)):
-                ours, reference = (
-                    attended(case, name, x.astype(np.float64)) for x in (outputs[name], references[name])
-                )
-                yield Difference(name, dtype, largest(ours, reference), bound)
-            if dtype == "float64":
-                # Gradients that are zero in exact arithmetic (a key bias under softmax) hold rounding only.
-                zero = 1e-10 * max((np.abs(reference).max() for reference in case.gradients.values()), default=0)
-                for name, reference in case.gradients.items():
-                    if name not in gradients:
-                        yield Difference(f"gradient of {name}", dtype, np.inf, BOUND_GRADIENT)
-                        continue
-                    scale = max(np.abs(reference).max(), zero)
-                    value = largest(gradients[name], reference.astype(np.float64)) / scale
-                    yield Difference(f"gradient of {name}", dtype, value, BOUND_GRADIENT)
+            yield from run(dtype, bound)
     finally:
         jax.config.update("jax_enable_x64", before)
+
+
+def compare_outputs(case: Case, dtype: str, bound: float) -> Iterator[Difference]:
+    """Every difference of outputs, and in float64 of gradients."""
+    outputs, gradients = runner(case.about)(case, dtype)
+    references = {**case.outputs, **case.outputs64} if dtype == "float32" else case.outputs64
+    for name in sorted(set(references) & set(outputs)):
+        ours, reference = (attended(case, name, x.astype(np.float64)) for x in (outputs[name], references[name]))
+        yield Difference(name, dtype, largest(ours, reference), bound)
+    if dtype == "float64":
+        # Gradients that are zero in exact arithmetic (a key bias under softmax) hold rounding only.
+        zero = 1e-10 * max((np.abs(reference).max() for reference in case.gradients.values()), default=0)
+        for name, reference in case.gradients.items():
+            if name not in gradients:
+                yield Difference(f"gradient of {name}", dtype, np.inf, BOUND_GRADIENT)
+                continue
+            scale = max(np.abs(reference).max(), zero)
+            value = largest(gradients[name], reference.astype(np.float64)) / scale
+            yield Difference(f"gradient of {name}", dtype, value, BOUND_GRADIENT)
 
 
 def largest(ours: np.ndarray, reference: np.ndarray) -> float:

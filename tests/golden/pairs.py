@@ -1,5 +1,6 @@
 """Golden cases of replaced-token detection (d30 to d34): both models, and the gradient of each loss."""
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from check import BOUND_32, BOUND_64, BOUND_GRADIENT, Difference, check_inputs, gathered, largest
+from check import BOUND_GRADIENT, Difference, check_inputs, gathered, in_both_dtypes, largest
 
 from deberta_jax.config import read_rtd_pair
 from deberta_jax.hub.layout import export_tensors
@@ -40,13 +41,7 @@ def loaded_pair(folder: Path, dtype: str) -> ReplacedTokenPair:
 
 def run_pair(folder: Path) -> Iterator[Difference]:
     """Every difference of a case in float32 and in float64."""
-    before = jax.config.jax_enable_x64
-    try:
-        for dtype, bound in (("float32", BOUND_32), ("float64", BOUND_64)):
-            jax.config.update("jax_enable_x64", dtype == "float64")
-            yield from _run(folder, dtype, bound)
-    finally:
-        jax.config.update("jax_enable_x64", before)
+    yield from in_both_dtypes(functools.partial(_run, folder))
 
 
 def _run(folder: Path, dtype: str, bound: float) -> Iterator[Difference]:

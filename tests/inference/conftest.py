@@ -1,19 +1,14 @@
-"""Tokenizers for the models of `inference_models`, and predictions that several tests read."""
+"""A byte-pair tokenizer for the models of `inference_models`, and predictions that several tests read."""
 
 import functools
 
 import pytest
 from inference_models import examples_for, random_model, random_texts
-from toy_tokenizers import write_byte_pair, write_unigram
+from toy_tokenizers import write_byte_pair
 
 from deberta_jax.inference.pipelines import pipeline
 from deberta_jax.inference.stream import stream
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-    return write_unigram(tmp_path_factory.mktemp("unigram"))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 from small_models import BIASED, CONFIGS, IDS, MASK, V1, V2, V3, bare, call, ids_of
 
 from deberta_jax.errors import InputError
+from deberta_jax.model.attention import AttentionInputs
 
 
 @pytest.mark.parametrize("name", ["v1", "v2"])
@@ -16,8 +17,8 @@ def test_the_scan_equals_a_loop_over_layers(name):
     mask = MASK == 1
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
     relative = model.encoder.relative_positions(IDS.shape[1], jnp.dtype("float32"))
-    run = jax.jit(lambda layer, x: layer(x, relative, pairs))
-    x = embeddings = jax.jit(lambda model: model.embeddings(IDS, mask))(model)
+    run = jax.jit(lambda layer, x: layer(x, AttentionInputs(relative, pairs)))
+    x = embeddings = jax.jit(lambda tables: tables.finish(tables.lookup(IDS), mask))(model.embeddings)
     for number in range(config.num_hidden_layers):
         np.testing.assert_allclose(output.hidden_states[number], x, atol=1e-5)
         x = run(jax.tree.map(lambda p, i=number: p[i], model.encoder.layers), x)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mock_hub import serving
-from toy_tokenizers import TEXT, write_unigram
+from toy_configs import toy_config
+from toy_tokenizers import TEXT
 
 from deberta_jax.errors import InputError
 from deberta_jax.hub.layout import export_tensors
@@ -31,9 +32,7 @@ from deberta_jax.torch_format.file import write_torch_file
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.state import abstract_state, initial_state, model_key
 
-CONFIG = dataclasses.replace(
-    PRESETS["tiny"], vocab_size=448, hidden_size=32, num_attention_heads=2, intermediate_size=64
-)
+CONFIG = toy_config(vocab_size=448, num_attention_heads=2)
 WORDS, POSITIONS = "deberta.embeddings.word_embeddings", "deberta.embeddings.position_embeddings"
 # Kinds of sharing, each with a step that supports it.
 RTD = {
@@ -67,11 +66,6 @@ def equal_up_to_rounding(value, expected, *terms):
     """Whether a value differs from the expected one by no more than the rounding of a float32 sum and difference."""
     error = 2 * np.finfo("float32").eps * sum(abs(term) for term in (expected, *terms))
     return (abs(value - expected) <= error).all()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return write_unigram(tmp_path_factory.mktemp("vocabulary"))
 
 
 @pytest.fixture(scope="module")

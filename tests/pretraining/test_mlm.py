@@ -1,14 +1,14 @@
 """Training steps of masked language modeling with the real model: mask decoder, convolution, packing, dropout."""
 
-import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from packed_batches import VOCABULARY, packed_batch
+from packed_batches import packed_batch
 from small_states import state_of
+from toy_configs import toy_config
 
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
@@ -21,16 +21,8 @@ from deberta_jax.training.sizes import sizes
 from deberta_jax.training.state import abstract_state
 from deberta_jax.training.step import make_step, place
 
-CONFIG = dataclasses.replace(
-    PRESETS["tiny"],
-    vocab_size=VOCABULARY,
-    hidden_size=64,
-    num_attention_heads=4,
-    intermediate_size=160,
-    conv_kernel_size=3,
-    hidden_dropout_prob=0.1,
-    attention_probs_dropout_prob=0.1,
-)
+DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+CONFIG = toy_config(hidden_size=64, intermediate_size=160, conv_kernel_size=3, **DROPOUT)
 OPTIMIZER = OptimizerConfig(learning_rate=0.01, warmup=0.0)
 # Activations must be larger than parameters. Otherwise XLA gathers activations, the cheaper choice.
 ROWS = 48

@@ -1,14 +1,12 @@
 """Held-out metrics of a generator and a discriminator, and the warning about a collapsed discriminator."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
-from packed_batches import VOCABULARY, packed_batch
+from packed_batches import packed_batch
+from toy_configs import toy_config
 
 from deberta_jax.model.pair import initial_pair
-from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import generator_config
 from deberta_jax.pretraining.replaced_token_evaluation import (
     collapse_warning,
@@ -18,9 +16,7 @@ from deberta_jax.pretraining.replaced_token_evaluation import (
 )
 from deberta_jax.training.config import OptimizerConfig, TrainingConfig
 
-CONFIG = dataclasses.replace(
-    PRESETS["tiny"], vocab_size=VOCABULARY, hidden_size=32, num_attention_heads=4, intermediate_size=64
-)
+CONFIG = toy_config()
 
 
 def test_sums_of_held_out_batches_add_up_and_do_not_depend_on_when_they_are_computed():

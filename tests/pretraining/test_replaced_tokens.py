@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from packed_batches import VOCABULARY, packed_batch
 from small_states import state_of
+from toy_configs import toy_config
 
 from deberta_jax.model.pair import ReplacedTokenPair, initial_pair, tables
 from deberta_jax.model.shardings import shardings
 from deberta_jax.model.tree import replace_parts
-from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import RtdConfig, generator_config
 from deberta_jax.pretraining.replaced_token_losses import (
     add_draws,
@@ -30,14 +30,7 @@ from deberta_jax.training.config import OptimizerConfig, TrainingConfig
 from deberta_jax.training.state import abstract_state
 from deberta_jax.training.step import place
 
-CONFIG = dataclasses.replace(
-    PRESETS["tiny"],
-    vocab_size=VOCABULARY,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=64,
-)
+CONFIG = toy_config(num_hidden_layers=3)
 ROWS = 16
 WORD = "deberta.embeddings.word.embedding"
 

@@ -1,15 +1,8 @@
 """What a run prints at its end: the majority-class baseline, and sentences with a masked word."""
 
 import numpy as np
-import pytest
-from toy_tokenizers import write_unigram
 
 from deberta_jax.pretraining.summary import majority_accuracy, masked_sentences
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return write_unigram(tmp_path_factory.mktemp("vocabulary"))
 
 
 def test_the_majority_class_is_counted_at_masked_positions_only():

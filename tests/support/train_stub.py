@@ -50,9 +50,8 @@ def batches_of(mesh, pause=0.0, poisoned=()):
 
 
 def of_this_process(batch, mesh):
-    index, count = batch_share(make_mesh(mesh.data, mesh.fsdp, mesh.tensor))
-    rows = len(batch["labels"]) // count
-    return {name: values[rows * index : rows * (index + 1)] for name, values in batch.items()}
+    share = batch_share(make_mesh(mesh.data, mesh.fsdp, mesh.tensor))
+    return {name: values[share.rows(len(values))] for name, values in batch.items()}
 
 
 def stub_method(config):

@@ -8,11 +8,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 from toy_text import ToyTokenizer
 
-from deberta_jax.data.batches import TrainingBatches
+from deberta_jax.data.batches import MaskSequence, TrainingBatches
 from deberta_jax.data.masking import Masking
 
 if __name__ == "__main__":
-    options = {"batch_size": 8, "seed": 3, "vocabulary": ToyTokenizer().vocabulary(), "masking": Masking()}
-    with TrainingBatches(Path(sys.argv[1]), start=2, workers=2, **options) as batches:
+    mask = MaskSequence(ToyTokenizer().vocabulary(), Masking())
+    with TrainingBatches(Path(sys.argv[1]), mask, batch_size=8, seed=3, start=2, workers=2) as batches:
         arrays = {f"{k}/{name}": value for k in range(5) for name, value in next(batches).items()}
     np.savez(sys.argv[2], **arrays)

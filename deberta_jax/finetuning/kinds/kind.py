@@ -21,14 +21,12 @@ from deberta_jax.tasks.task import Metrics
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
-def no_classes(example: Any) -> Sequence[str]:
-    """For kinds without classes."""
-    return ()
-
-
 def largest_shape(shape: Sequence[int], length: int) -> list[int]:
     """The shape of the largest target of a batch."""
     return list(shape)
+
+
+Targets = Callable[[Any, Sequence[Window], Mapping[str, int], int], Iterator[Feature]]
 
 
 class Encoding(NamedTuple):
@@ -36,12 +34,21 @@ class Encoding(NamedTuple):
 
     encode: Callable[[Tokenizer, Sequence[tuple], int], EncodedRows]
     """(tokenizer, inputs of examples, max_length) -> one or more sequences of tokens per example."""
-    targets: Callable[[Any, Sequence[Window], Mapping[str, int], int], Iterator[Feature]]
+    targets: Targets
     """(example, its windows, index of each label, max_length) -> features with training targets."""
     padded_shape: Callable[[Sequence[int], int], list[int]] = largest_shape
     """(largest shape of a target, length of the sequences) -> the shape of this target in a batch, without axis B."""
     several_sequences: bool = False
     """Whether an example is several sequences; then token ids are [B, M, T] instead of [B, T]."""
+
+
+class ClassWeighting(NamedTuple):
+    """How a kind with classes supports class weights and label smoothing."""
+
+    objective: Callable[[Sequence[float], float], TaskObjective]
+    """(class weights, label smoothing) -> the training objective."""
+    classes: Callable[[Any], Sequence[str]]
+    """The classes of a labelled example, which are counted for balanced class weights."""
 
 
 class CustomTable(NamedTuple):
@@ -84,10 +91,8 @@ class Kind:
     """From predicted examples to figures, tables and mistakes."""
     problem_type: str | None = None
     """`problem_type` of `config.json`, by which transformers selects the loss of a classifier."""
-    weighted_objective: Callable[[Sequence[float], float], TaskObjective] | None = None
-    """(class weights, label smoothing) -> the training objective, if the kind supports these options."""
-    classes: Callable[[Any], Sequence[str]] = no_classes
-    """The classes of a labelled example, which are counted for balanced class weights."""
+    class_weighting: ClassWeighting | None = None
+    """Class weights and label smoothing; None if the kind does not support them."""
     empty_prediction: Prediction | None = None
     """The prediction for an example that cannot be encoded; None if such an example is an error."""
     table: CustomTable | None = None
@@ -102,8 +107,8 @@ def objective_with_options(
     """The objective of a kind; raises InputError for options that the kind does not support."""
     if not class_weights and not label_smoothing:
         return kind.objective
-    if kind.weighted_objective is None:
+    if kind.class_weighting is None:
         raise InputError(
             f"class_weights and label_smoothing need a task with classes; this task is of kind {kind.name}"
         )
-    return kind.weighted_objective(class_weights, label_smoothing)
+    return kind.class_weighting.objective(class_weights, label_smoothing)

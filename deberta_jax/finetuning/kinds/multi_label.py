@@ -2,25 +2,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
+from deberta_jax.finetuning.kinds.kind import CustomTable, ReportContent
+from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
 from deberta_jax.finetuning.objectives import Divergence, Losses, binary_divergence, head_outputs, weighted_objective
-from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Section, calibration_section, class_table
-from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.classification import classification_pipeline
-from deberta_jax.inference.encode import encode
-from deberta_jax.inference.stream import Pipeline
+from deberta_jax.inference.classification import Classification
 from deberta_jax.tasks.custom_rows import MULTI_LABEL as ROW_PARSER
 from deberta_jax.tasks.examples import TextExample
 from deberta_jax.tasks.metrics import multi_label_scores
-from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.losses import binary_cross_entropy
 from deberta_jax.training.objective import ArrayBatch
 
@@ -48,11 +44,11 @@ def _divergence(name: Divergence, logits: Float[Array, "B C"], target: Float[Arr
     return binary_divergence(name, logits, target).mean(-1)
 
 
-def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
-    def to_outcome(result: Any) -> Outcome:
-        return Outcome(tuple(result.labels), result.scores)
+_OBJECTIVE = weighted_objective(head_outputs, _losses, _divergence)
 
-    return outcome_pipeline(classification_pipeline(model, tokenizer, batching=batching), to_outcome)
+
+def _outcome(result: Classification) -> Outcome:
+    return Outcome(tuple(result.labels), result.scores)
 
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
@@ -78,14 +74,7 @@ def _mistake(item: PredictedExample) -> Mistake:
     return Mistake(severity, ", ".join(true) or "none", ", ".join(item.prediction) or "none", text_of(item.example))
 
 
-MULTI_LABEL = Kind(
-    name="multi_label",
-    head="sequence_classification",
-    problem_type="multi_label_classification",
-    encoding=Encoding(encode, _targets),
-    objective=weighted_objective(head_outputs, _losses, _divergence),
-    pipeline=_pipeline,
-    table=CustomTable(ROW_PARSER, multi_label_scores, "f1_micro"),
-    report=ReportContent(_figures, _mistake, "loss"),
-    predict_options='--text "..."',
-)
+_REPORT = ReportContent(_figures, _mistake, "loss")
+_TABLE = CustomTable(ROW_PARSER, multi_label_scores, "f1_micro")
+
+MULTI_LABEL = text_kind("multi_label", "multi_label_classification", _targets, _OBJECTIVE, _outcome, _REPORT, _TABLE)

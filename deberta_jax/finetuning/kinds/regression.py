@@ -2,26 +2,22 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
 
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
+from deberta_jax.finetuning.kinds.kind import CustomTable, ReportContent
+from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, text_of
 from deberta_jax.finetuning.objectives import Divergence, Losses, head_outputs, weighted_objective
-from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Figure, Section
-from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.classification import classification_pipeline
-from deberta_jax.inference.encode import encode
-from deberta_jax.inference.stream import Pipeline
+from deberta_jax.inference.classification import Regression
 from deberta_jax.tasks.custom_rows import REGRESSION as ROW_PARSER
 from deberta_jax.tasks.examples import TextExample
 from deberta_jax.tasks.metrics import regression_scores
-from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.losses import squared_error
 from deberta_jax.training.objective import ArrayBatch
 
@@ -43,11 +39,11 @@ def _divergence(name: Divergence, logits: Float[Array, "B 1"], target: Float[Arr
     return squared_error(logits[:, 0], target[:, 0])
 
 
-def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
-    def to_outcome(result: Any) -> Outcome:
-        return Outcome(result.value)
+_OBJECTIVE = weighted_objective(head_outputs, _losses, _divergence)
 
-    return outcome_pipeline(classification_pipeline(model, tokenizer, batching=batching), to_outcome)
+
+def _outcome(result: Regression) -> Outcome:
+    return Outcome(result.value)
 
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
@@ -61,14 +57,7 @@ def _mistake(item: PredictedExample) -> Mistake:
     return Mistake(abs(predicted - true), f"{true:g}", f"{predicted:.3g}", text_of(item.example))
 
 
-REGRESSION = Kind(
-    name="regression",
-    head="sequence_classification",
-    problem_type="regression",
-    encoding=Encoding(encode, _targets),
-    objective=weighted_objective(head_outputs, _losses, _divergence),
-    pipeline=_pipeline,
-    table=CustomTable(ROW_PARSER, regression_scores, "spearman"),
-    report=ReportContent(_figures, _mistake, "error"),
-    predict_options='--text "..."',
-)
+_REPORT = ReportContent(_figures, _mistake, "error")
+_TABLE = CustomTable(ROW_PARSER, regression_scores, "spearman")
+
+REGRESSION = text_kind("regression", "regression", _targets, _OBJECTIVE, _outcome, _REPORT, _TABLE)

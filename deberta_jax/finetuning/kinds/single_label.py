@@ -2,24 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
+from deberta_jax.finetuning.kinds.kind import ClassWeighting, CustomTable, ReportContent
+from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
 from deberta_jax.finetuning.objectives import classification_objective
-from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Section, calibration_section, class_sections, group_sections
-from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.classification import classification_pipeline
-from deberta_jax.inference.encode import encode
-from deberta_jax.inference.stream import Pipeline
+from deberta_jax.inference.classification import Classification
 from deberta_jax.tasks.custom_rows import SINGLE_LABEL as ROW_PARSER
 from deberta_jax.tasks.examples import TextExample
 from deberta_jax.tasks.metrics import single_label_scores
-from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
 def _targets(
@@ -28,11 +24,8 @@ def _targets(
     yield single_feature(windows[0], labels=np.int32(label_index[str(example.label)]), weights=np.float32(1))
 
 
-def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
-    def to_outcome(result: Any) -> Outcome:
-        return Outcome(result.label, result.scores)
-
-    return outcome_pipeline(classification_pipeline(model, tokenizer, batching=batching), to_outcome)
+def _outcome(result: Classification) -> Outcome:
+    return Outcome(result.label, result.scores)
 
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
@@ -52,16 +45,13 @@ def _mistake(item: PredictedExample) -> Mistake:
     return Mistake(0.0 if label == prediction else loss, label, prediction, text_of(item.example))
 
 
-SINGLE_LABEL = Kind(
-    name="single_label",
-    head="sequence_classification",
-    problem_type="single_label_classification",
-    encoding=Encoding(encode, _targets),
-    objective=classification_objective(),
-    weighted_objective=classification_objective,
-    classes=lambda example: (str(example.label),),
-    pipeline=_pipeline,
-    table=CustomTable(ROW_PARSER, single_label_scores, "accuracy"),
-    report=ReportContent(_figures, _mistake, "loss"),
-    predict_options='--text "..."',
+SINGLE_LABEL = text_kind(
+    "single_label",
+    "single_label_classification",
+    _targets,
+    classification_objective(),
+    _outcome,
+    ReportContent(_figures, _mistake, "loss"),
+    CustomTable(ROW_PARSER, single_label_scores, "accuracy"),
+    ClassWeighting(classification_objective, lambda example: (str(example.label),)),
 )

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
+from deberta_jax.finetuning.kinds.kind import ClassWeighting, CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import classification_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
@@ -117,8 +117,7 @@ TOKEN = Kind(
     head="token_classification",
     encoding=Encoding(_encode, _targets, padded_shape=lambda shape, length: [length]),
     objective=classification_objective(),
-    weighted_objective=classification_objective,
-    classes=lambda example: example.tags,
+    class_weighting=ClassWeighting(classification_objective, lambda example: example.tags),
     pipeline=_pipeline,
     table=CustomTable(ROW_PARSER, score_entities, "f1"),
     report=ReportContent(_figures, _mistake, "wrong words"),
