@@ -13,7 +13,7 @@ def _v2(**fields: Any) -> DebertaConfig:
     return DebertaConfig(position_buckets=256, norm_rel_ebd="layer_norm", share_att_key=True, **fields)
 
 
-def _width(width: int) -> dict[str, int]:
+def _width(width: int) -> dict[str, Any]:
     """Heads are 64 wide in all models, and the feed-forward layer is four times as wide as the model."""
     return {"hidden_size": width, "num_attention_heads": width // 64, "intermediate_size": 4 * width}
 
@@ -34,7 +34,7 @@ def _small(width: int, num_hidden_layers: int, initializer_range: float) -> Debe
 
 
 _XSMALL, _LARGE = _width(384), _width(1024)
-_V2: dict[str, Any] = {**_width(1536), "conv_kernel_size": 3, "conv_act": "gelu"}
+_V2 = {**_width(1536), "conv_kernel_size": 3, "conv_act": "gelu"}
 
 PRESETS: dict[str, DebertaConfig] = {
     # For CPU. Initial weights grow as the width shrinks, so that activations are as large as in the base model: with

@@ -1,11 +1,12 @@
 """The part of every batch that one host reads."""
 
-from typing import NamedTuple
+import dataclasses
 
 from deberta_jax.errors import InputError
 
 
-class BatchShare(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class BatchShare:
     """One of `count` equal parts of every batch; hosts with the same `index` read the same rows."""
 
     index: int
