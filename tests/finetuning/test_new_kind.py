@@ -127,7 +127,7 @@ def test_a_kind_defined_in_one_file_is_trained_evaluated_and_reported(tmp_path, 
     features, _ = features_of(ORDINAL, initial.tokenizer, splits["train"].examples, RATINGS.labels, 16)
     inputs = RunInputs(RATINGS, ORDINAL, spec, initial.tokenizer, features, splits["dev"].examples)
     optimizer = OptimizerConfig(learning_rate=2e-2, warmup=0.1)
-    training = TrainingConfig(steps=30, batch_size=16, evaluate_every=30, checkpoint_every=30, optimizer=optimizer)
+    training = TrainingConfig(steps=60, batch_size=16, evaluate_every=60, checkpoint_every=60, optimizer=optimizer)
     run = tmp_path / "run"
     with jax.numpy_dtype_promotion("standard"):
         best = finetune(inputs, run, training, {"task": "ratings"}, max_length=16)
