@@ -1,7 +1,6 @@
 """`deberta-jax pretrain` in real processes: complete runs, killed and extended runs, several processes, bad options."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -13,6 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from stub_runs import environment
 
 from deberta_jax.cli.main import main
 from deberta_jax.data.documentation import prose
@@ -33,16 +33,6 @@ RTD = ["--objective", "rtd"]
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    """Environment variables with which the processes of these tests share compiled programs."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-    }
-
-
-@pytest.fixture(scope="module")
 def text(tmp_path_factory):
     """A file of documents: paragraphs of the documentation of numpy.linalg in random order."""
     paragraphs = prose(np.linalg.__doc__) + [
@@ -55,19 +45,16 @@ def text(tmp_path_factory):
     return path
 
 
-def start(folder, text, programs, *options, devices=2):
-    # Compiling takes most of the time of a short run, so compile without optimization.
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = os.environ | programs | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+def start(folder, text, *options, devices=2):
     words = ["pretrain", "tiny", "--folder", folder, "--data.files", text, *OPTIONS, *options]
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "deberta_jax", *map(str, words)]
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(devices))
 
 
-def complete(folder, text, programs, *options):
+def complete(folder, text, *options):
     """Run the command to its end; its folder and its output."""
-    process = start(folder, text, programs, *options)
+    process = start(folder, text, *options)
     out, err = process.communicate()
     assert process.returncode == 0, err
     return folder, out, err
@@ -92,13 +79,13 @@ def error_of(capsys, *words):
 
 
 @pytest.fixture(scope="module")
-def mlm_run(tmp_path_factory, text, programs):
-    return complete(tmp_path_factory.mktemp("runs") / "mlm", text, programs)
+def mlm_run(tmp_path_factory, text):
+    return complete(tmp_path_factory.mktemp("runs") / "mlm", text)
 
 
 @pytest.fixture(scope="module")
-def rtd_run(tmp_path_factory, text, programs):
-    return complete(tmp_path_factory.mktemp("runs") / "rtd", text, programs, *RTD)
+def rtd_run(tmp_path_factory, text):
+    return complete(tmp_path_factory.mktemp("runs") / "rtd", text, *RTD)
 
 
 def test_a_run_writes_a_model_and_prints_held_out_examples_and_the_next_command(mlm_run):
@@ -135,11 +122,11 @@ def test_a_run_of_replaced_token_detection_writes_and_evaluates_both_models(rtd_
 
 
 @pytest.mark.parametrize(("run", "kills"), [("mlm_run", (3, 9)), ("rtd_run", (6,))])
-def test_a_killed_run_resumes_with_bit_identical_metrics(run, kills, request, tmp_path, text, programs):
+def test_a_killed_run_resumes_with_bit_identical_metrics(run, kills, request, tmp_path, text):
     expected, options = metrics(request.getfixturevalue(run)[0]), RTD if run == "rtd_run" else []
     folder = tmp_path / "run"
     for lines in kills:
-        process = start(folder, text, programs, *options)
+        process = start(folder, text, *options)
         file = folder / "metrics.jsonl"
         while not (file.exists() and len(file.read_text().splitlines()) > lines):
             assert process.poll() is None, process.stderr.read()
@@ -147,14 +134,14 @@ def test_a_killed_run_resumes_with_bit_identical_metrics(run, kills, request, tm
         time.sleep(random.Random(lines).random() * 0.05)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    complete(folder, text, programs, *options)
+    complete(folder, text, *options)
     # The tokenizer is trained again on the same text, so all preparation is deterministic too.
     assert metrics(folder) == expected
 
 
-def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, tmp_path, text, programs, capsys):
+def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, tmp_path, text, capsys):
     folder = shutil.copytree(mlm_run[0], tmp_path / "run")
-    _, _, err = complete(folder, text, programs, "--steps", "16")
+    _, _, err = complete(folder, text, "--steps", "16")
     assert "extending the run from 14 to 16 steps" in err
     assert training_steps(folder) == list(range(1, 17))
     assert metrics(folder)[: len(metrics(mlm_run[0]))] == metrics(mlm_run[0])
@@ -165,13 +152,13 @@ def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, t
     assert "this run has 16 steps, and 15 would be fewer" in fewer
 
 
-def test_two_processes_train_like_one(rtd_run, tmp_path, text, programs):
+def test_two_processes_train_like_one(rtd_run, tmp_path, text):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     joined = ["--processes.join", "--processes.coordinator", address, "--processes.count", "2", "--processes.index"]
     folder = tmp_path / "run"
-    processes = [start(folder, text, programs, *RTD, *joined, str(n), devices=1) for n in range(2)]
+    processes = [start(folder, text, *RTD, *joined, str(n), devices=1) for n in range(2)]
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     for line, expected in zip(metrics(folder), metrics(rtd_run[0]), strict=True):

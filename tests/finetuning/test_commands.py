@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from separable import SEPARABLE
+from stub_runs import environment
 from toy_runs import CONFIG, PROGRAM, call, read_json, read_lines, weights
 from toy_tasks import write_toy_task
 
@@ -129,9 +129,7 @@ def test_several_processes_train_as_one(finished, tmp_path):
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     joined = ["--processes.join", "--processes.coordinator", address, "--processes.count", "2", "--processes.index"]
-    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    processes = [start(run.words, folder, *joined, str(number), env=environment) for number in range(2)]
+    processes = [start(run.words, folder, *joined, str(number), env=environment(devices=1)) for number in range(2)]
     errors = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     one, two = (read_lines(name, "train") for name in (run.folder, folder))

@@ -1,6 +1,4 @@
-"""Fixtures for tests that train: standard dtype promotion, shared compiled programs, one run that never stopped."""
-
-import os
+"""Fixtures for tests that train: standard dtype promotion, and one run that never stopped."""
 
 import jax
 import pytest
@@ -12,24 +10,6 @@ def standard_promotion():
     """Optax's arithmetic mixes dtypes."""
     with jax.numpy_dtype_promotion("standard"):
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Programs compiled by a test or a child process are reused by the next one."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    previous = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)
-    yield
-    for name, value in previous.items():
-        jax.config.update(name, value)
-        del os.environ[name.upper()]
 
 
 @pytest.fixture(scope="package")
