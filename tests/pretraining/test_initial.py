@@ -270,7 +270,7 @@ def test_a_sum_that_is_a_step_old_is_said_once_where_it_is_taken(tmp_path, token
     pair = loaded(config, tokenizer)
     np.testing.assert_array_equal(words(pair.detector()), words(made(MaskedLM)) + 1)
     assert [line.partition(": ")[2] for line in said()] == [
-        f"{WORDS}.weight is taken as it was saved, one step behind: no generator is beside it",
+        f"no generator; {WORDS}.weight is used as saved, one step older than the other weights",
         "goes on with a new generator, which begins with its embeddings",
     ]
 
