@@ -18,8 +18,8 @@ import safetensors.numpy
 
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json, replace_file
-from deberta_jax.torch_format.file import Tensor as TorchTensor
 from deberta_jax.torch_format.file import read_torch_file
+from deberta_jax.torch_format.tensor import Tensor as TorchTensor
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 INDEX = "{}.index.json"
