@@ -17,7 +17,8 @@ from stub_runs import environment
 from deberta_jax.cli.main import main
 from deberta_jax.data.documentation import prose
 from deberta_jax.data.manifest import read_manifest
-from deberta_jax.errors import InputError
+from deberta_jax.data.split import split_held_out
+from deberta_jax.errors import InputError, StopRequested
 from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.hub.tensors import read_tensors
 from deberta_jax.inference.fill_mask import fill_mask
@@ -256,7 +257,7 @@ def test_zero_steps_of_a_v3_recipe_print_its_size_and_the_published_settings(tmp
         (["--batch-size", "12"], "batch_size is 12; it must be a multiple of 8"),
         (["--mesh.fsdp", "3"], "mesh: data -1 x fsdp 3 x tensor 1"),
         (["--optimizer.warmup", "500"], "optimizer.warmup is 500"),
-        (["--tokenizer", "nowhere.model"], "nowhere.model: no such tokenizer"),
+        (["--tokenizer", "nowhere.model"], "nowhere.model: no tokenizer found"),
         (["--data.shards", "nowhere"], "nowhere: shards need the tokenizer they were made with"),
         (["--model", "v9"], "no model 'v9'"),
         (["--data.workers", "-1"], "data.workers is -1; it must be at least 0"),
