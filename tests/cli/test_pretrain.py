@@ -300,7 +300,7 @@ def test_one_shard_in_twenty_is_held_out_and_no_sequence_is_on_both_sides(mlm_ru
     manifest = json.loads((shards / "all" / "manifest.json").read_text())
     manifest["shards"] = [manifest["shards"][0] | {"name": "one"}]
     (single / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="1 shards, too few to hold out one in 20"):
+    with pytest.raises(InputError, match="1 shards are too few to hold out one in 20"):
         split_held_out(single, tmp_path)
 
 
