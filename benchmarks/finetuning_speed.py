@@ -15,7 +15,7 @@ import numpy as np
 from timing import Worker, alternate, seconds, serve
 
 BATCH_SIZE, MAX_LENGTH, NUM_SENTENCES, VOCABULARY = 32, 128, 512, 8000
-# Least speed relative to transformers.
+# Minimum speed relative to transformers.
 BARS = {"step": 1.0, "epoch": 1.5}
 # Named runs of a peer.
 Runs = dict[str, Callable[[], object]]

@@ -19,7 +19,7 @@ CELLS = [
     *[("step", batch_size, length) for batch_size, length in ((8, 128), (2, 512))],
 ]
 LAYERS = {"v3-small": 6, "v3-base": 12}
-# Least speed relative to Hugging Face, 1 for the other cells.
+# Minimum speed relative to Hugging Face, 1 for the other cells.
 BARS = {("forward", 8, 512): 1.2, ("forward", 1, 2048): 1.6}
 THREADS = (1, 2)
 RUNS_PER_TURN = 2

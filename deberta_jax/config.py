@@ -19,7 +19,7 @@ _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
 _MICROSOFT_DEFAULTS = {"pos_att_type": "c2p", "type_vocab_size": 0, "position_biased_input": True}
 PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
 # How a discriminator shares its generator's tables: Microsoft's names and ours.
-_SHARING = {"gdes": "gdes", "es": "es", "nes": "none", "none": "none"}
+_SHARING: dict[str, Sharing] = {"gdes": "gdes", "es": "es", "nes": "none", "none": "none"}
 _MINIMUM = {
     "vocab_size": 1,
     "hidden_size": 1,
@@ -188,7 +188,7 @@ class DebertaConfig:
         return {**values, **self.extra}
 
 
-def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, str]:
+def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, Sharing]:
     """Read Microsoft's replaced-token detection file: generator, discriminator and `embedding_sharing`."""
     values = read_json(path)
     missing = [name for name in ("generator", "discriminator") if not isinstance(values.get(name), dict)]

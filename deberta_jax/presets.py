@@ -9,8 +9,8 @@ def _v1(**fields: Any) -> DebertaConfig:
     return DebertaConfig(model_type="deberta", vocab_size=50265, **fields)
 
 
-def _v2(**fields: Any) -> DebertaConfig:
-    return DebertaConfig(position_buckets=256, norm_rel_ebd="layer_norm", share_att_key=True, **fields)
+def _v2(position_buckets: int = 256, **fields: Any) -> DebertaConfig:
+    return DebertaConfig(position_buckets=position_buckets, norm_rel_ebd="layer_norm", share_att_key=True, **fields)
 
 
 def _width(width: int) -> dict[str, Any]:
@@ -19,13 +19,11 @@ def _width(width: int) -> dict[str, Any]:
 
 
 def _small(width: int, num_hidden_layers: int, initializer_range: float) -> DebertaConfig:
-    return DebertaConfig(
+    return _v2(
+        position_buckets=32,
         vocab_size=8192,
         num_hidden_layers=num_hidden_layers,
         max_position_embeddings=width,
-        position_buckets=32,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         initializer_range=initializer_range,

@@ -1,5 +1,6 @@
 """The mesh with axes data, fsdp and tensor, and the table from logical axes to mesh axes."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,8 +64,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """The number of parts into which a mesh splits a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Constrain an activation to the sharding of its logical axes under `jax.set_mesh`; without a mesh, `x` itself."""
+    """Constrain an activation to the sharding of its logical axes on the current mesh; without a mesh, `x` itself."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x

@@ -41,7 +41,7 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     splits = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
     reports = [report for examples in splits.values() for report in examples.reports]
     for report in reports:
-        print_once("\n  ".join([str(report), *report.errors]))
+        print_once(report.details())
     kind = KINDS[task.kind]
     task = with_data(task, *(examples.examples for examples in splits.values()))
     folder = resolve(config.model)

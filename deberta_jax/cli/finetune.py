@@ -1,5 +1,6 @@
 """`deberta-jax finetune TASK`: fine-tune a model on the files of a task, evaluate it, and write a report."""
 
+import shlex
 import shutil
 import statistics
 from collections import Counter
@@ -55,7 +56,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     splits = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
     reports = [report for examples in splits.values() for report in examples.reports]
     for report in reports:
-        print_once("\n  ".join([str(report), *report.errors]))
+        print_once(report.details())
     kind = KINDS[task.kind]
     train, held_out = splits["train"].examples, splits["dev"].examples
     task = with_data(task, train, held_out)
@@ -74,7 +75,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     labels = model.config.labels if labels else ()
     features, report = features_of(kind, pretrained.tokenizer, train, labels, config.max_length)
     if report.skipped:
-        print_once("\n  ".join([str(report), *report.errors]))
+        print_once(report.details())
     inputs = RunInputs(task, kind, model, pretrained.tokenizer, features, held_out)
     settings = config.settings() | {"rows": digest(features)}
     seeds = _train(config, inputs, _objective(config, kind, labels, train), settings)
@@ -165,6 +166,7 @@ def _finish(
 
 
 def _next_command(config: FinetuneConfig, task: Task, kind: Kind, folder: Path) -> str:
+    model = shlex.quote(str(folder))
     if kind.predict_options:
-        return f"deberta-jax predict {folder} {kind.predict_options}"
-    return f"deberta-jax evaluate {task.name} --data {config.data} --model {folder}"
+        return f"deberta-jax predict {model} {kind.predict_options}"
+    return f"deberta-jax evaluate {task.name} --data {shlex.quote(str(config.data))} --model {model}"

@@ -41,7 +41,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "pretrain": Command(
-        "train by masked language modelling or replaced-token detection", "deberta_jax.pretraining.recipes"
+        "train by masked language modeling or replaced-token detection", "deberta_jax.pretraining.recipes"
     ),
     "finetune": Command(
         "train a model on a task: GLUE, SuperGLUE, SQuAD, RACE, NER, or your own table",

@@ -35,7 +35,7 @@ Options = TypeVar("Options")
 
 
 class _Captured(io.StringIO):
-    """What would be written to `terminal`, of whose encoding and colors tyro makes use."""
+    """Captures output for `terminal`; tyro reads its encoding and whether it is interactive."""
 
     def __init__(self, terminal: Any):
         super().__init__()
@@ -121,13 +121,13 @@ def _one_line_errors(kind: Any, program: str, rest: dict[str, Any]) -> contextli
 
 
 def _unknown(event: Any) -> str | None:
-    """The first word that is no option and no value of one."""
+    """The first word that is neither an option nor the value of one."""
     words = getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", None)
     return words[0].partition("=")[0] if words else None
 
 
 def _message(event: Any) -> str | None:
-    """What is wrong; None for an event that is unknown here."""
+    """The error message of an event; None for an unknown type of event."""
     assert events is not None
     argument = getattr(event, "argument", None)
     name = _name(argument) if argument else ""

@@ -118,7 +118,7 @@ def _check_options(config: PredictConfig, name: PipelineName) -> None:
     if name == "zero-shot" and not config.labels:
         raise InputError("zero-shot needs the labels to choose from: --labels")
     if config.parts and name in ("zero-shot", "multiple-choice", "entity-ranking"):
-        raise InputError(f"--return needs one text or pair per example, but {name} encodes several rows")
+        raise InputError(f"--return needs one text or pair per example, but {name} encodes several sequences")
     if config.parts and is_stream(config.output):
         raise InputError("--return writes arrays next to the output: name a file with --output")
 
@@ -143,7 +143,7 @@ def _source(config: PredictConfig, name: PipelineName) -> Source:
     choices = {"choices": list(given.pop("choices"))} if "choices" in given else {}
     if len({len(values) for values in given.values()}) > 1:
         numbers = [f"{len(values)} of --{key}" for key, values in given.items()]
-        raise InputError(f"{' and '.join(numbers)}: each example needs one of both")
+        raise InputError(f"{' and '.join(numbers)}: each example needs one of each")
     return source_of_options(dict(zip(given, row, strict=True)) | choices for row in zip(*given.values(), strict=True))
 
 

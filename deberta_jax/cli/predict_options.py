@@ -59,7 +59,10 @@ class PredictConfig:
     max_answer_tokens: int = 30
     """Maximum number of tokens of an answer (question-answering)."""
     no_answer_threshold: float | None = 0.0
-    """Margin by which no answer must outscore the best one; None to always answer (question-answering)."""
+    """Predict no answer if its score exceeds that of the best span by more than this (question-answering).
+
+    None always answers.
+    """
     top_k: int = 5
     """Number of tokens to return for each [MASK] (fill-mask)."""
     pooling: Pooling = "mean"
@@ -73,7 +76,7 @@ class PredictConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type of parameters and computation."""
     max_length: int | None = None
-    """Maximum number of tokens per row; by default the number of positions of the model."""
+    """Maximum number of tokens per sequence; by default the number of positions of the model."""
     batch_tokens: int = BATCHING.batch_tokens
     """Number of tokens per batch, including padding."""
 

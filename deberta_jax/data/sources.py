@@ -22,7 +22,7 @@ class Part:
     ranges: tuple[FileRange, ...]
 
     def documents(self) -> Iterator[str]:
-        """The documents, none of them empty; raises InputError like `documents`."""
+        """The documents, none of them empty; raises InputError as `read_range` does."""
         for source in self.ranges:
             yield from read_range(source)
 

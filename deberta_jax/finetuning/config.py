@@ -8,7 +8,7 @@ from typing import Any, Literal
 import tyro
 
 from deberta_jax.config import Remat
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, check_at_least, check_fraction
 from deberta_jax.tasks.custom import Columns
 from deberta_jax.training.config import MeshConfig, OptimizerConfig, ProcessesConfig, TrainingConfig
 
@@ -92,7 +92,7 @@ class FinetuneConfig:
     evaluate_every: int = 0
     """Steps between evaluations; 0 evaluates after each epoch."""
     patience: int = 0
-    """End the run after this number of evaluations without improvement; 0 never does."""
+    """End the run after this number of evaluations without improvement; 0 disables early stopping."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     seed: int = 0
@@ -114,16 +114,14 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         for name, minimum in (("batch_size", 1), ("accumulate", 1), ("max_length", 8), ("seeds", 1), ("seed", 0)):
-            if getattr(self, name) < minimum:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
+            check_at_least(name, getattr(self, name), minimum)
         for name in ("evaluate_every", "patience"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not 0 < self.epochs <= 10_000:
             raise InputError(f"epochs is {self.epochs}; it must be a positive number such as 3 or 0.5")
         for name in ("label_smoothing", "head_dropout"):
-            if not 0 <= (getattr(self, name) or 0.0) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+            check_fraction(name, getattr(self, name) or 0.0)
 
     @property
     def compute_dtype(self) -> str:

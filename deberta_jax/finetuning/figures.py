@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from deberta_jax.finetuning.calibration import Bin
 
-# Distinguishable with colour vision deficiency (Okabe and Ito 2008).
+# Distinguishable with color vision deficiency (Okabe and Ito 2008).
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 # A confusion matrix with more classes is unreadable.
 MAX_CLASSES = 20

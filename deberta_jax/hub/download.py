@@ -64,7 +64,7 @@ def resolve(
     `HF_HUB_OFFLINE` and `HF_TOKEN` are read at each call.
 
     Raises `InputError`, one line with what to do: no such folder, repository or revision; not a DeBERTa; a token
-    without access; a Hub that does not respond or breaks off; a full disk; a file with the wrong content.
+    without access; a Hub that does not respond or interrupts the download; a full disk; a file with the wrong content.
     """
     name = os.fspath(name)
     if name and Path(name).is_dir():
@@ -118,7 +118,7 @@ def _cached_folder(repository: _Repository, generator: bool, error: Exception) -
     if folder is None:
         model = f"{name}{f' at {revision}' if revision else ''}"
         problem = (
-            f"{model}: no such folder here, not whole in the cache {constants.HF_HUB_CACHE}, and the Hub {endpoint} "
+            f"{model}: no such folder here, not complete in the cache {constants.HF_HUB_CACHE}, and the Hub {endpoint} "
             f"cannot be reached ({_first_line(error)}); go online, or name a folder"
         )
         if generator and _find_in_cache(name, revision, generator=False):
@@ -279,7 +279,7 @@ def _interruption(error: Exception, endpoint: str) -> str:
         return f"the disk of the cache {cache} is full ({line}); free some space, or set HF_HUB_CACHE"
     if code is not None:
         return f"the cache {cache} cannot be used ({line}); fix it, or set HF_HUB_CACHE"
-    return f"the connection to the Hub {endpoint} broke off ({line}); wait, or check the network"
+    return f"the connection to the Hub {endpoint} was interrupted ({line}); wait, or check the network"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A model folder: its config and its tensors under their present names, of the model or of a pair's generator."""
+"""A model folder: its config and its tensors under their current names, of the model or of a pair's generator."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from deberta_jax.hub.tensors import Tensor, read_tensors, weight_file
 
 
 class StoredModel(NamedTuple):
-    """A model in a file: its config, its tensors by their present names, not yet read, and the file."""
+    """A model in a file: its config, its tensors by their current names, not yet read, and the file."""
 
     config: DebertaConfig
     tensors: dict[str, Tensor]

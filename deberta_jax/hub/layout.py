@@ -67,7 +67,7 @@ _PROJECTIONS = {
     },
     "deberta": {"position_key": "pos_proj", "position_query": "pos_q_proj"},
 }
-_FUSED = ("query", "key", "value")
+FUSED = ("query", "key", "value")
 POSITIONS = "deberta.embeddings.position_embeddings.weight"
 _DECODER = [("decoder.position.embedding", POSITIONS, SAME)]
 _MASKED_LM_HEADS: dict[MaskedLMPrefix, list[tuple[str, str, Order]]] = {
@@ -170,7 +170,7 @@ def entries(
     table += [(f"{path}.bias", f"{name}.bias", order) for path, name, order in norms]
     selected = [Entry((path,), name, order) for path, name, order in table if path in paths]
     if config.model_type == "deberta":
-        fused = tuple(f"{attention_path}{part}.kernel" for part in _FUSED)
+        fused = tuple(f"{attention_path}{part}.kernel" for part in FUSED)
         selected.append(Entry(fused, f"{attention_name}in_proj.weight", SAME))
     unnamed = paths - {path for entry in selected for path in entry.paths}
     if unnamed:

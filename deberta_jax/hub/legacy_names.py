@@ -13,11 +13,11 @@ import numpy as np
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
+from deberta_jax.hub.layout import FUSED
 from deberta_jax.hub.tensors import ComputedTensor, Tensor
 
 _log = logging.getLogger(__name__)
 _ATTENTION = re.compile(r"(?P<prefix>deberta\.encoder\.layer\.\d+\.attention\.self\.)(?P<part>.*)")
-_FUSED = ("query", "key", "value")
 # The names of version 1, and those of Microsoft's later code (docs/numerics.md, "Checkpoint formats").
 _POSITIONS = {"pos_proj": "pos_key_proj", "pos_q_proj": "pos_query_proj"}
 _DIFFERENCE = "._weight"
@@ -31,7 +31,7 @@ def canonical_tensors(
     generator: bool = False,
     generator_tensors: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
-    """Every tensor of a file under its present name; names of the encoder begin with `deberta.`.
+    """Every tensor of a file under its current name; names of the encoder begin with `deberta.`.
 
     If the file contains a replaced-token detection pair, the discriminator is taken, or the `generator`. A
     discriminator stored as differences is added to the tables of its generator, which are in the same file or in
@@ -58,14 +58,14 @@ def canonical_tensors(
 def _rename(tensors: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
     old_names: dict[str, list[str]] = {}
     for name in tensors:
-        old_names.setdefault(_present_name(name), []).append(name)
+        old_names.setdefault(_current_name(name), []).append(name)
     if repeated := [" and ".join(names) for names in old_names.values() if len(names) > 1]:
         raise InputError(f"{source}: contains the same tensor under two names: {'; '.join(repeated)}")
     return {new: tensors[old] for new, (old,) in old_names.items()}
 
 
-def _present_name(name: str) -> str:
-    """The name without the prefix of data-parallel training, with present names of norms and of the encoder."""
+def _current_name(name: str) -> str:
+    """The name without the prefix of data-parallel training, with current names of norms and of the encoder."""
     name = name.removeprefix("module.").replace("LayerNorm.gamma", "LayerNorm.weight")
     name = name.replace("LayerNorm.beta", "LayerNorm.bias").removeprefix("deberta.").removeprefix("bert.")
     return f"deberta.{name}" if name.startswith(("embeddings.", "encoder.")) else name
@@ -106,7 +106,7 @@ def _fuse_projections(tensors: Mapping[str, Tensor], config: DebertaConfig, sour
         match = _ATTENTION.fullmatch(name)
         prefix, part = (match["prefix"], match["part"]) if match else ("", "")
         if part == "query_proj.weight":
-            parts = {f"{prefix}{kind}_proj.weight": tensors.get(f"{prefix}{kind}_proj.weight") for kind in _FUSED}
+            parts = {f"{prefix}{kind}_proj.weight": tensors.get(f"{prefix}{kind}_proj.weight") for kind in FUSED}
             problems += _projection_problems(parts, config)
             read = lambda parts=parts: _interleave([x.read() for x in parts.values()], config)  # noqa: E731
             shape = 3 * config.hidden_size, config.hidden_size
@@ -148,7 +148,7 @@ def _split_projections(tensors: Mapping[str, Tensor], config: DebertaConfig) -> 
         match = _ATTENTION.fullmatch(name)
         prefix, part = (match["prefix"], match["part"]) if match else ("", "")
         if part == "in_proj.weight" and tensor.shape == (3 * D, D):
-            for number, kind in enumerate(_FUSED):
+            for number, kind in enumerate(FUSED):
                 read = lambda x=tensor, n=number: _part(x.read(), n, config)  # noqa: E731
                 result[f"{prefix}{kind}_proj.weight"] = ComputedTensor((D, D), tensor.dtype, read)
             result[f"{prefix}key_proj.bias"] = _zeros((D,), tensor.dtype)

@@ -34,7 +34,7 @@ def load_model(
 ) -> Any:
     """The model that `build` makes, with its parameters from `tensors`.
 
-    `tensors` have present names (`canonical_tensors`); `source` is the file that messages name. With `key` the parts of
+    `tensors` have current names (`canonical_tensors`); `source` is the file that messages name. With `key` the parts of
     a head that the file does not contain are initialized randomly, and their names logged; without it they are errors.
     On a `mesh` each parameter is sharded by its logical axes. Parameters have `dtype`, by default the one `build`
     gives them.

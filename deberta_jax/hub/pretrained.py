@@ -14,7 +14,7 @@ from deberta_jax.files import make_folder
 from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import read_folder
-from deberta_jax.hub.heads import Head, Model, head_of_model, head_spec
+from deberta_jax.hub.heads import Head, Model, head_of_model, head_options, head_spec
 from deberta_jax.hub.layout import POSITIONS, file_tensors
 from deberta_jax.hub.load import load_model
 from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
@@ -97,7 +97,7 @@ def load_pretrained(
     param_dtype = _floating("param_dtype", param_dtype)
     config, tensors, source = read_folder(folder, generator=generator)
     config, tensors = with_labels(config, tensors, head, labels)
-    options: dict[str, Any] = {"dtype": dtype, **spec.options(tensors)}
+    options: dict[str, Any] = {"dtype": dtype, **head_options(head, tensors)}
     if head == "masked_lm":
         _warn_of_masked_lm(folder, tensors)
 

@@ -16,7 +16,7 @@ from deberta_jax.inference.buckets import BATCHING, Batching, plan
 from deberta_jax.inference.encode import EncodedRow, EncodedRows
 from deberta_jax.inference.inputs import ModelInputs, pad_rows
 from deberta_jax.inference.models import max_row_length
-from deberta_jax.sharding import BATCH_AXES, batch_sharding
+from deberta_jax.sharding import batch_parts, batch_sharding
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
@@ -135,7 +135,7 @@ def mesh_of(model: Any) -> Mesh | None:
 def _dispatch(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[_RunningBatch]:
     """Send each batch to the device; its outputs are not waited for."""
     mesh = mesh_of(pipeline.model)
-    multiple = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    multiple = 1 if mesh is None else batch_parts(mesh)
     examples = iter(examples)
     while taken := _take_chunk(examples, pipeline.batching.chunk):
         chunk = _Chunk(taken, pipeline.encode(pipeline.tokenizer, taken, pipeline.max_length), {})

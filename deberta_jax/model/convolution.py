@@ -47,12 +47,12 @@ class Convolution(nnx.Module):
         taps = _taps(embeddings, reach)
         if segment_ids is not None:
             same_document = _taps(segment_ids[..., None], reach) == segment_ids[:, :, None, None]
-            taps = jnp.where(same_document, taps, jnp.zeros((), taps.dtype))
+            taps = jnp.where(same_document, taps, 0)
         kernel = self.kernel[...].astype(embeddings.dtype).reshape(K, inputs, groups, D // groups)
         y = jnp.einsum("BTKGI,KIGO->BTGO", taps.reshape(B, T, K, groups, inputs), kernel).reshape(B, T, D)
         y = y + self.bias[...].astype(y.dtype)
         if attention_mask is not None:
-            y = jnp.where(attention_mask[..., None], y, jnp.zeros((), y.dtype))
+            y = jnp.where(attention_mask[..., None], y, 0)
         y = activation(self.config.conv_act)(dropout(y, self.config.hidden_dropout_prob, key=key))
         # Without this XLA's partitioner computes other values on a mesh of 2 x 2 x 2 (jax 0.10.2).
         return constrain(y, "batch", None, None)
@@ -67,7 +67,7 @@ class Convolution(nnx.Module):
         merged = self.norm(layer_output + y)
         if attention_mask is None:
             return merged
-        return jnp.where(attention_mask[..., None], merged, jnp.zeros((), merged.dtype))
+        return jnp.where(attention_mask[..., None], merged, 0)
 
 
 def _taps(x: Array, reach: int) -> Array:

@@ -58,5 +58,5 @@ class Embeddings(nnx.Module):
         """The sum, normalized, zero at padding, with dropout."""
         x = self.norm(x)
         if attention_mask is not None:
-            x = jnp.where(attention_mask[..., None], x, jnp.zeros((), x.dtype))
+            x = jnp.where(attention_mask[..., None], x, 0)
         return dropout(x, self.config.hidden_dropout_prob, key=key)

@@ -127,8 +127,7 @@ class Encoder(nnx.Module):
             attentions = layer.attention.probabilities(x, inputs) if output_attentions else None
             y = layer(x, inputs, key=key)
             if convolution is not None and convolved is not None:
-                merge = lambda y: convolution.merge(y, convolved, attention_mask)  # noqa: E731
-                y = jax.lax.cond(number == 0, merge, lambda y: y, y)
+                y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, attention_mask), lambda y: y, y)
             return y, (y if output_hidden_states else None, attentions)
 
         step = jax.checkpoint(step, policy=_SAVED[self.remat], prevent_cse=False)

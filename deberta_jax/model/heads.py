@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Remat
-from deberta_jax.model.activation import activation
+from deberta_jax.model.activation import activation, gelu
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays, split_key
 from deberta_jax.model.linear import Linear
@@ -135,7 +135,7 @@ class TokenClassification(nnx.Module):
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B T C"]:
         """Logits from the states of the last layer."""
         if self.projection is not None:
-            states = activation("gelu")(self.projection(states))
+            states = gelu(self.projection(states))
         return upcast(self.classifier(dropout(states, classifier_dropout(self.deberta.config), key=key)))
 
 
@@ -217,7 +217,7 @@ class EntityScoring(nnx.Module):
         weights = jnp.where(exists, jax.nn.softmax(jnp.where(exists, scores, lowest), axis=-1), 0)
         tokens = jnp.take_along_axis(states, entity_positions.reshape(B, E * P, 1), axis=1).reshape(B, E, P, -1)
         entities = jnp.einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
-        hidden = activation("gelu")(self.projection(entities))
+        hidden = gelu(self.projection(entities))
         hidden = dropout(hidden, classifier_dropout(self.deberta.config), key=key)
         return jnp.where(exists.any(-1), upcast(self.classifier(hidden))[..., 0], ABSENT)
 

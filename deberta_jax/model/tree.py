@@ -1,4 +1,4 @@
-"""Modules as values: copies with some parts replaced."""
+"""Trees of arrays by dotted paths, and copies of modules with some parts replaced."""
 
 from typing import Any, TypeVar
 
@@ -20,3 +20,11 @@ def replace_parts(module: Tree, parts: dict[str, Any]) -> Tree:
             owner = getattr(owner, parent)
         setattr(owner, name, part)
     return copy
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their dotted paths."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

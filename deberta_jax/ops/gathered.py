@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from deberta_jax.ops.precision import accumulation_dtype
 from deberta_jax.ops.relative_shift import table_by_distance
@@ -26,6 +26,6 @@ def c2p_scores_at(
     return slice_keys(scores, S - 1 - query_positions).swapaxes(1, 2)
 
 
-def take_queries(x: Float[Array, "B N T S"], query_positions: Int[Array, "B M"]) -> Float[Array, "B N M S"]:
-    """The rows of the queries at `query_positions`."""
+def take_queries(x: Shaped[Array, "B N T S"], query_positions: Int[Array, "B M"]) -> Shaped[Array, "B N M S"]:
+    """The scores or mask entries of the queries at `query_positions`."""
     return jax.vmap(lambda x, positions: x[:, positions])(x, query_positions)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from deberta_jax.ops.gathered import take_queries
+
 
 def make_attention_mask(
     attention_mask: Bool[Array, "B S"] | None = None,
@@ -25,7 +27,7 @@ def make_attention_mask(
             mask = pairs if mask is None else mask & pairs
     if pair_mask is not None:
         if query_positions is not None and pair_mask.shape[2] > 1:
-            pair_mask = jax.vmap(lambda mask, positions: mask[:, positions])(pair_mask, query_positions)
+            pair_mask = take_queries(pair_mask, query_positions)
         mask = pair_mask if mask is None else mask & pair_mask
     return mask
 

@@ -89,13 +89,12 @@ def attention_probabilities(
     scores = c2c_scores(q, k)
     if rel_k is not None or rel_q is not None:
         index = required_index(index)
-        p2c = None if rel_q is None else p2c_scores(k, rel_q, index)
-        if query_positions is None:
-            c2p = None if rel_k is None else c2p_scores(q, rel_k, index)
-        else:
-            c2p = None if rel_k is None else c2p_scores_at(q, rel_k, index, query_positions)
-            p2c = None if p2c is None else take_queries(p2c, query_positions)
-        scores = sum((term for term in (c2p, p2c) if term is not None), scores)
+        at = query_positions
+        if rel_k is not None:
+            scores += c2p_scores(q, rel_k, index) if at is None else c2p_scores_at(q, rel_k, index, at)
+        if rel_q is not None:
+            p2c = p2c_scores(k, rel_q, index)
+            scores += p2c if at is None else take_queries(p2c, at)
     return masked_softmax(scores * (attention_scale(q, rel_k, rel_q) if scale is None else scale), mask)
 
 

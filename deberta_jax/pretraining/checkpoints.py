@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,6 @@ from deberta_jax.hub.layout import file_tensors, masked_lm_prefix
 from deberta_jax.hub.load import load_model
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
-from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import generator_config
 from deberta_jax.sharding import make_mesh
@@ -29,7 +29,7 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.optimizer import make_optimizer
-from deberta_jax.training.state import initial_state, model_key
+from deberta_jax.training.state import initial_state, model_key, with_shardings
 
 CHECKPOINTS = "checkpoints"
 _SEED = 0
@@ -92,8 +92,8 @@ def pretrain_command(preset: str, folder: Path, *, with_tokenizer: bool) -> str:
     """The command that trains a preset in a folder by the masked-LM objective; a generator by its pair's recipe."""
     recipe = preset.removesuffix("-generator")
     model = f" --model {preset}" * (recipe != preset)
-    tokenizer = f" --tokenizer {folder / 'tokenizer'}" * with_tokenizer
-    return f"deberta-jax pretrain {recipe}{model} --objective mlm --folder {folder}{tokenizer}"
+    tokenizer = f" --tokenizer {shlex.quote(str(folder / 'tokenizer'))}" * with_tokenizer
+    return f"deberta-jax pretrain {recipe}{model} --objective mlm --folder {shlex.quote(str(folder))}{tokenizer}"
 
 
 def _build(config: DebertaConfig, sharing: Any) -> Callable[[PRNGKeyArray], nnx.Module]:
@@ -105,12 +105,7 @@ def _build(config: DebertaConfig, sharing: Any) -> Callable[[PRNGKeyArray], nnx.
 
 def _abstract(build: Callable[[PRNGKeyArray], nnx.Module]) -> Any:
     """Shapes, dtypes and shardings of a model, split over all devices."""
-    shapes = jax.eval_shape(build, jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings(shapes, make_mesh(data=1, fsdp=-1)),
-    )
+    return with_shardings(jax.eval_shape(build, jax.random.key(0)), make_mesh(data=1, fsdp=-1))
 
 
 def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
@@ -121,6 +116,7 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
     try:
         path = Path(given) if given else resolve(init_from) if init_from else folder / "tokenizer"
     except InputError as error:
-        _log.warning("%s; the run %s has its tokenizer from there, and is converted without it", error, folder)
+        message = "%s; the run %s was trained with the tokenizer of this model and is converted without a tokenizer"
+        _log.warning(message, error, folder)
         return None
     return Tokenizer(path) if path.exists() else None

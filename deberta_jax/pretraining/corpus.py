@@ -1,5 +1,6 @@
 """The inputs of a pretraining run: text, tokenizer, shards and batches. What is not given is made in the run folder."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -156,8 +157,7 @@ def evaluation_batches(
 def example_documents(text: TextFiles) -> list[str]:
     """Held-out documents to show examples of, at most a thousand; none with prepared shards alone."""
     files = text.held_out or text.training
-    source = documents(files) if files else iter(())
-    return [document for _, document in zip(range(_EXAMPLE_DOCUMENTS), source, strict=False)]
+    return list(itertools.islice(documents(files), _EXAMPLE_DOCUMENTS)) if files else []
 
 
 def _vocabulary(tokenizer: Tokenizer) -> MaskingVocabulary:

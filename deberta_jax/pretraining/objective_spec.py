@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
-from deberta_jax.pretraining.config import Remat, RtdConfig
+from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.pretraining.config import RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles
 from deberta_jax.pretraining.summary import MaskedSentence
 from deberta_jax.tokenizers.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ def masked_lm(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
 
 
 def masked_logits(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B M V"]:
-    """What a masked language model expects at the masked positions of packed rows."""
+    """The logits of a masked language model at the masked positions of packed sequences."""
     return model(
         batch["input_ids"],
         masked_positions=batch["masked_positions"],
@@ -26,7 +26,7 @@ def masked_logits(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Fl
 
 
 def masked_sums(logits: Float[Array, "B M V"], batch: ArrayBatch) -> Sums:
-    """Cross entropy and accuracy of those logits."""
+    """Cross entropy and accuracy of logits at the masked positions."""
     labels, weights = batch["labels"], batch["label_weights"]
     correct = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
     return Sums(

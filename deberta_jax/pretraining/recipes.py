@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deberta_jax.config import Remat
 from deberta_jax.data.masking import Masking
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.config import DataConfig, ObjectiveName, PretrainConfig, Remat, RtdConfig
+from deberta_jax.pretraining.config import DataConfig, ObjectiveName, PretrainConfig, RtdConfig
 from deberta_jax.training.config import MeshConfig, OptimizerConfig, TrainingConfig
 
 # The largest models shard parameters and optimizer state over all devices.

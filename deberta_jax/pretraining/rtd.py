@@ -80,9 +80,14 @@ def _load_files(
 def _log_changes(files: InitialFiles, generator: Any, discriminator: Any, rtd: RtdConfig) -> None:
     """Log which model is initialized randomly, and embeddings that are not used."""
     if files.model is None and files.generator is not None:
-        _log.warning("%s: the discriminator is new, with random layers and these embeddings", files.generator.name)
+        _log.warning(
+            "%s: the layers of the discriminator are initialized randomly, its embeddings from this file",
+            files.generator.name,
+        )
     elif files.generator is None and files.model is not None:
-        _log.warning("%s: the generator is new, with random layers and these embeddings", files.model.name)
+        _log.warning(
+            "%s: the layers of the generator are initialized randomly, its embeddings from this file", files.model.name
+        )
     elif files.model is not None and rtd.sharing == "es":
         embeddings = jax.tree.leaves(tables(generator)), jax.tree.leaves(tables(discriminator))
         if not all(map(jnp.array_equal, *embeddings)):

@@ -64,8 +64,9 @@ def pretrain(config: PretrainConfig) -> None:
     check_text_files(data)
     tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, data.shards)
     files = objective.find_files(config.init_from, config.generator)
+    model_config = None
     if tokenizer is not None:
-        initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
+        model_config = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(lock_folder(folder)))
         text = prepare_text(data, folder / "text")
@@ -75,7 +76,8 @@ def pretrain(config: PretrainConfig) -> None:
         settings = config.settings() | {"rows": read_manifest(shards.training).sha256}
         # Every process checks: if only the first one did, the others would wait for it forever.
         check_settings(folder, settings)
-        model_config = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
+        # A run that trains its tokenizer is not initialized from files.
+        model_config = model_config or config.model_config(tokenizer.vocab_size)
         options = ModelOptions(model_config, jnp.dtype(config.dtype), config.remat)
         method = objective.method(options, training, config.rtd)
         size = _measure(method, training, data, mesh)

@@ -116,9 +116,6 @@ class EntityExample(NamedTuple):
         return self.passage, self.query, self.entities
 
 
-Example = TextExample | WordsExample | SpanExample | ChoiceExample | EntityExample
-
-
 class SpanPrediction(NamedTuple):
     """The text of the predicted answer, empty for no answer.
 
@@ -148,6 +145,10 @@ class ReadReport:
     malformed: int = 0
     errors: list[str] = dataclasses.field(default_factory=list)
     repairs: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def details(self) -> str:
+        """The counts, and below them the first malformed rows."""
+        return "\n  ".join([str(self), *self.errors])
 
     def use(self) -> None:
         """Count a row that became an example."""

@@ -30,11 +30,11 @@ def regression_label(examples: Sequence[Any]) -> tuple[str, ...]:
     return ("score",)
 
 
-def _sorted(labels: Collection[str], least: int) -> tuple[str, ...]:
+def _sorted(labels: Collection[str], minimum: int) -> tuple[str, ...]:
     """Sort labels by number if all of them are numbers."""
-    if len(labels) < least:
+    if len(labels) < minimum:
         raise InputError(
-            f"the labels of the training data are: {', '.join(sorted(labels)) or 'none'}; at least {least} required"
+            f"the labels of the training data are: {', '.join(sorted(labels)) or 'none'}; at least {minimum} required"
         )
     return tuple(sorted(labels, key=float if all(map(_is_number, labels)) else str))
 

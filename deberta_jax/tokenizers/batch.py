@@ -107,9 +107,7 @@ class BatchOptions:
 
 def make_batch(firsts: Sequence[EncodedText], seconds: Sequence[EncodedText] | None, options: BatchOptions) -> Batch:
     """One sequence for each text or pair, or one for each of its windows."""
-    inputs = [[first] for first in firsts]
-    for texts, second in zip(inputs, seconds or [], strict=seconds is not None):
-        texts.append(second)
+    inputs = [(first,) for first in firsts] if seconds is None else list(zip(firsts, seconds, strict=True))
     sequences = [
         (index, texts, spans)
         for index, texts in enumerate(inputs)

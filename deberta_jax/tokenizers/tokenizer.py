@@ -39,10 +39,8 @@ class Tokenizer:
                 )
         self._settings = tokens.settings
         added_ids = {token.text: token.id for token in tokens.added}
-        self.pad_id, self.cls_id, self.sep_id, self.unk_id, self.mask_id = (
-            self._special_id(role, tokens.names[role], added_ids) for role in NAMES
-        )
-        self.special_ids = (self.pad_id, self.cls_id, self.sep_id, self.unk_id, self.mask_id)
+        self.special_ids = tuple(self._special_id(role, tokens.names[role], added_ids) for role in NAMES)
+        self.pad_id, self.cls_id, self.sep_id, self.unk_id, self.mask_id = self.special_ids
         self.mask_token = tokens.names["mask"]
         mask = AddedToken(self.mask_token, self.mask_id, lstrip=self.vocabulary.mask_strips_space, special=True)
         added = [token for token in tokens.added if token.id not in self.special_ids[:4]]

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from deberta_jax.errors import InputError
+from deberta_jax.model.tree import named_leaves
 from deberta_jax.training.fingerprint import fingerprint
 from deberta_jax.training.state import TrainState
 
@@ -61,7 +62,7 @@ class Checkpointer:
         step = int(state.step)
         if step in self.steps:
             return
-        arrays = _named_leaves(state)
+        arrays = named_leaves(state)
         fingerprints = fingerprint(arrays)
         leaves = {name: [list(x.shape), str(x.dtype), *fingerprints[name]] for name, x in arrays.items()}
         try:
@@ -112,7 +113,7 @@ class Checkpointer:
     def restore_model(self, abstract: Any) -> Any:
         """Restore only the model of the latest checkpoint; raises InputError if it is damaged, and leaves it there."""
         step = self.steps[-1]
-        expected = {f"model.{name}": leaf for name, leaf in _named_leaves(abstract).items()}
+        expected = {f"model.{name}": leaf for name, leaf in named_leaves(abstract).items()}
         partial = ocp.Context()
         partial.pytree.loading.partial_load = True
         try:
@@ -132,7 +133,7 @@ class Checkpointer:
             self._orbax.close()
 
     def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        expected = _named_leaves(abstract)
+        expected = named_leaves(abstract)
         leaves, note = self._read_metadata(step)
         arrays = self._load(step, expected, leaves)
         return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in expected]), note
@@ -201,13 +202,6 @@ class Checkpointer:
         intact = [other for other in self.steps if other != step and (self.folder / str(other)).exists()]
         previous = f"the checkpoint of step {intact[-1]} is intact" if intact else "there is no earlier checkpoint"
         return InputError(f"cannot save step {step} in {self.folder}: {_one_line(error)}; {previous}")
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): x
-        for path, x in jax.tree_util.tree_leaves_with_path(tree)
-    }
 
 
 def _digest(leaves: Mapping[str, Any], note: Mapping[str, Any]) -> str:

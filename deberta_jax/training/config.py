@@ -76,7 +76,7 @@ class TrainingConfig:
     steps: int = 1000
     """Training steps; a finished run can be extended with a larger number."""
     batch_size: int = 32
-    """Rows per step, over all devices and micro-batches."""
+    """Examples (packed sequences in pretraining) per step, over all devices and micro-batches."""
     accumulate: int = 1
     """Micro-batches per step; more of them need less memory."""
     seed: int = 0

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.precision import upcast
 
 
 def cross_entropy(logits: Float[Array, "*B V"], labels: Int[Array, "*B"]) -> Float[Array, "*B"]:
@@ -13,24 +13,24 @@ def cross_entropy(logits: Float[Array, "*B V"], labels: Int[Array, "*B"]) -> Flo
     The label's logit is selected by comparison, not by a gather, so that a sharded vocabulary stays sharded. A label
     outside the classes selects no logit.
     """
-    logits = logits.astype(accumulation_dtype(logits.dtype))
+    logits = upcast(logits)
     is_label: Bool[Array, "*B V"] = labels.astype(jnp.int32)[..., None] == jnp.arange(logits.shape[-1], dtype=jnp.int32)
     return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
 
 
 def soft_cross_entropy(logits: Float[Array, "*B C"], targets: Float[Array, "*B C"]) -> Float[Array, "*B"]:
     """Cross entropy against a distribution over the classes (docs/numerics.md, "Heads and losses")."""
-    logits = logits.astype(accumulation_dtype(logits.dtype))
+    logits = upcast(logits)
     return -jnp.sum(targets.astype(logits.dtype) * jax.nn.log_softmax(logits, axis=-1), axis=-1)
 
 
 def binary_cross_entropy(logits: Float[Array, "*B"], targets: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """Binary cross entropy of a logit against a target in [0, 1], without overflow for any logit."""
-    logits = logits.astype(accumulation_dtype(logits.dtype))
+    logits = upcast(logits)
     return jax.nn.softplus(logits) - targets.astype(logits.dtype) * logits
 
 
 def squared_error(predictions: Float[Array, "*B"], targets: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """Squared difference, for regression (docs/numerics.md, "Heads and losses")."""
-    predictions = predictions.astype(accumulation_dtype(predictions.dtype))
+    predictions = upcast(predictions)
     return jnp.square(predictions - targets.astype(predictions.dtype))

@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Int
 
 from deberta_jax.errors import InputError
+from deberta_jax.model.tree import named_leaves
 from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.schedules import SCHEDULES, warmup_steps
 
@@ -83,12 +84,8 @@ def scale_by_layer(decay: float) -> optax.GradientTransformation:
     """
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
-        names = [
-            jax.tree_util.keystr(path, simple=True, separator=".")
-            for path, _ in jax.tree_util.tree_leaves_with_path(updates)
-        ]
-        leaves, structure = jax.tree.flatten(updates)
-        depths = [leaf.shape[0] for name, leaf in zip(names, leaves, strict=True) if _LAYERS in f".{name}"]
+        leaves = named_leaves(updates)
+        depths = [leaf.shape[0] for name, leaf in leaves.items() if _LAYERS in f".{name}"]
         if not depths:
             raise InputError("optimizer.layer_decay: the model has no encoder layers")
         L = depths[0]
@@ -104,7 +101,7 @@ def scale_by_layer(decay: float) -> optax.GradientTransformation:
                 return leaf * jnp.asarray(decay ** (L + 1), leaf.dtype)
             return leaf
 
-        return jax.tree.unflatten(structure, list(map(scaled, names, leaves))), state
+        return jax.tree.unflatten(jax.tree.structure(updates), list(map(scaled, leaves, leaves.values()))), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

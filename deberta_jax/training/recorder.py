@@ -20,7 +20,7 @@ LINE_EVERY_SECONDS = 10
 
 
 class Recorder:
-    """Writes the metrics of each step once into the folder of a run; other processes than the first only fetch them.
+    """Writes the metrics of each step once into the folder of a run; all other processes only fetch them.
 
     Lines of steps after `start` are dropped: a previous process wrote them, but stopped before its next checkpoint.
     `curves` maps the metrics to plot to their axis labels. With `flops_per_step` and the peak FLOP/s of all devices
@@ -63,8 +63,8 @@ class Recorder:
     def step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Take the metrics of step number `step` (from 1), and record the metrics taken before.
 
-        The delay of one step keeps the devices busy while the host waits for metrics. `latest` has the metrics that
-        were recorded last.
+        The delay of one step keeps the devices busy while the host waits for metrics. `latest` holds the last
+        recorded metrics.
         """
         self._record_pending()
         self._pending = step, metrics

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 
 from deberta_jax.training.config import ScheduleName
 
-Step = Float[Array, ""]
-Scale = Float[Array, ""]
+Scalar = Float[Array, ""]
 
 
 def warmup_steps(warmup: float, total: int) -> float:
@@ -21,48 +20,48 @@ def warmup_steps(warmup: float, total: int) -> float:
     return warmup if warmup >= 1 else warmup * total
 
 
-def linear(step: Step, total: int, warmup: float, final: float) -> Scale:
+def linear(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """Linear warm-up to 1, then linear decay to `final` at step `total`; constant after that."""
     return _warmup_factor(step, warmup) * (final + (1 - final) * (1 - _decay_progress(step, total, warmup)))
 
 
-def cosine(step: Step, total: int, warmup: float, final: float) -> Scale:
+def cosine(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """Linear warm-up to 1, then cosine decay to `final` at step `total`; constant after that."""
     decay = 0.5 * (1 + jnp.cos(math.pi * _decay_progress(step, total, warmup)))
     return _warmup_factor(step, warmup) * (final + (1 - final) * decay)
 
 
-def constant(step: Step, total: int, warmup: float, final: float) -> Scale:
+def constant(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """Linear warm-up to 1; constant after that."""
     return _warmup_factor(step, warmup)
 
 
-def warmup_linear(step: Step, total: int, warmup: float, final: float) -> Scale:
+def warmup_linear(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """The original's default. The decay starts at step 0, so the rate jumps down at the end of the warm-up."""
     x = _cycle_progress(step, total)
     return _original_warmup(x, total, warmup, (1 - final) * (1 - x) + final)
 
 
-def warmup_linear_shift(step: Step, total: int, warmup: float, final: float) -> Scale:
+def warmup_linear_shift(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """The original's linear schedule whose decay starts at the end of the warm-up, without a jump."""
     x = _cycle_progress(step, total)
     return _original_warmup(x, total, warmup, (1 - final) * (1 - _progress_after_warmup(x, total, warmup)) + final)
 
 
-def warmup_cosine(step: Step, total: int, warmup: float, final: float) -> Scale:
+def warmup_cosine(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """The original's cosine over the whole run. It ignores `final` and jumps like `warmup_linear`."""
     x = _cycle_progress(step, total)
     return _original_warmup(x, total, warmup, 0.5 * (1 + jnp.cos(math.pi * x)))
 
 
-def warmup_linear_cosine(step: Step, total: int, warmup: float, final: float) -> Scale:
+def warmup_linear_cosine(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """The original's cosine whose decay starts at the end of the warm-up, without a jump."""
     x = _cycle_progress(step, total)
     decay = 0.5 * (1 + jnp.cos(math.pi * _progress_after_warmup(x, total, warmup)))
     return _original_warmup(x, total, warmup, (1 - final) * jnp.maximum(decay, 0) + final)
 
 
-def warmup_cyclic_linear_cosine(step: Step, total: int, warmup: float, final: float) -> Scale:
+def warmup_cyclic_linear_cosine(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """The original's four cosine stairs. It does not restart after `total` steps."""
     stairs = 4
     fraction = warmup / total
@@ -75,12 +74,12 @@ def warmup_cyclic_linear_cosine(step: Step, total: int, warmup: float, final: fl
     return _original_warmup(step / total, total, warmup, (1 - final) * jnp.maximum(scale, 0) + final)
 
 
-def warmup_constant(step: Step, total: int, warmup: float, final: float) -> Scale:
+def warmup_constant(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """The original's constant schedule. It warms up again after `total` steps."""
     return _original_warmup(_cycle_progress(step, total), total, warmup, jnp.ones_like(step))
 
 
-SCHEDULES: dict[ScheduleName, Callable[[Step, int, float, float], Scale]] = {
+SCHEDULES: dict[ScheduleName, Callable[[Scalar, int, float, float], Scalar]] = {
     "linear": linear,
     "cosine": cosine,
     "constant": constant,
@@ -93,23 +92,23 @@ SCHEDULES: dict[ScheduleName, Callable[[Step, int, float, float], Scale]] = {
 }
 
 
-def _warmup_factor(step: Step, warmup: float) -> Scale:
+def _warmup_factor(step: Scalar, warmup: float) -> Scalar:
     # step + 1, so that the first update does not have a learning rate of 0.
     return jnp.minimum(1.0, (step + 1) / warmup) if warmup else jnp.ones_like(step)
 
 
-def _decay_progress(step: Step, total: int, warmup: float) -> Scale:
+def _decay_progress(step: Scalar, total: int, warmup: float) -> Scalar:
     return jnp.clip((step - warmup) / max(total - warmup, 1), 0, 1)
 
 
-def _cycle_progress(step: Step, total: int) -> Scale:
+def _cycle_progress(step: Scalar, total: int) -> Scalar:
     return (step % total) / total
 
 
-def _progress_after_warmup(x: Scale, total: int, warmup: float) -> Scale:
+def _progress_after_warmup(x: Scalar, total: int, warmup: float) -> Scalar:
     return (x - warmup / total) / (1 - warmup / total)
 
 
-def _original_warmup(x: Scale, total: int, warmup: float, after_warmup: Scale) -> Scale:
+def _original_warmup(x: Scalar, total: int, warmup: float, after_warmup: Scalar) -> Scalar:
     # Compare in steps: x * total is an integer up to rounding error.
     return jnp.where(jnp.round(x * total) < warmup, x * total / max(warmup, 1e-30), after_warmup)

@@ -60,6 +60,11 @@ def initial_state(
 def abstract_state(build: Build, optimizer: Optimizer, seed: int, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, without allocating it."""
     shapes = jax.eval_shape(_initializer(build, optimizer), jax.eval_shape(lambda: jax.random.key(seed)))
+    return with_shardings(shapes, mesh)
+
+
+def with_shardings(shapes: Any, mesh: Mesh) -> Any:
+    """Shapes and dtypes with the shardings that the parameters' annotations give over a mesh."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,

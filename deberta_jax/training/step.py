@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.data.batch_share import BatchShare
 from deberta_jax.errors import InputError
-from deberta_jax.sharding import BATCH_AXES, batch_sharding
+from deberta_jax.sharding import BATCH_AXES, batch_parts, batch_sharding
 from deberta_jax.training.objective import ArrayBatch, BatchEvaluation, Objective, Sums
 from deberta_jax.training.state import TrainState
 
@@ -116,7 +116,7 @@ def batch_share(mesh: Mesh) -> BatchShare:
 
     Raises InputError if the parts would not be equal.
     """
-    ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    ways = batch_parts(mesh)
     slices = batch_sharding(mesh).addressable_devices_indices_map((ways,)).values()
     rows = sorted({row for part in slices if part is not None for row in range(*part[0].indices(ways))})
     first, parts = rows[0], ways // len(rows)
@@ -139,7 +139,7 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int) -> None:
     """Raise InputError if the mesh and the accumulation do not divide the batch."""
-    ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    ways = batch_parts(mesh)
     if accumulate < 1 or batch_size < 1 or batch_size % (ways * accumulate):
         shape = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in BATCH_AXES)
         raise InputError(

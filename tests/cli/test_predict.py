@@ -1,6 +1,5 @@
 """`deberta-jax predict`: tasks, options, and messages."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -275,8 +274,7 @@ def test_a_result_that_is_not_finite_is_an_error_of_its_line(model_folders, tmp_
 
 
 def test_the_help_explains_tasks_invalid_lines_and_interruptions(capfd):
-    with contextlib.suppress(SystemExit):
-        assert main(["predict", "--help"]) == 0
+    assert main(["predict", "--help"]) == 0
     text = " ".join(capfd.readouterr().out.replace("│", " ").split())
     for part in ("fill-mask", '{"line": 7, "error": "..."}', "exit code is 2", "OUTPUT.progress", "(default: 5)"):
         assert part in text

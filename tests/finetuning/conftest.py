@@ -1,5 +1,7 @@
 """A small model, and one finished run per kind of task."""
 
+import contextlib
+import io
 from typing import NamedTuple
 
 import jax
@@ -47,9 +49,6 @@ def finished(tmp_path_factory, pretrained):
 
 
 def _output_of(*words):
-    import contextlib
-    import io
-
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         assert call(*words) == 0

@@ -102,7 +102,7 @@ def parse(kind, value):
 def test_the_last_line_of_a_run_is_the_next_command(finished):
     last = finished("single_label").output.splitlines()[-1]
     assert last == f'next: deberta-jax predict {finished("single_label").folder / "model"} --text "..."'
-    # `predict` does not support entity scoring.
+    # An example of entity ranking cannot be given as options.
     assert finished("entity_ranking").output.splitlines()[-1].startswith("next: deberta-jax evaluate record --data")
 
 

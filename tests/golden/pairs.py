@@ -26,8 +26,8 @@ from deberta_jax.training.losses import binary_cross_entropy, cross_entropy
 
 def loaded_pair(folder: Path, dtype: str) -> ReplacedTokenPair:
     """The pair of a case, its differences formed in `dtype`."""
-    configs = dict(zip(("generator", "discriminator"), read_rtd_pair(folder / "config.json")[:2], strict=True))
-    sharing = read_rtd_pair(folder / "config.json")[2]
+    generator, discriminator, sharing = read_rtd_pair(folder / "config.json")
+    configs = {"generator": generator, "discriminator": discriminator}
     weights = safetensors.numpy.load_file(folder / "weights.safetensors")
     tensors = {name: as_tensor(array.astype(dtype)) for name, array in weights.items()}
     models = {}

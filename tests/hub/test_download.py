@@ -222,7 +222,7 @@ def test_a_broken_connection_is_resumed(hub, folder):
 
 def test_a_call_after_a_failed_one_resumes_its_download(hub, folder):
     hub.cut("pytorch_model.bin", after=2 * CHUNK + 9, then=lambda: setattr(hub, "down", 503))
-    refused("broke off .*the same call resumes the download", NAME)
+    refused("was interrupted .*the same call resumes the download", NAME)
     hub.down = None
     hub.log.clear()
     assert same(resolve(NAME), folder)
@@ -310,9 +310,9 @@ def test_without_a_network_the_cache_is_used_and_a_warning_logged(hub, folder, m
         assert resolve(NAME, revision=path.name) == path
     records = [record for record in caplog.records if record.name == LOGGER]
     assert len(records) == 2 and "cannot be reached; using the cache" in records[0].message
-    problem = "not whole in the cache .* cannot be reached .*go online, or name a folder"
+    problem = "not complete in the cache .* cannot be reached .*go online, or name a folder"
     assert refused(problem, NAME, generator=True, error=GeneratorNotFound).offline
-    refused("at v1: no such folder here, not whole in the cache", NAME, revision="v1")
+    refused("at v1: no such folder here, not complete in the cache", NAME, revision="v1")
 
 
 # A login portal of a network answers every request with 200.
@@ -322,7 +322,7 @@ def test_a_hub_that_is_down_is_treated_as_unreachable(hub, status, caplog):
     hub.down = status
     assert resolve(NAME) == path
     assert "using the cache" in caplog.text
-    refused("runs/x: no such folder here, not whole in the cache .* cannot be reached", "runs/x")
+    refused("runs/x: no such folder here, not complete in the cache .* cannot be reached", "runs/x")
 
 
 def test_an_address_that_is_not_a_hub_is_reported(hub):
@@ -341,7 +341,7 @@ def test_a_hub_that_does_not_respond_in_time_is_treated_as_unreachable(hub, monk
 
 def test_offline_mode_sends_no_request(hub, monkeypatch, caplog):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    refused("not whole in the cache .*HF_HUB_OFFLINE is set.*go online, or name a folder", NAME)
+    refused("not complete in the cache .*HF_HUB_OFFLINE is set.*go online, or name a folder", NAME)
     assert hub.log == []
     monkeypatch.delenv("HF_HUB_OFFLINE")
     path = resolve(NAME)
@@ -353,9 +353,9 @@ def test_offline_mode_sends_no_request(hub, monkeypatch, caplog):
 
 def test_an_incomplete_model_in_the_cache_is_not_used(hub, monkeypatch):
     hub.cut("pytorch_model.bin", after=10, then=lambda: setattr(hub, "down", 503))
-    refused("broke off", NAME)
+    refused("was interrupted", NAME)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    refused("not whole in the cache", NAME)
+    refused("not complete in the cache", NAME)
 
 
 def test_importing_the_module_does_not_import_huggingface_hub():

@@ -175,7 +175,7 @@ def test_a_fresh_generator_starts_with_the_embeddings_of_the_discriminator(shari
     kernel, other = (model.deberta.encoder.layers.up.kernel for model in (pair.generator, DISCRIMINATOR))
     assert np.isclose(np.std(kernel), CONFIG.initializer_range, rtol=0.05)
     assert not (np.asarray(kernel) == np.asarray(other)).any()
-    message = "the generator is new, with random layers and these embeddings"
+    message = "the layers of the generator are initialized randomly, its embeddings from this file"
     assert logged() == [f"{folders / 'discriminator'}: {message}"]
     if sharing == "none":
         # The state takes over the memory of the model, so no two parameters may share an array.
@@ -191,7 +191,7 @@ def test_a_new_discriminator_starts_with_the_embeddings_of_the_generator(sharing
     np.testing.assert_array_equal(words(pair.detector()), words(GENERATOR))
     if sharing == "gdes":
         assert not words(pair.discriminator).any()
-    message = "the discriminator is new, with random layers and these embeddings"
+    message = "the layers of the discriminator are initialized randomly, its embeddings from this file"
     assert logged() == [f"{folders / 'generator'}: {message}"]
 
 
@@ -257,7 +257,7 @@ def test_a_sum_that_is_one_step_old_is_logged_once_when_it_is_used(tmp_path, tok
     messages = [line.partition(": ")[2] for line in logged()]
     assert len(messages) == 2
     assert f"{WORDS}.weight" in messages[0] and "one step" in messages[0]
-    assert messages[1] == "the generator is new, with random layers and these embeddings"
+    assert messages[1] == "the layers of the generator are initialized randomly, its embeddings from this file"
 
 
 def test_a_discriminator_without_a_generator_is_refused(folders, tmp_path, tokenizer):

@@ -1,7 +1,5 @@
 """Recipes: their defaults for both objectives, and the published values."""
 
-import dataclasses
-
 import pytest
 
 from deberta_jax.data.masking import Masking
@@ -45,4 +43,4 @@ def test_v3_recipes_have_the_values_of_the_paper_and_of_the_repository(name):
 def test_the_masking_of_each_objective_is_the_originals():
     assert recipe("v3-base").data.masking == Masking(0.15, 1, False, 1.0, 0.0, "uniform")
     assert recipe("v3-base", Selection("mlm")).data.masking == Masking()
-    assert dataclasses.replace(recipe("v1-base")).data.masking == Masking()
+    assert recipe("v1-base").data.masking == Masking()

@@ -63,7 +63,7 @@ def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
     counts = Counter("correct" if item.prediction in item.example.answers else "wrong" for item in predicted)
-    return [Section("Queries", table=Table(("entity", "queries"), sorted(counts.items())))]
+    return [Section("Queries", table=Table(("prediction", "queries"), sorted(counts.items())))]
 
 
 def _mistake(item: PredictedExample) -> Mistake:

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning import figures
+from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
 from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined
 from deberta_jax.finetuning.objectives import (
     IMPOSSIBLE,
-    Divergence,
     Losses,
     categorical_divergence,
     classification_losses,

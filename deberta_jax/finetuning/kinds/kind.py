@@ -98,7 +98,7 @@ class Kind:
     table: CustomTable | None = None
     """How to read and score a user's own table; None if there are only tasks with official files."""
     predict_options: str = ""
-    """Options of `deberta-jax predict` for one example; empty if `predict` does not support the head."""
+    """Options of `deberta-jax predict` for one example; empty if an example cannot be given as options."""
 
 
 def objective_with_options(

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Float
 
+from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
 from deberta_jax.finetuning.kinds.kind import CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
-from deberta_jax.finetuning.objectives import Divergence, Losses, binary_divergence, head_outputs, weighted_objective
+from deberta_jax.finetuning.objectives import Losses, binary_divergence, head_outputs, weighted_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Section, calibration_section, class_table
 from deberta_jax.inference.classification import Classification

@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deberta_jax.finetuning import figures
+from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
 from deberta_jax.finetuning.kinds.kind import CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, text_of
-from deberta_jax.finetuning.objectives import Divergence, Losses, head_outputs, weighted_objective
+from deberta_jax.finetuning.objectives import Losses, head_outputs, weighted_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Figure, Section
 from deberta_jax.inference.classification import Regression
