@@ -42,7 +42,9 @@ def train_steps(mesh, build, objective, batch, *, steps, trainable=None, learnin
     initial = jax.device_get(state.model)
     step = method.make_step(shardings(abstract, mesh))
     metrics = []
-    for _ in range(steps):
-        state, values = step(state, place(batch, mesh))
-        metrics.append({name: float(value) for name, value in values.items()})
+    # Optax mixes dtypes.
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(steps):
+            state, values = step(state, place(batch, mesh))
+            metrics.append({name: float(value) for name, value in values.items()})
     return initial, state, metrics
