@@ -13,9 +13,9 @@ class StopRequested(Exception):
         super().__init__(f"stopped after step {step}; to resume, run the same command again")
 
 
-def check_at_least(name: str, value: int | float, minimum: int | float) -> None:
-    """Raise InputError if the option `name` is below `minimum`."""
-    if value < minimum:
+def check_at_least(name: str, value: int | float | None, minimum: int | float) -> None:
+    """Raise InputError if the option `name` is set and below `minimum`."""
+    if value is not None and value < minimum:
         raise InputError(f"{name} is {value}; it must be at least {minimum}")
 
 

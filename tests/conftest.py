@@ -1,5 +1,6 @@
 """Eight virtual devices, shapes checked at run time, strict dtype promotion, and one cache of compiled programs."""
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -42,6 +43,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Machines differ in speed: a slow example is no failure.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")
+# A worker holds millions of objects of traced programs, so each complete collection takes seconds.
+gc.set_threshold(100_000, 50, 1000)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.names import PipelineName, Pooling
 
@@ -81,8 +81,7 @@ class PredictConfig:
     """Number of tokens per batch, including padding."""
 
     def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise InputError(f"top_k is {self.top_k}, but must be at least 1")
+        check_at_least("top_k", self.top_k, 1)
         if "{}" not in self.template:
             raise InputError(f"template {self.template!r} has no {{}} for the label")
         # Raises InputError for invalid values.

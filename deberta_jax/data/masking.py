@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, check_at_least
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Masking:
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise InputError(f"masking rate is {self.rate}; it must be between 0 and 1")
-        if self.max_ngram < 1:
-            raise InputError(f"max_ngram is {self.max_ngram}; it must be at least 1")
+        check_at_least("max_ngram", self.max_ngram, 1)
         if min(self.mask_share, self.keep_share) < 0 or self.mask_share + self.keep_share > 1 + 1e-9:
             raise InputError(
                 f"mask_share is {self.mask_share} and keep_share is {self.keep_share}; they must not be negative, "

@@ -20,7 +20,7 @@ from deberta_jax.data.manifest import (
 )
 from deberta_jax.data.shards import CorpusTokenizer, ShardJob, make_shard
 from deberta_jax.data.sources import Part, split_files, total_size
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.files import lock_folder, read_json, write_json
 
 _SHARD_BYTES = 2 << 20
@@ -66,8 +66,7 @@ def prepare(
     read, and for a folder with shards of another text, vocabulary or length; paths of the text files may change.
     """
     for name, value, minimum in (("length", length, 8), ("shards", shards, 1), ("workers", workers, 1)):
-        if value is not None and value < minimum:
-            raise InputError(f"{name} is {value}; it must be at least {minimum}")
+        check_at_least(name, value, minimum)
     started = time.perf_counter()
     number = shards or min(_MAX_SHARDS, -(-total_size(files) // _SHARD_BYTES))
     # Paths are absolute because a worker may have another working folder.

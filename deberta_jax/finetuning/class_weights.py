@@ -17,6 +17,8 @@ def class_weights(options: Sequence[str], labels: Sequence[str], counts: Counter
     """
     if not options:
         return ()
+    if not labels:
+        raise InputError("class_weights need a task with labels, but this task has none")
     if tuple(options) == (BALANCED,):
         total = sum(counts.values())
         return tuple(total / (len(labels) * max(counts[label], 1)) for label in labels)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import check_at_least
 
 # If all rows fit into half a batch, batches are smaller by this factor: a single text does not wait for the
 # computation of hundreds of rows of padding.
@@ -29,9 +29,7 @@ class Batching:
 
     def __post_init__(self) -> None:
         for name, minimum in (("batch_tokens", 1), ("max_length", 3), ("chunk", 1)):
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise InputError(f"{name} is {value}, but must be at least {minimum}")
+            check_at_least(name, getattr(self, name), minimum)
 
 
 BATCHING = Batching()

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float, Int
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, Texts, encode
@@ -171,8 +171,7 @@ def _question_and_context(example: tuple) -> list[Texts]:
 
 def _span_program(program: Callable[..., Any], tokenizer: Tokenizer, max_answer_tokens: int) -> Callable[..., Any]:
     """A program of spans that neither start nor end with a token of white space."""
-    if max_answer_tokens < 1:
-        raise InputError(f"max_answer_tokens is {max_answer_tokens}, but must be at least 1")
+    check_at_least("max_answer_tokens", max_answer_tokens, 1)
     blank_ids = tuple(index for index in range(tokenizer.vocab_size) if not tokenizer.token(index).strip(_WHITE_SPACE))
     return functools.partial(program, max_answer_tokens=max_answer_tokens, blank_ids=blank_ids)
 

@@ -87,7 +87,9 @@ def initial_pair(
     first = MaskedLM(generator, dtype=dtype, remat=remat, key=keys[0])
     second = ReplacedTokenDetection(discriminator, dtype=dtype, remat=remat, key=keys[1])
     if sharing == "gdes":
-        second = with_tables(second, tables(first))
+        shared = tables(first)
+        _check_shapes(shared, tables(second))
+        second = with_tables(second, shared)
     return ReplacedTokenPair(first, second, sharing)
 
 

@@ -44,9 +44,10 @@ def parse_multi_label(row_id: str, row: dict[str, Any], columns: Columns, is_tes
 
 def parse_token(row_id: str, row: dict[str, Any], columns: Columns, is_test: bool) -> WordsExample:
     """Words with one tag each."""
-    words = tuple(str(word) for word in _items(row[columns.words], None))
-    if not words or not all(word.strip() for word in words):
+    items = _items(row[columns.words], None)
+    if not items or any(_is_empty(item) for item in items):
         raise UnusableRow(f"no words in {columns.words!r}")
+    words = tuple(str(item) for item in items)
     cell = _answer(row, columns.tags, is_test)
     tags = None if cell is None else tuple(label_name(tag) for tag in _items(cell, None))
     if tags is not None and len(tags) != len(words):
@@ -81,11 +82,12 @@ def parse_multiple_choice(row_id: str, row: dict[str, Any], columns: Columns, is
     """A text with at least two choices; the label is the text of a choice or its index from 0."""
     text = text_in(row, columns.text)
     if len(columns.choices) == 1:
-        choices = [str(choice) for choice in _items(row[columns.choices[0]], columns.separator)]
+        items = _items(row[columns.choices[0]], columns.separator)
     else:
-        choices = [str(row[name]) for name in columns.choices]
-    if len(choices) < 2 or not all(choice.strip() for choice in choices):
+        items = [row[name] for name in columns.choices]
+    if len(items) < 2 or any(_is_empty(item) for item in items):
         raise UnusableRow("fewer than two choices")
+    choices = [str(item) for item in items]
     answer = _answer(row, columns.label, is_test)
     return ChoiceExample(row_id, tuple((text, choice) for choice in choices), _choice_index(answer, choices))
 

@@ -13,7 +13,7 @@ from deberta_jax.tasks.rows import UnusableRow, is_test, read_rows, unknown_labe
 from deberta_jax.tasks.submissions import id_label_writer
 from deberta_jax.tasks.task import Task
 
-_LETTERS = "ABCDEFGH"
+_LETTERS = tuple("ABCDEFGH")
 _GAP = "_"
 _ENDINGS = tuple(f"ending{number}" for number in range(4))
 
@@ -24,11 +24,14 @@ def _read_race(path: Path, split: str) -> Examples:
 
     def parse(file: Path, report: ReadReport) -> list[ChoiceExample]:
         try:
-            return list(_questions(load_json(file), file))
+            questions = list(_questions(load_json(file), file))
         except InputError as error:
             raise UnusableRow(str(error)[:80]) from None
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UnusableRow("no passage with questions") from None
+        if not is_test(split) and any(question.label is None for question in questions):
+            raise UnusableRow("a question without an answer")
+        return questions
 
     return read_rows(path, lambda report: ((str(file.relative_to(path)), file) for file in files), parse)
 
@@ -75,10 +78,10 @@ def _read_swag(path: Path, split: str) -> Examples:
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
-        names = rows.fieldnames or ()
-        if missing := sorted({"sent1", "sent2", *_ENDINGS} - set(names)):
-            raise InputError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(names)}")
         try:
+            names = rows.fieldnames or ()
+            if missing := sorted({"sent1", "sent2", *_ENDINGS} - set(names)):
+                raise InputError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(names)}")
             for row in rows:
                 yield rows.line_num, row
         except (csv.Error, UnicodeDecodeError) as error:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Int
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, check_at_least
 
 Truncation = Literal["longest_first", "first", "second"]
 
@@ -82,8 +82,7 @@ class BatchOptions:
             ("buckets", min(self.buckets, default=None), 3),
             ("pad_to_multiple_of", self.pad_to_multiple_of, 1),
         ):
-            if value is not None and value < minimum:
-                raise InputError(f"{name} is {value}; it must be at least {minimum}")
+            check_at_least(name, value, minimum)
         if self.buckets and self.max_length is not None and self.max_length > max(self.buckets):
             raise InputError(
                 f"max_length {self.max_length} is longer than the longest bucket, {max(self.buckets)}; add a bucket"

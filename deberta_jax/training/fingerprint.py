@@ -26,6 +26,8 @@ def _sums(tree: dict[str, Any]) -> dict[str, UInt32[Array, "2"]]:
     return jax.tree.map(_array_sums, tree)
 
 
+# Traced once per shape: parameters, their averages and their moments have the same shapes.
+@jax.jit
 def _array_sums(x: Array) -> UInt32[Array, "2"]:
     words = _words(x)
     salted = [words ^ mix_bits(flat_index(words.shape) ^ jnp.uint32(salt)) for salt in (0x9E3779B9, 0x7F4A7C15)]

@@ -79,6 +79,8 @@ def test_class_weights_are_given_by_label_or_balanced():
     ):
         with pytest.raises(InputError, match=message):
             class_weights((option,), labels, counts)
+    with pytest.raises(InputError, match="class_weights need a task with labels"):
+        class_weights(("balanced",), (), Counter())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 from toy_folders import READING, WORDS, microsoft_values, random_model, same_parameters
 
+from deberta_jax.errors import InputError
 from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.layout import POSITIONS, export_tensors
 from deberta_jax.hub.pretrained import load_pretrained
@@ -23,6 +24,13 @@ SHARINGS = ["gdes", "es", "none"]
 
 def pair_of(sharing):
     return random_model(lambda key: initial_pair(GENERATOR, DISCRIMINATOR, sharing, key=key))
+
+
+@pytest.mark.parametrize("sharing", ["gdes", "es"])
+def test_a_pair_of_different_widths_cannot_share_its_embeddings(sharing):
+    narrow = dataclasses.replace(GENERATOR, hidden_size=GENERATOR.hidden_size // 2)
+    with pytest.raises(InputError, match="cannot share tables of different shapes"):
+        random_model(lambda key: initial_pair(narrow, DISCRIMINATOR, sharing, key=key))
 
 
 @pytest.fixture(scope="module")

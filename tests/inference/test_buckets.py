@@ -35,5 +35,5 @@ def test_buckets_and_widths_are_the_next_of_a_few_sizes():
 
 @pytest.mark.parametrize(("field", "value"), [("batch_tokens", 0), ("max_length", 2), ("chunk", 0)])
 def test_sizes_that_are_too_small_are_rejected(field, value):
-    with pytest.raises(InputError, match=f"{field} is {value}, but must be at least"):
+    with pytest.raises(InputError, match=f"{field} is {value}; it must be at least"):
         Batching(**{field: value})

@@ -100,5 +100,5 @@ def test_a_question_without_room_for_its_context_is_rejected_with_its_index(toke
     model, long = random_model("question_answering"), CONTEXTS[0]
     with pytest.raises(InputError, match=r"text 1: .*max_length 16.* leave"):
         answer(model, tokenizer, [QUESTION, long], [long, long], max_answer_tokens=4)
-    with pytest.raises(InputError, match="max_answer_tokens is 0, but must be at least 1"):
+    with pytest.raises(InputError, match="max_answer_tokens is 0; it must be at least 1"):
         answer(model, tokenizer, [QUESTION], [long], max_answer_tokens=0)

@@ -103,9 +103,11 @@ def test_each_kind_reads_its_columns(read_row):
         ("regression", {"text": "a", "label": "x"}, "'x' is not a number"),
         ("regression", {"text": "a", "label": "inf"}, "infinite number"),
         ("token", {"words": "", "tags": "O"}, "no words in 'words'"),
+        ("token", {"words": ["a", None], "tags": "O O"}, "no words in 'words'"),
         ("token", {"words": "a b", "tags": "O"}, "1 tags for 2 words"),
         ("extractive_qa", {"question": "q", "context": "a", "answer": "b"}, "answer is not in the context"),
         ("multiple_choice", {"text": "t", "choices": ["x"], "label": 0}, "fewer than two choices"),
+        ("multiple_choice", {"text": "t", "choices": ["x", None], "label": 0}, "fewer than two choices"),
         ("multiple_choice", {"text": "t", "choices": ["x", "y"], "label": 2}, "unknown label '2'"),
     ],
 )
