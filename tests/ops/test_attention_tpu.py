@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_tensors import normal
 
 from deberta_jax.ops.attention import disentangled_attention
 from deberta_jax.ops.attention_tpu import is_supported, pallas_tpu
@@ -17,10 +18,6 @@ from deberta_jax.sharding import make_mesh
 
 N, H, BUCKETS = 2, 4, 8
 KEY = jax.random.key(7)
-
-
-def normal(number, *shape):
-    return jax.random.normal(jax.random.key(number), shape)
 
 
 def tensors(B, T):
