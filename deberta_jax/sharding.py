@@ -1,8 +1,9 @@
 """The mesh with axes data, fsdp and tensor, and the table from logical axes to mesh axes."""
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from deberta_jax.errors import InputError
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
@@ -69,9 +71,51 @@ def batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def current_mesh() -> AbstractMesh | None:
+    """The mesh over which arrays may be sharded here: None without a mesh, and inside `jax.shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or AxisType.Manual in mesh.axis_types else mesh
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Constrain an activation to the sharding of its logical axes on the current mesh; without a mesh, `x` itself."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    mesh = current_mesh()
+    if mesh is None:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
+
+
+def on_explicit_meshes(method: Method) -> Method:
+    """A model's call that also runs on a mesh with Explicit axes, the default of `jax.make_mesh`.
+
+    Inside, XLA chooses shardings, as it does on Auto axes. Results have the sharding of the ids' batch axis.
+    """
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        mesh = jax.sharding.get_abstract_mesh()
+        explicit = [
+            name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind is AxisType.Explicit
+        ]
+        if not explicit:
+            return method(*arguments, **options)
+        leaves, structure = jax.tree.flatten((arguments, options))
+        arrays = {number: leaf for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+
+        def run(arrays: dict[int, jax.Array]) -> Any:
+            arguments, options = jax.tree.unflatten(structure, [arrays.get(n, leaf) for n, leaf in enumerate(leaves)])
+            return method(*arguments, **options)
+
+        with jax.sharding.use_abstract_mesh(mesh.update_axis_types(dict.fromkeys(explicit, AxisType.Auto))):
+            shapes = jax.eval_shape(run, {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in arrays.items()})
+        ids = options.get("input_ids", options.get("inputs_embeds")) if len(arguments) < 2 else arguments[1]
+        batch = jax.typeof(ids).sharding.spec[0] if isinstance(ids, jax.Array) else None
+
+        def spec(path: tuple[Any, ...], _: Any) -> PartitionSpec:
+            is_stacked = {str(getattr(key, "name", "")) for key in path} & {"hidden_states", "attentions"}
+            return PartitionSpec(None, batch) if is_stacked else PartitionSpec(batch)
+
+        specs = jax.tree_util.tree_map_with_path(spec, shapes)
+        return jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=specs)(arrays)
+
+    return call  # type: ignore[return-value]

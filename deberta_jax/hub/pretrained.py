@@ -19,6 +19,7 @@ from deberta_jax.hub.layout import POSITIONS, file_tensors
 from deberta_jax.hub.load import load_model
 from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
 from deberta_jax.model.heads import TokenClassification
+from deberta_jax.model.surgery import check_parameters
 from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -118,6 +119,7 @@ def save_pretrained(
     that transformers does not have are written under Microsoft's names. Weights of more than `max_file_bytes` are split
     into several files. With several processes, call it in one of them, with fully addressable arrays.
     """
+    check_parameters(model)
     folder = make_folder(folder)
     config = config_of(model)
     projected = isinstance(model, TokenClassification) and model.projection is not None
