@@ -14,7 +14,7 @@ from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import EncoderOutput
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, split_key
 from deberta_jax.model.linear import Linear
-from deberta_jax.model.module import Configured, Model, ModelOptions, cast_parameters
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.precision import accumulation_dtype, upcast
 from deberta_jax.sharding import on_explicit_meshes
@@ -54,7 +54,7 @@ class Pooler(Configured):
         return activation(self.config.pooler_hidden_act)(self.dense(first))
 
 
-class SequenceClassification(Model):
+class SequenceClassification(HeadModel):
     """Classification or regression of a text: pooler and linear map (docs/numerics.md, "Heads and losses").
 
     Logits are [B, C] for the C `labels` of the config; with one label they are the predicted number.
@@ -86,7 +86,7 @@ class SequenceClassification(Model):
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)
 
 
-class MultipleChoice(Model):
+class MultipleChoice(HeadModel):
     """One of several choices: each choice is a text of its own, pooled and scored."""
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
@@ -121,7 +121,7 @@ class MultipleChoice(Model):
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)[:, 0]
 
 
-class TokenClassification(Model):
+class TokenClassification(HeadModel):
     """A label for each token: a linear map, after a dense layer in Microsoft's form (`projected`)."""
 
     def __init__(
@@ -166,7 +166,7 @@ class SpanLogits(NamedTuple):
     end: Float[Array, "B T"]
 
 
-class QuestionAnswering(Model):
+class QuestionAnswering(HeadModel):
     """Start and end of an answer in a text (Hugging Face's head: one linear map)."""
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
@@ -194,7 +194,7 @@ class QuestionAnswering(Model):
         return SpanLogits(logits[..., 0], logits[..., 1])
 
 
-class EntityScoring(Model):
+class EntityScoring(HeadModel):
     """Which entities of a passage answer a query: Microsoft's head for ReCoRD.
 
     An entity is the sum of its tokens' states, weighted by their attention from the first token.

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray, Shaped
 
 from deberta_jax.ops.masks import as_boolean_mask
 
 # One integer per token: its id, type, segment or position.
 Tokens = Int[ArrayLike, "B T"]
-# 1 or True for what may be attended to; the rank is checked by `as_token_mask` and `as_pair_mask`.
-Mask = Bool[ArrayLike, "..."] | Int[ArrayLike, "..."] | None
+# 1 or True for what may be attended to; rank and dtype are checked by `as_token_mask` and `as_pair_mask`.
+Mask = Shaped[ArrayLike, "..."] | None
 Key = PRNGKeyArray | None
 DType = DTypeLike | None
 # A function of the output of a layer [B, T, D] and the index of the layer, which returns what replaces the output.
@@ -73,10 +73,10 @@ def as_ids(name: str, ids: ArrayLike, size: int) -> Int[Array, "..."]:
     array = ids if isinstance(ids, jax.Array) else np.asarray(ids)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"{name} has dtype {array.dtype}, expected integers")
-    is_known = not isinstance(array, jax.core.Tracer) and (isinstance(array, np.ndarray) or array.is_fully_addressable)
-    if is_known and array.size and not 0 <= array.min() <= array.max() < size:
-        wrong = array.min() if array.min() < 0 else array.max()
-        raise ValueError(f"{name} contains {wrong}, expected 0 to {size - 1}")
+    if isinstance(array, np.ndarray) or (not isinstance(array, jax.core.Tracer) and array.is_fully_addressable):
+        low, high = np.min(np.asarray(array), initial=0), np.max(np.asarray(array), initial=0)
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} contains {low if low < 0 else high}, expected 0 to {size - 1}")
     return jnp.asarray(array)
 
 

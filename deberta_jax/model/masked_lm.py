@@ -17,7 +17,7 @@ from deberta_jax.model.encoder import Encoder, EncoderOutput
 from deberta_jax.model.heads import with_encoder_output
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays, as_pair_mask, as_token_mask, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear, over_rows
-from deberta_jax.model.module import Configured, Model, ModelOptions, cast_parameters
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
 from deberta_jax.ops.gathered import take_queries
 from deberta_jax.ops.masks import make_attention_mask
 from deberta_jax.ops.precision import accumulation_dtype
@@ -97,7 +97,7 @@ class MaskedLMHead(Configured):
         return logits + over_rows(self.bias[...].astype(logits.dtype), logits)
 
 
-class MaskedLM(Model):
+class MaskedLM(HeadModel):
     """DeBERTa with a masked language model head: through the enhanced mask decoder, or from the last layer without it.
 
     A model whose input contains absolute positions has no decoder.

@@ -10,6 +10,8 @@ from jaxtyping import DTypeLike
 
 from deberta_jax.config import DebertaConfig, Remat
 
+_FIXED = "config is fixed when a model is built; with_config(model, ...) returns a changed model"
+
 
 class ModelOptions(TypedDict, total=False):
     """The options of the constructors of all models; `Deberta` describes them."""
@@ -26,42 +28,25 @@ class Configured(nnx.Module):
     Assigning another config raises AttributeError: parameters and constants of other modules follow from it too.
     """
 
-    @property
-    def config(self) -> DebertaConfig:
-        return self._config
+    config: DebertaConfig
 
-    @config.setter
-    def config(self, config: DebertaConfig) -> None:
-        if "_config" in vars(self):
-            raise AttributeError(
-                "config is fixed when a model is built; with_config(model, ...) returns a changed model"
-            )
-        self._config = config
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "config" and "config" in vars(self):
+            raise AttributeError(_FIXED)
+        super().__setattr__(name, value)
 
     def __nnx_repr__(self) -> Any:
-        # Every module has the same config, which is printed with the model.
+        # Every module of a model has the same config.
         for item in super().__nnx_repr__():
-            if getattr(item, "key", None) != "_config":
+            if getattr(item, "key", None) != "config":
                 yield item
 
 
 class Model(nnx.Module):
     """A model that people load, train and save; its representation is one line."""
 
-    # `Deberta` itself, or the encoder of a model with a head.
-    deberta: Any
-
-    @property
-    def config(self) -> DebertaConfig:
-        """The config of the encoder."""
-        return self.deberta.config
-
-    @config.setter
-    def config(self, config: DebertaConfig) -> None:
-        self.deberta.config = config
-
     def __repr__(self) -> str:
-        return summary(self, self.config)
+        return _summary(self)
 
     __str__ = __repr__
 
@@ -71,9 +56,25 @@ class Model(nnx.Module):
         return treescope.rendering_parts.text(repr(self))
 
 
-def summary(model: nnx.Module, config: DebertaConfig) -> str:
+class HeadModel(Model):
+    """An encoder, `deberta`, with a head."""
+
+    deberta: Any
+
+    @property
+    def config(self) -> DebertaConfig:
+        """The config of the encoder; assigning another one raises AttributeError."""
+        return self.deberta.config
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "config":
+            raise AttributeError(_FIXED)
+        super().__setattr__(name, value)
+
+
+def _summary(model: Any) -> str:
     """One line: class, version, sizes, and the number and dtype of the parameters."""
-    leaves = jax.tree.leaves(model)
+    config, leaves = model.config, jax.tree.leaves(model)
     dtypes = sorted({str(leaf.dtype) for leaf in leaves if hasattr(leaf, "dtype")})
     parameters = sum(leaf.size for leaf in leaves if hasattr(leaf, "size"))
     return (

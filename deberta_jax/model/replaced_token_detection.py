@@ -12,7 +12,7 @@ from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import project, square, with_encoder_output
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays
 from deberta_jax.model.linear import LayerNorm
-from deberta_jax.model.module import Configured, Model, ModelOptions, cast_parameters
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
 from deberta_jax.ops.precision import upcast
 from deberta_jax.sharding import on_explicit_meshes
 
@@ -32,7 +32,7 @@ class ReplacedTokenHead(Configured):
         return upcast(self.classifier(hidden))[..., 0]
 
 
-class ReplacedTokenDetection(Model):
+class ReplacedTokenDetection(HeadModel):
     """The discriminator of v3: was each token replaced? (He, Gao and Chen 2023, section 3.1).
 
     See docs/numerics.md, "Replaced-token detection".

@@ -14,10 +14,10 @@ from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import Layer
 from deberta_jax.model.heads import TokenClassification
 from deberta_jax.model.masked_lm import MaskedLM
-from deberta_jax.model.module import Model
+from deberta_jax.model.module import HeadModel
 from deberta_jax.model.tree import named_leaves
 
-AnyModel = TypeVar("AnyModel", bound=Model)
+AnyModel = TypeVar("AnyModel", bound=Deberta | HeadModel)
 # The field of the config that is the size of an axis, for parameters whose path contains a text.
 _SIZES = (
     ("encoder.layers.", 0, "num_hidden_layers"),
@@ -52,7 +52,7 @@ def first_layers(model: AnyModel, k: int) -> AnyModel:
     return _changed(model, lambda name, leaf: leaf[:k] if "encoder.layers." in name else leaf, num_hidden_layers=k)
 
 
-def layer(model: Model, k: int) -> Layer:
+def layer(model: Deberta | HeadModel, k: int) -> Layer:
     """Encoder layer number `k`, from 0, as a module of its own. Raises InputError if the model has no such layer."""
     encoder = _encoder_of(model).encoder
     if not 0 <= k < encoder.config.num_hidden_layers:
@@ -84,23 +84,29 @@ def parameters(model: Any) -> dict[str, Array]:
 
     Encoder layers are stacked: `deberta.encoder.layers.up.kernel` is [L, D, F].
     """
-    return {name.removesuffix(".value"): leaf for name, leaf in named_leaves(model).items()}
+    return _leaves(model)
 
 
-def label(model: Any, function: Callable[[str], Any]) -> Any:
-    """A tree like the model with `function(path)` in place of each parameter.
+def label(model: Any, function: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """Labels for `optax.multi_transform`, or booleans for `optax.masked`: `function(path)` for each parameter.
 
-    For example labels for `optax.multi_transform`, or booleans for `optax.masked`. Paths are those of `parameters`.
+    Paths are those of `parameters`. The result is a function that returns a tree like the model, because optax would
+    call the tree itself: a model can be called.
     """
-    labels = [function(name) for name in parameters(model)]
-    return jax.tree.unflatten(jax.tree.structure(model), labels)
+    labels = jax.tree.unflatten(jax.tree.structure(model), [function(name) for name in _leaves(model)])
+    return lambda _: labels
 
 
-def check_parameters(model: Model) -> None:
+def check_parameters(model: Deberta | HeadModel) -> None:
     """Raise InputError that lists where the parameters of a model are not those that its config describes."""
     config = model.config
     if problems := list(_differences(model, _abstract(model, config), config)):
         raise InputError(f"{type(model).__name__}: " + "; ".join(problems))
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Parameters, or their shapes, by dotted paths."""
+    return {name.removesuffix(".value"): leaf for name, leaf in named_leaves(tree).items()}
 
 
 def _encoder_of(model: Any) -> Deberta:
@@ -126,13 +132,13 @@ def _abstract(model: AnyModel, config: DebertaConfig) -> AnyModel:
 def _changed(model: AnyModel, change: Callable[[str, Array], Array], **changes: Any) -> AnyModel:
     """A copy with changed parameters and the config that describes them."""
     config = dataclasses.replace(model.config, **changes)
-    leaves = [change(name, leaf) for name, leaf in parameters(model).items()]
+    leaves = [change(name, leaf) for name, leaf in _leaves(model).items()]
     return jax.tree.unflatten(jax.tree.structure(_abstract(model, config)), leaves)
 
 
-def _differences(model: Model, abstract: Model, config: DebertaConfig) -> Iterator[str]:
+def _differences(model: Deberta | HeadModel, abstract: Deberta | HeadModel, config: DebertaConfig) -> Iterator[str]:
     """Each difference between the parameters of a model and those of its config, the sizes of the config first."""
-    actual, expected = parameters(model), parameters(abstract)
+    actual, expected = _leaves(model), _leaves(abstract)
     sizes = {
         f"config says {field} {getattr(config, field)}, the model has {actual[name].shape[axis]}": None
         for text, axis, field in _SIZES

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from deberta_jax.ops import attention_tpu
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
@@ -33,7 +33,7 @@ def disentangled_attention(
     *,
     index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
-    mask: Bool[Array, "#B #N #T S"] | Int[Array, "#B #N #T S"] | None = None,
+    mask: Shaped[Array, "#B #N #T S"] | None = None,
     bias: Float[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
     scale: float | None = None,
@@ -73,7 +73,7 @@ def attention_with_probabilities(
     *,
     index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
-    mask: Bool[Array, "#B #N #T S"] | Int[Array, "#B #N #T S"] | None = None,
+    mask: Shaped[Array, "#B #N #T S"] | None = None,
     bias: Float[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
     scale: float | None = None,

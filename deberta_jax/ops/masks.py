@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from deberta_jax.ops.gathered import take_queries
 
@@ -29,9 +29,9 @@ def causal_mask(queries: Int[Array, "*B T"], key_length: int) -> Bool[Array, "*B
 
 
 def make_attention_mask(
-    attention_mask: Bool[ArrayLike, "B S"] | Int[ArrayLike, "B S"] | None = None,
+    attention_mask: Shaped[ArrayLike, "B S"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
-    pair_mask: Bool[ArrayLike, "B #N #T S"] | Int[ArrayLike, "B #N #T S"] | None = None,
+    pair_mask: Shaped[ArrayLike, "B #N #T S"] | None = None,
     query_positions: Int[Array, "B M"] | None = None,
 ) -> Bool[Array, "B #N #Q S"] | None:
     """True where a query may attend to a key: both are real tokens of one document, and `pair_mask` allows the pair.

@@ -11,7 +11,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from deberta_jax.ops.gathered import c2p_scores_at, take_queries
 from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax
@@ -86,7 +86,7 @@ def attention_probabilities(
     *,
     index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
-    mask: Bool[Array, "#B #N #T S"] | Int[Array, "#B #N #T S"] | None = None,
+    mask: Shaped[Array, "#B #N #T S"] | None = None,
     bias: Float[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
     scale: float | None = None,
