@@ -181,6 +181,20 @@ class DebertaConfig:
         """Read `config.json` or `model_config.json`."""
         return cls.from_dict(read_json(path))
 
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, token: str | None = None, generator: bool = False
+    ) -> "DebertaConfig":
+        """The config of a folder or of a model on the Hugging Face Hub; the weights are neither read nor downloaded.
+
+        `revision` (a branch, tag or commit) and the access token `token` are for the Hub. `generator` selects the
+        generator's section of a Microsoft file that describes a pair. Raises InputError for a name that is neither a
+        folder nor a model on the Hub, and for an invalid config.
+        """
+        from deberta_jax.hub.config_file import load_config
+
+        return load_config(name, revision=revision, token=token, generator=generator)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of this model's `config.json`, including the unknown keys it was read with."""
         omitted = "extra", "labels"

@@ -55,6 +55,17 @@ class Tokenizer:
         self.vocab_size = max(self.vocabulary.size, *(index + 1 for index in self._named))
         self.sha256 = self._sha256()
 
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, token: str | None = None) -> "Tokenizer":
+        """The tokenizer of a folder or of a model on the Hugging Face Hub; no other files are read or downloaded.
+
+        `revision` (a branch, tag or commit) and the access token `token` are for the Hub. Raises InputError for a name
+        that is neither a folder nor a model on the Hub, and for a model without a tokenizer.
+        """
+        from deberta_jax.hub.download import resolve
+
+        return cls(resolve(name, revision=revision, token=token, part="tokenizer"))
+
     def _special_id(self, role: str, token: str, added_ids: dict[str, int]) -> int:
         index = self.vocabulary.id_of(token)
         if index is None:
