@@ -96,7 +96,7 @@ def test_eight_devices_compute_the_same_losses_as_one(trained, batch):
 def test_a_merged_model_can_be_saved_and_loaded(model, batch, tmp_path):
     merged = merge(jax.tree.map(lambda x: x + 0.05, model))
     save_pretrained(tmp_path, merged)
-    loaded = load_pretrained(tmp_path, "sequence_classification").model
+    loaded = load_pretrained(tmp_path, "sequence_classification", require_tokenizer=False)[0]
     assert np.asarray(logits(loaded, batch)) == pytest.approx(np.asarray(logits(merged, batch)), abs=1e-6)
 
 
