@@ -76,7 +76,7 @@ def merge_lora(model: LoraModel) -> Any:
 
 
 def lora_objective(objective: Objective) -> Objective:
-    """The objective of a model with adapters; the encoder has no gradient."""
+    """The objective of a `LoraModel`, from the objective of its base model; the encoder has no gradient."""
 
     def merged_objective(model: LoraModel, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
         frozen = replace_parts(model, {_frozen_path(model): jax.lax.stop_gradient(_encoder_of(model.base))})

@@ -21,8 +21,8 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
         mesh: a mesh of `make_mesh`, or with `rules` any mesh.
         rules: the mesh axis, or the mesh axes, of each logical axis ("embed", "mlp", "heads", "vocab", "batch"), such
             as `{"embed": "x", "heads": ("y", "z")}`; a logical axis without an entry is not sharded. On a mesh with
-            none of the axes data, fsdp and tensor, XLA chooses the sharding of activations. By default "embed" is sharded
-            over fsdp, and "mlp", "heads" and "vocab" over tensor.
+            none of the axes data, fsdp and tensor, XLA chooses the sharding of activations. By default "embed" is
+            sharded over fsdp, and "mlp", "heads" and "vocab" over tensor.
 
     Raises:
         InputError: an unknown logical axis; an axis that the mesh does not have; rules that shard two axes of one array

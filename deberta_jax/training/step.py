@@ -45,6 +45,18 @@ def make_step(
     The loss is the sum of the losses divided by the sum of the weights over the whole batch. It does not depend on how
     the batch is split over devices and `accumulate` micro-batches. If the loss or the gradient norm is not finite, the
     model and the optimizer state stay as they are.
+
+    Args:
+        objective: `(model, batch, key) -> Sums`, such as `masked_lm_objective`; step k has the key
+            `fold_in(state.key, k)`.
+        optimizer: any optax transformation, which includes the learning rate.
+        learning_rate: the schedule that is reported in the metrics, a function of the number of updates.
+        shardings: the shardings of the state, `shardings(state, mesh)`.
+        accumulate: the number of micro-batches, which must divide the batch size.
+
+    Returns:
+        The step. Its metrics are scalars: "loss", "grad_norm", "tokens", "learning_rate", "skipped_in_row", and the
+        means of the objective's metrics.
     """
 
     def update(model: nnx.Module, optimizer_state: Any, batch: ArrayBatch, key: PRNGKeyArray) -> Updated:
