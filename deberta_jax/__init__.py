@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from deberta_jax.training.state import TrainState, initial_state
     from deberta_jax.training.step import make_step
 
+    __version__: str
+
 # The module of each public name; it is imported when the name is first used.
 _MODULES = {
     "Batch": "tokenizers.batch",
