@@ -82,11 +82,7 @@ def initial_pair(
     remat: Remat = "none",
     key: PRNGKeyArray,
 ) -> ReplacedTokenPair:
-    """A pair to train from scratch, with E_delta = 0 (He, Gao and Chen 2023, 3.3).
-
-    `dtype` is the compute dtype and `remat` what the backward pass recomputes. Raises InputError if the embedding
-    tables cannot be shared because their shapes differ.
-    """
+    """A pair to train from scratch, with E_delta = 0."""
     keys = jax.random.split(key)
     first = MaskedLM(generator, dtype=dtype, remat=remat, key=keys[0])
     second = ReplacedTokenDetection(discriminator, dtype=dtype, remat=remat, key=keys[1])
