@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deberta_jax.config import DebertaConfig
+    from deberta_jax.data.masking import Masking, MaskingVocabulary, mask_tokens
+    from deberta_jax.data.packing import pack
     from deberta_jax.errors import InputError
+    from deberta_jax.finetuning.config import LoraConfig
+    from deberta_jax.finetuning.lora import LoraModel, lora_objective, merge_lora
+    from deberta_jax.finetuning.objectives import classification_objective, plain_objective
     from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
     from deberta_jax.inference.activations import activations
     from deberta_jax.inference.buckets import Batching
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
         TokenClassification,
     )
     from deberta_jax.model.masked_lm import MaskedLM
-    from deberta_jax.model.pair import ReplacedTokenPair
+    from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
     from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
     from deberta_jax.model.shardings import shardings
     from deberta_jax.ops.attention import disentangled_attention
@@ -37,9 +42,16 @@ if TYPE_CHECKING:
     from deberta_jax.ops.positions import log_bucket, relative_index
     from deberta_jax.ops.scores import attention_probabilities, c2c_scores, c2p_scores, p2c_scores
     from deberta_jax.presets import PRESETS
+    from deberta_jax.pretraining.objectives import masked_lm_objective
+    from deberta_jax.pretraining.replaced_token_losses import discriminator_objective, replace_tokens
     from deberta_jax.sharding import make_mesh
     from deberta_jax.tokenizers.batch import Batch
     from deberta_jax.tokenizers.tokenizer import Tokenizer
+    from deberta_jax.training.objective import Sums
+    from deberta_jax.training.state import TrainState, initial_state
+    from deberta_jax.training.step import make_step
+
+    __version__: str
 
 # The module of each public name; it is imported when the name is first used.
 _MODULES = {
@@ -49,34 +61,52 @@ _MODULES = {
     "DebertaConfig": "config",
     "EntityScoring": "model.heads",
     "InputError": "errors",
+    "LoraConfig": "finetuning.config",
+    "LoraModel": "finetuning.lora",
     "MaskedLM": "model.masked_lm",
+    "Masking": "data.masking",
+    "MaskingVocabulary": "data.masking",
     "MultipleChoice": "model.heads",
     "PRESETS": "presets",
     "QuestionAnswering": "model.heads",
     "ReplacedTokenDetection": "model.replaced_token_detection",
     "ReplacedTokenPair": "model.pair",
     "SequenceClassification": "model.heads",
+    "Sums": "training.objective",
     "TokenClassification": "model.heads",
     "Tokenizer": "tokenizers.tokenizer",
+    "TrainState": "training.state",
     "activations": "inference.activations",
     "answer": "inference.question_answering",
     "attention_probabilities": "ops.scores",
     "c2c_scores": "ops.scores",
     "c2p_scores": "ops.scores",
     "choose": "inference.multiple_choice",
+    "classification_objective": "finetuning.objectives",
     "classify": "inference.classification",
     "detect_replaced": "inference.replaced_tokens",
+    "discriminator_objective": "pretraining.replaced_token_losses",
     "disentangled_attention": "ops.attention",
     "embed": "inference.embeddings",
     "fill_mask": "inference.fill_mask",
     "from_pretrained": "hub.pretrained",
+    "initial_pair": "model.pair",
+    "initial_state": "training.state",
     "log_bucket": "ops.positions",
+    "lora_objective": "finetuning.lora",
     "make_attention_mask": "ops.masks",
     "make_mesh": "sharding",
+    "make_step": "training.step",
+    "mask_tokens": "data.masking",
+    "masked_lm_objective": "pretraining.objectives",
+    "merge_lora": "finetuning.lora",
     "p2c_scores": "ops.scores",
+    "pack": "data.packing",
     "pipeline": "inference.pipelines",
+    "plain_objective": "finetuning.objectives",
     "predict": "inference.pipelines",
     "relative_index": "ops.positions",
+    "replace_tokens": "pretraining.replaced_token_losses",
     "save_pretrained": "hub.pretrained",
     "score_entities": "inference.entity_ranking",
     "shardings": "model.shardings",
@@ -92,14 +122,20 @@ __all__ = [
     "DebertaConfig",
     "EntityScoring",
     "InputError",
+    "LoraConfig",
+    "LoraModel",
     "MaskedLM",
+    "Masking",
+    "MaskingVocabulary",
     "MultipleChoice",
     "QuestionAnswering",
     "ReplacedTokenDetection",
     "ReplacedTokenPair",
     "SequenceClassification",
+    "Sums",
     "TokenClassification",
     "Tokenizer",
+    "TrainState",
     "__version__",
     "activations",
     "answer",
@@ -107,19 +143,31 @@ __all__ = [
     "c2c_scores",
     "c2p_scores",
     "choose",
+    "classification_objective",
     "classify",
     "detect_replaced",
+    "discriminator_objective",
     "disentangled_attention",
     "embed",
     "fill_mask",
     "from_pretrained",
+    "initial_pair",
+    "initial_state",
     "log_bucket",
+    "lora_objective",
     "make_attention_mask",
     "make_mesh",
+    "make_step",
+    "mask_tokens",
+    "masked_lm_objective",
+    "merge_lora",
     "p2c_scores",
+    "pack",
     "pipeline",
+    "plain_objective",
     "predict",
     "relative_index",
+    "replace_tokens",
     "save_pretrained",
     "score_entities",
     "shardings",
