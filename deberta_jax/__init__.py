@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deberta_jax.model.deberta import Deberta
     from deberta_jax.model.heads import (
         EntityScoring,
+        HeadOutput,
         MultipleChoice,
         QuestionAnswering,
         SequenceClassification,
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
     from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
     from deberta_jax.model.shardings import shardings
-    from deberta_jax.ops.attention import disentangled_attention
+    from deberta_jax.model.surgery import first_layers, label, layer, parameters, resized, with_config
+    from deberta_jax.ops.attention import attention_with_probabilities, disentangled_attention
     from deberta_jax.ops.masks import make_attention_mask
     from deberta_jax.ops.positions import log_bucket, relative_index
     from deberta_jax.ops.scores import attention_probabilities, c2c_scores, c2p_scores, p2c_scores
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from deberta_jax.tokenizers.batch import Batch
     from deberta_jax.tokenizers.tokenizer import Tokenizer
     from deberta_jax.training.objective import Sums
+    from deberta_jax.training.optimizer import scale_by_layer
     from deberta_jax.training.state import TrainState, initial_state
     from deberta_jax.training.step import make_step
 
@@ -60,6 +63,7 @@ _MODULES = {
     "Deberta": "model.deberta",
     "DebertaConfig": "config",
     "EntityScoring": "model.heads",
+    "HeadOutput": "model.heads",
     "InputError": "errors",
     "LoraConfig": "finetuning.config",
     "LoraModel": "finetuning.lora",
@@ -79,6 +83,7 @@ _MODULES = {
     "activations": "inference.activations",
     "answer": "inference.question_answering",
     "attention_probabilities": "ops.scores",
+    "attention_with_probabilities": "ops.attention",
     "c2c_scores": "ops.scores",
     "c2p_scores": "ops.scores",
     "choose": "inference.multiple_choice",
@@ -89,9 +94,12 @@ _MODULES = {
     "disentangled_attention": "ops.attention",
     "embed": "inference.embeddings",
     "fill_mask": "inference.fill_mask",
+    "first_layers": "model.surgery",
     "from_pretrained": "hub.pretrained",
     "initial_pair": "model.pair",
     "initial_state": "training.state",
+    "label": "model.surgery",
+    "layer": "model.surgery",
     "log_bucket": "ops.positions",
     "lora_objective": "finetuning.lora",
     "make_attention_mask": "ops.masks",
@@ -102,16 +110,20 @@ _MODULES = {
     "merge_lora": "finetuning.lora",
     "p2c_scores": "ops.scores",
     "pack": "data.packing",
+    "parameters": "model.surgery",
     "pipeline": "inference.pipelines",
     "plain_objective": "finetuning.objectives",
     "predict": "inference.pipelines",
     "relative_index": "ops.positions",
     "replace_tokens": "pretraining.replaced_token_losses",
+    "resized": "model.surgery",
     "save_pretrained": "hub.pretrained",
+    "scale_by_layer": "training.optimizer",
     "score_entities": "inference.entity_ranking",
     "shardings": "model.shardings",
     "stream": "inference.stream",
     "tag_entities": "inference.entities",
+    "with_config": "model.surgery",
     "zero_shot": "inference.classification",
 }
 __all__ = [
@@ -121,6 +133,7 @@ __all__ = [
     "Deberta",
     "DebertaConfig",
     "EntityScoring",
+    "HeadOutput",
     "InputError",
     "LoraConfig",
     "LoraModel",
@@ -140,6 +153,7 @@ __all__ = [
     "activations",
     "answer",
     "attention_probabilities",
+    "attention_with_probabilities",
     "c2c_scores",
     "c2p_scores",
     "choose",
@@ -150,9 +164,12 @@ __all__ = [
     "disentangled_attention",
     "embed",
     "fill_mask",
+    "first_layers",
     "from_pretrained",
     "initial_pair",
     "initial_state",
+    "label",
+    "layer",
     "log_bucket",
     "lora_objective",
     "make_attention_mask",
@@ -163,16 +180,20 @@ __all__ = [
     "merge_lora",
     "p2c_scores",
     "pack",
+    "parameters",
     "pipeline",
     "plain_objective",
     "predict",
     "relative_index",
     "replace_tokens",
+    "resized",
     "save_pretrained",
+    "scale_by_layer",
     "score_entities",
     "shardings",
     "stream",
     "tag_entities",
+    "with_config",
     "zero_shot",
 ]
 

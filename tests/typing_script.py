@@ -80,5 +80,13 @@ masked = dj.mask_tokens(*sequence, np.random.default_rng(0), vocabulary, dj.Mask
 error: type[ValueError] = dj.InputError
 version: str = dj.__version__
 
-# Models with other parameters. New names go here: with_config, first_layers, layer, resized, parameters, label,
-# scale_by_layer.
+# Models with other parameters.
+masked_lm = dj.resized(dj.MaskedLM(config, param_dtype="bfloat16", key=key), config.vocab_size + 1, key=key)
+short: dj.MaskedLM = dj.first_layers(dj.with_config(masked_lm, hidden_dropout_prob=0.0), 2)
+first_kernel: jax.Array = dj.layer(short, 0).up.kernel[...]
+names: dict[str, jax.Array] = dj.parameters(short)
+labels = dj.label(short, lambda name: "slow" if "embeddings" in name else "fast")
+by_layer = optax.chain(optax.multi_transform({"slow": optax.sgd(1e-4), "fast": optax.sgd(1e-3)}, labels))
+by_layer = optax.chain(by_layer, dj.scale_by_layer([0.5, 1.0], embeddings=0.1))
+output: dj.HeadOutput = short(ids, output_hidden_states=True)
+context, probabilities = dj.attention_with_probabilities(q, q, q, is_causal=True)
