@@ -92,9 +92,8 @@ def _prepare(
 ) -> tuple[Operands, dict[str, Any]]:
     """Operands with one mask of booleans, and the options `index` and `scale`; raises ValueError for invalid ones."""
     q, k, v, rel_k, rel_q, query_positions, mask, seed, bias = operands
-    (B, T, N, _), S = q.shape, k.shape[1]
-    mask = visible_pairs(mask, (B, N, T, S), query_positions, is_causal)
-    bias = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:3], S))
+    mask = visible_pairs(mask, q, k, query_positions, is_causal)
+    bias = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:3], k.shape[1]))
     if rel_k is not None or rel_q is not None:
         index = required_index(index, q, k, query_positions)
         for table in (rel_k, rel_q):

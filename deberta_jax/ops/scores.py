@@ -100,7 +100,7 @@ def attention_probabilities(
     index of another length or with rows beyond the table, and a mask of floating-point numbers.
     """
     scores = c2c_scores(q, k)
-    mask = visible_pairs(mask, scores.shape, query_positions, is_causal)
+    mask = visible_pairs(mask, q, k, query_positions, is_causal)
     if rel_k is not None or rel_q is not None:
         index = required_index(index, q, k, query_positions)
         at = query_positions
@@ -114,14 +114,14 @@ def attention_probabilities(
 
 
 def visible_pairs(
-    mask: Array | None, shape: tuple[int, ...], query_positions: Int[Array, "B T"] | None, is_causal: bool
+    mask: Array | None, q: Array, k: Array, query_positions: Int[Array, "B T"] | None, is_causal: bool
 ) -> Bool[Array, "#B #N #T S"] | None:
-    """The mask as booleans, and causal on request, for scores of this shape [B, N, T, S]."""
+    """The mask as booleans, and causal on request, for these queries and keys."""
     mask = None if mask is None else as_boolean_mask("mask", mask)
     if not is_causal:
         return mask
-    queries = jnp.arange(shape[2])[None] if query_positions is None else query_positions
-    causal = causal_mask(queries, shape[3])[:, None]
+    queries = jnp.arange(q.shape[1])[None] if query_positions is None else query_positions
+    causal = causal_mask(queries, k.shape[1])[:, None]
     return causal if mask is None else mask & causal
 
 
