@@ -136,14 +136,14 @@ def _attend(
     probabilities = attention_probabilities(
         q, k, rel_k, rel_q, index=index, query_positions=query_positions, mask=mask, bias=bias, scale=scale
     )
-    kept = probabilities
+    weights = probabilities
     if seed is not None:
         B, N, T, S = probabilities.shape
         first, N = heads or (0, N)
         shape, start = (B, N, T, S), (0, first, 0, 0)
         keep = keep_mask(probabilities.shape, dropout_rate, seed=seed, full_shape=shape, start=start)
-        kept = drop(probabilities, dropout_rate, keep)
-    return jnp.einsum("BNTS,BSNH->BTNH", kept.astype(v.dtype), v), probabilities
+        weights = drop(probabilities, dropout_rate, keep)
+    return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v), probabilities
 
 
 def xla_per_head(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
