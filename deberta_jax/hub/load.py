@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model import shardings as model_shardings
 
 Build = Callable[[PRNGKeyArray], Any]
+# Stacked layers up to this number of bytes are put together on the host: a program that fills them takes longer to
+# compile than they take to copy.
+_SMALL = 2**20
 _log = logging.getLogger(__name__)
 
 
@@ -164,13 +168,19 @@ def _load_entry(
     sharding_of: Mapping[str, Any],
     dtype: Any,
 ) -> list[Array]:
-    """The arrays of an entry; stacked layers are filled in place, layer by layer."""
+    """The arrays of an entry; large stacks of layers are filled in place, layer by layer."""
     names, shapes = _names(entry, leaves), _shapes(entry, leaves)
     dtypes = [leaves[path].dtype if dtype is None else dtype for path in entry.paths]
     shardings = [sharding_of[path] for path in entry.paths]
     if "{layer}" not in entry.name:
         parts = entry.read(tensors[names[0]].read(), shapes)
         return [_put(*part) for part in zip(parts, dtypes, shardings, strict=True)]
+    sizes = [
+        len(names) * math.prod(shape) * jnp.dtype(kind).itemsize for shape, kind in zip(shapes, dtypes, strict=True)
+    ]
+    if max(sizes) <= _SMALL:
+        layers = zip(*(entry.read(tensors[name].read(), shapes) for name in names), strict=True)
+        return [_put(np.stack(parts), *rest) for parts, *rest in zip(layers, dtypes, shardings, strict=True)]
     stacks = [
         _zeros((len(names), *shape), jnp.dtype(kind), sharding)
         for shape, kind, sharding in zip(shapes, dtypes, shardings, strict=True)
@@ -192,7 +202,7 @@ def _put(array: np.ndarray, dtype: Any, sharding: Sharding | None) -> Array:
     whole = np.ascontiguousarray(array, dtype).reshape(array.shape)
     if sharding is None:
         # Not committed to a device, so that it can be combined with arrays of any other.
-        return jnp.asarray(whole)
+        return jax.device_put(whole)
     return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
 

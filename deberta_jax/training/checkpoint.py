@@ -21,6 +21,8 @@ from deberta_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 _policies = ocp.training.preservation_policies
+# Devices with copies of an array save a slice each if a slice has this size; Orbax compiles a program per slice.
+_MIN_SLICE_BYTES = 2**20
 
 
 class DamagedCheckpoint(Exception):
@@ -40,8 +42,11 @@ class Checkpointer:
         policies: list[Any] = [_policies.LatestN(keep)]
         if keep_every:
             policies.append(_policies.EveryNSteps(keep_every))
+        context = ocp.Context()
+        context.array.saving.min_slice_bytes_for_replica_parallel = _MIN_SLICE_BYTES
         self._orbax = ocp.training.Checkpointer(
             self.folder,
+            context=context,
             preservation_policy=_policies.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
         )

@@ -18,15 +18,11 @@ def fingerprint(tree: dict[str, Any]) -> Fingerprint:
     mixing is a bijection of the word, so one flipped bit always changes both sums. Swapped values change them with
     probability 1 - 2^-64.
     """
-    return {name: [int(word) for word in sums] for name, sums in jax.device_get(_sums(tree)).items()}
+    sums = {name: _array_sums(array) for name, array in tree.items()}
+    return {name: [int(word) for word in words] for name, words in jax.device_get(sums).items()}
 
 
-@jax.jit
-def _sums(tree: dict[str, Any]) -> dict[str, UInt32[Array, "2"]]:
-    return jax.tree.map(_array_sums, tree)
-
-
-# Traced once per shape: parameters, their averages and their moments have the same shapes.
+# Compiled once per shape: parameters, their averages and their moments have the same shapes.
 @jax.jit
 def _array_sums(x: Array) -> UInt32[Array, "2"]:
     words = _words(x)

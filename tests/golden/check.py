@@ -89,8 +89,8 @@ def loaded(case: Case, build: Callable[[jax.Array], object], dtype: str) -> obje
     tensors = canonical_tensors(
         {name: as_tensor(array) for name, array in case.weights.items()}, case.config, source=case.folder
     )
-    model, _ = import_tensors(build, case.config, tensors, source=case.folder)
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), model)
+    model, _ = import_tensors(build, case.config, tensors, source=case.folder, dtype=dtype)
+    return model
 
 
 # The names of the inputs in the files, as the original code and transformers call them.

@@ -98,3 +98,16 @@ def test_parameters_are_sharded_over_a_mesh(config):
     for leaf, sharding in zip(jax.tree.leaves(model), jax.tree.leaves(expected), strict=True):
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
         assert leaf.dtype == "bfloat16"
+
+
+def test_stacks_are_filled_layer_by_layer_as_they_are_put_together_on_the_host(monkeypatch):
+    on_mesh = {"mesh": make_mesh(data=2, fsdp=2, tensor=2), "dtype": np.dtype("bfloat16")}
+    for options in ({}, on_mesh):
+        together = load(V2, toy_tensors(V2), **options)
+        with monkeypatch.context() as patch:
+            patch.setattr("deberta_jax.hub.load._SMALL", 0)
+            filled = load(V2, toy_tensors(V2), **options)
+        assert same_parameters(filled, together)
+        for leaf, other in zip(jax.tree.leaves(filled), jax.tree.leaves(together), strict=True):
+            assert leaf.dtype == other.dtype
+            assert leaf.sharding.is_equivalent_to(other.sharding, leaf.ndim)

@@ -22,10 +22,15 @@ def test_forward_mode_and_second_derivatives():
         return jnp.square(disentangled_attention(q, k, v, rel_k, rel_q, **options)).sum()
 
     direction = normal(9, *q.shape)
-    gradient = jax.grad(total)(q)
-    np.testing.assert_allclose(jax.jvp(total, (q,), (direction,))[1], (gradient * direction).sum(), rtol=1e-3)
-    forward_over_reverse = jax.jvp(jax.grad(total), (q,), (direction,))[1]
-    reverse_over_reverse = jax.grad(lambda q: (jax.grad(total)(q) * direction).sum())(q)
+
+    @jax.jit
+    def derivatives(q):
+        gradient, forward_over_reverse = jax.jvp(jax.grad(total), (q,), (direction,))
+        reverse_over_reverse = jax.grad(lambda q: (jax.grad(total)(q) * direction).sum())(q)
+        return gradient, jax.jvp(total, (q,), (direction,))[1], forward_over_reverse, reverse_over_reverse
+
+    gradient, along, forward_over_reverse, reverse_over_reverse = derivatives(q)
+    np.testing.assert_allclose(along, (gradient * direction).sum(), rtol=1e-3)
     np.testing.assert_allclose(forward_over_reverse, reverse_over_reverse, atol=1e-4)
     one = jax.vmap(lambda x: relative_shift(x), in_axes=1)(normal(1, 3, 2, 5, 9))
     assert one.shape == (2, 3, 5, 5)
@@ -47,9 +52,15 @@ def test_queries_and_keys_may_differ_in_number(T, S, implementation):
         scores = sum(jnp.einsum(*term) for term in terms) / math.sqrt(3 * H)
         return jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(scores), v)
 
-    (ours, pull), (plain, plain_pull) = (jax.vjp(one, q, k, v, rel_k, rel_q) for one in (attend, plainly))
+    @jax.jit
+    def both(*tensors):
+        (ours, pull), (plain, plain_pull) = (jax.vjp(one, *tensors) for one in (attend, plainly))
+        cotangent = v[:, :1] + jnp.cos(ours)
+        return (ours, plain), (pull(cotangent), plain_pull(cotangent))
+
+    (ours, plain), gradients = both(q, k, v, rel_k, rel_q)
     np.testing.assert_allclose(ours, plain, atol=1e-5)
-    for gradient, expected in zip(pull(v[:, :1] + jnp.cos(ours)), plain_pull(v[:, :1] + jnp.cos(ours)), strict=True):
+    for gradient, expected in zip(*gradients, strict=True):
         np.testing.assert_allclose(gradient, expected, atol=1e-4)
 
 
@@ -84,8 +95,9 @@ def test_one_head_at_a_time_equals_all_heads(masked):
         out = disentangled_attention(q, k, v, rel_k, rel_q, index=index, mask=mask, **options)
         return jnp.square(out).sum(), out
 
+    run_with_gradients = jax.value_and_grad(run, argnums=(0, 1, 2, 3, 4), has_aux=True)
     both = [
-        jax.value_and_grad(run, argnums=(0, 1, 2, 3, 4), has_aux=True)(q, k, v, rel_k, rel_q, implementation)
+        jax.jit(run_with_gradients, static_argnums=5)(q, k, v, rel_k, rel_q, implementation)
         for implementation in ("xla", "xla_per_head")
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), *both)
@@ -102,7 +114,7 @@ def test_a_query_without_visible_keys_is_zero_with_finite_gradients(implementati
         )
         return out.sum(), out
 
-    gradients, out = jax.grad(total, argnums=(0, 1, 2, 3, 4), has_aux=True)(q, k, v, rel_k, rel_q)
+    gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4), has_aux=True))(q, k, v, rel_k, rel_q)
     assert (out[1, 5:] == 0).all()
     assert all(jnp.isfinite(g).all() for g in gradients)
     assert (gradients[0][1, 5:] == 0).all()
@@ -152,7 +164,7 @@ def test_dropout_needs_a_key_and_preserves_the_mean(implementation):
     assert (still == disentangled_attention(q, k, v, rel_k, rel_q, **(arguments | {"dropout_rate": 0.0}))).all()
     keys = jax.random.split(jax.random.key(0), 3000)
     assert not (still == disentangled_attention(q, k, v, rel_k, rel_q, **arguments, key=jax.random.key(0))).all()
-    drawn = jax.vmap(lambda key: disentangled_attention(q, k, v, rel_k, rel_q, **arguments, key=key))(keys)
+    drawn = jax.jit(jax.vmap(lambda key: disentangled_attention(q, k, v, rel_k, rel_q, **arguments, key=key)))(keys)
     assert float(jnp.abs(drawn[0] - still).max()) > 0.01
     np.testing.assert_allclose(drawn.mean(0), still, atol=0.12)
 

@@ -16,7 +16,7 @@ from deberta_jax.pretraining.replaced_token_evaluation import (
 )
 from deberta_jax.training.config import OptimizerConfig, TrainingConfig
 
-CONFIG = toy_config()
+CONFIG = toy_config(relative_attention=False, position_biased_input=True)
 
 
 def test_sums_of_held_out_batches_add_up_and_do_not_depend_on_when_they_are_computed():
