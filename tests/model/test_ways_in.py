@@ -9,19 +9,15 @@ import numpy as np
 import pytest
 from small_models import BIASED, IDS, MASK, V3, bare, call, masked_lm
 
-from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.heads import (
-    EntityScoring,
-    HeadOutput,
-    MultipleChoice,
-    QuestionAnswering,
-    SequenceClassification,
-    TokenClassification,
-)
-from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
-from deberta_jax.ops.attention import attention_with_probabilities
+import deberta_jax as dj
 
-HEADS = [SequenceClassification, TokenClassification, QuestionAnswering, ReplacedTokenDetection, EntityScoring]
+HEADS = [
+    dj.SequenceClassification,
+    dj.TokenClassification,
+    dj.QuestionAnswering,
+    dj.ReplacedTokenDetection,
+    dj.EntityScoring,
+]
 
 
 @functools.cache
@@ -30,7 +26,7 @@ def built(kind, config=V3):
 
 
 def extra(kind):
-    return {"entity_positions": jnp.asarray([[[1, 2]], [[2, 0]]])} if kind is EntityScoring else {}
+    return {"entity_positions": jnp.asarray([[[1, 2]], [[2, 0]]])} if kind is dj.EntityScoring else {}
 
 
 @pytest.mark.parametrize("config", ["v2", "biased"])
@@ -57,14 +53,14 @@ def test_every_head_takes_embeddings_and_returns_states_and_attentions(kind):
         return logits, model(inputs_embeds=embeds, attention_mask=MASK, **extra(kind), **options)
 
     logits, output = run(model, model.deberta.embeddings.word(IDS))
-    assert isinstance(output, HeadOutput)
+    assert isinstance(output, dj.HeadOutput)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), output.logits, logits)
     assert output.hidden_states.shape == (4, 2, 12, 16)
     assert output.attentions.shape == (3, 2, 2, 12, 12)
 
 
 def test_multiple_choice_takes_every_input_with_an_axis_of_choices():
-    model = built(MultipleChoice)
+    model = built(dj.MultipleChoice)
     ids, mask = jnp.stack([IDS, IDS[::-1]]), jnp.stack([MASK, MASK[::-1]])
 
     @jax.jit
@@ -128,11 +124,11 @@ def test_attention_can_be_replaced_and_maps_are_those_of_the_forward_pass():
 
     def without_p2c(q, k, v, rel_k=None, rel_q=None, **options):
         seen.append(sorted(options))
-        return attention_with_probabilities(q, k, v, rel_k, None, **options)
+        return dj.attention_with_probabilities(q, k, v, rel_k, None, **options)
 
     config = dataclasses.replace(V3, initializer_range=0.5)
-    model = jax.jit(lambda key: Deberta(config, attention=without_p2c, key=key))(jax.random.key(0))
-    plain = jax.jit(lambda key: Deberta(config, key=key))(jax.random.key(0))
+    model = jax.jit(lambda key: dj.Deberta(config, attention=without_p2c, key=key))(jax.random.key(0))
+    plain = jax.jit(lambda key: dj.Deberta(config, key=key))(jax.random.key(0))
     output = jax.jit(lambda model: model(IDS, MASK, output_attentions=True))(model)
     assert set(seen[0]) >= {"bias", "dropout_rate", "index", "key", "mask", "scale"}
     expected = call(plain, IDS, MASK, output_attentions=True)

@@ -12,14 +12,8 @@ from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.special_tokens import check_new_tokens
 
 NEW = ["<gene>", "<gene>s", "[E1]", "müller"]
-TEXTS = [
-    "the <gene> eats<gene>it, <gene>s!",
-    "[E1]müller[E1] Müller  <gene>\n<gene>",
-    "a [MASK] <gene>",
-    *TEXT.splitlines(),
-    "<gene",
-    "",
-]
+TEXTS = ["the <gene> eats<gene>it, <gene>s!", "[E1]müller[E1] Müller  <gene>\n<gene>", "a [MASK] <gene>", "<gene", ""]
+TEXTS += TEXT.splitlines()
 
 
 def test_new_tokens_are_single_ids_after_the_vocabulary(tokenizer):
