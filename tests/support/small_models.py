@@ -20,12 +20,13 @@ CONFIGS = {"v1": V1, "v2": V2, "v3": V3, "biased": BIASED}
 
 
 def ids_of(rows: int, length: int, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).integers(4, SMALL["vocab_size"], (rows, length)))
+    ids = np.random.default_rng(seed).integers(4, SMALL["vocab_size"], (rows, length), dtype=np.int32)
+    return jax.device_put(ids)
 
 
 IDS = ids_of(2, 12)
 # Padding on the right, and on both sides.
-MASK = jnp.asarray([[1] * 7 + [0] * 5, [0] * 2 + [1] * 9 + [0]])
+MASK = jax.device_put(np.asarray([[1] * 7 + [0] * 5, [0] * 2 + [1] * 9 + [0]], np.int32))
 
 
 @functools.cache
@@ -34,7 +35,7 @@ def _random(kind: type, config: DebertaConfig, fields: tuple) -> Deberta | Maske
 
     def values(path, leaf):
         around = 1.0 if getattr(path[-2], "name", None) == "scale" else 0.0
-        return jnp.asarray(random.normal(around, 0.2, leaf.shape), leaf.dtype)
+        return jnp.asarray(random.normal(around, 0.2, leaf.shape).astype(leaf.dtype), leaf.dtype)
 
     abstract = jax.eval_shape(lambda key: kind(config, key=key, **dict(fields)), jax.random.key(0))
     return jax.tree.map_with_path(values, abstract)

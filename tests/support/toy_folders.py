@@ -32,7 +32,8 @@ def random_model(build):
     """A model in which all parameters differ from each other, biases and norms too."""
     random = np.random.default_rng(0)
     abstract = jax.eval_shape(build, jax.random.key(0))
-    return jax.tree.map(lambda x: jnp.asarray(random.normal(0, 0.3, x.shape), x.dtype), abstract)
+    # Converted by numpy, so that nothing is compiled.
+    return jax.tree.map(lambda x: jnp.asarray(random.normal(0, 0.3, x.shape).astype(x.dtype), x.dtype), abstract)
 
 
 @functools.cache
