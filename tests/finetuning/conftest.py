@@ -1,7 +1,9 @@
 """A small model, and one finished run per kind of task."""
 
 import contextlib
+import functools
 import io
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -13,10 +15,18 @@ from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.model.deberta import Deberta
 
 
+class Prepared(NamedTuple):
+    """A data set in a folder, and the words of a command that trains on it."""
+
+    root: Path
+    separable: Separable
+    words: list
+
+
 class Finished(NamedTuple):
     """A finished run: its folder, its data set, the words of its command, and what it printed."""
 
-    folder: object
+    folder: Path
     separable: Separable
     words: list
     output: str
@@ -30,20 +40,27 @@ def pretrained(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, pretrained):
-    """A function that returns the finished run of a kind; each kind is trained once."""
-    runs = {}
+def prepared(tmp_path_factory, pretrained):
+    """A function that writes the data set of a kind, once."""
 
+    @functools.cache
+    def prepare(kind):
+        root = tmp_path_factory.mktemp(kind)
+        separable = SEPARABLE[kind](root)
+        data = ("--data", root / separable.data, "--model", pretrained)
+        return Prepared(root, separable, [separable.task, *data, *separable.options, *OPTIONS])
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def finished(prepared):
+    """A function that returns the finished run of a kind; each kind is trained once per worker."""
+
+    @functools.cache
     def run(kind):
-        if kind not in runs:
-            folder = tmp_path_factory.mktemp(kind)
-            separable = SEPARABLE[kind](folder)
-            data = ("--data", folder / separable.data, "--model", pretrained)
-            words = [separable.task, *data, *separable.options, *OPTIONS]
-            runs[kind] = Finished(
-                folder / "run", separable, words, _output_of("finetune", *words, "--folder", folder / "run")
-            )
-        return runs[kind]
+        root, separable, words = prepared(kind)
+        return Finished(root / "run", separable, words, _output_of("finetune", *words, "--folder", root / "run"))
 
     return run
 

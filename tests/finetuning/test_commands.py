@@ -175,9 +175,9 @@ def test_prediction_files_of_squad_are_scored_without_a_model(tmp_path, capsys):
         (["--folder", "/proc/nope"], "/proc/nope: "),
     ],
 )
-def test_invalid_options_are_one_line_and_leave_no_folder(finished, tmp_path, capsys, more, message):
+def test_invalid_options_are_one_line_and_leave_no_folder(prepared, tmp_path, capsys, more, message):
     run = tmp_path / "run"
-    assert call("finetune", *finished("single_label").words, "--folder", run, *more) == 2
+    assert call("finetune", *prepared("single_label").words, "--folder", run, *more) == 2
     error = capsys.readouterr().err.strip()
     assert message in error
     assert error.splitlines()[-1].startswith("deberta-jax finetune generic: ")
