@@ -21,7 +21,7 @@ from topology import tpu_devices
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.objectives import masked_lm
+from deberta_jax.pretraining.objectives import masked_lm_objective
 from deberta_jax.sharding import batch_sharding, make_mesh
 from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.flops import count_flops
@@ -97,7 +97,7 @@ def main(preset: str = "v2-xxlarge", topology: str = "v5e:4x4") -> int:
     optimizer = make_optimizer(settings, STEPS)
     state = abstract_state(lambda key: MaskedLM(config, dtype=jnp.bfloat16, remat="full", key=key), optimizer, 0, mesh)
     batch = abstract_batch(mesh)
-    step = make_step(masked_lm, optimizer, learning_rate(settings, STEPS), shardings(state, mesh))
+    step = make_step(masked_lm_objective, optimizer, learning_rate(settings, STEPS), shardings(state, mesh))
     compiled = step.lower(state, batch).compile()
     elapsed = time.perf_counter() - start
     print(f"jax {jax.__version__}, {preset}, {topology}: {mesh.size} chips, {BATCH_SIZE} x {LENGTH} tokens")

@@ -27,7 +27,7 @@ import deberta_jax as dj
 
 start = time.perf_counter()
 mesh = dj.make_mesh(data=1, fsdp=-1) if jax.device_count() > 1 else None
-model, _ = dj.from_pretrained(sys.argv[1], "masked_lm", param_dtype=sys.argv[2], mesh=mesh)
+model, _ = dj.from_pretrained(sys.argv[1], "masked_lm", param_dtype=sys.argv[2], mesh=mesh, require_tokenizer=False)
 jax.block_until_ready(model)
 seconds = time.perf_counter() - start
 size = sum(leaf.nbytes for leaf in jax.tree.leaves(model)) / 1e9

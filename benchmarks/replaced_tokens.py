@@ -18,7 +18,7 @@ from deberta_jax.model.pair import initial_pair
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import RtdConfig, generator_config
-from deberta_jax.pretraining.objectives import masked_lm
+from deberta_jax.pretraining.objectives import masked_lm_objective
 from deberta_jax.pretraining.replaced_token_losses import discriminator_objective
 from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
 from deberta_jax.sharding import make_mesh
@@ -75,7 +75,7 @@ def main(batch_size: int = 8, length: int = 256) -> None:
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     batch = masked_batch(batch_size, length)
     training = TrainingConfig(steps=1000, batch_size=batch_size)
-    generator = one_objective(training, lambda key: MaskedLM(GENERATOR, key=key), masked_lm)
+    generator = one_objective(training, lambda key: MaskedLM(GENERATOR, key=key), masked_lm_objective)
     pair = replaced_token_detection(
         training, RtdConfig(step="joint"), lambda key: initial_pair(GENERATOR, CONFIG, key=key)
     )

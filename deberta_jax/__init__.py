@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deberta_jax.config import DebertaConfig
+    from deberta_jax.data.masking import Masking, MaskingVocabulary, mask_tokens
+    from deberta_jax.data.packing import pack
     from deberta_jax.errors import InputError
+    from deberta_jax.finetuning.config import LoraConfig
+    from deberta_jax.finetuning.lora import LoraModel, lora_objective, merge_lora
+    from deberta_jax.finetuning.objectives import classification_objective, plain_objective
     from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
     from deberta_jax.inference.activations import activations
     from deberta_jax.inference.buckets import Batching
@@ -23,23 +28,33 @@ if TYPE_CHECKING:
     from deberta_jax.model.deberta import Deberta
     from deberta_jax.model.heads import (
         EntityScoring,
+        HeadOutput,
         MultipleChoice,
         QuestionAnswering,
         SequenceClassification,
         TokenClassification,
     )
     from deberta_jax.model.masked_lm import MaskedLM
-    from deberta_jax.model.pair import ReplacedTokenPair
+    from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
     from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
     from deberta_jax.model.shardings import shardings
-    from deberta_jax.ops.attention import disentangled_attention
+    from deberta_jax.model.surgery import first_layers, label, layer, parameters, resized, with_config
+    from deberta_jax.ops.attention import attention_with_probabilities, disentangled_attention
     from deberta_jax.ops.masks import make_attention_mask
     from deberta_jax.ops.positions import log_bucket, relative_index
     from deberta_jax.ops.scores import attention_probabilities, c2c_scores, c2p_scores, p2c_scores
     from deberta_jax.presets import PRESETS
+    from deberta_jax.pretraining.objectives import masked_lm_objective
+    from deberta_jax.pretraining.replaced_token_losses import discriminator_objective, replace_tokens
     from deberta_jax.sharding import make_mesh
     from deberta_jax.tokenizers.batch import Batch
     from deberta_jax.tokenizers.tokenizer import Tokenizer
+    from deberta_jax.training.objective import Sums
+    from deberta_jax.training.optimizer import scale_by_layer
+    from deberta_jax.training.state import TrainState, initial_state
+    from deberta_jax.training.step import make_step
+
+    __version__: str
 
 # The module of each public name; it is imported when the name is first used.
 _MODULES = {
@@ -48,40 +63,67 @@ _MODULES = {
     "Deberta": "model.deberta",
     "DebertaConfig": "config",
     "EntityScoring": "model.heads",
+    "HeadOutput": "model.heads",
     "InputError": "errors",
+    "LoraConfig": "finetuning.config",
+    "LoraModel": "finetuning.lora",
     "MaskedLM": "model.masked_lm",
+    "Masking": "data.masking",
+    "MaskingVocabulary": "data.masking",
     "MultipleChoice": "model.heads",
     "PRESETS": "presets",
     "QuestionAnswering": "model.heads",
     "ReplacedTokenDetection": "model.replaced_token_detection",
     "ReplacedTokenPair": "model.pair",
     "SequenceClassification": "model.heads",
+    "Sums": "training.objective",
     "TokenClassification": "model.heads",
     "Tokenizer": "tokenizers.tokenizer",
+    "TrainState": "training.state",
     "activations": "inference.activations",
     "answer": "inference.question_answering",
     "attention_probabilities": "ops.scores",
+    "attention_with_probabilities": "ops.attention",
     "c2c_scores": "ops.scores",
     "c2p_scores": "ops.scores",
     "choose": "inference.multiple_choice",
+    "classification_objective": "finetuning.objectives",
     "classify": "inference.classification",
     "detect_replaced": "inference.replaced_tokens",
+    "discriminator_objective": "pretraining.replaced_token_losses",
     "disentangled_attention": "ops.attention",
     "embed": "inference.embeddings",
     "fill_mask": "inference.fill_mask",
+    "first_layers": "model.surgery",
     "from_pretrained": "hub.pretrained",
+    "initial_pair": "model.pair",
+    "initial_state": "training.state",
+    "label": "model.surgery",
+    "layer": "model.surgery",
     "log_bucket": "ops.positions",
+    "lora_objective": "finetuning.lora",
     "make_attention_mask": "ops.masks",
     "make_mesh": "sharding",
+    "make_step": "training.step",
+    "mask_tokens": "data.masking",
+    "masked_lm_objective": "pretraining.objectives",
+    "merge_lora": "finetuning.lora",
     "p2c_scores": "ops.scores",
+    "pack": "data.packing",
+    "parameters": "model.surgery",
     "pipeline": "inference.pipelines",
+    "plain_objective": "finetuning.objectives",
     "predict": "inference.pipelines",
     "relative_index": "ops.positions",
+    "replace_tokens": "pretraining.replaced_token_losses",
+    "resized": "model.surgery",
     "save_pretrained": "hub.pretrained",
+    "scale_by_layer": "training.optimizer",
     "score_entities": "inference.entity_ranking",
     "shardings": "model.shardings",
     "stream": "inference.stream",
     "tag_entities": "inference.entities",
+    "with_config": "model.surgery",
     "zero_shot": "inference.classification",
 }
 __all__ = [
@@ -91,40 +133,67 @@ __all__ = [
     "Deberta",
     "DebertaConfig",
     "EntityScoring",
+    "HeadOutput",
     "InputError",
+    "LoraConfig",
+    "LoraModel",
     "MaskedLM",
+    "Masking",
+    "MaskingVocabulary",
     "MultipleChoice",
     "QuestionAnswering",
     "ReplacedTokenDetection",
     "ReplacedTokenPair",
     "SequenceClassification",
+    "Sums",
     "TokenClassification",
     "Tokenizer",
+    "TrainState",
     "__version__",
     "activations",
     "answer",
     "attention_probabilities",
+    "attention_with_probabilities",
     "c2c_scores",
     "c2p_scores",
     "choose",
+    "classification_objective",
     "classify",
     "detect_replaced",
+    "discriminator_objective",
     "disentangled_attention",
     "embed",
     "fill_mask",
+    "first_layers",
     "from_pretrained",
+    "initial_pair",
+    "initial_state",
+    "label",
+    "layer",
     "log_bucket",
+    "lora_objective",
     "make_attention_mask",
     "make_mesh",
+    "make_step",
+    "mask_tokens",
+    "masked_lm_objective",
+    "merge_lora",
     "p2c_scores",
+    "pack",
+    "parameters",
     "pipeline",
+    "plain_objective",
     "predict",
     "relative_index",
+    "replace_tokens",
+    "resized",
     "save_pretrained",
+    "scale_by_layer",
     "score_entities",
     "shardings",
     "stream",
     "tag_entities",
+    "with_config",
     "zero_shot",
 ]
 

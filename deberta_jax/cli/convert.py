@@ -50,7 +50,8 @@ def run(config: ConvertConfig) -> None:
             text = config_text(model.config, head, projected=options.get("projected", False), dtype=dtype)
             tensors = {with_lm_prefix(name, "cls"): tensor for name, tensor in model.tensors.items()}
             write_safetensors(folder, tensors, texts={"config.json": text})
-            next_step = f'load it with `deberta_jax.from_pretrained("{config.target}")` or with transformers'
+            argument = "" if tokenizer else ", require_tokenizer=False"
+            next_step = f'load it with `deberta_jax.from_pretrained("{config.target}"{argument})` or with transformers'
         if tokenizer is not None and config.to != "checkpoint":
             tokenizer.save(folder)
     missing = "" if tokenizer else "; the source has no tokenizer"

@@ -46,8 +46,6 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     task = with_data(task, *(examples.examples for examples in splits.values()))
     folder = resolve(config.model)
     model, tokenizer = load_pretrained(folder, kind.head, dtype=config.dtype, param_dtype=config.dtype)
-    if tokenizer is None:
-        raise InputError(f"{config.model}: no tokenizer in this folder")
     model_labels = model.deberta.config.labels
     task = fit_to_model(task, model_labels, config.model)
     labels = task.labels or model_labels

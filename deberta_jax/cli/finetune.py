@@ -143,7 +143,6 @@ def _finish(
     """Evaluate the best model on all splits except the training set, and write the results."""
     folder = config.folder / "model"
     model, tokenizer = load_pretrained(folder, kind.head, dtype=config.compute_dtype)
-    assert tokenizer is not None
     others = {split: examples.examples for split, examples in splits.items() if split != "train"}
     batching = Batching(max_length=config.max_length)
     evaluations, threshold = evaluate(task, kind, model, tokenizer, others, batching)

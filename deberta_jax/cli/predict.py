@@ -177,8 +177,6 @@ def _load(config: PredictConfig, name: PipelineName, folder: Path) -> Loaded:
     model, tokenizer = load_pretrained(
         folder, spec.head, dtype=config.dtype, param_dtype=config.dtype, generator=config.generator
     )
-    if tokenizer is None:
-        raise InputError(f"{config.model}: no tokenizer in this folder: copy the model's tokenizer files into it")
     options = {option: getattr(config, option) for option in spec.options}
     pipeline = spec.build(model, tokenizer, batching=config.batching, **options)
     if spec.head == "masked_lm" and model.decoder is not None:

@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from deberta_jax.data.batch_share import WHOLE_BATCH, BatchShare
 from deberta_jax.data.manifest import Manifest, read_manifest
 from deberta_jax.data.masking import Masking, MaskingVocabulary, mask_tokens
-from deberta_jax.data.packing import PackedSequence, position_ids
+from deberta_jax.data.packing import PackedSequence
 from deberta_jax.data.shards import from_record
 from deberta_jax.errors import InputError
 
@@ -140,7 +140,7 @@ class MaskSequence:
         return {
             "input_ids": input_ids,
             "segment_ids": sequence.segment_ids,
-            "position_ids": position_ids(sequence.segment_ids),
+            "position_ids": sequence.position_ids,
             "masked_positions": positions,
             "labels": labels,
             "label_weights": weights,

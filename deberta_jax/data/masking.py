@@ -82,6 +82,10 @@ def mask_tokens(
 ) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "M"], Int32[np.ndarray, "M"], Float32[np.ndarray, "M"]]:
     """The masked ids of a sequence, the masked positions in ascending order, their original ids, and their weights.
 
+    These are the `input_ids` [T], `masked_positions`, `labels` and `label_weights` [M] of `masked_lm_objective`. Masks
+    are n-grams of whole words with the rates of `masking` (Devlin et al. 2019, 3.1; docs/numerics.md, "Masking of
+    text").
+
     Padding (segment 0) and special tokens are never masked. M is `masking.slots(T)`; an unused slot has position 0,
     label 0 and weight 0. A word that exceeds the slots is masked in part.
     """

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
+from deberta_jax.errors import check_at_least
+
 
 class PackedSequence(NamedTuple):
     """A sequence of T tokens from one or more documents."""
@@ -14,6 +16,11 @@ class PackedSequence(NamedTuple):
     segment_ids: Int32[np.ndarray, "T"]
     """The number of the piece that each token belongs to, from 1; 0 for padding."""
 
+    @property
+    def position_ids(self) -> Int32[np.ndarray, "T"]:
+        """Positions that restart at 0 in every piece; 0 for padding."""
+        return position_ids(self.segment_ids)
+
 
 def pack(
     documents: Iterable[Int[np.ndarray, "_"]], length: int, *, cls_id: int, sep_id: int, pad_id: int
@@ -21,8 +28,10 @@ def pack(
     """Sequences of `length` tokens with the documents in order, each piece of a document as [CLS] ... [SEP].
 
     A document is split at the end of a sequence, unless less than an eighth of the sequence is left: that part becomes
-    padding, like the rest of the last sequence. Documents without tokens are dropped.
+    padding, like the rest of the last sequence. Documents without tokens are dropped. A document is an array of token
+    ids without special tokens. Raises InputError for a length below 3.
     """
+    check_at_least("length", length, 3)
     min_space = max(3, length // 8)
     input_ids, segment_ids = np.full(length, pad_id, np.int32), np.zeros(length, np.int32)
     filled, segment = 0, 0

@@ -22,7 +22,7 @@ from deberta_jax.hub.heads import HEADS, head_options
 from deberta_jax.hub.load import load_model
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.shardings import shardings
-from deberta_jax.tokenizers.formats import has_tokenizer
+from deberta_jax.tokenizers.formats import check_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.state import Build, model_key
 
@@ -42,10 +42,7 @@ def open_pretrained(name: str) -> PretrainedFolder:
         raise InputError("no model given: use --model with a folder, or with owner/name on the Hugging Face hub")
     folder = resolve(name)
     config, tensors, source = read_folder(folder)
-    if not has_tokenizer(folder):
-        raise InputError(
-            f"{name}: no tokenizer in this folder; copy the tokenizer that the model was trained with to it"
-        )
+    check_tokenizer(folder)
     return PretrainedFolder(config, tensors, source, Tokenizer(folder))
 
 

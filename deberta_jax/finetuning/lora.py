@@ -1,6 +1,7 @@
 """Low-rank adapters: the encoder is frozen, and small matrices beside its kernels are trained (Hu et al. 2021)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import LoraConfig, Targets
+from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.linear import Linear
 from deberta_jax.model.tree import replace_parts
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
@@ -40,50 +43,93 @@ class Adapter(nnx.Module):
 
 
 class LoraModel(nnx.Module):
-    """A model with a head, and one adapter per target, in the order of `targets`."""
+    """A model, and one adapter per target, in the order of `targets`; its result is that of the merged model.
 
-    def __init__(self, base: Any, config: LoraConfig, *, key: PRNGKeyArray):
-        targets = _TARGETS[config.targets]
-        keys = jax.random.split(key, len(targets))
+    `targets` are the adapted projections of a layer, such as "attention.query" or "up" (default: those that
+    `config.targets` names). Adapters change nothing before the first update. Raises InputError for unknown targets and
+    for rank 0.
+    """
+
+    def __init__(self, base: Any, config: LoraConfig, *, targets: Sequence[str] | None = None, key: PRNGKeyArray):
+        self.targets = _TARGETS[config.targets] if targets is None else tuple(targets)
+        _check(base, config, self.targets)
+        keys = jax.random.split(key, len(self.targets))
         self.scale = config.alpha / config.rank
-        self.targets = targets
         self.base = base
         self.adapters = nnx.List(
-            [Adapter(_projection(base, name), config.rank, key=k) for name, k in zip(targets, keys, strict=True)]
+            [Adapter(_projection(base, name), config.rank, key=k) for name, k in zip(self.targets, keys, strict=True)]
         )
 
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """The result of the base model with the adapters merged, for the arguments of the base model."""
+        return merge_lora(self)(*arguments, **options)
 
-def merge(model: LoraModel) -> Any:
-    """The base model with the adapters added to its kernels."""
-    kernels = {}
+
+def merge_lora(model: LoraModel) -> Any:
+    """The base model with the adapters added to its kernels: W + alpha / rank * A B (Hu et al. 2021, equation 3)."""
+    kernels, prefix = {}, "" if isinstance(model.base, Deberta) else "deberta."
     for name, adapter in zip(model.targets, model.adapters, strict=True):
         kernel, update = _projection(model.base, name).kernel, model.scale * adapter.product()
         merged = jax.tree.map(lambda w, update=update: w + update.astype(w.dtype), kernel)
-        kernels[f"deberta.encoder.layers.{name}.kernel"] = merged
+        kernels[f"{prefix}encoder.layers.{name}.kernel"] = merged
     return replace_parts(model.base, kernels)
 
 
 def lora_objective(objective: Objective) -> Objective:
-    """The objective of a model with adapters; the encoder has no gradient."""
+    """The objective of a `LoraModel`, from the objective of its base model; the encoder has no gradient."""
 
     def merged_objective(model: LoraModel, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
-        frozen = replace_parts(model, {"base.deberta": jax.lax.stop_gradient(model.base.deberta)})
-        return objective(merge(frozen), batch, key)
+        frozen = replace_parts(model, {_frozen_path(model): jax.lax.stop_gradient(_encoder_of(model.base))})
+        return objective(merge_lora(frozen), batch, key)
 
     return merged_objective
 
 
-def trainable(model: Any) -> Any:
+def trainable(model: LoraModel) -> Any:
     """A tree of bool like the model: True for the parameters of adapters and head."""
 
     def is_trainable(path: tuple[Any, ...], _: Any) -> bool:
-        return not jax.tree_util.keystr(path, simple=True, separator=".").startswith("base.deberta.")
+        return not jax.tree_util.keystr(path, simple=True, separator=".").startswith(f"{_frozen_path(model)}.")
 
     return jax.tree_util.tree_map_with_path(is_trainable, model)
 
 
+def _check(base: Any, config: LoraConfig, targets: Sequence[str]) -> None:
+    if config.rank < 1:
+        raise InputError(f"lora.rank is {config.rank}; a model with adapters needs at least 1")
+    known = _projection_paths(_layers(base))
+    if unknown := [name for name in targets if name not in known]:
+        raise InputError(f"lora.targets: unknown {', '.join(unknown)}; a layer of this model has {', '.join(known)}")
+    if len(set(targets)) < len(targets) or not targets:
+        raise InputError(f"lora.targets: expected distinct projections, not {', '.join(targets) or 'none'}")
+
+
+def _frozen_path(model: LoraModel) -> str:
+    return "base" if isinstance(model.base, Deberta) else "base.deberta"
+
+
+def _encoder_of(base: Any) -> Deberta:
+    return base if isinstance(base, Deberta) else base.deberta
+
+
+def _layers(base: Any) -> nnx.Module:
+    return _encoder_of(base).encoder.layers
+
+
+def _projection_paths(module: nnx.Module, prefix: str = "") -> list[str]:
+    """The dotted paths of all projections in a layer."""
+    paths = []
+    for name, part in vars(module).items():
+        if isinstance(part, Linear):
+            paths.append(f"{prefix}{name}")
+        elif isinstance(part, nnx.Module):
+            paths += _projection_paths(part, f"{prefix}{name}.")
+    return paths
+
+
 def _projection(model: Any, name: str) -> Linear:
-    module = model.deberta.encoder.layers
+    module = _layers(model)
     for part in name.split("."):
         module = getattr(module, part)
+    assert isinstance(module, Linear)
     return module

@@ -36,7 +36,7 @@ class TaskObjective(NamedTuple):
 
 
 def plain_objective(task: TaskObjective) -> Objective:
-    """The objective without adversarial training."""
+    """The objective `(model, batch, key) -> Sums` of a task, for `make_step`, without adversarial training."""
     return lambda model, batch, key: task.sums(task.outputs(model, batch, key), batch)
 
 
@@ -85,7 +85,9 @@ def classification_objective(class_weights: Sequence[float] = (), label_smoothin
     """One of C classes per text or per token: `labels` (int) and `weights` are [B] or [B, T].
 
     The loss is the cross entropy against 1 - s on the label plus s / C on each class (Szegedy et al. 2016), s being
-    `label_smoothing`. `class_weights` scale the weight of each example in the loss and in its normalization.
+    `label_smoothing`. `class_weights` scale the weight of each example in the loss and in its normalization. The batch
+    also has `input_ids`, `attention_mask` and `token_type_ids` [B, T]. Raises InputError for another number of class
+    weights than C.
     """
 
     def losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:

@@ -12,7 +12,7 @@ from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.features import Feature
 from deberta_jax.finetuning.initial import ModelSpec, initial_model, with_lora
 from deberta_jax.finetuning.kinds.kind import Kind
-from deberta_jax.finetuning.lora import lora_objective, merge, trainable
+from deberta_jax.finetuning.lora import lora_objective, merge_lora, trainable
 from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.sharding import make_mesh
@@ -75,7 +75,7 @@ def finetune(
         inputs.held_out,
         folder,
         Batching(max_length=max_length),
-        merge=jax.jit(merge) if lora else lambda model: model,
+        merge=jax.jit(merge_lora) if lora else lambda model: model,
         patience=patience,
         evaluate_every=training.evaluate_every,
     )

@@ -4,11 +4,12 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from deberta_jax.config import DebertaConfig, read_rtd_pair
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
-from deberta_jax.hub.download import CONFIG_FILES
+from deberta_jax.hub.download import CONFIG_FILES, resolve
 from deberta_jax.hub.heads import HEADS, Head, Model, architecture
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.deberta import Deberta
@@ -35,17 +36,39 @@ def read_config(folder: Path, *, generator: bool = False) -> DebertaConfig:
 
     Raises InputError that names the file.
     """
-    path = next((folder / name for name in CONFIG_FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; a model folder needs it, or {CONFIG_FILES[1]}")
-    values = read_json(path)
+    path, values = _read_values(folder)
     try:
-        if "generator" in values and "discriminator" in values:
+        if _is_pair(values):
             generator_config, discriminator_config, _ = read_rtd_pair(path)
             return generator_config if generator else discriminator_config
         return DebertaConfig.from_dict(values)
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix('config: ').removeprefix(f'{path}: ')}") from None
+
+
+def load_config(
+    name: str | Path, *, revision: str | None = None, token: str | None = None, generator: bool = False
+) -> DebertaConfig:
+    """The config of a folder or of a model on the Hub, without its weights (see `DebertaConfig.from_pretrained`)."""
+    folder = resolve(name, revision=revision, token=token, part="config")
+    config = read_config(folder, generator=generator)
+    if generator and not _is_pair(_read_values(folder)[1]):
+        raise InputError(
+            f"{name}: its config describes one model, and only the weights give the depth of its generator; load it "
+            'with from_pretrained(..., head="masked_lm", generator=True) and read `model.deberta.config`'
+        )
+    return config
+
+
+def _read_values(folder: Path) -> tuple[Path, dict[str, Any]]:
+    path = next((folder / name for name in CONFIG_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; a model folder needs it, or {CONFIG_FILES[1]}")
+    return path, read_json(path)
+
+
+def _is_pair(values: Mapping[str, Any]) -> bool:
+    return "generator" in values and "discriminator" in values
 
 
 def numbered_labels(count: int) -> tuple[str, ...]:

@@ -2,26 +2,26 @@
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
+from deberta_jax.hub.download_errors import Repository, first_line, is_unreachable, one_line_errors
 from deberta_jax.hub.tensors import WEIGHT_FILES
+from deberta_jax.tokenizers.formats import FORMATS
 
 CONFIG_FILES = ("config.json", "model_config.json")
-TOKENIZER_FILES = (
-    *("spm.model", "vocab.json", "merges.txt", "bpe_encoder.bin", "tokenizer.json"),
-    *("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"),
-)
+_SETTINGS_FILES = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
+TOKENIZER_FILES = ("spm.model", "vocab.json", "merges.txt", "bpe_encoder.bin", "tokenizer.json", *_SETTINGS_FILES)
+# What is downloaded: everything, or one part of it.
+Part = Literal["model", "config", "tokenizer"]
 GENERATOR_FILE = "pytorch_model.generator.bin"
 # Weights in one file; the others of WEIGHT_FILES are indices.
 _SINGLE_FILES = WEIGHT_FILES[::2]
@@ -36,15 +36,6 @@ class GeneratorNotFound(InputError):
         self.offline = offline
 
 
-class _Repository(NamedTuple):
-    """A revision of a model on the Hub."""
-
-    name: str
-    revision: str | None
-    token: str | None
-    endpoint: str
-
-
 class _LargeFile(NamedTuple):
     """What the Hub lists for a file in its large file storage; `size` is in bytes."""
 
@@ -53,15 +44,20 @@ class _LargeFile(NamedTuple):
 
 
 def resolve(
-    name: str | Path, *, revision: str | None = None, token: str | None = None, generator: bool = False
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    generator: bool = False,
+    part: Part = "model",
 ) -> Path:
     """The folder of a model: `name` itself if it is a folder, else the model of the Hub in the usual cache.
 
     The config, the tokenizer and one kind of weights are downloaded, safetensors if there are any, else `.bin`;
-    `generator` adds the generator of a Microsoft model. Large files are checked against the sha256 that the Hub lists,
-    and an interrupted download resumes. If the Hub cannot be reached, the cache is used, with a warning, provided that
-    it contains all files of `revision` (a branch, a tag or a commit; `main` by default). `HF_ENDPOINT`,
-    `HF_HUB_OFFLINE` and `HF_TOKEN` are read at each call.
+    `generator` adds the generator of a Microsoft model. With `part` "config" or "tokenizer", only that part is
+    downloaded. Large files are checked against the sha256 that the Hub lists, and an interrupted download resumes. If
+    the Hub cannot be reached, the cache is used, with a warning, provided that it contains all files of `revision` (a
+    branch, a tag or a commit; `main` by default). `HF_ENDPOINT`, `HF_HUB_OFFLINE` and `HF_TOKEN` are read at each call.
 
     Raises `InputError`, one line with what to do: no such folder, repository or revision; not a DeBERTa; a token
     without access; a Hub that does not respond or interrupts the download; a full disk; a file with the wrong content.
@@ -77,14 +73,16 @@ def resolve(
     from huggingface_hub import constants
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
-    repository = _Repository(name, revision, token, endpoint)
-    with _one_line_errors(repository):
+    repository = Repository(name, revision, token, endpoint)
+    with one_line_errors(repository):
         try:
             commit, files = _list_files(repository)
         except Exception as error:
-            if not _is_unreachable(error):
+            if not is_unreachable(error):
                 raise
-            return _cached_folder(repository, generator, error)
+            return _cached_folder(repository, generator, part, error)
+        if part != "model":
+            return _download_part(repository, commit, files, part)
         return _download(repository, commit, files, generator)
 
 
@@ -95,7 +93,7 @@ def _is_offline() -> bool:
     return value in constants.ENV_VARS_TRUE_VALUES or constants.HF_HUB_OFFLINE
 
 
-def _list_files(repository: _Repository) -> tuple[str, dict[str, _LargeFile | None]]:
+def _list_files(repository: Repository) -> tuple[str, dict[str, _LargeFile | None]]:
     """The commit of a revision and its files; None for files that are not in the large file storage."""
     from huggingface_hub import HfApi, constants
 
@@ -109,19 +107,19 @@ def _list_files(repository: _Repository) -> tuple[str, dict[str, _LargeFile | No
     return str(info.sha), files
 
 
-def _cached_folder(repository: _Repository, generator: bool, error: Exception) -> Path:
+def _cached_folder(repository: Repository, generator: bool, part: Part, error: Exception) -> Path:
     """The folder in the cache, used instead of the Hub, which failed with `error`."""
     from huggingface_hub import constants
 
     name, revision, _, endpoint = repository
-    folder = _find_in_cache(name, revision, generator=generator)
+    folder = _find_in_cache(name, revision, generator, part)
     if folder is None:
         model = f"{name}{f' at {revision}' if revision else ''}"
         problem = (
             f"{model}: no such folder here, not complete in the cache {constants.HF_HUB_CACHE}, and the Hub {endpoint} "
-            f"cannot be reached ({_first_line(error)}); go online, or name a folder"
+            f"cannot be reached ({first_line(error)}); go online, or name a folder"
         )
-        if generator and _find_in_cache(name, revision, generator=False):
+        if generator and _find_in_cache(name, revision, False, part):
             raise GeneratorNotFound(problem, offline=True) from None
         raise InputError(problem) from None
     if not _is_offline():
@@ -129,7 +127,7 @@ def _cached_folder(repository: _Repository, generator: bool, error: Exception) -
     return folder
 
 
-def _download(repository: _Repository, commit: str, files: Mapping[str, _LargeFile | None], generator: bool) -> Path:
+def _download(repository: Repository, commit: str, files: Mapping[str, _LargeFile | None], generator: bool) -> Path:
     """Download the required files into the cache; weights come last, so that a snapshot with weights is complete."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
@@ -156,7 +154,35 @@ def _download(repository: _Repository, commit: str, files: Mapping[str, _LargeFi
     return folder
 
 
-def _download_large(repository: _Repository, commit: str, file: str, listed: _LargeFile | None) -> None:
+def _download_part(repository: Repository, commit: str, files: Mapping[str, _LargeFile | None], part: Part) -> Path:
+    """Download the config or the tokenizer; the files that identify it come last."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    name, revision, token, endpoint = repository
+    required = _required(files, part)
+    if not required:
+        known = CONFIG_FILES if part == "config" else [each.files[0] for each in FORMATS.values()]
+        raise InputError(f"{name}: no {part} on the Hub; expected one of {', '.join(known)}")
+    settings = [file for file in _SETTINGS_FILES if part == "tokenizer" and file in files]
+    present = [*settings, *(file for file in required if file in files)]
+    for file in present:
+        _download_large(repository, commit, file, files[file])
+    folder = Path(
+        snapshot_download(
+            name, revision=revision, allow_patterns=present[:-1] or present, token=token, endpoint=endpoint
+        )
+    )
+    hf_hub_download(name, present[-1], revision=commit, token=token, endpoint=endpoint)
+    return folder
+
+
+def _required(files: Collection[str], part: Part) -> list[str]:
+    """The files of a config, or of the first tokenizer format in `files`, the one that identifies it last."""
+    kinds = [(file,) for file in CONFIG_FILES] if part == "config" else [each.files for each in FORMATS.values()]
+    return next((list(reversed(kind)) for kind in kinds if kind[0] in files), [])
+
+
+def _download_large(repository: Repository, commit: str, file: str, listed: _LargeFile | None) -> None:
     """Download the content of a large file into the cache, continuing after what an earlier call downloaded.
 
     huggingface_hub restarts an interrupted file from the beginning since 1.18. Up to 10 MB are downloaded again.
@@ -205,17 +231,21 @@ def _check_sha256(name: str, file: str, partial: Path, expected: str) -> None:
         )
 
 
-def _find_in_cache(name: str, revision: str | None, *, generator: bool) -> Path | None:
+def _find_in_cache(name: str, revision: str | None, generator: bool, part: Part) -> Path | None:
     """The folder of a model in the cache, None unless all required files are in it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns = [*CONFIG_FILES, *TOKENIZER_FILES]
+    # huggingface_hub checks that files of these names are complete; which others are required is checked here.
+    patterns = {"model": (*CONFIG_FILES, *TOKENIZER_FILES), "config": (), "tokenizer": _SETTINGS_FILES}[part]
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(patterns)))
     except LocalEntryNotFoundError:
         return None
     files = {path.name for path in folder.iterdir() if path.is_file()}
+    if part != "model":
+        required = _required(files, part)
+        return folder if required and files.issuperset(required) else None
     weights = next((file for file in WEIGHT_FILES if file in files), None)
     if weights is None or not files & set(CONFIG_FILES):
         return None
@@ -230,58 +260,3 @@ def _shards(folder: Path, weights: str) -> Collection[str]:
     if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
         raise InputError(f"{folder / weights}: expected a weight_map from tensors to files")
     return sorted(set(file_of.values()))
-
-
-def _is_unreachable(error: Exception) -> bool:
-    """Whether the Hub did not respond, rather than refuse the request; the page of a login portal is not JSON."""
-    from huggingface_hub.errors import HTTPError
-
-    if isinstance(error, json.JSONDecodeError):
-        return True
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", 503)
-    return isinstance(error, (HTTPError, OSError)) and (status == 429 or status >= 500)
-
-
-@contextmanager
-def _one_line_errors(repository: _Repository) -> Generator[None, None, None]:
-    """Raise errors of huggingface_hub as InputErrors of one line."""
-    from huggingface_hub import errors
-
-    name, revision, _, endpoint = repository
-    login = "pass its token, set HF_TOKEN or log in (`hf auth login`)"
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise InputError(f"{name}: gated; accept its terms at {endpoint}/{name}, then {login}") from None
-    except errors.RepositoryNotFoundError:
-        raise InputError(
-            f"{name}: no such folder, and no such model on the Hub; check the spelling, and if it is private {login}"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise InputError(f"{name}: no revision {revision} on the Hub; name a branch, a tag or a full commit") from None
-    except errors.HFValidationError as error:
-        raise InputError(f"{name}: no such folder, and not a valid name of a model: {_first_line(error)}") from None
-    except (errors.HTTPError, errors.EntryNotFoundError, OSError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", 503)
-        if getattr(error, "errno", None) is None and status < 500:
-            refused = f"the Hub {endpoint} refused the request ({_first_line(error)})"
-            raise InputError(f"{name}: {refused}; {login}, or correct HF_ENDPOINT") from None
-        raise InputError(f"{name}: {_interruption(error, endpoint)}; the same call resumes the download") from None
-
-
-def _interruption(error: Exception, endpoint: str) -> str:
-    """Why a download stopped, and what to do."""
-    from huggingface_hub import constants
-
-    code, cache, line = getattr(error, "errno", None), constants.HF_HUB_CACHE, _first_line(error)
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of the cache {cache} is full ({line}); free some space, or set HF_HUB_CACHE"
-    if code is not None:
-        return f"the cache {cache} cannot be used ({line}); fix it, or set HF_HUB_CACHE"
-    return f"the connection to the Hub {endpoint} was interrupted ({line}); wait, or check the network"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
@@ -82,6 +82,19 @@ def import_tensors(
 def check_tensors(build: Build, config: DebertaConfig, tensors: Mapping[str, Tensor], *, source: str | Path) -> None:
     """Raise InputError as `load_model` does if tensors do not fit; only tied copies are read."""
     _check(model_paths(_abstract(build)), config, tensors, source, may_be_missing=False)
+
+
+def floating_dtype(name: str, dtype: DTypeLike) -> Any:
+    """The dtype of the argument `name`; raises InputError unless JAX supports it for parameters."""
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating):
+        raise InputError(f"{name} is {dtype!r}; expected a floating-point type such as float32 or bfloat16")
+    if jax.dtypes.canonicalize_dtype(known) != known:
+        raise InputError(f"{name} is {known}, which JAX supports only with jax_enable_x64")
+    return known
 
 
 def _abstract(build: Build) -> Any:

@@ -3,35 +3,139 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import jax
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from deberta_jax.errors import InputError
 from deberta_jax.files import make_folder
 from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.heads import Head, Model, head_of_model, head_options, head_spec
 from deberta_jax.hub.layout import POSITIONS, file_tensors
-from deberta_jax.hub.load import load_model
+from deberta_jax.hub.load import floating_dtype, load_model
 from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
-from deberta_jax.model.heads import TokenClassification
-from deberta_jax.tokenizers.formats import has_tokenizer
+from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.heads import (
+    EntityScoring,
+    MultipleChoice,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+)
+from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
+from deberta_jax.model.surgery import check_parameters
+from deberta_jax.tokenizers.formats import check_tokenizer, has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
 
-class Pretrained(NamedTuple):
-    """A loaded model, and the tokenizer of its folder if there is one."""
+class FolderOptions(TypedDict, total=False):
+    """The further arguments of `load_pretrained`, which do not change the types that it returns."""
 
-    model: Any
-    tokenizer: Tokenizer | None
+    labels: Sequence[str] | None
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
+    mesh: Mesh | None
+    generator: bool
+    key: PRNGKeyArray | None
 
 
+class Options(FolderOptions, total=False):
+    """The further arguments of `from_pretrained`."""
+
+    revision: str | None
+    token: str | None
+
+
+_Name = str | Path
+_True = Literal[True]
+
+
+@overload
+def from_pretrained(
+    name: _Name, head: None = None, *, require_tokenizer: _True = True, **options: Unpack[Options]
+) -> tuple[Deberta, Tokenizer]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["masked_lm"], *, require_tokenizer: _True = True, **options: Unpack[Options]
+) -> tuple[MaskedLM, Tokenizer]: ...
+@overload
+def from_pretrained(
+    name: _Name,
+    head: Literal["sequence_classification"],
+    *,
+    require_tokenizer: _True = True,
+    **options: Unpack[Options],
+) -> tuple[SequenceClassification, Tokenizer]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["token_classification"], *, require_tokenizer: _True = True, **options: Unpack[Options]
+) -> tuple[TokenClassification, Tokenizer]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["question_answering"], *, require_tokenizer: _True = True, **options: Unpack[Options]
+) -> tuple[QuestionAnswering, Tokenizer]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["multiple_choice"], *, require_tokenizer: _True = True, **options: Unpack[Options]
+) -> tuple[MultipleChoice, Tokenizer]: ...
+@overload
+def from_pretrained(
+    name: _Name,
+    head: Literal["replaced_token_detection"],
+    *,
+    require_tokenizer: _True = True,
+    **options: Unpack[Options],
+) -> tuple[ReplacedTokenDetection, Tokenizer]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["entity_scoring"], *, require_tokenizer: _True = True, **options: Unpack[Options]
+) -> tuple[EntityScoring, Tokenizer]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Head | None = None, *, require_tokenizer: _True = True, **options: Unpack[Options]
+) -> tuple[Any, Tokenizer]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: None = None, *, require_tokenizer: bool, **options: Unpack[Options]
+) -> tuple[Deberta, Tokenizer | None]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["masked_lm"], *, require_tokenizer: bool, **options: Unpack[Options]
+) -> tuple[MaskedLM, Tokenizer | None]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["sequence_classification"], *, require_tokenizer: bool, **options: Unpack[Options]
+) -> tuple[SequenceClassification, Tokenizer | None]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["token_classification"], *, require_tokenizer: bool, **options: Unpack[Options]
+) -> tuple[TokenClassification, Tokenizer | None]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["question_answering"], *, require_tokenizer: bool, **options: Unpack[Options]
+) -> tuple[QuestionAnswering, Tokenizer | None]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["multiple_choice"], *, require_tokenizer: bool, **options: Unpack[Options]
+) -> tuple[MultipleChoice, Tokenizer | None]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["replaced_token_detection"], *, require_tokenizer: bool, **options: Unpack[Options]
+) -> tuple[ReplacedTokenDetection, Tokenizer | None]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Literal["entity_scoring"], *, require_tokenizer: bool, **options: Unpack[Options]
+) -> tuple[EntityScoring, Tokenizer | None]: ...
+@overload
+def from_pretrained(
+    name: _Name, head: Head | None = None, *, require_tokenizer: bool, **options: Unpack[Options]
+) -> tuple[Any, Tokenizer | None]: ...
 def from_pretrained(
     name: str | Path,
     head: Head | None = None,
@@ -44,8 +148,9 @@ def from_pretrained(
     revision: str | None = None,
     token: str | None = None,
     key: PRNGKeyArray | None = None,
+    require_tokenizer: bool = True,
 ) -> tuple[Any, Tokenizer | None]:
-    """Load a model folder, or a model of the Hugging Face Hub, and its tokenizer (None if there is none).
+    """Load a model folder, or a model of the Hugging Face Hub, and its tokenizer.
 
     Args:
         name: a folder, or the id of a model on the Hub, such as "microsoft/deberta-v3-base".
@@ -62,10 +167,11 @@ def from_pretrained(
         revision: a branch, tag or commit on the Hub.
         token: an access token of the Hub.
         key: initializes the parts of a head that are missing in the file, whose names are logged; by default seed 0.
+        require_tokenizer: raise InputError if the folder has no tokenizer; with False, return None in its place.
 
     Raises:
-        InputError: an unknown head; a name that is neither a folder nor a model on the Hub; a folder without config or
-            weights; tensors that do not fit the model, all listed in one message before any of them is loaded.
+        InputError: an unknown head; a name that is neither a folder nor a model on the Hub; a folder without config,
+            weights or tokenizer; tensors that do not fit the model, all listed in one message before any is loaded.
     """
     folder = resolve(name, revision=revision, token=token, generator=generator)
     return load_pretrained(
@@ -77,9 +183,18 @@ def from_pretrained(
         mesh=mesh,
         generator=generator,
         key=jax.random.key(0) if key is None else key,
+        require_tokenizer=require_tokenizer,
     )
 
 
+@overload
+def load_pretrained(
+    folder: Path, head: Head | None = None, *, require_tokenizer: _True = True, **options: Unpack[FolderOptions]
+) -> tuple[Any, Tokenizer]: ...
+@overload
+def load_pretrained(
+    folder: Path, head: Head | None = None, *, require_tokenizer: bool, **options: Unpack[FolderOptions]
+) -> tuple[Any, Tokenizer | None]: ...
 def load_pretrained(
     folder: Path,
     head: Head | None = None,
@@ -90,12 +205,15 @@ def load_pretrained(
     mesh: Mesh | None = None,
     generator: bool = False,
     key: PRNGKeyArray | None = None,
-) -> Pretrained:
+    require_tokenizer: bool = True,
+) -> tuple[Any, Tokenizer | None]:
     """As `from_pretrained`, for a local folder; without `key` a missing head is an error."""
     spec = head_spec(head)
-    dtype = None if dtype is None else _floating("dtype", dtype)
-    param_dtype = _floating("param_dtype", param_dtype)
+    dtype = None if dtype is None else floating_dtype("dtype", dtype)
+    param_dtype = floating_dtype("param_dtype", param_dtype)
     config, tensors, source = read_folder(folder, generator=generator)
+    if require_tokenizer:
+        check_tokenizer(folder, " (to load the model alone from Python, pass require_tokenizer=False)")
     config, tensors = with_labels(config, tensors, head, labels)
     options: dict[str, Any] = {"dtype": dtype, **head_options(head, tensors)}
     if head == "masked_lm":
@@ -105,7 +223,7 @@ def load_pretrained(
         return spec.model(config, key=key, **options)
 
     model = load_model(build, config, tensors, source=source, key=key, mesh=mesh, dtype=param_dtype)
-    return Pretrained(model, Tokenizer(folder) if has_tokenizer(folder) else None)
+    return model, Tokenizer(folder) if has_tokenizer(folder) else None
 
 
 def save_pretrained(
@@ -118,6 +236,7 @@ def save_pretrained(
     that transformers does not have are written under Microsoft's names. Weights of more than `max_file_bytes` are split
     into several files. With several processes, call it in one of them, with fully addressable arrays.
     """
+    check_parameters(model)
     folder = make_folder(folder)
     config = config_of(model)
     projected = isinstance(model, TokenClassification) and model.projection is not None
@@ -142,16 +261,3 @@ def _warn_of_masked_lm(folder: Path, tensors: Mapping[str, Tensor]) -> None:
             "generator=True (--generator)",
             folder,
         )
-
-
-def _floating(name: str, dtype: DTypeLike) -> Any:
-    """The dtype of the argument `name`; raises InputError unless JAX supports it for parameters."""
-    try:
-        known = jax.numpy.dtype(dtype)
-    except TypeError:
-        known = None
-    if known is None or not jax.numpy.issubdtype(known, jax.numpy.floating):
-        raise InputError(f"{name} is {dtype!r}; expected a floating-point type such as float32 or bfloat16")
-    if jax.dtypes.canonicalize_dtype(known) != known:
-        raise InputError(f"{name} is {known}, which JAX supports only with jax_enable_x64")
-    return known

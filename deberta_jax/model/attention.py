@@ -1,19 +1,19 @@
 """Disentangled self-attention: the projections of content and of the relative table."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.inputs import Key, split_key
 from deberta_jax.model.linear import LayerNorm, Linear
-from deberta_jax.ops.attention import disentangled_attention
+from deberta_jax.model.module import Configured
+from deberta_jax.ops.attention import attention_with_probabilities, disentangled_attention
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.ops.scores import attention_probabilities
 
 
 class RelativePositions(NamedTuple):
@@ -31,22 +31,29 @@ class Queries(NamedTuple):
 
 
 class AttentionInputs(NamedTuple):
-    """What a layer reads beside the states: relative positions, a mask of query-key pairs, and other queries."""
+    """What a layer reads beside the states: relative positions, a mask and a bias of pairs, and other queries."""
 
     relative: RelativePositions | None
     mask: Bool[Array, "B #N #T S"] | None
     queries: Queries | None = None
+    bias: Float[Array, "#B #N #T S"] | None = None
 
 
-class Attention(nnx.Module):
+# Arguments as `ops.attention.attention_with_probabilities`: it returns the context [B, T, N, H] and the probabilities
+# [B, N, T, S].
+AttentionFunction = Callable[..., tuple[Array, Array]]
+
+
+class Attention(Configured):
     """Multi-head attention on content and relative positions, output projection, residual and norm.
 
     Version 1 has no bias on keys and position keys. With `share_att_key` the content projections also project the
-    relative table, biases included. See docs/numerics.md, "Score terms and scale".
+    relative table, biases included. See docs/numerics.md, "Score terms and scale". `attention` replaces the function
+    that computes context and probabilities from the projections.
     """
 
-    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
-        self.config = config
+    def __init__(self, config: DebertaConfig, *, attention: AttentionFunction | None = None, key: PRNGKeyArray):
+        self.config, self.function = config, attention
         keys = jax.random.split(key, 6)
         D, N, H = config.hidden_size, config.num_attention_heads, config.head_size
         version1, stddev = config.model_type == "deberta", config.initializer_range
@@ -61,26 +68,30 @@ class Attention(nnx.Module):
         self.output = Linear((N, H, D), ("heads", None, "embed"), inputs=2, stddev=stddev, key=keys[5])
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
-    def __call__(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key = None) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, with_probabilities: bool = False, key: Key = None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
+        """The attended states, and on request the probabilities before dropout that gave them."""
         keys = split_key(key, 3)
         residual = x if inputs.queries is None else inputs.queries.states
         terms = self.score_terms(x, inputs, key=keys[0])
-        rate = self.config.attention_probs_dropout_prob
-        context = disentangled_attention(**terms, v=self.value(x), dropout_rate=rate, key=keys[1])
+        terms |= {"v": self.value(x), "dropout_rate": self.config.attention_probs_dropout_prob, "key": keys[1]}
+        probabilities = None
+        if with_probabilities or self.function is not None:
+            context, probabilities = (self.function or attention_with_probabilities)(**terms)
+        else:
+            context = disentangled_attention(**terms)
         context = checkpoint_name(context, "context")
-        return self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=keys[2]) + residual)
-
-    def probabilities(self, x: Float[Array, "B S D"], inputs: AttentionInputs) -> Float[Array, "B N T S"]:
-        """The attention of each query to each token, before dropout."""
-        return attention_probabilities(**self.score_terms(x, inputs, key=None))
+        attended = self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=keys[2]) + residual)
+        return attended, probabilities if with_probabilities else None
 
     def score_terms(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key) -> dict[str, Any]:
         """Projected content and positions, mask and scale, as arguments of the functions in `ops`."""
-        relative, mask, queries = inputs
+        relative, mask, queries, bias = inputs
         # The scale counts the configured terms even without a relative table (golden b10).
         scale = 1 / np.sqrt(self.config.head_size * (1 + len(self.config.pos_att_type)))
         query = self.query(x if queries is None else queries.states)
-        terms: dict[str, Any] = {"q": query, "k": self.key(x), "mask": mask, "scale": float(scale)}
+        terms: dict[str, Any] = {"q": query, "k": self.key(x), "mask": mask, "bias": bias, "scale": float(scale)}
         if relative is None:
             return terms
         table = dropout(relative.table, self.config.hidden_dropout_prob, key=key)

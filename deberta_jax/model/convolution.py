@@ -9,12 +9,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.activation import activation
 from deberta_jax.model.inputs import Key
-from deberta_jax.model.linear import LayerNorm
+from deberta_jax.model.linear import LayerNorm, over_rows
+from deberta_jax.model.module import Configured
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.sharding import constrain
 
 
-class Convolution(nnx.Module):
+class Convolution(Configured):
     """The convolution over the embeddings that v2 adds to the output of its first layer.
 
     A tap on padding, or on another document of a packed sequence, reads zero (docs/numerics.md, "Convolution of v2").
@@ -50,7 +51,7 @@ class Convolution(nnx.Module):
             taps = jnp.where(same_document, taps, 0)
         kernel = self.kernel[...].astype(embeddings.dtype).reshape(K, inputs, groups, D // groups)
         y = jnp.einsum("BTKGI,KIGO->BTGO", taps.reshape(B, T, K, groups, inputs), kernel).reshape(B, T, D)
-        y = y + self.bias[...].astype(y.dtype)
+        y = y + over_rows(self.bias[...].astype(y.dtype), y)
         if attention_mask is not None:
             y = jnp.where(attention_mask[..., None], y, 0)
         y = activation(self.config.conv_act)(dropout(y, self.config.hidden_dropout_prob, key=key))

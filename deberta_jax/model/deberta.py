@@ -1,78 +1,122 @@
 """The bare model: embeddings and encoder."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import PRNGKeyArray
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.errors import InputError
+from deberta_jax.model.attention import AttentionFunction
 from deberta_jax.model.embeddings import Embeddings
 from deberta_jax.model.encoder import Encoder, EncoderOutput
 from deberta_jax.model.inputs import (
     DType,
+    Each,
     Key,
     Mask,
     Tokens,
     as_arrays,
+    as_ids,
     as_pair_mask,
     as_token_mask,
     split_key,
 )
+from deberta_jax.model.linear import Embedding
+from deberta_jax.model.module import Configured, Model, cast_parameters
+from deberta_jax.sharding import on_explicit_meshes
 
 
-class Deberta(nnx.Module):
+class Deberta(Configured, Model):
     """DeBERTa v1, v2 or v3 without a head (He et al. 2021; He, Gao and Chen 2023).
 
-    Parameters are float32; `dtype` is the compute dtype, by default that of the parameters.
+    `dtype` is the compute dtype, by default that of the parameters, `param_dtype`. `attention` replaces the attention
+    of every layer: a function with the arguments and results of `attention_with_probabilities`.
     """
 
-    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
+    def __init__(
+        self,
+        config: DebertaConfig,
+        *,
+        dtype: DType = None,
+        param_dtype: DType = None,
+        remat: Remat = "none",
+        attention: AttentionFunction | None = None,
+        key: PRNGKeyArray,
+    ):
         keys = jax.random.split(key)
         self.config = config
         self.embeddings = Embeddings(config, dtype=dtype, key=keys[0])
-        self.encoder = Encoder(config, remat=remat, key=keys[1])
+        self.encoder = Encoder(config, remat=remat, attention=attention, key=keys[1])
+        cast_parameters(self, param_dtype)
 
+    @on_explicit_meshes
     def __call__(
         self,
-        input_ids: Tokens,
+        input_ids: Tokens | None = None,
         attention_mask: Mask = None,
         *,
         token_type_ids: Tokens | None = None,
         segment_ids: Tokens | None = None,
         position_ids: Tokens | None = None,
         pair_mask: Mask = None,
+        bias: Float[ArrayLike, "#B #N #T #T"] | None = None,
+        inputs_embeds: Float[ArrayLike, "B T E"] | None = None,
         depth: int | None = None,
+        each: Each | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         key: Key = None,
     ) -> EncoderOutput:
-        """Encode token ids [B, T].
+        """Encode token ids [B, T], or embeddings of words `inputs_embeds` [B, T, E] instead.
 
         `attention_mask` [B, T] is 1 for real tokens and 0 for padding, as in transformers. `segment_ids` [B, T] numbers
         the documents packed into a sequence from 1, 0 is padding; documents do not attend to each other. `pair_mask`
-        [B, 1 or N, T, S] is 1 where a query may attend to a key, and replaces what `attention_mask` implies.
-        `position_ids` [B, T] are absolute positions, from 0 in each document. `depth` runs only the first layers.
-        Dropout is applied if `key` is given. Raises ValueError for a mask of another rank, InputError for more tokens
-        than the model has absolute positions.
+        [B, 1 or N, T, S] is 1 where a query may attend to a key, and replaces what `attention_mask` implies. `bias`
+        [B, N, T, S] (each axis may be 1) is added to the scaled attention scores. `position_ids` [B, T] are absolute
+        positions, from 0 in each document. `depth` runs only the first layers. `each(state, layer)` replaces the output
+        of each layer. `output_hidden_states` returns [L + 1, B, T, D], `output_attentions` [L, B, N, T, S]. Dropout is
+        applied if `key` is given.
+
+        Raises ValueError for a mask of another rank or of floating-point numbers, for ids that do not exist (traced ids
+        give NaN), and for both or neither of ids and embeddings; InputError for more tokens than the model has absolute
+        positions.
         """
-        input_ids = jnp.asarray(input_ids)
-        token_type_ids, segment_ids, position_ids = as_arrays(token_type_ids, segment_ids, position_ids)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected either input_ids or inputs_embeds")
+        tables = self.embeddings
+        ids = None if input_ids is None else as_ids("input_ids", input_ids, tables.word.embedding.shape[0])
+        segment_ids, embeds, bias = as_arrays(segment_ids, inputs_embeds, bias)
+        tokens = embeds if ids is None else ids
+        assert tokens is not None
+        token_type_ids = _rows("token_type_ids", token_type_ids, tables.token_type)
+        position_ids = _rows("position_ids", position_ids, tables.position)
         token_mask = as_token_mask(attention_mask, segment_ids)
-        length, limit = input_ids.shape[1], self.config.max_position_embeddings
+        length, limit = tokens.shape[1], self.config.max_position_embeddings
         if self.config.position_biased_input and length > limit and position_ids is None:
             raise InputError(
                 f"sequence of {length} tokens, the model has {limit} absolute positions: shorten the sequence"
             )
         keys = split_key(key, 2)
-        embedded = self.embeddings.lookup(input_ids, token_type_ids, position_ids)
+        embedded = tables.lookup(ids, token_type_ids, position_ids, embeds)
         return self.encoder(
-            self.embeddings.finish(embedded, token_mask, key=keys[0]),
+            tables.finish(embedded, token_mask, key=keys[0]),
             token_mask,
             segment_ids=segment_ids,
             pair_mask=as_pair_mask(pair_mask),
+            bias=bias,
             depth=depth,
+            each=each,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             key=keys[1],
         )
+
+
+def _rows(name: str, ids: Any, table: Embedding | None) -> Array | None:
+    """Ids of a table as an array, checked if the model has the table."""
+    if ids is None:
+        return None
+    return jnp.asarray(ids) if table is None else as_ids(name, ids, table.embedding.shape[0])

@@ -2,17 +2,17 @@
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.inputs import DType, Key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
+from deberta_jax.model.module import Configured
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.sharding import constrain
 
 
-class Embeddings(nnx.Module):
+class Embeddings(Configured):
     """word (+ type) (+ position), projected if E is not D, normalized, zero at padding, with dropout.
 
     `dtype` is the compute dtype of the whole model: the sum is cast to it, and every later layer follows its input. See
@@ -37,18 +37,23 @@ class Embeddings(nnx.Module):
 
     def lookup(
         self,
-        input_ids: Int[Array, "B T"],
+        input_ids: Int[Array, "B T"] | None,
         token_type_ids: Int[Array, "B T"] | None = None,
         position_ids: Int[Array, "B T"] | None = None,
+        inputs_embeds: Float[Array, "B T E"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """The sum of the embeddings, projected: the input of the norm."""
-        x = self.word(input_ids)
-        # The padding row gets no gradient through its lookup, only through a tied output (golden c18).
-        x = jnp.where((input_ids == self.config.pad_token_id)[..., None], jax.lax.stop_gradient(x), x)
+        """The sum of the embeddings, projected: the input of the norm. `inputs_embeds` replace those of words."""
+        if input_ids is not None:
+            x = self.word(input_ids)
+            # The padding row gets no gradient through its lookup, only through a tied output (golden c18).
+            x = jnp.where((input_ids == self.config.pad_token_id)[..., None], jax.lax.stop_gradient(x), x)
+        else:
+            assert inputs_embeds is not None
+            x = inputs_embeds
         if self.token_type is not None:
-            x = x + self.token_type(jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids)
+            x = x + self.token_type(jnp.zeros(x.shape[:2], int) if token_type_ids is None else token_type_ids)
         if self.position is not None:
-            x = x + self.position(jnp.arange(input_ids.shape[1])[None] if position_ids is None else position_ids)
+            x = x + self.position(jnp.arange(x.shape[1])[None] if position_ids is None else position_ids)
         x = constrain(x if self.dtype is None else x.astype(self.dtype), "batch", None, None)
         return x if self.projection is None else self.projection(x)
 

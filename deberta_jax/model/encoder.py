@@ -4,15 +4,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Remat
 from deberta_jax.model.activation import activation
-from deberta_jax.model.attention import Attention, AttentionInputs, RelativePositions
+from deberta_jax.model.attention import Attention, AttentionFunction, AttentionInputs, RelativePositions
 from deberta_jax.model.convolution import Convolution
-from deberta_jax.model.inputs import Key, split_key
+from deberta_jax.model.inputs import Each, Key, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
+from deberta_jax.model.module import Configured
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.masks import make_attention_mask
 from deberta_jax.ops.positions import relative_index
@@ -31,24 +31,27 @@ _SAVED = {
 }
 
 
-class Layer(nnx.Module):
+class Layer(Configured):
     """Attention and feed-forward, each with a residual and a norm after it."""
 
-    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
+    def __init__(self, config: DebertaConfig, *, attention: AttentionFunction | None = None, key: PRNGKeyArray):
         self.config = config
         keys = jax.random.split(key, 3)
         D, F, stddev = config.hidden_size, config.intermediate_size, config.initializer_range
-        self.attention = Attention(config, key=keys[0])
+        self.attention = Attention(config, attention=attention, key=keys[0])
         self.up = Linear((D, F), ("embed", "mlp"), stddev=stddev, key=keys[1])
         self.down = Linear((F, D), ("mlp", "embed"), stddev=stddev, key=keys[2])
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
-    def __call__(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key = None) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, with_probabilities: bool = False, key: Key = None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
+        """The next states, and on request the attention probabilities."""
         keys = split_key(key, 2)
-        attended = self.attention(x, inputs, key=keys[0])
+        attended, probabilities = self.attention(x, inputs, with_probabilities=with_probabilities, key=keys[0])
         y = self.down(activation(self.config.hidden_act)(self.up(attended)))
         y = self.norm(dropout(y, self.config.hidden_dropout_prob, key=keys[1]) + attended)
-        return constrain(y, "batch", None, None)
+        return constrain(y, "batch", None, None), probabilities
 
 
 class EncoderOutput(NamedTuple):
@@ -59,17 +62,25 @@ class EncoderOutput(NamedTuple):
     attentions: Float[Array, "L B N T S"] | None = None
 
 
-class Encoder(nnx.Module):
+class Encoder(Configured):
     """Layers stacked on a leading axis and scanned, with one relative table for all.
 
     `remat` is what the backward pass recomputes: operations that are cheap beside matrix products ("none"), attention
     scores too ("dots"), or everything but the inputs of the layers ("full").
     """
 
-    def __init__(self, config: DebertaConfig, *, remat: Remat = "none", key: PRNGKeyArray):
+    def __init__(
+        self,
+        config: DebertaConfig,
+        *,
+        remat: Remat = "none",
+        attention: AttentionFunction | None = None,
+        key: PRNGKeyArray,
+    ):
         self.config, self.remat = config, remat
         keys = jax.random.split(key, 3)
-        self.layers = jax.vmap(lambda key: Layer(config, key=key))(jax.random.split(keys[0], config.num_hidden_layers))
+        layer_keys = jax.random.split(keys[0], config.num_hidden_layers)
+        self.layers = jax.vmap(lambda key: Layer(config, attention=attention, key=key))(layer_keys)
         D, rows, stddev = config.hidden_size, 2 * config.relative_span, config.initializer_range
         table = Embedding(rows, D, (None, "embed"), stddev=stddev, key=keys[1]) if config.relative_attention else None
         self.relative = table
@@ -100,38 +111,48 @@ class Encoder(nnx.Module):
         *,
         segment_ids: Int[Array, "B T"] | None = None,
         pair_mask: Bool[Array, "B #N #T T"] | None = None,
+        bias: Float[Array, "#B #N #T T"] | None = None,
+        start: int = 0,
         depth: int | None = None,
+        each: Each | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         key: Key = None,
     ) -> EncoderOutput:
-        """Run the first `depth` layers (default: all) on embeddings."""
-        L = self.config.num_hidden_layers if depth is None else depth
-        layers = self.layers if self.config.num_hidden_layers == L else jax.tree.map(lambda p: p[:L], self.layers)
+        """Run the layers from `start` to `depth` (default: all) on embeddings, or on the output of layer `start` - 1.
+
+        `each(state, layer)` replaces the output of each layer, which has the index `layer` from 0. It runs inside the
+        scan, after the convolution of v2. Other arguments as `Deberta`. Raises ValueError for layers that do not exist.
+        """
+        L = self.config.num_hidden_layers
+        depth = L if depth is None else depth
+        if not 0 <= start <= depth <= L:
+            raise ValueError(f"start is {start} and depth is {depth}, but the model has {L} layers")
+        layers = self.layers if depth - start == L else jax.tree.map(lambda p: p[start:depth], self.layers)
         relative = self.relative_positions(x.shape[1], x.dtype)
         # With a pair mask, the attention mask only zeroes embeddings and convolution, as in the original.
         visible_tokens = attention_mask if pair_mask is None else None
         mask = make_attention_mask(visible_tokens, segment_ids, pair_mask)
         convolution_key, layers_key = split_key(key, 2)
-        layer_keys = None if layers_key is None else jax.random.split(layers_key, L)
+        layer_keys = None if layers_key is None else jax.random.split(layers_key, depth - start)
         convolution = self.convolution
         convolved = None
-        if convolution is not None:
+        if convolution is not None and start == 0:
             convolved = convolution(x, attention_mask, segment_ids, key=convolution_key)
 
         def step(x: Array, scanned: tuple) -> tuple[Array, tuple]:
             layer, number, key = scanned
             # The barrier keeps JAX from computing the mask of every head before the scan and storing it.
             layer_mask = None if mask is None else jax.lax.optimization_barrier((mask, number))[0]
-            inputs = AttentionInputs(relative, layer_mask)
-            attentions = layer.attention.probabilities(x, inputs) if output_attentions else None
-            y = layer(x, inputs, key=key)
+            inputs = AttentionInputs(relative, layer_mask, bias=bias)
+            y, attentions = layer(x, inputs, with_probabilities=output_attentions, key=key)
             if convolution is not None and convolved is not None:
                 y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, attention_mask), lambda y: y, y)
+            y = y if each is None else each(y, number)
             return y, (y if output_hidden_states else None, attentions)
 
         step = jax.checkpoint(step, policy=_SAVED[self.remat], prevent_cse=False)
-        last, (states, attentions) = jax.lax.scan(step, x, (layers, jnp.arange(L), layer_keys))
+        last, (states, attentions) = jax.lax.scan(step, x, (layers, jnp.arange(start, depth), layer_keys))
         if states is not None:
             states = jnp.concatenate([x[None], states])
         return EncoderOutput(last, states, attentions)

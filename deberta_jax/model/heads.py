@@ -1,27 +1,48 @@
 """Heads for tasks: classification of texts and tokens, spans, choices and entities."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import DebertaConfig
 from deberta_jax.model.activation import activation, gelu
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays, split_key
+from deberta_jax.model.encoder import EncoderOutput
+from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, split_key
 from deberta_jax.model.linear import Linear
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.precision import accumulation_dtype, upcast
+from deberta_jax.sharding import on_explicit_meshes
 
 # The score of an entity without tokens (golden d46).
 ABSENT = -10000.0
 
 
-class Pooler(nnx.Module):
+# The inputs of `MultipleChoice` with an axis of choices.
+_ARRAYS = {"input_ids", "attention_mask", "token_type_ids", "segment_ids", "position_ids", "pair_mask", "inputs_embeds"}
+
+
+class HeadOutput(NamedTuple):
+    """What a model with a head returns if hidden states or attentions are requested; without, only the logits."""
+
+    logits: Any
+    hidden_states: Float[Array, "L B T D"] | None
+    attentions: Float[Array, "L B N T S"] | None
+
+
+def with_encoder_output(logits: Any, output: EncoderOutput) -> Any:
+    """The logits, with what the encoder returned on request."""
+    if output.hidden_states is None and output.attentions is None:
+        return logits
+    return HeadOutput(logits, output.hidden_states, output.attentions)
+
+
+class Pooler(Configured):
     """The state of the first token through a dense layer and an activation."""
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
@@ -33,73 +54,74 @@ class Pooler(nnx.Module):
         return activation(self.config.pooler_hidden_act)(self.dense(first))
 
 
-class SequenceClassification(nnx.Module):
+class SequenceClassification(HeadModel):
     """Classification or regression of a text: pooler and linear map (docs/numerics.md, "Heads and losses").
 
     Logits are [B, C] for the C `labels` of the config; with one label they are the predicted number.
     """
 
-    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
         keys = jax.random.split(key, 3)
-        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.deberta = Deberta(config, key=keys[0], **options)
         self.pooler = Pooler(config, key=keys[1])
         self.classifier = project(config, len(config.labels), keys[2])
+        cast_parameters(self, options.get("param_dtype"))
 
+    @on_explicit_meshes
     def __call__(
         self,
-        input_ids: Tokens,
+        input_ids: Tokens | None = None,
         attention_mask: Mask = None,
         *,
-        token_type_ids: Tokens | None = None,
-        position_ids: Tokens | None = None,
         key: Key = None,
-    ) -> Float[Array, "B C"]:
-        """Logits, in float32 or wider. Arguments as `Deberta`."""
+        **inputs: Unpack[ModelInputs],
+    ) -> Any:
+        """Logits [B, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
         keys = split_key(key, 2)
-        states = self.deberta(
-            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
-        ).last_hidden_state
-        return self.head(states, key=keys[1])
+        output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
+        return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]), output)
 
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B C"]:
         """Logits from the states of the last layer."""
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)
 
 
-class MultipleChoice(nnx.Module):
+class MultipleChoice(HeadModel):
     """One of several choices: each choice is a text of its own, pooled and scored."""
 
-    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
         keys = jax.random.split(key, 3)
-        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.deberta = Deberta(config, key=keys[0], **options)
         self.pooler = Pooler(config, key=keys[1])
         self.classifier = project(config, 1, keys[2])
+        cast_parameters(self, options.get("param_dtype"))
 
+    @on_explicit_meshes
     def __call__(
         self,
-        input_ids: Int[ArrayLike, "B M T"],
+        input_ids: Int[ArrayLike, "B M T"] | None = None,
         attention_mask: Mask = None,
         *,
-        token_type_ids: Int[ArrayLike, "B M T"] | None = None,
-        position_ids: Int[ArrayLike, "B M T"] | None = None,
         key: Key = None,
-    ) -> Float[Array, "B M"]:
-        """Logits of the M choices of each example, in float32 or wider; the mask is [B, M, T]."""
+        **inputs: Unpack[ModelInputs],
+    ) -> Any:
+        """Logits [B, M] of the choices, in float32 or wider, or a `HeadOutput`; inputs start with the axes B and M."""
         keys = split_key(key, 2)
-        ids = jnp.asarray(input_ids)
-        B, M, T = ids.shape
-        inputs = attention_mask, token_type_ids, position_ids
-        mask, types, positions = (None if x is None else x.reshape(B * M, T) for x in as_arrays(*inputs))
-        ids = ids.reshape(B * M, T)
-        output = self.deberta(ids, mask, token_type_ids=types, position_ids=positions, key=keys[0])
-        return self.head(output.last_hidden_state, key=keys[1]).reshape(B, M)
+        arrays: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+        B, M = jnp.shape(arrays["inputs_embeds"] if input_ids is None else input_ids)[:2]
+        for name in _ARRAYS & arrays.keys():
+            if arrays[name] is not None:
+                array = jnp.asarray(arrays[name])
+                arrays[name] = array.reshape(B * M, *array.shape[2:])
+        output = self.deberta(**arrays, key=keys[0])
+        return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]).reshape(B, M), output)
 
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B"]:
         """The score of each text from the states of the last layer."""
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)[:, 0]
 
 
-class TokenClassification(nnx.Module):
+class TokenClassification(HeadModel):
     """A label for each token: a linear map, after a dense layer in Microsoft's form (`projected`)."""
 
     def __init__(
@@ -107,30 +129,28 @@ class TokenClassification(nnx.Module):
         config: DebertaConfig,
         *,
         projected: bool = False,
-        dtype: DType = None,
-        remat: Remat = "none",
         key: PRNGKeyArray,
+        **options: Unpack[ModelOptions],
     ):
         keys = jax.random.split(key, 3)
-        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.deberta = Deberta(config, key=keys[0], **options)
         self.projection = square(config, keys[1]) if projected else None
         self.classifier = project(config, len(config.labels), keys[2])
+        cast_parameters(self, options.get("param_dtype"))
 
+    @on_explicit_meshes
     def __call__(
         self,
-        input_ids: Tokens,
+        input_ids: Tokens | None = None,
         attention_mask: Mask = None,
         *,
-        token_type_ids: Tokens | None = None,
-        position_ids: Tokens | None = None,
         key: Key = None,
-    ) -> Float[Array, "B T C"]:
-        """Logits, in float32 or wider. Arguments as `Deberta`."""
+        **inputs: Unpack[ModelInputs],
+    ) -> Any:
+        """Logits [B, T, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
         keys = split_key(key, 2)
-        states = self.deberta(
-            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
-        ).last_hidden_state
-        return self.head(states, key=keys[1])
+        output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
+        return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]), output)
 
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B T C"]:
         """Logits from the states of the last layer."""
@@ -146,28 +166,27 @@ class SpanLogits(NamedTuple):
     end: Float[Array, "B T"]
 
 
-class QuestionAnswering(nnx.Module):
+class QuestionAnswering(HeadModel):
     """Start and end of an answer in a text (Hugging Face's head: one linear map)."""
 
-    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
         keys = jax.random.split(key)
-        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.deberta = Deberta(config, key=keys[0], **options)
         self.span = project(config, 2, keys[1])
+        cast_parameters(self, options.get("param_dtype"))
 
+    @on_explicit_meshes
     def __call__(
         self,
-        input_ids: Tokens,
+        input_ids: Tokens | None = None,
         attention_mask: Mask = None,
         *,
-        token_type_ids: Tokens | None = None,
-        position_ids: Tokens | None = None,
         key: Key = None,
-    ) -> SpanLogits:
-        """Logits of start and end, in float32 or wider. Arguments as `Deberta`."""
-        output = self.deberta(
-            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=key
-        )
-        return self.head(output.last_hidden_state)
+        **inputs: Unpack[ModelInputs],
+    ) -> Any:
+        """Logits of start and end, [B, T] each, in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
+        output = self.deberta(input_ids, attention_mask, key=key, **inputs)
+        return with_encoder_output(self.head(output.last_hidden_state), output)
 
     def head(self, states: Float[Array, "B T D"]) -> SpanLogits:
         """Logits from the states of the last layer."""
@@ -175,34 +194,37 @@ class QuestionAnswering(nnx.Module):
         return SpanLogits(logits[..., 0], logits[..., 1])
 
 
-class EntityScoring(nnx.Module):
+class EntityScoring(HeadModel):
     """Which entities of a passage answer a query: Microsoft's head for ReCoRD.
 
     An entity is the sum of its tokens' states, weighted by their attention from the first token.
     """
 
-    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
         keys = jax.random.split(key, 3)
-        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.deberta = Deberta(config, key=keys[0], **options)
         self.projection = square(config, keys[1])
         self.classifier = project(config, 1, keys[2])
+        cast_parameters(self, options.get("param_dtype"))
 
+    @on_explicit_meshes
     def __call__(
         self,
-        input_ids: Tokens,
+        input_ids: Tokens | None = None,
         attention_mask: Mask = None,
         *,
         entity_positions: Int[ArrayLike, "B E P"],
-        token_type_ids: Tokens | None = None,
-        position_ids: Tokens | None = None,
         key: Key = None,
-    ) -> Float[Array, "B E"]:
-        """A logit for each entity, whose tokens are at `entity_positions` (0: no token); -10000 without tokens."""
+        **inputs: Unpack[ModelInputs],
+    ) -> Any:
+        """Logits [B, E] of entities, whose tokens are at `entity_positions` (0: no token), or a `HeadOutput`.
+
+        An entity without tokens has -10000. Other arguments as `Deberta`.
+        """
         keys = split_key(key, 2)
-        states = self.deberta(
-            input_ids, attention_mask, token_type_ids=token_type_ids, position_ids=position_ids, key=keys[0]
-        ).last_hidden_state
-        return self.head(states, jnp.asarray(entity_positions), key=keys[1])
+        output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
+        logits = self.head(output.last_hidden_state, jnp.asarray(entity_positions), key=keys[1])
+        return with_encoder_output(logits, output)
 
     def head(
         self, states: Float[Array, "B T D"], entity_positions: Int[Array, "B E P"], *, key: Key = None

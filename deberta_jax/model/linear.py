@@ -34,7 +34,7 @@ class Linear(nnx.Module):
         batch, inputs = x.shape[: x.ndim - self.inputs], x.shape[x.ndim - self.inputs :]
         y = jnp.tensordot(x.reshape(-1, *inputs), self.kernel[...].astype(x.dtype), self.inputs)
         y = y.reshape(*batch, *y.shape[1:])
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else y + over_rows(self.bias[...].astype(x.dtype), y)
 
 
 class Embedding(nnx.Module):
@@ -44,7 +44,8 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(stddev * jax.random.normal(key, (rows, width)), axes=axes)
 
     def __call__(self, index: Int[Array, "*shape"]) -> Float[Array, "*shape E"]:
-        return jnp.take(self.embedding[...], index, axis=0)
+        # A row that does not exist is NaN; -1 is not the last row.
+        return self.embedding[...].at[index].get(mode="fill", wrap_negative_indices=False)
 
 
 class LayerNorm(nnx.Module):
@@ -57,8 +58,13 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         normalized = normalize(x, self.epsilon)
-        scale, bias = (parameter[...].astype(normalized.dtype) for parameter in (self.scale, self.bias))
+        scale, bias = (over_rows(p[...].astype(normalized.dtype), normalized) for p in (self.scale, self.bias))
         return (normalized * scale + bias).astype(x.dtype)
+
+
+def over_rows(parameter: Float[Array, "*features"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A parameter of the trailing axes of x with the rank of x: users may forbid implicit rank promotion."""
+    return jnp.expand_dims(parameter, tuple(range(x.ndim - parameter.ndim)))
 
 
 def normalize(x: Float[Array, "*batch D"], epsilon: float) -> Float[Array, "*batch D"]:

@@ -1,21 +1,27 @@
 """Masked language modeling: the enhanced mask decoder and the tied head."""
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import AttentionInputs, Queries
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.encoder import Encoder
-from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays, as_token_mask, split_key
-from deberta_jax.model.linear import Embedding, LayerNorm, Linear
+from deberta_jax.model.encoder import Encoder, EncoderOutput
+from deberta_jax.model.heads import with_encoder_output
+from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays, as_pair_mask, as_token_mask, split_key
+from deberta_jax.model.linear import Embedding, LayerNorm, Linear, over_rows
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
+from deberta_jax.ops.gathered import take_queries
 from deberta_jax.ops.masks import make_attention_mask
 from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.sharding import on_explicit_meshes
 
 DECODING_STEPS = 2
 
@@ -47,6 +53,8 @@ class EnhancedMaskDecoder(nnx.Module):
         attention_mask: Bool[Array, "B T"] | None,
         segment_ids: Int[Array, "B T"] | None,
         position_ids: Int[Array, "B T"] | None,
+        pair_mask: Bool[Array, "B #N #T T"] | None = None,
+        bias: Float[Array, "#B #N #T #T"] | None = None,
         key: Key = None,
     ) -> Float[Array, "B M D"]:
         """Decode the masked positions from `x`, the output of the last layer but one."""
@@ -58,18 +66,20 @@ class EnhancedMaskDecoder(nnx.Module):
             )
         layer = encoder.last_layer()
         relative = encoder.relative_positions(x.shape[1], x.dtype)
-        mask = make_attention_mask(attention_mask, segment_ids, query_positions=masked_positions)
+        mask = make_attention_mask(attention_mask, segment_ids, pair_mask, masked_positions)
+        if bias is not None and bias.shape[2] > 1:
+            bias = take_queries(jnp.broadcast_to(bias, (x.shape[0], *bias.shape[1:])), masked_positions)
         absolute = masked_positions
         if position_ids is not None:
             absolute = jnp.take_along_axis(position_ids, masked_positions, axis=1)
         states = gather_positions(x, masked_positions) + self.position(absolute).astype(x.dtype)
         for step_key in split_key(key, DECODING_STEPS):
-            inputs = AttentionInputs(relative, mask, Queries(states, masked_positions))
-            states = layer(x, inputs, key=step_key)
+            inputs = AttentionInputs(relative, mask, Queries(states, masked_positions), bias)
+            states, _ = layer(x, inputs, key=step_key)
         return states
 
 
-class MaskedLMHead(nnx.Module):
+class MaskedLMHead(Configured):
     """Dense layer, activation, norm, then the product with the word embeddings and a bias."""
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
@@ -84,10 +94,10 @@ class MaskedLMHead(nnx.Module):
         x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
         dtype = accumulation_dtype(x.dtype)
         logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=dtype)
-        return logits + self.bias[...].astype(logits.dtype)
+        return logits + over_rows(self.bias[...].astype(logits.dtype), logits)
 
 
-class MaskedLM(nnx.Module):
+class MaskedLM(HeadModel):
     """DeBERTa with a masked language model head: through the enhanced mask decoder, or from the last layer without it.
 
     A model whose input contains absolute positions has no decoder.
@@ -98,71 +108,81 @@ class MaskedLM(nnx.Module):
         config: DebertaConfig,
         *,
         enhanced_mask_decoder: bool = True,
-        dtype: DType = None,
-        remat: Remat = "none",
         key: PRNGKeyArray,
+        **options: Unpack[ModelOptions],
     ):
         keys = jax.random.split(key, 3)
-        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.deberta = Deberta(config, key=keys[0], **options)
         has_decoder = enhanced_mask_decoder and not config.position_biased_input
         self.decoder = EnhancedMaskDecoder(config, key=keys[1]) if has_decoder else None
         self.head = MaskedLMHead(config, key=keys[2])
+        cast_parameters(self, options.get("param_dtype"))
 
+    @on_explicit_meshes
     def __call__(
         self,
-        input_ids: Tokens,
+        input_ids: Tokens | None = None,
         attention_mask: Mask = None,
         *,
         masked_positions: Int[ArrayLike, "B M"] | None = None,
-        token_type_ids: Tokens | None = None,
-        segment_ids: Tokens | None = None,
-        position_ids: Tokens | None = None,
         key: Key = None,
-    ) -> Float[Array, "B M V"]:
-        """Logits at `masked_positions`, or at every position without them. Other arguments as `Deberta`."""
-        states = self.states(
-            input_ids,
-            attention_mask,
-            masked_positions=masked_positions,
-            token_type_ids=token_type_ids,
-            segment_ids=segment_ids,
-            position_ids=position_ids,
-            key=key,
-        )
-        return self.head(states, self.deberta.embeddings.word.embedding[...])
+        **inputs: Unpack[ModelInputs],
+    ) -> Any:
+        """Logits [B, M, V] at `masked_positions`, or at every position without them, or a `HeadOutput`.
+
+        Other arguments as `Deberta`, which runs without its last layer if the decoder replaces it.
+        """
+        states, output = self._run(input_ids, attention_mask, masked_positions, key, inputs)
+        return with_encoder_output(self.head(states, self.deberta.embeddings.word.embedding[...]), output)
 
     def states(
         self,
-        input_ids: Tokens,
+        input_ids: Tokens | None = None,
         attention_mask: Mask = None,
         *,
         masked_positions: Int[ArrayLike, "B M"] | None = None,
-        token_type_ids: Tokens | None = None,
-        segment_ids: Tokens | None = None,
-        position_ids: Tokens | None = None,
         key: Key = None,
+        **inputs: Unpack[ModelInputs],
     ) -> Float[Array, "B M D"]:
         """The input of the head: decoded states, or those of the last layer, at `masked_positions`."""
-        masked_positions, segment_ids, position_ids = as_arrays(masked_positions, segment_ids, position_ids)
+        return self._run(input_ids, attention_mask, masked_positions, key, inputs)[0]
+
+    def _run(
+        self, input_ids: Any, attention_mask: Mask, masked_positions: Any, key: Key, inputs: ModelInputs
+    ) -> tuple[Float[Array, "B M D"], EncoderOutput]:
+        """The input of the head, and the output of the encoder."""
+        packing = inputs.get("segment_ids"), inputs.get("position_ids"), inputs.get("bias")
+        masked_positions, segment_ids, position_ids, bias = as_arrays(masked_positions, *packing)
         token_mask = as_token_mask(attention_mask, segment_ids)
         keys = split_key(key, 2)
         L = self.deberta.config.num_hidden_layers
-        x = self.deberta(
-            input_ids,
-            token_mask,
-            token_type_ids=token_type_ids,
-            segment_ids=segment_ids,
-            position_ids=position_ids,
-            depth=L if self.decoder is None else L - 1,
-            key=keys[0],
-        ).last_hidden_state
+        on_request = inputs.get("output_hidden_states", False) or inputs.get("output_attentions", False)
+        # The decoder needs no output of the last layer: that layer runs only if its states are requested.
+        depth = L if self.decoder is None or on_request else L - 1
+        if depth == L and self.decoder is not None:
+            inputs = inputs | {"output_hidden_states": True}
+        output = self.deberta(input_ids, token_mask, depth=depth, key=keys[0], **inputs)
+        x = output.last_hidden_state
         if self.decoder is None:
-            return x if masked_positions is None else gather_positions(x, masked_positions)
+            return x if masked_positions is None else gather_positions(x, masked_positions), output
+        if depth == L:
+            assert output.hidden_states is not None
+            x = output.hidden_states[L - 1]
         if masked_positions is None:
             masked_positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-        packing = {"segment_ids": segment_ids, "position_ids": position_ids}
-        encoder = self.deberta.encoder
-        return self.decoder(encoder, x, masked_positions, attention_mask=token_mask, **packing, key=keys[1])
+        pair_mask = as_pair_mask(inputs.get("pair_mask"))
+        states = self.decoder(
+            self.deberta.encoder,
+            x,
+            masked_positions,
+            attention_mask=token_mask if pair_mask is None else None,
+            segment_ids=segment_ids,
+            position_ids=position_ids,
+            pair_mask=pair_mask,
+            bias=bias,
+            key=keys[1],
+        )
+        return states, output
 
 
 def gather_positions(x: Float[Array, "B T D"], positions: Int[Array, "B M"]) -> Float[Array, "B M D"]:

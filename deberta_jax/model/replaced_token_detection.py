@@ -1,20 +1,23 @@
 """The discriminator of v3: detection of replaced tokens."""
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import DebertaConfig
 from deberta_jax.model.activation import activation
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.heads import project, square
-from deberta_jax.model.inputs import DType, Key, Mask, Tokens, as_arrays
+from deberta_jax.model.heads import project, square, with_encoder_output
+from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays
 from deberta_jax.model.linear import LayerNorm
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
 from deberta_jax.ops.precision import upcast
+from deberta_jax.sharding import on_explicit_meshes
 
 
-class ReplacedTokenHead(nnx.Module):
+class ReplacedTokenHead(Configured):
     """Norm of each state plus the first state, dense layer, activation, one logit; the norm comes first."""
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
@@ -29,40 +32,34 @@ class ReplacedTokenHead(nnx.Module):
         return upcast(self.classifier(hidden))[..., 0]
 
 
-class ReplacedTokenDetection(nnx.Module):
+class ReplacedTokenDetection(HeadModel):
     """The discriminator of v3: was each token replaced? (He, Gao and Chen 2023, section 3.1).
 
     See docs/numerics.md, "Replaced-token detection".
     """
 
-    def __init__(self, config: DebertaConfig, *, dtype: DType = None, remat: Remat = "none", key: PRNGKeyArray):
+    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
         keys = jax.random.split(key)
-        self.deberta = Deberta(config, dtype=dtype, remat=remat, key=keys[0])
+        self.deberta = Deberta(config, key=keys[0], **options)
         self.detector = ReplacedTokenHead(config, key=keys[1])
+        cast_parameters(self, options.get("param_dtype"))
 
+    @on_explicit_meshes
     def __call__(
         self,
-        input_ids: Tokens,
+        input_ids: Tokens | None = None,
         attention_mask: Mask = None,
         *,
-        token_type_ids: Tokens | None = None,
-        segment_ids: Tokens | None = None,
-        position_ids: Tokens | None = None,
         key: Key = None,
-    ) -> Float[Array, "B T"]:
-        """The logit that a token was replaced (above 0: yes), in float32 or wider. Arguments as `Deberta`.
+        **inputs: Unpack[ModelInputs],
+    ) -> Any:
+        """The logit [B, T] that a token was replaced (above 0: yes), in float32 or wider, or a `HeadOutput`.
 
         The first state is that of position 0 in the token's document, so packed sequences need their `position_ids`.
+        Arguments as `Deberta`.
         """
-        output = self.deberta(
-            input_ids,
-            attention_mask,
-            token_type_ids=token_type_ids,
-            segment_ids=segment_ids,
-            position_ids=position_ids,
-            key=key,
-        )
-        return self.head(output.last_hidden_state, position_ids)
+        output = self.deberta(input_ids, attention_mask, key=key, **inputs)
+        return with_encoder_output(self.head(output.last_hidden_state, inputs.get("position_ids")), output)
 
     def head(self, states: Float[Array, "B T D"], position_ids: Tokens | None = None) -> Float[Array, "B T"]:
         """Logits from the states of the last layer."""

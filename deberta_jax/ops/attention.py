@@ -6,12 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from deberta_jax.ops import attention_tpu
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
 from deberta_jax.ops.operands import Operands
-from deberta_jax.ops.scores import Index, attention_probabilities, attention_scale, required_index
+from deberta_jax.ops.scores import (
+    Index,
+    attention_probabilities,
+    attention_scale,
+    check_rows,
+    required_index,
+    visible_pairs,
+)
 
 # Scores of at most this many bytes stay in a CPU's cache from one operation to the next.
 CACHED_BYTES = 1 << 26
@@ -26,7 +33,9 @@ def disentangled_attention(
     *,
     index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
-    mask: Bool[Array, "#B #N #T S"] | None = None,
+    mask: Shaped[Array, "#B #N #T S"] | None = None,
+    bias: Float[Array, "#B #N #T #S"] | None = None,
+    is_causal: bool = False,
     scale: float | None = None,
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
@@ -34,19 +43,17 @@ def disentangled_attention(
 ) -> Float[Array, "B T N H"]:
     """Attention over content and relative positions, shaped as `jax.nn.dot_product_attention` (equation 4).
 
-    Arguments as `attention_probabilities`; `dropout_rate` applies to the probabilities if `key` is given.
+    Arguments and errors as `attention_probabilities`; `dropout_rate` applies to the probabilities if `key` is given.
 
-    `implementation` is a name of `IMPLEMENTATIONS`. The default is "pallas_tpu" on TPU v5 and later, within a sequence;
-    "xla_per_head" on CPU if the scores of all heads exceed the cache; "xla" otherwise. All drop the same entries, but
-    "pallas_tpu" drops gathered queries by their positions. Raises ValueError for an unknown implementation, and for
-    relative terms without `index`.
+    `implementation` is a name of `IMPLEMENTATIONS`. The default is "pallas_tpu" on TPU v5 and later, within a sequence
+    and without `bias`; "xla_per_head" on CPU if the scores of all heads exceed the cache; "xla" otherwise. All drop the
+    same entries, but "pallas_tpu" drops gathered queries by their positions. Raises ValueError for an unknown
+    implementation, and for one that does not support the arguments.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
-    operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed)
-    if rel_k is not None or rel_q is not None:
-        index = required_index(index)
-    scale = attention_scale(q, rel_k, rel_q) if scale is None else scale
-    options: dict[str, Any] = {"index": index, "scale": scale, "dropout_rate": dropout_rate}
+    operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed, bias)
+    operands, options = _prepare(operands, index, is_causal, scale)
+    options["dropout_rate"] = dropout_rate
     if implementation is not None:
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"implementation is {implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
@@ -57,56 +64,106 @@ def disentangled_attention(
     return jax.lax.platform_dependent(operands, cpu=partial(cpu, **options), default=partial(other, **options))
 
 
+def attention_with_probabilities(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    rel_k: Float[Array, "R N H"] | None = None,
+    rel_q: Float[Array, "R N H"] | None = None,
+    *,
+    index: Index | None = None,
+    query_positions: Int[Array, "B T"] | None = None,
+    mask: Shaped[Array, "#B #N #T S"] | None = None,
+    bias: Float[Array, "#B #N #T #S"] | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    dropout_rate: float = 0.0,
+    key: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
+    """The result of `disentangled_attention`, and the probabilities before dropout that gave it ("xla")."""
+    seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
+    operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed, bias)
+    operands, options = _prepare(operands, index, is_causal, scale)
+    return _attend(operands, **options, dropout_rate=dropout_rate)
+
+
+def _prepare(
+    operands: Operands, index: Index | None, is_causal: bool, scale: float | None
+) -> tuple[Operands, dict[str, Any]]:
+    """Operands with one mask of booleans, and the options `index` and `scale`; raises ValueError for invalid ones."""
+    q, k, v, rel_k, rel_q, query_positions, mask, seed, bias = operands
+    mask = visible_pairs(mask, q, k, query_positions, is_causal)
+    bias = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:3], k.shape[1]))
+    if rel_k is not None or rel_q is not None:
+        index = required_index(index, q, k, query_positions)
+        for table in (rel_k, rel_q):
+            if table is not None:
+                check_rows(index, table)
+    scale = attention_scale(q, rel_k, rel_q) if scale is None else scale
+    return operands._replace(mask=mask, bias=bias), {"index": index, "scale": scale}
+
+
 def default_implementations(operands: Operands) -> tuple[str, str]:
     """The names of the default implementation on CPU, and on the platform of the current devices otherwise."""
     q, k = operands.q, operands.k
     score_bytes = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] * 4
     within_sequence = operands.query_positions is not None or q.shape[1] == k.shape[1]
-    kernel = within_sequence and q.dtype != jnp.float64 and attention_tpu.is_supported()
-    return "xla_per_head" if score_bytes > CACHED_BYTES else "xla", "pallas_tpu" if kernel else "xla"
+    has_kernel = within_sequence and operands.bias is None and q.dtype != jnp.float64
+    kernel = has_kernel and attention_tpu.is_supported()
+    # The size is unknown in a program that is exported with a symbolic batch size.
+    is_large = isinstance(score_bytes, int) and score_bytes > CACHED_BYTES
+    return "xla_per_head" if is_large else "xla", "pallas_tpu" if kernel else "xla"
 
 
-def xla(
+def xla(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
+    """All heads at once."""
+    return _attend(operands, **options)[0]
+
+
+def _attend(
     operands: Operands,
     *,
     index: Index | None,
     scale: float,
     dropout_rate: float,
     heads: tuple[Int[Array, ""] | int, int] | None = None,
-) -> Float[Array, "B T N H"]:
-    """All heads at once.
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
+    """Context, and probabilities before dropout.
 
     `heads` is the index of the first head of `operands` and the number of all heads: they decide which entries drop.
     """
-    q, k, v, rel_k, rel_q, query_positions, mask, seed = operands
+    q, k, v, rel_k, rel_q, query_positions, mask, seed, bias = operands
     probabilities = attention_probabilities(
-        q, k, rel_k, rel_q, index=index, query_positions=query_positions, mask=mask, scale=scale
+        q, k, rel_k, rel_q, index=index, query_positions=query_positions, mask=mask, bias=bias, scale=scale
     )
+    weights = probabilities
     if seed is not None:
         B, N, T, S = probabilities.shape
         first, N = heads or (0, N)
         shape, start = (B, N, T, S), (0, first, 0, 0)
         keep = keep_mask(probabilities.shape, dropout_rate, seed=seed, full_shape=shape, start=start)
-        probabilities = drop(probabilities, dropout_rate, keep)
-    return jnp.einsum("BNTS,BSNH->BTNH", probabilities.astype(v.dtype), v)
+        weights = drop(probabilities, dropout_rate, keep)
+    return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v), probabilities
 
 
 def xla_per_head(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
     """One head after the other: the scores of one head stay in a CPU's cache."""
     N = operands.q.shape[2]
-    mask = operands.mask
-    mask_per_head = jnp.moveaxis(mask, 1, 0) if mask is not None and mask.shape[1] > 1 else None
+    # A mask or bias without an axis of heads is the same for each.
+    by_head = {
+        name: jnp.moveaxis(pairs, 1, 0)[:, :, None]
+        for name in ("mask", "bias")
+        if (pairs := getattr(operands, name)) is not None and pairs.shape[1] > 1
+    }
     # [N, ..., 1, H], to scan over the first axis; the layout is the one that `xla` expects.
     tensors = [None if x is None else jnp.moveaxis(x, -2, 0)[..., None, :] for x in operands[:5]]
 
     def attend(head: Any) -> Float[Array, "B T H"]:
-        number, tensors, head_mask = head
-        head_mask = mask if head_mask is None else head_mask[:, None]
-        q, k, v, rel_k, rel_q = tensors
-        one = Operands(q, k, v, rel_k, rel_q, operands.query_positions, head_mask, operands.seed)
+        number, (q, k, v, rel_k, rel_q), pairs = head
+        one = operands._replace(q=q, k=k, v=v, rel_k=rel_k, rel_q=rel_q, **pairs)
         return xla(one, **options, heads=(number, N))[:, :, 0]
 
-    return jnp.moveaxis(jax.lax.map(attend, (jnp.arange(N), tensors, mask_per_head)), 0, 2)
+    return jnp.moveaxis(jax.lax.map(attend, (jnp.arange(N), tensors, by_head)), 0, 2)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B T N H"]]] = {

@@ -17,7 +17,7 @@ from deberta_jax.ops.dropout import keep_mask
 from deberta_jax.ops.hashing import Start
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.relative_shift import table_by_distance
-from deberta_jax.sharding import partition_spec
+from deberta_jax.sharding import current_mesh, partition_spec
 
 
 class KernelInputs(NamedTuple):
@@ -68,7 +68,9 @@ def fused_attention(
     kernel on any device, slowly.
     """
     positions = operands.query_positions
-    q, k, v, rel_k, rel_q, _, mask, seed = operands if positions is None else _one_query_per_token(operands)
+    if operands.bias is not None:
+        raise ValueError("implementation: fused kernels do not support bias; use 'xla'")
+    q, k, v, rel_k, rel_q, _, mask, seed, _ = operands if positions is None else _one_query_per_token(operands)
     # Pad tokens to whole tiles, spread the relative tables over distances, put heads first.
     B, T, N, _ = q.shape
     padding = -T % tile
@@ -128,12 +130,12 @@ def _one_query_per_token(operands: Operands) -> Operands:
 
 
 def _on_mesh(kernel: Kernel, settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B N T H"]:
-    mesh = jax.sharding.get_abstract_mesh()
+    mesh = current_mesh()
     content, table = ("batch", "heads", None, None), ("heads", None, None)
     axes = KernelInputs(content, content, content, table, table, content, seed=(None,), offset=(None,))
     specs = KernelInputs(
         *(
-            None if x is None or mesh.empty else partition_spec(names, x.shape, mesh)
+            None if x is None or mesh is None else partition_spec(names, x.shape, mesh)
             for names, x in zip(axes, inputs, strict=True)
         )
     )
@@ -145,6 +147,6 @@ def _on_mesh(kernel: Kernel, settings: KernelSettings, inputs: KernelInputs) -> 
             inputs = inputs._replace(offset=jnp.asarray(offset, jnp.int32))
         return kernel(settings, inputs)
 
-    if mesh.empty:
+    if mesh is None:
         return attend(inputs)
     return jax.shard_map(attend, in_specs=(specs,), out_specs=specs.q, check_vma=False)(inputs)

@@ -9,7 +9,7 @@ class Operands(NamedTuple):
     """Queries, keys and values; projected relative tables (None: no such term); and which pairs are visible or kept.
 
     With `query_positions` query t is at that position among the keys. `seed` is that of dropout (`dropout_seed`), None
-    for no dropout.
+    for no dropout. `bias` is added to the scaled scores.
     """
 
     q: Float[Array, "B T N H"]
@@ -20,3 +20,4 @@ class Operands(NamedTuple):
     query_positions: Int[Array, "B T"] | None = None
     mask: Bool[Array, "#B #N #T S"] | None = None
     seed: UInt32[Array, "2"] | None = None
+    bias: Float[Array, "#B #N #T S"] | None = None

@@ -33,7 +33,7 @@ def relative_shift(scores: Float[Array, "*batch T W"]) -> Float[Array, "*batch T
 def _relative_shift_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # The tangent is the transpose of `_relative_unshift`, so the backward pass runs `_relative_unshift` itself.
     shifted = relative_shift(*primals)
-    (tangent,) = jax.linear_transpose(_relative_unshift, jax.ShapeDtypeStruct(shifted.shape, shifted.dtype))(*tangents)
+    (tangent,) = jax.linear_transpose(_relative_unshift, jax.typeof(shifted))(*tangents)
     return shifted, tangent
 
 

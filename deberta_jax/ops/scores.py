@@ -11,10 +11,10 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from deberta_jax.ops.gathered import c2p_scores_at, take_queries
-from deberta_jax.ops.masks import masked_softmax
+from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax
 from deberta_jax.ops.precision import accumulation_dtype
 from deberta_jax.ops.relative_shift import relative_shift, table_by_distance
 
@@ -47,6 +47,7 @@ def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], in
     """
     B, T, N, H = x.shape
     S = index.shape[0] - T + 1
+    check_rows(index, table)
     block = min(QUERY_BLOCK, T)
     blocks = math.ceil(T / block)
     padding = blocks * block - T
@@ -64,6 +65,14 @@ def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], in
     return scores.transpose(2, 0, 1, 3, 4).reshape(B, N, blocks * block, S)[:, :, :T]
 
 
+def check_rows(index: Index, table: Float[Array, "R N H"]) -> None:
+    """Raise ValueError for an index with rows that the table does not have, if its values are known."""
+    if isinstance(index, np.ndarray) and index.size and not 0 <= index.min() <= index.max() < table.shape[0]:
+        raise ValueError(
+            f"index has rows from {index.min()} to {index.max()}, but the relative table has {table.shape[0]} rows"
+        )
+
+
 def attention_scale(q: Array, rel_k: Array | None, rel_q: Array | None) -> float:
     """1 / sqrt(H x number of terms) (docs/numerics.md, "Score terms and scale")."""
     return 1 / math.sqrt(q.shape[-1] * (1 + (rel_k is not None) + (rel_q is not None)))
@@ -77,29 +86,53 @@ def attention_probabilities(
     *,
     index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
-    mask: Bool[Array, "#B #N #T S"] | None = None,
+    mask: Shaped[Array, "#B #N #T S"] | None = None,
+    bias: Float[Array, "#B #N #T #S"] | None = None,
+    is_causal: bool = False,
     scale: float | None = None,
 ) -> Float[Array, "B N T S"]:
-    """Softmax of scale x (c2c + c2p + p2c), in float32 or wider, before dropout (equation 4).
+    """Softmax of scale x (c2c + c2p + p2c) + bias, in float32 or wider, before dropout (equation 4).
 
-    A term is omitted where its projected table is None. Relative terms need `index` (`positions.relative_index`), and
-    raise ValueError without it. `scale` defaults to 1 / sqrt(H x number of terms). With `query_positions`, query t is
-    at that position among the keys, and `index` is the one for S queries and S keys.
+    A term is omitted where its projected table is None. Relative terms need `index` (`positions.relative_index`).
+    `scale` defaults to 1 / sqrt(H x number of terms). With `query_positions`, query t is at that position among the
+    keys, and `index` is the one for S queries and S keys. `mask` is True or 1 where a query may attend to a key,
+    `is_causal` hides the keys to the right of each query. Raises ValueError for relative terms without `index`, an
+    index of another length or with rows beyond the table, and a mask of floating-point numbers.
     """
     scores = c2c_scores(q, k)
+    mask = visible_pairs(mask, q, k, query_positions, is_causal)
     if rel_k is not None or rel_q is not None:
-        index = required_index(index)
+        index = required_index(index, q, k, query_positions)
         at = query_positions
         if rel_k is not None:
             scores += c2p_scores(q, rel_k, index) if at is None else c2p_scores_at(q, rel_k, index, at)
         if rel_q is not None:
             p2c = p2c_scores(k, rel_q, index)
             scores += p2c if at is None else take_queries(p2c, at)
-    return masked_softmax(scores * (attention_scale(q, rel_k, rel_q) if scale is None else scale), mask)
+    scores = scores * (attention_scale(q, rel_k, rel_q) if scale is None else scale)
+    return masked_softmax(scores if bias is None else scores + bias.astype(scores.dtype), mask)
 
 
-def required_index(index: Index | None) -> Index:
-    """The index of relative terms; raises ValueError if it is None."""
+def visible_pairs(
+    mask: Array | None, q: Array, k: Array, query_positions: Int[Array, "B T"] | None, is_causal: bool
+) -> Bool[Array, "#B #N #T S"] | None:
+    """The mask as booleans, and causal on request, for these queries and keys."""
+    mask = None if mask is None else as_boolean_mask("mask", mask)
+    if not is_causal:
+        return mask
+    queries = jnp.arange(q.shape[1])[None] if query_positions is None else query_positions
+    causal = causal_mask(queries, k.shape[1])[:, None]
+    return causal if mask is None else mask & causal
+
+
+def required_index(index: Index | None, q: Array, k: Array, query_positions: Array | None) -> Index:
+    """The index of relative terms; raises ValueError if it is None, or if its length is not that of the distances."""
     if index is None:
         raise ValueError("index: relative terms need the table row of each distance, see positions.relative_index")
+    T, S = q.shape[1] if query_positions is None else k.shape[1], k.shape[1]
+    if index.shape[0] != T + S - 1:
+        raise ValueError(
+            f"index has {index.shape[0]} entries, but {T} queries and {S} keys have {T + S - 1} distances; use "
+            f"relative_index({T}, {S}, ...)"
+        )
     return index

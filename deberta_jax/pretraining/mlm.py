@@ -11,7 +11,7 @@ from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.pretraining.config import RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles, find_initial_model, load_file
 from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results
-from deberta_jax.pretraining.objectives import masked_lm
+from deberta_jax.pretraining.objectives import masked_lm_objective
 from deberta_jax.pretraining.summary import accuracy_line, fill_sentences, filled_lines
 from deberta_jax.tokenizers.special_tokens import MASK
 from deberta_jax.training.config import TrainingConfig
@@ -29,7 +29,7 @@ def _build(options: ModelOptions) -> Build:
 
 
 def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
-    return one_objective(training, _build(options), masked_lm, curves=_CURVES)
+    return one_objective(training, _build(options), masked_lm_objective, curves=_CURVES)
 
 
 def _load_files(files: InitialFiles, options: ModelOptions, _: RtdConfig, key: PRNGKeyArray, mesh: Mesh) -> Any:

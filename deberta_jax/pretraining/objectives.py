@@ -9,8 +9,13 @@ from deberta_jax.training.losses import cross_entropy
 from deberta_jax.training.objective import ArrayBatch, Sums
 
 
-def masked_lm(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
-    """Cross entropy and accuracy at the masked positions (Devlin et al. 2019, 3.1); without `key`, without dropout."""
+def masked_lm_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+    """Cross entropy and accuracy of a `MaskedLM` at the masked positions (Devlin et al. 2019, 3.1).
+
+    The batch has `input_ids`, `segment_ids` and `position_ids` [B, T], and `masked_positions`, `labels` and
+    `label_weights` [B, M]. Dropout is applied if `key` is given. Returns the sums of the losses, of the weights, of the
+    tokens, and of "accuracy".
+    """
     return masked_sums(masked_logits(model, batch, key), batch)
 
 

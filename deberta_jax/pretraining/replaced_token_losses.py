@@ -31,7 +31,9 @@ def generator_objective(generator: MaskedLM, batch: ArrayBatch, key: PRNGKeyArra
 def replace_tokens(batch: ArrayBatch, sampled: Int[Array, "B M"]) -> ArrayBatch:
     """The discriminator's input: sampled tokens at the masked positions, and `replaced` [B, T] where they are wrong.
 
-    A sampled token that equals the original counts as not replaced.
+    The batch has `input_ids` [B, T], and `masked_positions`, `labels` and `label_weights` [B, M], as for
+    `masked_lm_objective`; `sampled` are ids from the generator. A sampled token that equals the original counts as not
+    replaced (Clark et al. 2020, 2; He, Gao and Chen 2023, 2.3).
     """
     ids = batch["input_ids"]
     used = batch["label_weights"] > 0
@@ -44,7 +46,12 @@ def replace_tokens(batch: ArrayBatch, sampled: Int[Array, "B M"]) -> ArrayBatch:
 
 
 def discriminator_objective(model: ReplacedTokenDetection, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
-    """Binary cross entropy over all real tokens, [CLS] and [SEP] included; without `key`, without dropout."""
+    """Binary cross entropy of a discriminator over all real tokens, [CLS] and [SEP] included.
+
+    The batch is the result of `replace_tokens`, with `segment_ids` and `position_ids` [B, T]. Dropout is applied if
+    `key` is given. Returns the sums of the losses, of the real tokens, and of the "replaced" ones (He, Gao and Chen
+    2023, 2.3).
+    """
     logits = model(batch["input_ids"], segment_ids=batch["segment_ids"], position_ids=batch["position_ids"], key=key)
     return detection_sums(logits, batch)
 

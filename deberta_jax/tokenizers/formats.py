@@ -21,18 +21,31 @@ def has_tokenizer(folder: str | Path) -> bool:
     return Path(folder).is_dir() and _detect(Path(folder), FORMATS) is not None
 
 
+def check_tokenizer(folder: Path, alternative: str = "") -> None:
+    """Raise InputError if a model folder has no tokenizer; `alternative` ends the message."""
+    if not has_tokenizer(folder):
+        expected = _file_names(FORMATS)
+        raise InputError(
+            f"{folder}: no tokenizer in this folder; expected one of {expected}: copy the tokenizer that the model was "
+            f"trained with into it{alternative}"
+        )
+
+
 def read_vocabulary(path: Path, formats: Mapping[str, Format] = FORMATS) -> Vocabulary:
     """The vocabulary in a folder or a file; raises InputError if there is none, or if it is damaged."""
     detected = _detect(path, formats)
     if detected is None:
-        names = ", ".join(vocabulary_format.files[0] for vocabulary_format in formats.values())
         hint = f" ({TOKENIZER_JSON} alone is not enough)" * (path / TOKENIZER_JSON).is_file()
         raise InputError(
-            f"{path}: no tokenizer found; expected one of {names}{hint}: copy the original file, or train a tokenizer "
-            "with `deberta-jax tokenizer`"
+            f"{path}: no tokenizer found; expected one of {_file_names(formats)}{hint}: copy the original file, or "
+            "train a tokenizer with `deberta-jax tokenizer`"
         )
     file, vocabulary_format = detected
     return vocabulary_format.read(file)
+
+
+def _file_names(formats: Mapping[str, Format]) -> str:
+    return ", ".join(each.files[0] for each in formats.values())
 
 
 def _detect(path: Path, formats: Mapping[str, Format]) -> tuple[Path, Format] | None:

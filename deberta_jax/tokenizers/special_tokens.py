@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
+from deberta_jax.tokenizers.characters import check_encodable
 
 PAD, CLS, SEP, UNK, MASK = "[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"
 # The default token of each role.
@@ -85,6 +86,21 @@ def read_special_tokens(folder: Path | None) -> SpecialTokens:
 def added_token_pattern(tokens: Sequence[AddedToken]) -> re.Pattern[str]:
     """A pattern with one group for each token, in order: a token must precede the tokens that it begins with."""
     return re.compile("|".join(token.pattern for token in tokens))
+
+
+def check_new_tokens(tokens: Sequence[object]) -> tuple[str, ...]:
+    """The distinct tokens in order; raises InputError for a token that cannot be recognized in a text."""
+    if isinstance(tokens, str):
+        raise InputError(f"tokens is the string {tokens!r}; expected a list of tokens")
+    texts = []
+    for number, token in enumerate(tokens, 1):
+        if not isinstance(token, str) or not token.strip():
+            raise InputError(
+                f"token {number} of {len(tokens)} is {token!r}; expected a string with a visible character"
+            )
+        texts.append(token)
+    check_encodable(texts)
+    return tuple(dict.fromkeys(texts))
 
 
 def _added_token(index: int, value: object) -> AddedToken:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import SupportsInt
 
@@ -15,7 +15,13 @@ from deberta_jax.tokenizers.batch import Batch, BatchOptions, EncodedText, Trunc
 from deberta_jax.tokenizers.characters import check_encodable
 from deberta_jax.tokenizers.formats import read_vocabulary
 from deberta_jax.tokenizers.save import write_tokenizer
-from deberta_jax.tokenizers.special_tokens import NAMES, AddedToken, added_token_pattern, read_special_tokens
+from deberta_jax.tokenizers.special_tokens import (
+    NAMES,
+    AddedToken,
+    added_token_pattern,
+    check_new_tokens,
+    read_special_tokens,
+)
 
 
 class Tokenizer:
@@ -45,15 +51,30 @@ class Tokenizer:
         mask = AddedToken(self.mask_token, self.mask_id, lstrip=self.vocabulary.mask_strips_space, special=True)
         added = [token for token in tokens.added if token.id not in self.special_ids[:4]]
         added += [mask] if all(token.text != mask.text for token in added) else []
-        # The pattern of the added tokens takes the first alternative that matches.
-        self.added = tuple(sorted(added, key=lambda token: -len(token.text)))
         ids = zip(NAMES, self.special_ids, strict=True)
         self._special = {role: AddedToken(tokens.names[role], index, special=True) for role, index in ids}
-        self._special["mask"] = next(token for token in self.added if token.id == self.mask_id)
+        self._special["mask"] = next(token for token in added if token.id == self.mask_id)
+        self._new_tokens: tuple[str, ...] = ()
+        self._set_added(added)
+
+    def _set_added(self, added: Sequence[AddedToken]) -> None:
+        # The pattern of the added tokens takes the first alternative that matches.
+        self.added = tuple(sorted(added, key=lambda token: -len(token.text)))
         self._named = {token.id: token.text for token in (*self.added, *self._special.values())}
         self._pattern = added_token_pattern(self.added)
         self.vocab_size = max(self.vocabulary.size, *(index + 1 for index in self._named))
         self.sha256 = self._sha256()
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, token: str | None = None) -> "Tokenizer":
+        """The tokenizer of a folder or of a model on the Hugging Face Hub; no other files are read or downloaded.
+
+        `revision` (a branch, tag or commit) and the access token `token` are for the Hub. Raises InputError for a name
+        that is neither a folder nor a model on the Hub, and for a model without a tokenizer.
+        """
+        from deberta_jax.hub.download import resolve
+
+        return cls(resolve(name, revision=revision, token=token, part="tokenizer"))
 
     def _special_id(self, role: str, token: str, added_ids: dict[str, int]) -> int:
         index = self.vocabulary.id_of(token)
@@ -71,14 +92,44 @@ class Tokenizer:
         return index
 
     def _sha256(self) -> str:
-        outside = [(token.id, token.text) for token in self.added if self.vocabulary.id_of(token.text) != token.id]
+        outside = [
+            (token.id, token.text)
+            for token in self.added
+            if self.vocabulary.id_of(token.text) != token.id or token.id not in self.special_ids
+        ]
         if outside in ([], [(self.vocabulary.size, NAMES["mask"])]):
             return self.vocabulary.sha256
         return hashlib.sha256(f"{self.vocabulary.sha256}{sorted(outside)}".encode()).hexdigest()
 
-    def __reduce__(self) -> tuple[type, tuple[str]]:
+    def with_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
+        """A tokenizer that also recognizes these tokens in a text, each as a single id.
+
+        New ids follow `vocab_size`, in the order of `tokens`; a token of the vocabulary keeps its id. The rows of a
+        model's embedding table are not changed: it must have at least `vocab_size` of them. `save` writes the tokens so
+        that this package and transformers read the same ids. Raises InputError for a token that is not a string, is
+        empty or contains only white space.
+        """
+        new = check_new_tokens(tokens)
+        named = set(self._named.values())
+        added, next_id = list(self.added), self.vocab_size
+        for text in new:
+            if text in named:
+                continue
+            index = self.vocabulary.id_of(text)
+            if index is None:
+                index, next_id = next_id, next_id + 1
+            added.append(AddedToken(text, index))
+        # `copy.copy` would read the files again.
+        tokenizer = object.__new__(Tokenizer)
+        tokenizer.__dict__.update(self.__dict__)
+        tokenizer.__dict__.pop("_word_starts", None)
+        tokenizer._new_tokens = (*self._new_tokens, *new)
+        tokenizer._set_added(added)
+        return tokenizer
+
+    def __reduce__(self) -> tuple[Callable[[str, tuple[str, ...]], "Tokenizer"], tuple[str, tuple[str, ...]]]:
         # The path is absolute because a worker process may have another working folder.
-        return Tokenizer, (str(self.path.absolute()),)
+        return _read_again, (str(self.path.absolute()), self._new_tokens)
 
     def __call__(
         self,
@@ -207,3 +258,8 @@ class Tokenizer:
         starts[: self.vocabulary.size] = self.vocabulary.word_starts()
         starts[list(self._named)] = True
         return starts
+
+
+def _read_again(path: str, new_tokens: tuple[str, ...]) -> Tokenizer:
+    """The tokenizer that was pickled."""
+    return Tokenizer(path).with_tokens(new_tokens)

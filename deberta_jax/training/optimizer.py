@@ -4,7 +4,7 @@ The original's optimizers are described in docs/numerics.md, "Optimizers and sch
 """
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +49,7 @@ def make_optimizer(
     }[config.name]
     radam = config.name == "radam"
     # Absent rather than the identity if disabled: the checkpointed state of such runs has no entry for it.
-    layer_scaling = (scale_by_layer(config.layer_decay),) if config.layer_decay < 1 else ()
+    layer_scaling = (scale_by_layer_decay(config.layer_decay),) if config.layer_decay < 1 else ()
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         moments,
@@ -76,29 +76,46 @@ def is_decayed(model: Any, no_decay: Collection[str] = ()) -> Any:
     return jax.tree_util.tree_map_with_path(decays, model)
 
 
-def scale_by_layer(decay: float) -> optax.GradientTransformation:
+def scale_by_layer(scales: Sequence[float], *, embeddings: float = 1.0) -> optax.GradientTransformation:
+    """Multiply the updates of encoder layer l of L by `scales[l]`, and those of the embeddings by `embeddings`.
+
+    The layers are stacked, so that no label can tell them apart. The relative embeddings and their norm count as
+    embeddings, the convolution of v2 as layer 0; a head is not scaled. A scale of 0 freezes, if it is applied after
+    weight decay: `optax.chain(optax.adamw(1e-4), scale_by_layer([0, 0.5, 1]))`. Raises InputError if the number of
+    scales is not that of the layers.
+    """
+    return _scale_layers(lambda L: (np.asarray(scales, np.float64), embeddings))
+
+
+def scale_by_layer_decay(decay: float) -> optax.GradientTransformation:
     """Layer-wise learning rates (Clark et al. 2020, appendix B).
 
     The update of layer l of L, counted from 1, is multiplied by decay^(L + 1 - l), the embeddings' by decay^(L + 1) and
-    the head's by 1. The relative embeddings and their norm count as embeddings, the convolution of v2 as layer 1.
+    the head's by 1.
     """
+    return _scale_layers(lambda L: (np.asarray(decay, np.float64) ** np.arange(L, 0, -1), decay ** (L + 1)))
+
+
+def _scale_layers(scales_of: Callable[[int], tuple[np.ndarray, float]]) -> optax.GradientTransformation:
+    """Scale updates by `scales_of(L)`: the scales of the L layers, and the scale of the embeddings."""
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
         leaves = named_leaves(updates)
         depths = [leaf.shape[0] for name, leaf in leaves.items() if _LAYERS in f".{name}"]
         if not depths:
-            raise InputError("optimizer.layer_decay: the model has no encoder layers")
-        L = depths[0]
+            raise InputError("scale_by_layer: the model has no encoder layers")
+        scales, embeddings = scales_of(depths[0])
+        if scales.shape != (depths[0],):
+            raise InputError(f"scale_by_layer: {scales.size} scales for {depths[0]} encoder layers")
 
         def scaled(name: str, leaf: Array) -> Array:
             dotted = f".{name}"
             if _LAYERS in dotted:
-                by_layer = np.asarray(decay, np.float64) ** np.arange(L, 0, -1)
-                return leaf * jnp.asarray(by_layer, leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
+                return leaf * jnp.asarray(scales, leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
             if ".encoder.convolution." in dotted:
-                return leaf * jnp.asarray(decay**L, leaf.dtype)
-            if ".deberta." in dotted:
-                return leaf * jnp.asarray(decay ** (L + 1), leaf.dtype)
+                return leaf * jnp.asarray(scales[0], leaf.dtype)
+            if dotted.startswith((".embeddings.", ".encoder.")) or ".deberta." in dotted:
+                return leaf * jnp.asarray(embeddings, leaf.dtype)
             return leaf
 
         return jax.tree.unflatten(jax.tree.structure(updates), list(map(scaled, leaves, leaves.values()))), state

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.data.batch_share import BatchShare
 from deberta_jax.errors import InputError
-from deberta_jax.sharding import BATCH_AXES, batch_parts, batch_sharding
+from deberta_jax.sharding import batch_axes, batch_parts, batch_sharding, constrain
 from deberta_jax.training.objective import ArrayBatch, BatchEvaluation, Objective, Sums
 from deberta_jax.training.state import TrainState
 
@@ -45,6 +45,18 @@ def make_step(
     The loss is the sum of the losses divided by the sum of the weights over the whole batch. It does not depend on how
     the batch is split over devices and `accumulate` micro-batches. If the loss or the gradient norm is not finite, the
     model and the optimizer state stay as they are.
+
+    Args:
+        objective: `(model, batch, key) -> Sums`, such as `masked_lm_objective`; step k has the key
+            `fold_in(state.key, k)`.
+        optimizer: any optax transformation, which includes the learning rate.
+        learning_rate: the schedule that is reported in the metrics, a function of the number of updates.
+        shardings: the shardings of the state, `shardings(state, mesh)`.
+        accumulate: the number of micro-batches, which must divide the batch size.
+
+    Returns:
+        The step. Its metrics are scalars: "loss", "grad_norm", "tokens", "learning_rate", "skipped_in_row", and the
+        means of the objective's metrics.
     """
 
     def update(model: nnx.Module, optimizer_state: Any, batch: ArrayBatch, key: PRNGKeyArray) -> Updated:
@@ -141,7 +153,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int) -> None:
     """Raise InputError if the mesh and the accumulation do not divide the batch."""
     ways = batch_parts(mesh)
     if accumulate < 1 or batch_size < 1 or batch_size % (ways * accumulate):
-        shape = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in BATCH_AXES)
+        shape = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in batch_axes(mesh))
         raise InputError(
             f"batch_size is {batch_size}; it must be a multiple of {ways * accumulate} (mesh {shape}, accumulate "
             f"{accumulate})"
@@ -174,11 +186,11 @@ def _summed_gradient(
     def split(x: Array) -> Array:
         # Micro-batch i has the rows i, i + accumulate, ...: no row moves to another device.
         x = jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
-        return jax.lax.with_sharding_constraint(x, PartitionSpec(None, BATCH_AXES))
+        return constrain(x, None, "batch", *[None] * (x.ndim - 2))
 
     def join(x: Array) -> Array:
         x = jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
-        return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+        return constrain(x, "batch", *[None] * (x.ndim - 1))
 
     def add(total: tuple[Sums, Any], indexed_batch: tuple[ArrayBatch, Array]) -> tuple[tuple[Sums, Any], Any]:
         micro_batch, index = indexed_batch

@@ -56,8 +56,7 @@ def words_of(folder, text, *options):
 
 def two_devices():
     """Meshes made in this process have two devices: a run on two takes half as long as on all eight."""
-    devices = jax.devices()[:2]
-    return mock.patch("jax.devices", return_value=devices)
+    return mock.patch("jax.devices", return_value=jax.devices()[:2])
 
 
 def start(folder, text, *options, devices=2):

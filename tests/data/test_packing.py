@@ -1,10 +1,12 @@
 """Packing keeps every token, in order, and gives each piece of a document its own segment."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deberta_jax.data.packing import pack, position_ids
+from deberta_jax.errors import InputError
 
 PAD, CLS, SEP = 0, 1, 2
 documents_of_ids = st.lists(st.integers(0, 60).map(lambda n: np.arange(3, 3 + n, dtype=np.int32)), max_size=8)
@@ -49,3 +51,13 @@ def test_segments_count_from_one_positions_restart_and_padding_is_last(documents
 def test_little_of_a_sequence_is_padding():
     documents = [np.full(n, 7, np.int32) for n in np.random.default_rng(0).integers(1, 600, 1000)]
     assert np.mean([sequence.segment_ids > 0 for sequence in packed(documents, 128)]) > 0.97
+
+
+def test_a_length_without_room_for_a_token_is_refused():
+    with pytest.raises(InputError, match="length is 2; it must be at least 3"):
+        next(pack([np.arange(4)], 2, cls_id=1, sep_id=2, pad_id=0))
+
+
+def test_a_packed_sequence_gives_its_position_ids():
+    [sequence] = pack([np.arange(2), np.arange(1)], 9, cls_id=1, sep_id=2, pad_id=0)
+    assert sequence.position_ids.tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 0]

@@ -109,8 +109,8 @@ def test_adapters_with_adversarial_training_leave_the_encoder_unchanged_and_are_
     small = ("--epochs", "1", "--batch-size", "16", "--optimizer.learning-rate", "1e-2", "--max-length", "16")
     more = ("--lora.rank", "2", "--sift.weight", "1", "--class-weights", "balanced", "--label-smoothing", "0.1")
     assert call("finetune", "generic", *words, *small, *more) == 0
-    model = load_pretrained(run / "model", "sequence_classification").model.deberta
-    base = load_pretrained(pretrained).model
+    model = load_pretrained(run / "model", "sequence_classification")[0].deberta
+    base = load_pretrained(pretrained)[0]
 
     def is_equal(path):
         first, second = model, base

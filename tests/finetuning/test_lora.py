@@ -1,16 +1,19 @@
 """Low-rank adapters: the encoder is frozen bit for bit, merging adds the product, and the optimizer state is small."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_training import CONFIG, B, C, T, eight_devices, one_device, random_tokens, train_steps
 
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import LoraConfig
-from deberta_jax.finetuning.lora import LoraModel, lora_objective, merge, trainable
+from deberta_jax.finetuning.lora import LoraModel, lora_objective, merge_lora, trainable
 from deberta_jax.finetuning.objectives import classification_objective, plain_objective
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
+from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import SequenceClassification
+from deberta_jax.training.objective import Sums
 
 LORA = LoraConfig(rank=3, alpha=6.0, targets="all")
 OBJECTIVE = lora_objective(plain_objective(classification_objective()))
@@ -49,12 +52,12 @@ def logits(model, batch):
 
 
 def test_the_initial_model_equals_its_base_bit_for_bit(model, batch):
-    assert (logits(merge(model), batch) == logits(model.base, batch)).all()
+    assert (logits(merge_lora(model), batch) == logits(model.base, batch)).all()
 
 
 def test_merged_kernels_are_the_sum_of_kernel_and_product(model):
     model = jax.tree.map(lambda x: x + 0.1, model)
-    merged = merge(model)
+    merged = merge_lora(model)
     for name, adapter in zip(model.targets, model.adapters, strict=True):
         base, result = model.base.deberta.encoder.layers, merged.deberta.encoder.layers
         for part in name.split("."):
@@ -94,12 +97,69 @@ def test_eight_devices_compute_the_same_losses_as_one(model, trained, batch):
 
 
 def test_a_merged_model_can_be_saved_and_loaded(model, batch, tmp_path):
-    merged = merge(jax.tree.map(lambda x: x + 0.05, model))
+    merged = merge_lora(jax.tree.map(lambda x: x + 0.05, model))
     save_pretrained(tmp_path, merged)
-    loaded = load_pretrained(tmp_path, "sequence_classification").model
+    loaded = load_pretrained(tmp_path, "sequence_classification", require_tokenizer=False)[0]
     assert np.asarray(logits(loaded, batch)) == pytest.approx(np.asarray(logits(merged, batch)), abs=1e-6)
 
 
-def test_invalid_options_are_refused():
+def test_a_call_gives_the_result_of_the_merged_model(model, batch):
+    model = jax.tree.map(lambda x: x + 0.05, model)
+    arguments, options = (batch["input_ids"], batch["attention_mask"]), {"token_type_ids": batch["token_type_ids"]}
+    merged = merge_lora(model)(*arguments, **options)
+    assert (model(*arguments, **options) == merged).all()
+    assert np.asarray(logits(model, batch)) == pytest.approx(np.asarray(merged), abs=1e-6)
+    key = jax.random.key(3)
+    assert (model(*arguments, key=key) == merge_lora(model)(*arguments, key=key)).all()
+
+
+def test_gradients_reach_both_matrices_through_a_call(model, batch):
+    model = jax.tree.map(lambda x: x + 0.05, model)
+
+    @jax.jit
+    @jax.grad
+    def gradient(model):
+        return jnp.sum(jnp.square(model(batch["input_ids"], batch["attention_mask"])))
+
+    for adapter in gradient(model).adapters:
+        assert all(jnp.any(x != 0) for x in jax.tree.leaves(adapter))
+
+
+def test_targets_are_any_projections_of_a_layer(model, batch):
+    targets = ("up", "attention.query")
+    adapted = LoraModel(model.base, LORA, targets=targets, key=jax.random.key(0))
+    assert (adapted.targets, len(adapted.adapters)) == (targets, 2)
+    changed = merge_lora(jax.tree.map(lambda x: x + 0.05, adapted))
+    base, layers = jax.tree.map(lambda x: x + 0.05, model.base).deberta.encoder.layers, changed.deberta.encoder.layers
+    assert (layers.attention.key.kernel[...] == base.attention.key.kernel[...]).all()
+    assert (layers.up.kernel[...] != base.up.kernel[...]).any()
+
+
+def test_adapters_of_a_bare_encoder_are_trained_alone(batch):
+    bare = LoraModel(Deberta(CONFIG, key=jax.random.key(0)), LORA, key=jax.random.key(1))
+    ids = jnp.asarray(batch["input_ids"])
+    assert (bare(ids).last_hidden_state == bare.base(ids).last_hidden_state).all()
+    flags = trainable(bare)
+    assert all(jax.tree.leaves(flags.adapters)) and not any(jax.tree.leaves(flags.base))
+
+    def objective(model, batch, key):
+        x = model(batch["input_ids"]).last_hidden_state
+        return Sums(jnp.sum(x**2), jnp.float32(B), jnp.int32(B), {})
+
+    gradients = jax.grad(lambda model: lora_objective(objective)(model, {"input_ids": ids}, None).loss)(bare)
+    assert not any(jnp.any(x) for x in jax.tree.leaves(gradients.base))
+    assert any(jnp.any(x) for x in jax.tree.leaves(gradients.adapters))
+
+
+def test_invalid_options_are_refused(model):
     with pytest.raises(InputError, match="lora.rank is -1"):
         LoraConfig(rank=-1)
+    key = jax.random.key(0)
+    with pytest.raises(InputError, match="lora.rank is 0; a model with adapters needs at least 1"):
+        LoraModel(model.base, LoraConfig(), key=key)
+    paths = "attention.key, attention.output, attention.query, attention.value, down, up"
+    with pytest.raises(InputError, match=f"unknown query, norm; a layer of this model has {paths}$"):
+        LoraModel(model.base, LORA, targets=("query", "up", "norm"), key=key)
+    for targets in ((), ("up", "up")):
+        with pytest.raises(InputError, match="expected distinct projections"):
+            LoraModel(model.base, LORA, targets=targets, key=key)

@@ -3,8 +3,10 @@ import json
 
 import numpy as np
 import pytest
+from mock_hub import serving
 from toy_folders import V3, toy_tensors
 
+from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.config_file import config_text, read_config, with_labels
 from deberta_jax.hub.tensors import as_tensor
@@ -77,3 +79,26 @@ def test_a_head_without_labels_keeps_a_classifier_with_a_single_score_only():
 def test_labels_that_are_not_distinct_names_are_refused(labels):
     with pytest.raises(InputError, match=r"labels must (be a list of names|differ from each other)"):
         with_labels(CLASSIFIER, TENSORS, HEAD, labels)
+
+
+def test_a_config_is_read_without_weights(config, tmp_path):
+    (tmp_path / "config.json").write_text(config_text(config, None, dtype="float32"))
+    assert DebertaConfig.from_pretrained(tmp_path) == DebertaConfig.from_pretrained(str(tmp_path)) == config
+    with pytest.raises(InputError, match="only the weights give the depth of its generator; load it with from_pretra"):
+        DebertaConfig.from_pretrained(tmp_path, generator=True)
+
+
+def test_a_config_of_the_hub_is_read_without_its_weights(v3_folder, tmp_path, monkeypatch):
+    with serving({"me/tiny": v3_folder}) as hub:
+        hub.use(monkeypatch, tmp_path / "cache")
+        assert DebertaConfig.from_pretrained("me/tiny") == DebertaConfig.from_file(v3_folder / "config.json")
+        assert hub.fetched() == ["config.json"]
+        with pytest.raises(InputError, match="no revision v9"):
+            DebertaConfig.from_pretrained("me/tiny", revision="v9")
+
+
+def test_a_config_of_a_pair_is_read_for_each_model(tmp_path):
+    sections = {"generator": {"num_hidden_layers": 2}, "discriminator": {"num_hidden_layers": 4}}
+    (tmp_path / "model_config.json").write_text(json.dumps(sections))
+    assert DebertaConfig.from_pretrained(tmp_path).num_hidden_layers == 4
+    assert DebertaConfig.from_pretrained(tmp_path, generator=True).num_hidden_layers == 2

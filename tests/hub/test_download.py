@@ -112,6 +112,39 @@ def test_only_required_files_are_downloaded_and_only_once(hub, folder):
     assert all(len(hub.ranges(file)) == 1 for file in required)
 
 
+@pytest.mark.parametrize(
+    ("part", "required"), [("config", ["config.json"]), ("tokenizer", ["spm.model", "tokenizer_config.json"])]
+)
+def test_only_the_files_of_one_part_are_downloaded(part, required, hub, folder, monkeypatch):
+    (folder / "model_config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
+    path = resolve(NAME, part=part)
+    assert names(path) == hub.fetched() == required
+    assert same(path, folder)
+    # The part is complete in the cache, the other parts are not.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert resolve(NAME, part=part) == path
+    for other in {"model", "config", "tokenizer"} - {part}:
+        refused("not complete in the cache", NAME, part=other)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert resolve(NAME) == path
+
+
+def test_a_tokenizer_without_settings_is_downloaded(hub, folder):
+    for file in ("tokenizer_config.json", "spm.model"):
+        (folder / file).unlink()
+    (folder / "vocab.json").write_text("{}")
+    (folder / "merges.txt").write_text("#version: 0.2")
+    assert names(resolve(NAME, part="tokenizer")) == hub.fetched() == ["merges.txt", "vocab.json"]
+
+
+def test_a_part_that_the_hub_does_not_have_is_refused(hub, folder):
+    (folder / "config.json").unlink()
+    (folder / "spm.model").unlink()
+    refused("no config on the Hub; expected one of config.json, model_config.json", NAME, part="config")
+    refused("no tokenizer on the Hub; expected one of spm.model, vocab.json, bpe_enc", NAME, part="tokenizer")
+
+
 def test_the_generator_is_downloaded_on_request(hub, folder):
     path = resolve(NAME, generator=True)
     assert "pytorch_model.generator.bin" in names(path) and same(path, folder)

@@ -25,6 +25,6 @@ def test_a_released_model_computes_its_published_outputs(name, monkeypatch):
         folder = resolve(name)
     except InputError as error:
         pytest.skip(f"the weights are not available: {error}")
-    model = load_pretrained(folder).model
+    model = load_pretrained(folder, require_tokenizer=False)[0]
     output = jax.jit(lambda model: model(IDS, MASK).last_hidden_state)(model)
     np.testing.assert_allclose(output[:, 1:4, 1:4], [OUTPUTS[name]], atol=1e-4, rtol=1e-4)

@@ -124,9 +124,9 @@ def peak():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 
 def measure(small, large, dtype):
-    load_pretrained(Path(small), "masked_lm", param_dtype=dtype)
+    load_pretrained(Path(small), "masked_lm", param_dtype=dtype, require_tokenizer=False)
     before = peak()
-    model, _ = load_pretrained(Path(large), "masked_lm", param_dtype=dtype)
+    model, _ = load_pretrained(Path(large), "masked_lm", param_dtype=dtype, require_tokenizer=False)
     jax.block_until_ready(model)
     print((peak() - before) / sum(leaf.nbytes for leaf in jax.tree.leaves(model)), flush=True)
 

@@ -88,7 +88,7 @@ def test_a_model_of_transformers_is_loaded_and_agrees(name, head, form, tmp_path
     if form == "bin":
         (tmp_path / "model.safetensors").unlink()
         torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    loaded = load_pretrained(tmp_path, head).model
+    loaded = load_pretrained(tmp_path, head, require_tokenizer=False)[0]
     if head == "masked_lm":
         # transformers has no enhanced mask decoder: its files contain no positions, or positions of the input.
         assert loaded.decoder is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_models import IDS, MASK, bare, call
 
-from deberta_jax.model.inputs import as_pair_mask, as_token_mask, split_key
+from deberta_jax.model.inputs import as_ids, as_pair_mask, as_token_mask, split_key
 from deberta_jax.tokenizers.batch import Batch
 
 
@@ -17,6 +17,13 @@ def test_a_mask_of_tokens_has_two_axes():
     assert as_token_mask(np.asarray([[1, 0]])).tolist() == [[True, False]]
     assert as_token_mask(None, jnp.asarray([[1, 2, 0]])).tolist() == [[True, True, False]]
     assert as_token_mask(None) is None
+
+
+def test_ids_are_integers():
+    with pytest.raises(ValueError, match="input_ids has dtype float64, expected integers"):
+        as_ids("input_ids", np.asarray([[1.0, 2.0]]), 3)
+    assert as_ids("input_ids", np.asarray([[1, 2]]), 3).tolist() == [[1, 2]]
+    assert as_ids("input_ids", np.zeros((0, 2), int), 3).shape == (0, 2)
 
 
 def test_a_mask_of_pairs_has_four_axes():

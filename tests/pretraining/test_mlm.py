@@ -14,7 +14,7 @@ from toy_configs import toy_config
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.objectives import masked_lm
+from deberta_jax.pretraining.objectives import masked_lm_objective
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.optimizer import is_decayed, learning_rate, make_optimizer
@@ -40,7 +40,9 @@ def training(shape, accumulate=1, config=CONFIG):
     mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
     optimizer = make_optimizer(OPTIMIZER, 10)
     abstract = abstract_state(lambda key: build(key, config), optimizer, 0, mesh)
-    step = make_step(masked_lm, optimizer, learning_rate(OPTIMIZER, 10), shardings(abstract, mesh), accumulate)
+    step = make_step(
+        masked_lm_objective, optimizer, learning_rate(OPTIMIZER, 10), shardings(abstract, mesh), accumulate
+    )
     return mesh, step, abstract
 
 
@@ -105,7 +107,7 @@ def test_sizes_of_the_largest_model_are_computed_without_allocating_it():
     widths |= dict.fromkeys(("masked_positions", "labels"), 80)
     batch = {name: jax.ShapeDtypeStruct((256, width), jnp.int32) for name, width in widths.items()}
     batch["label_weights"] = jax.ShapeDtypeStruct((256, 80), jnp.float32)
-    size = sizes(lambda model, batch, number: masked_lm(model, batch, None), abstract, batch)
+    size = sizes(lambda model, batch, number: masked_lm_objective(model, batch, None), abstract, batch)
     assert size.parameters == pytest.approx(1.567e9, rel=1e-3)
     assert size.state_bytes == pytest.approx(12 * size.parameters, rel=1e-3)
     assert size.device_bytes == pytest.approx(size.state_bytes / 8, rel=0.01)

@@ -12,7 +12,7 @@ import numpy as np
 from stub_lm import StubLM, make_batch
 
 from deberta_jax.errors import InputError, StopRequested
-from deberta_jax.pretraining.objectives import masked_lm
+from deberta_jax.pretraining.objectives import masked_lm_objective
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.config import MeshConfig, OptimizerConfig, ProcessesConfig, TrainingConfig
 from deberta_jax.training.loop import held_out_evaluation, train
@@ -62,7 +62,7 @@ def stub_method(config):
 def _stub_method(steps, optimizer):
     """A method whose step is traced and compiled once per mesh, not once per run."""
     config = TrainingConfig(steps=steps, optimizer=optimizer)
-    method = one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm)
+    method = one_objective(config, lambda key: StubLM(key=key, dropout=0.1), masked_lm_objective)
     compiled = {}
 
     def make_step(shardings):

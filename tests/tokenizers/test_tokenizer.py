@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import given, settings
+from mock_hub import serving
 from toy_tokenizers import ANY_TEXT, TEXT
 
 import deberta_jax as dj
@@ -209,3 +210,16 @@ def test_encoding_a_long_run_of_white_space_takes_linear_time(v1):
     v1.encode(text)
     assert time.process_time() - started < 5
     assert v1.encode("a   [MASK] [MASK]  b").tolist().count(v1.mask_id) == 2
+
+
+def test_a_tokenizer_is_read_from_a_folder_or_the_hub_without_other_files(folder, tmp_path, monkeypatch):
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "config.json").write_text("{}")
+    local = dj.Tokenizer.from_pretrained(folder)
+    assert local.sha256 == dj.Tokenizer(folder).sha256
+    with serving({"me/tiny": folder}) as hub:
+        hub.use(monkeypatch, tmp_path / "cache")
+        assert dj.Tokenizer.from_pretrained("me/tiny").sha256 == local.sha256
+        assert not {"model.safetensors", "config.json"} & {*hub.fetched()}
+    with pytest.raises(InputError, match="no such folder"):
+        dj.Tokenizer.from_pretrained(tmp_path / "none")

@@ -20,7 +20,7 @@ from stub_runs import SUPPORT, environment, kill_during_save
 
 from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
-from deberta_jax.pretraining.objectives import masked_lm
+from deberta_jax.pretraining.objectives import masked_lm_objective
 from deberta_jax.training.checkpoint import Checkpointer
 from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.fingerprint import fingerprint
@@ -54,7 +54,7 @@ def assert_same_bits(actual, expected):
 def step(standard_promotion):
     """A step on a mesh of 2 x 2 x 2."""
     mesh = mesh_of(2, 2, 2)
-    return make_step(masked_lm, OPTIMIZER, learning_rate(CONFIG, 100), shardings(abstract(mesh), mesh))
+    return make_step(masked_lm_objective, OPTIMIZER, learning_rate(CONFIG, 100), shardings(abstract(mesh), mesh))
 
 
 @pytest.fixture(scope="module")

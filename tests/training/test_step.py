@@ -11,7 +11,7 @@ from stub_lm import LAYERS, StubLM, build, make_batch, mesh_of
 
 from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
-from deberta_jax.pretraining.objectives import masked_lm
+from deberta_jax.pretraining.objectives import masked_lm_objective
 from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.losses import cross_entropy
 from deberta_jax.training.objective import Sums
@@ -29,12 +29,12 @@ def build_with_dropout(key):
 
 
 def sums(model, batch, number):
-    """The evaluation of `masked_lm`."""
-    return masked_lm(model, batch, None)
+    """The evaluation of `masked_lm_objective`."""
+    return masked_lm_objective(model, batch, None)
 
 
 @functools.cache
-def step_of(mesh, build=build, accumulate=1, objective=masked_lm):
+def step_of(mesh, build=build, accumulate=1, objective=masked_lm_objective):
     """A step, compiled once for all tests."""
     state_shardings = shardings(abstract_state(build, OPTIMIZER, 0, mesh), mesh)
     return make_step(objective, OPTIMIZER, learning_rate(CONFIG, STEPS), state_shardings, accumulate)
@@ -127,7 +127,7 @@ def test_dropout_is_the_same_on_every_mesh_and_differs_between_steps():
     evaluate = make_evaluation(sums, mesh)
     batch = place(make_batch(0), mesh)
     assert evaluate(state.model, batch).loss == evaluate(state.model, batch).loss
-    loss = jax.jit(lambda key: masked_lm(state.model, batch, key).loss)
+    loss = jax.jit(lambda key: masked_lm_objective(state.model, batch, key).loss)
     assert loss(jax.random.fold_in(state.key, 0)) != loss(jax.random.fold_in(state.key, 1))
 
 
@@ -149,7 +149,7 @@ def test_an_evaluation_returns_sums_that_add_up_over_batches():
 
 def poisoned(model, batch, key):
     """The loss is infinite for batches with a segment 7; with a segment 8 it is finite, but its gradient is not."""
-    sums = masked_lm(model, batch, key)
+    sums = masked_lm_objective(model, batch, key)
     segment = jnp.max(batch["segment_ids"])
     zero = 0 * jnp.sum(model.embedding.get_value() ** 2)
     extra = jnp.where(segment == 7, jnp.inf, 0.0) + jnp.sqrt(jnp.where(segment == 8, zero, 1.0))

@@ -1,0 +1,91 @@
+"""The base classes of modules and models: a config that is fixed, and a short representation."""
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import DTypeLike
+
+from deberta_jax.config import DebertaConfig, Remat
+
+_FIXED = "config is fixed when a model is built; with_config(model, ...) returns a changed model"
+
+
+class ModelOptions(TypedDict, total=False):
+    """The options of the constructors of all models; `Deberta` describes them."""
+
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike | None
+    remat: Remat
+    attention: Callable[..., tuple[jax.Array, jax.Array]] | None
+
+
+class Configured(nnx.Module):
+    """A module with the config that it was built from.
+
+    Assigning another config raises AttributeError: parameters and constants of other modules follow from it too.
+    """
+
+    config: DebertaConfig
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "config" and "config" in vars(self):
+            raise AttributeError(_FIXED)
+        super().__setattr__(name, value)
+
+    def __nnx_repr__(self) -> Any:
+        # Every module of a model has the same config.
+        for item in super().__nnx_repr__():
+            if getattr(item, "key", None) != "config":
+                yield item
+
+
+class Model(nnx.Module):
+    """A model that people load, train and save; its representation is one line."""
+
+    def __repr__(self) -> str:
+        return _summary(self)
+
+    __str__ = __repr__
+
+    def __treescope_repr__(self, path: Any, subtree_renderer: Any) -> Any:
+        import treescope
+
+        return treescope.rendering_parts.text(repr(self))
+
+
+class HeadModel(Model):
+    """An encoder, `deberta`, with a head."""
+
+    deberta: Any
+
+    @property
+    def config(self) -> DebertaConfig:
+        """The config of the encoder; assigning another one raises AttributeError."""
+        return self.deberta.config
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "config":
+            raise AttributeError(_FIXED)
+        super().__setattr__(name, value)
+
+
+def _summary(model: Any) -> str:
+    """One line: class, version, sizes, and the number and dtype of the parameters."""
+    config, leaves = model.config, jax.tree.leaves(model)
+    dtypes = sorted({str(leaf.dtype) for leaf in leaves if hasattr(leaf, "dtype")})
+    parameters = sum(leaf.size for leaf in leaves if hasattr(leaf, "size"))
+    return (
+        f"{type(model).__name__}({config.model_type}, {config.num_hidden_layers} layers, hidden size "
+        f"{config.hidden_size}, vocabulary {config.vocab_size:,}, {parameters:,} parameters of {' and '.join(dtypes)})"
+    )
+
+
+def cast_parameters(module: nnx.Module, dtype: DTypeLike | None) -> None:
+    """Convert the parameters of a new module in place; None leaves them as they are."""
+    if dtype is None:
+        return
+    for variable in jax.tree.leaves(module, is_leaf=lambda node: isinstance(node, nnx.Variable)):
+        variable.set_value(jnp.asarray(variable.get_value(), dtype))
