@@ -80,7 +80,7 @@ def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
 
 
 def parameters(model: Any) -> dict[str, Array]:
-    """The parameters of a model, or of its gradients, by their dotted paths.
+    """The parameters of a model, or of its gradients, by their dotted paths, in the order of `jax.tree.leaves`.
 
     Encoder layers are stacked: `deberta.encoder.layers.up.kernel` is [L, D, F].
     """
