@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import LoraConfig, Targets
-from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.linear import Linear
 from deberta_jax.model.tree import replace_parts
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
@@ -79,7 +79,7 @@ def lora_objective(objective: Objective) -> Objective:
     """The objective of a `LoraModel`, from the objective of its base model; the encoder has no gradient."""
 
     def merged_objective(model: LoraModel, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
-        frozen = replace_parts(model, {_frozen_path(model): jax.lax.stop_gradient(_encoder_of(model.base))})
+        frozen = replace_parts(model, {_frozen_path(model): jax.lax.stop_gradient(encoder_of(model.base))})
         return objective(merge_lora(frozen), batch, key)
 
     return merged_objective
@@ -108,12 +108,8 @@ def _frozen_path(model: LoraModel) -> str:
     return "base" if isinstance(model.base, Deberta) else "base.deberta"
 
 
-def _encoder_of(base: Any) -> Deberta:
-    return base if isinstance(base, Deberta) else base.deberta
-
-
 def _layers(base: Any) -> nnx.Module:
-    return _encoder_of(base).encoder.layers
+    return encoder_of(base).encoder.layers
 
 
 def _projection_paths(module: nnx.Module, prefix: str = "") -> list[str]:

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from deberta_jax.inference.buckets import BATCHING, Batching, bucket_lengths
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import encoder_of, max_row_length
-from deberta_jax.model.deberta import Deberta
+from deberta_jax.inference.models import max_row_length
+from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 

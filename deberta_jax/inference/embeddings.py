@@ -12,10 +12,9 @@ from deberta_jax.errors import InputError
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, encode
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import encoder_of
 from deberta_jax.inference.names import Pooling
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 

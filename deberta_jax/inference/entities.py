@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import encoder_of, require_head
+from deberta_jax.inference.models import require_head
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.inference.windows import Tokens, windows_pipeline
+from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.heads import TokenClassification
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 

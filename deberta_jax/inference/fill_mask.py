@@ -14,8 +14,9 @@ from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import encoder_of, require_head
+from deberta_jax.inference.models import require_head
 from deberta_jax.inference.stream import Pipeline, complete
+from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer

@@ -5,12 +5,7 @@ from typing import Any
 from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import HEADS, Head
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.model.deberta import Deberta
-
-
-def encoder_of(model: Any) -> Deberta:
-    """The encoder of a model with a head, or the model itself if it has none."""
-    return model if isinstance(model, Deberta) else model.deberta
+from deberta_jax.model.deberta import encoder_of
 
 
 def require_head(model: Any, head: Head, function: str) -> None:

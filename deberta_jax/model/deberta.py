@@ -115,6 +115,11 @@ class Deberta(Configured, Model):
         )
 
 
+def encoder_of(model: Any) -> Deberta:
+    """The encoder of a model with a head, or the model itself if it has none."""
+    return model if isinstance(model, Deberta) else model.deberta
+
+
 def _rows(name: str, ids: Any, table: Embedding | None) -> Array | None:
     """Ids of a table as an array, checked if the model has the table."""
     if ids is None:

@@ -130,7 +130,8 @@ class MaskedLM(HeadModel):
     ) -> Any:
         """Logits [B, M, V] at `masked_positions`, or at every position without them, or a `HeadOutput`.
 
-        Other arguments as `Deberta`, which runs without its last layer if the decoder replaces it.
+        Other arguments as `Deberta`. The decoder reads the output of the last layer but one, so `each` does not change
+        the logits through the last layer of a model with a decoder.
         """
         states, output = self._run(input_ids, attention_mask, masked_positions, key, inputs)
         return with_encoder_output(self.head(states, self.deberta.embeddings.word.embedding[...]), output)
@@ -156,7 +157,8 @@ class MaskedLM(HeadModel):
         token_mask = as_token_mask(attention_mask, segment_ids)
         keys = split_key(key, 2)
         L = self.deberta.config.num_hidden_layers
-        on_request = inputs.get("output_hidden_states", False) or inputs.get("output_attentions", False)
+        wants_states = inputs.get("output_hidden_states", False)
+        on_request = wants_states or inputs.get("output_attentions", False)
         # The decoder needs no output of the last layer: that layer runs only if its states are requested.
         depth = L if self.decoder is None or on_request else L - 1
         if depth == L and self.decoder is not None:
@@ -168,6 +170,8 @@ class MaskedLM(HeadModel):
         if depth == L:
             assert output.hidden_states is not None
             x = output.hidden_states[L - 1]
+            if not wants_states:
+                output = output._replace(hidden_states=None)
         if masked_positions is None:
             masked_positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
         pair_mask = as_pair_mask(inputs.get("pair_mask"))

@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.encoder import Layer
 from deberta_jax.model.heads import TokenClassification
 from deberta_jax.model.masked_lm import MaskedLM
@@ -54,7 +54,7 @@ def first_layers(model: AnyModel, k: int) -> AnyModel:
 
 def layer(model: Deberta | HeadModel, k: int) -> Layer:
     """Encoder layer number `k`, from 0, as a module of its own. Raises InputError if the model has no such layer."""
-    encoder = _encoder_of(model).encoder
+    encoder = encoder_of(model).encoder
     if not 0 <= k < encoder.config.num_hidden_layers:
         raise InputError(f"layer: k is {k}, expected 0 to {encoder.config.num_hidden_layers - 1}")
     return jax.tree.map(lambda parameter: parameter[k], encoder.layers)
@@ -109,13 +109,9 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {name.removesuffix(".value"): leaf for name, leaf in named_leaves(tree).items()}
 
 
-def _encoder_of(model: Any) -> Deberta:
-    return model if isinstance(model, Deberta) else model.deberta
-
-
 def _abstract(model: AnyModel, config: DebertaConfig) -> AnyModel:
     """A model with the class and options of `model` and another config, with shapes in place of arrays."""
-    encoder = _encoder_of(model)
+    encoder = encoder_of(model)
     options: dict[str, Any] = {
         "dtype": encoder.embeddings.dtype,
         "remat": encoder.encoder.remat,
@@ -148,9 +144,9 @@ def _differences(model: Deberta | HeadModel, abstract: Deberta | HeadModel, conf
     yield from sizes
     if sizes:
         return
-    for name in expected.keys() - actual.keys():
+    for name in [name for name in expected if name not in actual]:
         yield f"{name} is missing, the config describes it"
-    for name in actual.keys() - expected.keys():
+    for name in [name for name in actual if name not in expected]:
         yield f"{name} is not described by the config"
     for name in [name for name in expected if name in actual]:
         if actual[name].shape != expected[name].shape:

@@ -82,6 +82,7 @@ def test_a_masked_language_model_returns_the_states_of_all_layers(decoder):
     expected = call(model.deberta, IDS, MASK, **options)
     np.testing.assert_allclose(output.hidden_states, expected.hidden_states, atol=1e-5)
     np.testing.assert_allclose(output.attentions, expected.attentions, atol=1e-6)
+    assert call(model, IDS, MASK, output_attentions=True).hidden_states is None
 
 
 @pytest.mark.parametrize("config", ["v2", "v3"])
