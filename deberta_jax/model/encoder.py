@@ -14,7 +14,7 @@ from deberta_jax.model.inputs import Each, Key, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
 from deberta_jax.model.module import Configured
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.ops.masks import make_attention_mask
+from deberta_jax.ops.masks import token_segments
 from deberta_jax.ops.positions import relative_index
 from deberta_jax.sharding import constrain
 
@@ -132,7 +132,7 @@ class Encoder(Configured):
         relative = self.relative_positions(x.shape[1], x.dtype)
         # With a pair mask, the attention mask only zeroes embeddings and convolution, as in the original.
         visible_tokens = attention_mask if pair_mask is None else None
-        mask = make_attention_mask(visible_tokens, segment_ids, pair_mask)
+        visible = token_segments(visible_tokens, segment_ids), pair_mask
         convolution_key, layers_key = split_key(key, 2)
         layer_keys = None if layers_key is None else jax.random.split(layers_key, depth - start)
         convolution = self.convolution
@@ -142,9 +142,9 @@ class Encoder(Configured):
 
         def step(x: Array, scanned: tuple) -> tuple[Array, tuple]:
             layer, number, key = scanned
-            # The barrier keeps JAX from computing the mask of every head before the scan and storing it.
-            layer_mask = None if mask is None else jax.lax.optimization_barrier((mask, number))[0]
-            inputs = AttentionInputs(relative, layer_mask, bias=bias)
+            # The barrier keeps JAX from computing the mask of all pairs before the scan and storing it.
+            segments, pairs = jax.lax.optimization_barrier((visible, number))[0]
+            inputs = AttentionInputs(relative, segments, pairs, bias=bias)
             y, attentions = layer(x, inputs, with_probabilities=output_attentions, key=key)
             if convolution is not None and convolved is not None:
                 y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, attention_mask), lambda y: y, y)

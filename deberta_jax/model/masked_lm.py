@@ -19,7 +19,7 @@ from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays, 
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear, over_rows
 from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
 from deberta_jax.ops.gathered import take_queries
-from deberta_jax.ops.masks import make_attention_mask
+from deberta_jax.ops.masks import token_segments
 from deberta_jax.ops.precision import accumulation_dtype
 from deberta_jax.sharding import on_explicit_meshes
 
@@ -66,7 +66,9 @@ class EnhancedMaskDecoder(nnx.Module):
             )
         layer = encoder.last_layer()
         relative = encoder.relative_positions(x.shape[1], x.dtype)
-        mask = make_attention_mask(attention_mask, segment_ids, pair_mask, masked_positions)
+        segments = token_segments(attention_mask, segment_ids)
+        if pair_mask is not None and pair_mask.shape[2] > 1:
+            pair_mask = take_queries(pair_mask, masked_positions)
         if bias is not None and bias.shape[2] > 1:
             bias = take_queries(jnp.broadcast_to(bias, (x.shape[0], *bias.shape[1:])), masked_positions)
         absolute = masked_positions
@@ -74,7 +76,7 @@ class EnhancedMaskDecoder(nnx.Module):
             absolute = jnp.take_along_axis(position_ids, masked_positions, axis=1)
         states = gather_positions(x, masked_positions) + self.position(absolute).astype(x.dtype)
         for step_key in split_key(key, DECODING_STEPS):
-            inputs = AttentionInputs(relative, mask, Queries(states, masked_positions), bias)
+            inputs = AttentionInputs(relative, segments, pair_mask, Queries(states, masked_positions), bias)
             states, _ = layer(x, inputs, key=step_key)
         return states
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from deberta_jax.ops import attention_tpu
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
+from deberta_jax.ops.masks import as_boolean_mask, segment_mask
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.scores import (
     Index,
@@ -33,6 +34,7 @@ def disentangled_attention(
     *,
     index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
     mask: Shaped[Array, "#B #N #T S"] | None = None,
     bias: Float[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
@@ -44,6 +46,8 @@ def disentangled_attention(
     """Attention over content and relative positions, shaped as `jax.nn.dot_product_attention` (equation 4).
 
     Arguments and errors as `attention_probabilities`; `dropout_rate` applies to the probabilities if `key` is given.
+    Tokens attend to tokens with the same number in `segment_ids`, as in `masks.segment_mask`: packed documents and
+    padding, without a mask of all pairs in memory.
 
     `implementation` is a name of `IMPLEMENTATIONS`. The default is "pallas_tpu" on TPU v5 and later, within a sequence
     and without `bias`; "xla_per_head" on CPU if the scores of all heads exceed the cache; "xla" otherwise. All drop the
@@ -51,9 +55,9 @@ def disentangled_attention(
     implementation, and for one that does not support the arguments.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
-    operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed, bias)
-    operands, options = _prepare(operands, index, is_causal, scale)
-    options["dropout_rate"] = dropout_rate
+    operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias)
+    operands, options = _prepare(operands, index, scale)
+    options |= {"is_causal": is_causal, "dropout_rate": dropout_rate}
     if implementation is not None:
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"implementation is {implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
@@ -82,17 +86,20 @@ def attention_with_probabilities(
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
     """The result of `disentangled_attention`, and the probabilities before dropout that gave it ("xla")."""
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
-    operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed, bias)
-    operands, options = _prepare(operands, index, is_causal, scale)
-    return _attend(operands, **options, dropout_rate=dropout_rate)
+    operands = Operands(q, k, v, rel_k, rel_q, query_positions, None, mask, seed, bias)
+    operands, options = _prepare(operands, index, scale)
+    return _attend(operands, **options, is_causal=is_causal, dropout_rate=dropout_rate)
 
 
-def _prepare(
-    operands: Operands, index: Index | None, is_causal: bool, scale: float | None
-) -> tuple[Operands, dict[str, Any]]:
-    """Operands with one mask of booleans, and the options `index` and `scale`; raises ValueError for invalid ones."""
-    q, k, v, rel_k, rel_q, query_positions, mask, seed, bias = operands
-    mask = visible_pairs(mask, q, k, query_positions, is_causal)
+def _prepare(operands: Operands, index: Index | None, scale: float | None) -> tuple[Operands, dict[str, Any]]:
+    """Operands with a boolean mask, and the options `index` and `scale`; raises ValueError for invalid ones."""
+    q, k, _, rel_k, rel_q, query_positions, segment_ids, mask, _, bias = operands
+    if segment_ids is not None and query_positions is None and q.shape[1] != k.shape[1]:
+        raise ValueError(
+            f"segment_ids: {q.shape[1]} queries and {k.shape[1]} keys are not the same tokens; pass query_positions, "
+            "or mask instead"
+        )
+    mask = None if mask is None else as_boolean_mask("mask", mask)
     bias = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:3], k.shape[1]))
     if rel_k is not None or rel_q is not None:
         index = required_index(index, q, k, query_positions)
@@ -125,6 +132,7 @@ def _attend(
     *,
     index: Index | None,
     scale: float,
+    is_causal: bool,
     dropout_rate: float,
     heads: tuple[Int[Array, ""] | int, int] | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
@@ -132,7 +140,8 @@ def _attend(
 
     `heads` is the index of the first head of `operands` and the number of all heads: they decide which entries drop.
     """
-    q, k, v, rel_k, rel_q, query_positions, mask, seed, bias = operands
+    q, k, v, rel_k, rel_q, query_positions, _, _, seed, bias = operands
+    mask = _all_pairs(operands, is_causal)
     probabilities = attention_probabilities(
         q, k, rel_k, rel_q, index=index, query_positions=query_positions, mask=mask, bias=bias, scale=scale
     )
@@ -146,9 +155,20 @@ def _attend(
     return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v), probabilities
 
 
-def xla_per_head(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
+def _all_pairs(operands: Operands, is_causal: bool) -> Bool[Array, "#B #N #T S"] | None:
+    """The mask of all pairs: segments, mask and causality in one."""
+    q, k, at, segment_ids, mask = operands.q, operands.k, operands.query_positions, operands.segment_ids, operands.mask
+    mask = visible_pairs(mask, q, k, at, is_causal)
+    if segment_ids is None:
+        return mask
+    segments = segment_mask(segment_ids, at)
+    return segments if mask is None else mask & segments
+
+
+def xla_per_head(operands: Operands, *, is_causal: bool, **options: Any) -> Float[Array, "B T N H"]:
     """One head after the other: the scores of one head stay in a CPU's cache."""
     N = operands.q.shape[2]
+    operands = operands._replace(mask=_all_pairs(operands, is_causal), segment_ids=None)
     # A mask or bias without an axis of heads is the same for each.
     by_head = {
         name: jnp.moveaxis(pairs, 1, 0)[:, :, None]
@@ -161,7 +181,7 @@ def xla_per_head(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
     def attend(head: Any) -> Float[Array, "B T H"]:
         number, (q, k, v, rel_k, rel_q), pairs = head
         one = operands._replace(q=q, k=k, v=v, rel_k=rel_k, rel_q=rel_q, **pairs)
-        return xla(one, **options, heads=(number, N))[:, :, 0]
+        return xla(one, **options, is_causal=False, heads=(number, N))[:, :, 0]
 
     return jnp.moveaxis(jax.lax.map(attend, (jnp.arange(N), tensors, by_head)), 0, 2)
 

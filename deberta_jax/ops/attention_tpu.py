@@ -37,7 +37,7 @@ def is_supported() -> bool:
 
 def pallas_tpu(operands: Operands, **options: Any) -> Float[Array, "B M N H"]:
     """`ops.attention.disentangled_attention` within one sequence; options as `fused.fused_attention`."""
-    return fused_attention(_attention, TILE, operands, **options)
+    return fused_attention(_attention, (TILE, TILE), operands, **options)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -80,7 +80,7 @@ def _attention_backward(
         None if rel is None else gradient.astype(rel.dtype)
         for rel, gradient in zip(inputs[3:5], (rel_k, rel_q), strict=True)
     )
-    return (KernelInputs(q, k, v, rel_k, rel_q, None, None, None),)
+    return (KernelInputs(q, k, v, rel_k, rel_q, None, None, None, None),)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
@@ -105,6 +105,7 @@ def _specs(inputs: KernelInputs) -> KernelInputs:
         v=whole,
         rel_k=table,
         rel_q=table,
+        segment_ids=pl.BlockSpec((1, T), lambda n, b, i: (b, 0)),
         mask=pl.BlockSpec((1, 1, TILE, T), lambda n, b, i: (b * sequences, n * heads, i, 0)),
         seed=scalars,
         offset=scalars,

@@ -5,6 +5,7 @@ A kernel gets whole tiles and heads first, and returns the context of every toke
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,9 +24,10 @@ from deberta_jax.sharding import current_mesh, partition_spec
 class KernelInputs(NamedTuple):
     """The arrays a kernel reads, heads first; also used for how each of them is sharded or tiled.
 
-    q, k and v are [B, N, T, H]. `rel_k` [N, 2T, H] has a row for each distance, largest first, and one more so that
-    tiles are whole; `rel_q` is the same, smallest first. `mask` is int8 [#B, #N, T, T]. `seed` [2] is that of dropout,
-    `offset` [2] the first sequence and the first head of this device in the whole batch.
+    q, k and v are [B, N, T, H], T a multiple of both tiles. `rel_k` [N, 2 reach, H] has a row for each distance from
+    reach - 1 down to -reach; `rel_q` is the same, smallest first: from 1 - reach up to reach. `segment_ids` [B, T] is
+    int32 as in `masks.segment_mask`, -1 for tokens that fill up the last tile. `mask` is int8 [#B, #N, T, T]. `seed`
+    [2] is that of dropout, `offset` [2] the first sequence and the first head of this device in the whole batch.
     """
 
     q: Any
@@ -33,6 +35,7 @@ class KernelInputs(NamedTuple):
     v: Any
     rel_k: Any
     rel_q: Any
+    segment_ids: Any
     mask: Any
     seed: Any
     offset: Any
@@ -40,11 +43,21 @@ class KernelInputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class KernelSettings:
-    """`shape` is the shape [B, N, T, T] of the scores of the whole batch, before padding."""
+    """What a kernel knows at compile time.
+
+    `shape` is the shape [B, N, T, T] of the scores of the whole batch, before padding. All distances of at least `band`
+    read one row of the relative table, and all of at most -`band` another one: a pair of tiles that is wholly beyond
+    needs no scores by distance. `reach` is how far the tables go, enough for every pair of tiles within the band.
+    """
 
     scale: float
+    is_causal: bool
     dropout_rate: float
     shape: tuple[int, int, int, int]
+    tiles: tuple[int, int]
+    band: int
+    reach: int
+    precision: jax.lax.Precision | None
     interpret: bool
 
 
@@ -53,15 +66,16 @@ Kernel = Callable[[KernelSettings, KernelInputs], Float[Array, "B N T H"]]
 
 def fused_attention(
     kernel: Kernel,
-    tile: int,
+    tiles: tuple[int, int],
     operands: Operands,
     *,
     index: Int[np.ndarray | Array, "W"] | None,
     scale: float,
+    is_causal: bool = False,
     dropout_rate: float,
     interpret: bool = False,
 ) -> Float[Array, "B M N H"]:
-    """Attention by a kernel whose tiles have `tile` queries and keys; scores and softmax in float32.
+    """Attention by a kernel whose tiles have `tiles` queries and keys; scores and softmax in float32.
 
     Queries are tokens of the same sequence: all of them, or those at `query_positions`. Under a mesh each device
     computes its own sequences and heads, and drops the same entries as a single device would. `interpret` runs the
@@ -70,29 +84,53 @@ def fused_attention(
     positions = operands.query_positions
     if operands.bias is not None:
         raise ValueError("implementation: fused kernels do not support bias; use 'xla'")
-    q, k, v, rel_k, rel_q, _, mask, seed, _ = operands if positions is None else _one_query_per_token(operands)
+    if positions is not None:
+        operands = _one_query_per_token(operands)
+    q, k, v, rel_k, rel_q, _, segment_ids, mask, seed, _ = operands
     # Pad tokens to whole tiles, spread the relative tables over distances, put heads first.
     B, T, N, _ = q.shape
-    padding = -T % tile
+    padding = -T % math.lcm(*tiles)
     if padding:
         q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
-        mask = jnp.ones((1, 1, 1, T), bool) if mask is None else mask
-        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, padding if mask.shape[2] > 1 else 0), (0, padding)))
+        segment_ids = jnp.zeros((B, T), jnp.int32) if segment_ids is None else segment_ids
+        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)), constant_values=-1)
+    if segment_ids is not None:
+        segment_ids = segment_ids.astype(jnp.int32)
     if mask is not None:
-        mask = jnp.broadcast_to(mask, (*mask.shape[:2], T + padding, T + padding)).astype(jnp.int8)
-
-    def by_distance(table: Float[Array, "R N H"] | None, step: int) -> Float[Array, "N D H"] | None:
-        if table is None:
-            return None
-        # One row more than there are distances, so that tiles of the table are whole.
-        rows = jnp.pad(jnp.asarray(index)[::step], (padding, padding + 1), "edge")
-        return table_by_distance(table.swapaxes(0, 1), rows)
-
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], T, T))
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, padding), (0, padding))).astype(jnp.int8)
+    band = T if index is None else constant_beyond(index)
+    reach = min(T + padding, band + sum(tiles))
+    rel_k, rel_q = (
+        None if table is None else _by_distance(table, jnp.asarray(index), reach, step)
+        for table, step in ((rel_k, 1), (rel_q, -1))
+    )
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    inputs = KernelInputs(q, k, v, by_distance(rel_k, 1), by_distance(rel_q, -1), mask, seed, offset=None)
-    settings = KernelSettings(scale, dropout_rate, (B, N, T, T), interpret)
+    inputs = KernelInputs(q, k, v, rel_k, rel_q, segment_ids, mask, seed, offset=None)
+    precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    settings = KernelSettings(scale, is_causal, dropout_rate, (B, N, T, T), tiles, band, reach, precision, interpret)
     context = _on_mesh(kernel, settings, inputs).swapaxes(1, 2)[:, :T]
     return context if positions is None else jnp.take_along_axis(context, positions[..., None, None], axis=1)
+
+
+def constant_beyond(index: Int[np.ndarray | Array, "W"]) -> int:
+    """The smallest distance from which on all distances read the same row of the relative table, on both sides.
+
+    The number of tokens if the index is not known at compile time.
+    """
+    tokens = (index.shape[0] + 1) // 2
+    if not isinstance(index, np.ndarray):
+        return tokens
+    left, right = (np.flatnonzero(side != side[0]) for side in (index[:tokens], index[::-1][:tokens]))
+    return max(tokens - side[0] if side.size else 0 for side in (left, right))
+
+
+def _by_distance(table: Float[Array, "R N H"], index: Int[Array, "W"], reach: int, step: int) -> Float[Array, "N D H"]:
+    """The rows of the table for 2 reach distances, largest (`step` 1) or smallest (`step` -1) first."""
+    tokens = (index.shape[0] + 1) // 2
+    distances = step * (reach - 1 - np.arange(2 * reach))
+    rows = index[tokens - 1 - np.clip(distances, 1 - tokens, tokens - 1)]
+    return table_by_distance(table.swapaxes(0, 1), rows)
 
 
 def tile_keep_mask(
@@ -132,7 +170,7 @@ def _one_query_per_token(operands: Operands) -> Operands:
 def _on_mesh(kernel: Kernel, settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B N T H"]:
     mesh = current_mesh()
     content, table = ("batch", "heads", None, None), ("heads", None, None)
-    axes = KernelInputs(content, content, content, table, table, content, seed=(None,), offset=(None,))
+    axes = KernelInputs(content, content, content, table, table, ("batch", None), content, seed=(None,), offset=(None,))
     specs = KernelInputs(
         *(
             None if x is None or mesh is None else partition_spec(names, x.shape, mesh)

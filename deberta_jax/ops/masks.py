@@ -28,6 +28,30 @@ def causal_mask(queries: Int[Array, "*B T"], key_length: int) -> Bool[Array, "*B
     return queries[..., None] >= jnp.arange(key_length)
 
 
+def token_segments(
+    attention_mask: Shaped[ArrayLike, "B S"] | None, segment_ids: Int[Array, "B S"] | None
+) -> Int[Array, "B S"] | None:
+    """The segment of each token, -1 for padding, as `segment_mask` takes it; None if all tokens see each other.
+
+    Raises ValueError for an `attention_mask` of floating-point numbers.
+    """
+    if attention_mask is None:
+        return segment_ids
+    real = as_boolean_mask("attention_mask", attention_mask)
+    return jnp.where(real, 0 if segment_ids is None else segment_ids, -1)
+
+
+def segment_mask(
+    segment_ids: Int[Array, "B S"], query_positions: Int[Array, "B T"] | None = None
+) -> Bool[Array, "B 1 T S"]:
+    """True for tokens of the same segment; a token with a negative number attends to nothing, and nothing to it."""
+    queries = segment_ids
+    if query_positions is not None:
+        queries = jnp.take_along_axis(segment_ids, query_positions, axis=1)
+    queries, keys = queries[:, None, :, None], segment_ids[:, None, None, :]
+    return (queries == keys) & (queries >= 0)
+
+
 def make_attention_mask(
     attention_mask: Shaped[ArrayLike, "B S"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
@@ -36,16 +60,12 @@ def make_attention_mask(
 ) -> Bool[Array, "B #N #Q S"] | None:
     """True where a query may attend to a key: both are real tokens of one document, and `pair_mask` allows the pair.
 
-    `attention_mask` marks real tokens, `segment_ids` numbers packed documents. With `query_positions` the queries are
-    those at these positions. None if there is no restriction. Raises ValueError for a mask of floating-point numbers.
+    `attention_mask` marks real tokens, `segment_ids` numbers packed documents, with negative numbers for padding. With
+    `query_positions` the queries are those at these positions. None if there is no restriction. Raises ValueError for
+    a mask of floating-point numbers.
     """
-    mask = None
-    real = None if attention_mask is None else as_boolean_mask("attention_mask", attention_mask)
-    for tokens, combine in ((real, jnp.logical_and), (segment_ids, jnp.equal)):
-        if tokens is not None:
-            queries = tokens if query_positions is None else jnp.take_along_axis(tokens, query_positions, axis=1)
-            pairs = combine(queries[:, None, :, None], tokens[:, None, None, :])
-            mask = pairs if mask is None else mask & pairs
+    segments = token_segments(attention_mask, segment_ids)
+    mask = None if segments is None else segment_mask(segments, query_positions)
     if pair_mask is not None:
         pair_mask = as_boolean_mask("pair_mask", pair_mask)
         if query_positions is not None and pair_mask.shape[2] > 1:

@@ -17,7 +17,7 @@ def test_the_scan_equals_a_loop_over_layers(name):
     mask = MASK == 1
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
     relative = model.encoder.relative_positions(IDS.shape[1], jnp.dtype("float32"))
-    run = jax.jit(lambda layer, x: layer(x, AttentionInputs(relative, pairs))[0])
+    run = jax.jit(lambda layer, x: layer(x, AttentionInputs(relative, mask=pairs))[0])
     x = embeddings = jax.jit(lambda tables: tables.finish(tables.lookup(IDS), mask))(model.embeddings)
     for number in range(config.num_hidden_layers):
         np.testing.assert_allclose(output.hidden_states[number], x, atol=1e-5)

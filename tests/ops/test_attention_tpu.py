@@ -33,7 +33,7 @@ def pair(T, *, query_positions=None, mask=None, dropout_rate=0.0):
     def kernels(q, k, v, rel_k, rel_q):
         scale = (H * (1 + (rel_k is not None) + (rel_q is not None))) ** -0.5
         seed = dropout_seed(KEY) if dropout_rate else None
-        operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed)
+        operands = Operands(q, k, v, rel_k, rel_q, query_positions, None, mask, seed)
         return pallas_tpu(operands, index=index, scale=scale, dropout_rate=dropout_rate, interpret=True)
 
     plain = functools.partial(
@@ -134,7 +134,7 @@ def test_kernels_compile_for_tpu_and_keep_scores_out_of_main_memory(topology, le
 
     def total(q, k, v, rel_k, rel_q, mask, seed):
         options = {"index": index, "scale": 0.1, "dropout_rate": 0.1}
-        out = pallas_tpu(Operands(q, k, v, rel_k, rel_q, None, mask, seed), **options)
+        out = pallas_tpu(Operands(q, k, v, rel_k, rel_q, None, None, mask, seed), **options)
         return jnp.square(out.astype(jnp.float32)).sum()
 
     def like(shape, dtype=jnp.bfloat16):
