@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from deberta_jax.ops import attention_tpu
+from deberta_jax.ops import attention_cudnn, attention_tpu
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
-from deberta_jax.ops.masks import as_boolean_mask, segment_mask
+from deberta_jax.ops.masks import as_boolean_mask
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.scores import (
     Index,
@@ -141,7 +141,7 @@ def _attend(
     `heads` is the index of the first head of `operands` and the number of all heads: they decide which entries drop.
     """
     q, k, v, rel_k, rel_q, query_positions, _, _, seed, bias = operands
-    mask = _all_pairs(operands, is_causal)
+    mask = visible_pairs(operands.mask, q, k, query_positions, is_causal, operands.segment_ids)
     probabilities = attention_probabilities(
         q, k, rel_k, rel_q, index=index, query_positions=query_positions, mask=mask, bias=bias, scale=scale
     )
@@ -155,20 +155,12 @@ def _attend(
     return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v), probabilities
 
 
-def _all_pairs(operands: Operands, is_causal: bool) -> Bool[Array, "#B #N #T S"] | None:
-    """The mask of all pairs: segments, mask and causality in one."""
-    q, k, at, segment_ids, mask = operands.q, operands.k, operands.query_positions, operands.segment_ids, operands.mask
-    mask = visible_pairs(mask, q, k, at, is_causal)
-    if segment_ids is None:
-        return mask
-    segments = segment_mask(segment_ids, at)
-    return segments if mask is None else mask & segments
-
-
 def xla_per_head(operands: Operands, *, is_causal: bool, **options: Any) -> Float[Array, "B T N H"]:
     """One head after the other: the scores of one head stay in a CPU's cache."""
     N = operands.q.shape[2]
-    operands = operands._replace(mask=_all_pairs(operands, is_causal), segment_ids=None)
+    at, segment_ids = operands.query_positions, operands.segment_ids
+    mask = visible_pairs(operands.mask, operands.q, operands.k, at, is_causal, segment_ids)
+    operands = operands._replace(mask=mask, segment_ids=None)
     # A mask or bias without an axis of heads is the same for each.
     by_head = {
         name: jnp.moveaxis(pairs, 1, 0)[:, :, None]
@@ -189,5 +181,6 @@ def xla_per_head(operands: Operands, *, is_causal: bool, **options: Any) -> Floa
 IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B T N H"]]] = {
     "xla": xla,
     "xla_per_head": xla_per_head,
+    "cudnn": attention_cudnn.cudnn,
     "pallas_tpu": attention_tpu.pallas_tpu,
 }

@@ -7,6 +7,7 @@
 paper writes d(s, t) in the third term; released models use d(t, s) (docs/numerics.md, "Score terms and scale").
 """
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from deberta_jax.ops.gathered import c2p_scores_at, take_queries
-from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax, segment_mask
+from deberta_jax.ops.precision import accumulation_dtype, position_dtype, upcast
 from deberta_jax.ops.relative_shift import relative_shift, table_by_distance
 
 # The row of the relative table for each distance, largest distance first.
@@ -40,7 +41,7 @@ def p2c_scores(k: Float[Array, "B S N H"], rel_q: Float[Array, "R N H"], index: 
 
 
 def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], index: Index) -> Float[Array, "B N T S"]:
-    """x_t . table[index[T - 1 - t + s]], in float32 or wider, for S = W - T + 1.
+    """x_t . table[index[T - 1 - t + s]] for S = W - T + 1; bfloat16 for bfloat16, in float32 or wider otherwise.
 
     `index` has one row of the table for each of the W distances, largest first, as `positions.relative_index` returns
     it. Scores are computed by distance, then shifted to keys: no gather over [T, S].
@@ -60,7 +61,7 @@ def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], in
     # Heads and blocks lead in both factors, so the backward pass needs no transpose.
     x = x.reshape(B, blocks, block, N, H).transpose(3, 1, 0, 2, 4).reshape(N, blocks, B * block, H)
     by_distance = table_by_distance(table.swapaxes(0, 1), windows)
-    scores = jnp.einsum("NAMH,NAWH->NAMW", x, by_distance, preferred_element_type=accumulation_dtype(x.dtype))
+    scores = jnp.einsum("NAMH,NAWH->NAMW", x, by_distance, preferred_element_type=position_dtype(x.dtype))
     scores = relative_shift(scores.reshape(N, blocks, B, block, width))
     return scores.transpose(2, 0, 1, 3, 4).reshape(B, N, blocks * block, S)[:, :, :T]
 
@@ -101,23 +102,48 @@ def attention_probabilities(
     """
     scores = c2c_scores(q, k)
     mask = visible_pairs(mask, q, k, query_positions, is_causal)
-    if rel_k is not None or rel_q is not None:
-        index = required_index(index, q, k, query_positions)
-        at = query_positions
-        if rel_k is not None:
-            scores += c2p_scores(q, rel_k, index) if at is None else c2p_scores_at(q, rel_k, index, at)
-        if rel_q is not None:
-            p2c = p2c_scores(k, rel_q, index)
-            scores += p2c if at is None else take_queries(p2c, at)
+    positions = position_scores(q, k, rel_k, rel_q, index=index, query_positions=query_positions)
+    if positions is not None:
+        scores += positions
     scores = scores * (attention_scale(q, rel_k, rel_q) if scale is None else scale)
     return masked_softmax(scores if bias is None else scores + bias.astype(scores.dtype), mask)
 
 
+def position_scores(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    rel_k: Float[Array, "R N H"] | None,
+    rel_q: Float[Array, "R N H"] | None,
+    *,
+    index: Index | None,
+    query_positions: Int[Array, "B T"] | None,
+) -> Float[Array, "B N T S"] | None:
+    """c2p + p2c in float32 or wider, or the one that is not None, or None; arguments as `attention_probabilities`."""
+    if rel_k is None and rel_q is None:
+        return None
+    index, at = required_index(index, q, k, query_positions), query_positions
+    terms = []
+    if rel_k is not None:
+        terms.append(c2p_scores(q, rel_k, index) if at is None else c2p_scores_at(q, rel_k, index, at))
+    if rel_q is not None:
+        p2c = p2c_scores(k, rel_q, index)
+        terms.append(p2c if at is None else take_queries(p2c, at))
+    return functools.reduce(jnp.add, map(upcast, terms))
+
+
 def visible_pairs(
-    mask: Array | None, q: Array, k: Array, query_positions: Int[Array, "B T"] | None, is_causal: bool
+    mask: Array | None,
+    q: Array,
+    k: Array,
+    query_positions: Int[Array, "B T"] | None,
+    is_causal: bool,
+    segment_ids: Int[Array, "B S"] | None = None,
 ) -> Bool[Array, "#B #N #T S"] | None:
-    """The mask as booleans, and causal on request, for these queries and keys."""
+    """The mask as booleans, causal and within segments on request, for these queries and keys."""
     mask = None if mask is None else as_boolean_mask("mask", mask)
+    if segment_ids is not None:
+        segments = segment_mask(segment_ids, query_positions)
+        mask = segments if mask is None else mask & segments
     if not is_causal:
         return mask
     queries = jnp.arange(q.shape[1])[None] if query_positions is None else query_positions
