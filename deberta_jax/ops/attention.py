@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, Shaped
 
 from deberta_jax.ops import attention_cudnn, attention_tpu
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
@@ -124,7 +124,7 @@ def default_implementations(operands: Operands) -> tuple[str, str]:
 
 def xla(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
     """All heads at once."""
-    return _attend(operands, **options)[0]
+    return _attend(operands, **options, dtype=operands.v.dtype)[0]
 
 
 def _attend(
@@ -135,16 +135,22 @@ def _attend(
     is_causal: bool,
     dropout_rate: float,
     heads: tuple[Int[Array, ""] | int, int] | None = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
-    """Context, and probabilities before dropout.
+    """Context, and probabilities before dropout in `dtype`; the backward pass keeps them.
 
     `heads` is the index of the first head of `operands` and the number of all heads: they decide which entries drop.
     """
     q, k, v, rel_k, rel_q, query_positions, _, _, seed, bias = operands
     mask = visible_pairs(operands.mask, q, k, query_positions, is_causal, operands.segment_ids)
-    probabilities = attention_probabilities(
-        q, k, rel_k, rel_q, index=index, query_positions=query_positions, mask=mask, bias=bias, scale=scale
-    )
+    options: dict[str, Any] = {
+        "index": index,
+        "query_positions": query_positions,
+        "mask": mask,
+        "bias": bias,
+        "scale": scale,
+    }
+    probabilities = attention_probabilities(q, k, rel_k, rel_q, **options, dtype=dtype)
     weights = probabilities
     if seed is not None:
         B, N, T, S = probabilities.shape

@@ -1,10 +1,12 @@
 """Which keys a query may attend to, and the softmax over them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
 from deberta_jax.ops.gathered import take_queries
 
@@ -74,11 +76,13 @@ def make_attention_mask(
     return mask
 
 
-@jax.custom_jvp
-def masked_softmax(scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T S"] | None) -> Float[Array, "B N T S"]:
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def masked_softmax(
+    scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T S"] | None, dtype: DTypeLike | None = None
+) -> Float[Array, "B N T S"]:
     """Softmax over the keys where `mask` is True; a row without such a key is all zero, with zero gradient.
 
-    docs/numerics.md, "Masks and padding".
+    Computed in the dtype of `scores`, returned in `dtype` (default: the same). docs/numerics.md, "Masks and padding".
     """
     if mask is not None:
         # A finite fill avoids inf - inf in a row without a key; in every other row the hidden keys become zero. It
@@ -89,12 +93,13 @@ def masked_softmax(scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T 
     weight = 1 / exponentials.sum(-1, keepdims=True)
     if mask is not None:
         weight = jnp.where(mask.any(-1, keepdims=True), weight, 0)
-    return exponentials * weight
+    return (exponentials * weight).astype(dtype or scores.dtype)
 
 
 @masked_softmax.defjvp
-def _masked_softmax_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _masked_softmax_jvp(dtype: DTypeLike | None, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     # Only the result is kept for the backward pass: it is zero wherever no gradient flows.
-    probabilities = checkpoint_name(masked_softmax(*primals), "probabilities")
-    weighted = probabilities * tangents[0]
-    return probabilities, weighted - probabilities * weighted.sum(-1, keepdims=True)
+    probabilities = checkpoint_name(masked_softmax(*primals, dtype), "probabilities")
+    wide = probabilities.astype(tangents[0].dtype)
+    weighted = wide * tangents[0]
+    return probabilities, (weighted - wide * weighted.sum(-1, keepdims=True)).astype(probabilities.dtype)

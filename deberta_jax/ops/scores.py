@@ -12,7 +12,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
 from deberta_jax.ops.gathered import c2p_scores_at, take_queries
 from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax, segment_mask
@@ -91,14 +91,16 @@ def attention_probabilities(
     bias: Float[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
     scale: float | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "B N T S"]:
     """Softmax of scale x (c2c + c2p + p2c) + bias, in float32 or wider, before dropout (equation 4).
 
     A term is omitted where its projected table is None. Relative terms need `index` (`positions.relative_index`).
     `scale` defaults to 1 / sqrt(H x number of terms). With `query_positions`, query t is at that position among the
     keys, and `index` is the one for S queries and S keys. `mask` is True or 1 where a query may attend to a key,
-    `is_causal` hides the keys to the right of each query. Raises ValueError for relative terms without `index`, an
-    index of another length or with rows beyond the table, and a mask of floating-point numbers.
+    `is_causal` hides the keys to the right of each query. `dtype` is that of the result. Raises ValueError for relative
+    terms without `index`, an index of another length or with rows beyond the table, and a mask of floating-point
+    numbers.
     """
     scores = c2c_scores(q, k)
     mask = visible_pairs(mask, q, k, query_positions, is_causal)
@@ -106,7 +108,7 @@ def attention_probabilities(
     if positions is not None:
         scores += positions
     scores = scores * (attention_scale(q, rel_k, rel_q) if scale is None else scale)
-    return masked_softmax(scores if bias is None else scores + bias.astype(scores.dtype), mask)
+    return masked_softmax(scores if bias is None else scores + bias.astype(scores.dtype), mask, dtype)
 
 
 def position_scores(
