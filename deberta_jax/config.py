@@ -11,6 +11,8 @@ from deberta_jax.files import read_json
 
 # What the backward pass computes again: nothing that costs a matrix product, the attention scores too, or everything.
 Remat = Literal["none", "dots", "full"]
+# How float32 matrices are multiplied on GPU and TPU: in float32, or faster (`ops.precision`).
+Precision = Literal["float32", "tf32"]
 # How a discriminator shares the embeddings of its generator.
 Sharing = Literal["gdes", "es", "none"]
 PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"

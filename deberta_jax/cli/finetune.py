@@ -69,6 +69,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
         head_dropout=config.head_dropout,
         dtype=config.compute_dtype,
         remat=config.remat,
+        precision=config.precision,
         from_scratch=config.from_scratch,
     )
     # A head of the file with the same labels keeps their order.
@@ -142,7 +143,7 @@ def _finish(
 ) -> None:
     """Evaluate the best model on all splits except the training set, and write the results."""
     folder = config.folder / "model"
-    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.compute_dtype)
+    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.compute_dtype, precision=config.precision)
     others = {split: examples.examples for split, examples in splits.items() if split != "train"}
     batching = Batching(max_length=config.max_length)
     evaluations, threshold = evaluate(task, kind, model, tokenizer, others, batching)

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deberta_jax.config import Precision
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import LoraConfig, Targets
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.linear import Linear
+from deberta_jax.model.module import in_precision
 from deberta_jax.model.tree import replace_parts
+from deberta_jax.ops.precision import einsum
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
 # The paths of the adapted projections in a layer.
@@ -39,7 +42,8 @@ class Adapter(nnx.Module):
         """The product of the matrices, in the shape of the kernels."""
         down, up = self.down[...], self.up[...]
         L, rank = up.shape[:2]
-        return jnp.matmul(down.reshape(L, -1, rank), up.reshape(L, rank, -1)).reshape(*down.shape[:-1], *up.shape[2:])
+        product = einsum("LIK,LKO->LIO", down.reshape(L, -1, rank), up.reshape(L, rank, -1))
+        return product.reshape(*down.shape[:-1], *up.shape[2:])
 
 
 class LoraModel(nnx.Module):
@@ -60,11 +64,17 @@ class LoraModel(nnx.Module):
             [Adapter(_projection(base, name), config.rank, key=k) for name, k in zip(self.targets, keys, strict=True)]
         )
 
+    @property
+    def precision(self) -> Precision:
+        """The precision of float32 matrix products."""
+        return encoder_of(self.base).precision
+
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """The result of the base model with the adapters merged, for the arguments of the base model."""
         return merge_lora(self)(*arguments, **options)
 
 
+@in_precision
 def merge_lora(model: LoraModel) -> Any:
     """The base model with the adapters added to its kernels: W + alpha / rank * A B (Hu et al. 2021, equation 3)."""
     kernels, prefix = {}, "" if isinstance(model.base, Deberta) else "deberta."

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike, PRNGKeyArray
 
+from deberta_jax.config import Precision
 from deberta_jax.files import make_folder
 from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
@@ -40,6 +41,7 @@ class FolderOptions(TypedDict, total=False):
     labels: Sequence[str] | None
     dtype: DTypeLike | None
     param_dtype: DTypeLike
+    precision: Precision
     mesh: Mesh | None
     generator: bool
     key: PRNGKeyArray | None
@@ -143,6 +145,7 @@ def from_pretrained(
     labels: Sequence[str] | None = None,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = "float32",
+    precision: Precision = "float32",
     mesh: Mesh | None = None,
     generator: bool = False,
     revision: str | None = None,
@@ -162,6 +165,7 @@ def from_pretrained(
             labels, a new one is initialized.
         dtype: what the model computes in; by default the dtype of its parameters.
         param_dtype: the dtype of the parameters.
+        precision: "tf32" computes float32 matrix products faster and less exactly on GPU and TPU.
         mesh: the devices over which parameters are sharded; the host holds one tensor at a time.
         generator: load the generator of a replaced-token detection pair instead of the discriminator.
         revision: a branch, tag or commit on the Hub.
@@ -180,6 +184,7 @@ def from_pretrained(
         labels=labels,
         dtype=dtype,
         param_dtype=param_dtype,
+        precision=precision,
         mesh=mesh,
         generator=generator,
         key=jax.random.key(0) if key is None else key,
@@ -202,6 +207,7 @@ def load_pretrained(
     labels: Sequence[str] | None = None,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = "float32",
+    precision: Precision = "float32",
     mesh: Mesh | None = None,
     generator: bool = False,
     key: PRNGKeyArray | None = None,
@@ -215,7 +221,7 @@ def load_pretrained(
     if require_tokenizer:
         check_tokenizer(folder, " (to load the model alone from Python, pass require_tokenizer=False)")
     config, tensors = with_labels(config, tensors, head, labels)
-    options: dict[str, Any] = {"dtype": dtype, **head_options(head, tensors)}
+    options: dict[str, Any] = {"dtype": dtype, "precision": precision, **head_options(head, tensors)}
     if head == "masked_lm":
         _warn_of_masked_lm(folder, tensors)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import DebertaConfig, Precision, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.model.attention import AttentionFunction
 from deberta_jax.model.embeddings import Embeddings
@@ -25,15 +25,16 @@ from deberta_jax.model.inputs import (
     split_key,
 )
 from deberta_jax.model.linear import Embedding
-from deberta_jax.model.module import Configured, Model, cast_parameters
+from deberta_jax.model.module import Configured, Model, cast_parameters, check_precision, in_precision
 from deberta_jax.sharding import on_explicit_meshes
 
 
 class Deberta(Configured, Model):
     """DeBERTa v1, v2 or v3 without a head (He et al. 2021; He, Gao and Chen 2023).
 
-    `dtype` is the compute dtype, by default that of the parameters, `param_dtype`. `attention` replaces the attention
-    of every layer: a function with the arguments and results of `attention_with_probabilities`.
+    `dtype` is the compute dtype, by default that of the parameters, `param_dtype`. `precision` "tf32" computes float32
+    matrix products faster and less exactly (docs/numerics.md, "Precision of matrix products"). `attention` replaces the
+    attention of every layer: a function with the arguments and results of `attention_with_probabilities`.
     """
 
     def __init__(
@@ -43,16 +44,24 @@ class Deberta(Configured, Model):
         dtype: DType = None,
         param_dtype: DType = None,
         remat: Remat = "none",
+        precision: Precision = "float32",
         attention: AttentionFunction | None = None,
         key: PRNGKeyArray,
     ):
+        check_precision(precision)
         keys = jax.random.split(key)
         self.config = config
         self.embeddings = Embeddings(config, dtype=dtype, key=keys[0])
-        self.encoder = Encoder(config, remat=remat, attention=attention, key=keys[1])
+        self.encoder = Encoder(config, remat=remat, precision=precision, attention=attention, key=keys[1])
         cast_parameters(self, param_dtype)
 
+    @property
+    def precision(self) -> Precision:
+        """The precision of float32 matrix products."""
+        return self.encoder.precision
+
     @on_explicit_meshes
+    @in_precision
     def __call__(
         self,
         input_ids: Tokens | None = None,

@@ -1,18 +1,19 @@
 """The encoder: one layer, and the stack with its relative table."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import DebertaConfig, Precision, Remat
 from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import Attention, AttentionFunction, AttentionInputs, RelativePositions
 from deberta_jax.model.convolution import Convolution
 from deberta_jax.model.inputs import Each, Key, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
-from deberta_jax.model.module import Configured
+from deberta_jax.model.module import Configured, in_precision
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.masks import token_segments
 from deberta_jax.ops.positions import relative_index
@@ -34,8 +35,15 @@ _SAVED = {
 class Layer(Configured):
     """Attention and feed-forward, each with a residual and a norm after it."""
 
-    def __init__(self, config: DebertaConfig, *, attention: AttentionFunction | None = None, key: PRNGKeyArray):
-        self.config = config
+    def __init__(
+        self,
+        config: DebertaConfig,
+        *,
+        precision: Precision = "float32",
+        attention: AttentionFunction | None = None,
+        key: PRNGKeyArray,
+    ):
+        self.config, self.precision = config, precision
         keys = jax.random.split(key, 3)
         D, F, stddev = config.hidden_size, config.intermediate_size, config.initializer_range
         self.attention = Attention(config, attention=attention, key=keys[0])
@@ -43,6 +51,7 @@ class Layer(Configured):
         self.down = Linear((F, D), ("mlp", "embed"), stddev=stddev, key=keys[2])
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
+    @in_precision
     def __call__(
         self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, with_probabilities: bool = False, key: Key = None
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
@@ -74,19 +83,26 @@ class Encoder(Configured):
         config: DebertaConfig,
         *,
         remat: Remat = "none",
+        precision: Precision = "float32",
         attention: AttentionFunction | None = None,
         key: PRNGKeyArray,
     ):
         self.config, self.remat = config, remat
         keys = jax.random.split(key, 3)
         layer_keys = jax.random.split(keys[0], config.num_hidden_layers)
-        self.layers = jax.vmap(lambda key: Layer(config, attention=attention, key=key))(layer_keys)
+        build = functools.partial(Layer, config, precision=precision, attention=attention)
+        self.layers = jax.vmap(lambda key: build(key=key))(layer_keys)
         D, rows, stddev = config.hidden_size, 2 * config.relative_span, config.initializer_range
         table = Embedding(rows, D, (None, "embed"), stddev=stddev, key=keys[1]) if config.relative_attention else None
         self.relative = table
         normalized = "layer_norm" in config.norm_rel_ebd
         self.relative_norm = LayerNorm(D, epsilon=config.layer_norm_eps) if normalized else None
         self.convolution = Convolution(config, key=keys[2]) if config.conv_kernel_size > 0 else None
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of float32 matrix products."""
+        return self.layers.precision
 
     def relative_positions(self, length: int, dtype: jnp.dtype) -> RelativePositions | None:
         """The rows of the relative table that sequences of this length use, normalized; None without relative terms."""
@@ -104,6 +120,7 @@ class Encoder(Configured):
     def last_layer(self) -> Layer:
         return jax.tree.map(lambda parameter: parameter[-1], self.layers)
 
+    @in_precision
     def __call__(
         self,
         x: Float[Array, "B T D"],

@@ -14,9 +14,9 @@ from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import EncoderOutput
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, split_key
 from deberta_jax.model.linear import Linear
-from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.ops.precision import accumulation_dtype, upcast
+from deberta_jax.ops.precision import accumulation_dtype, einsum, upcast
 from deberta_jax.sharding import on_explicit_meshes
 
 # The score of an entity without tokens (golden d46).
@@ -81,6 +81,7 @@ class SequenceClassification(HeadModel):
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
         return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B C"]:
         """Logits from the states of the last layer."""
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)
@@ -116,6 +117,7 @@ class MultipleChoice(HeadModel):
         output = self.deberta(**arrays, key=keys[0])
         return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]).reshape(B, M), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B"]:
         """The score of each text from the states of the last layer."""
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)[:, 0]
@@ -152,6 +154,7 @@ class TokenClassification(HeadModel):
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
         return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B T C"]:
         """Logits from the states of the last layer."""
         if self.projection is not None:
@@ -188,6 +191,7 @@ class QuestionAnswering(HeadModel):
         output = self.deberta(input_ids, attention_mask, key=key, **inputs)
         return with_encoder_output(self.head(output.last_hidden_state), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"]) -> SpanLogits:
         """Logits from the states of the last layer."""
         logits = upcast(self.span(states))
@@ -226,19 +230,20 @@ class EntityScoring(HeadModel):
         logits = self.head(output.last_hidden_state, jnp.asarray(entity_positions), key=keys[1])
         return with_encoder_output(logits, output)
 
+    @in_precision
     def head(
         self, states: Float[Array, "B T D"], entity_positions: Int[Array, "B E P"], *, key: Key = None
     ) -> Float[Array, "B E"]:
         """Logits from the states of the last layer."""
         B, E, P = entity_positions.shape
         exists = entity_positions > 0
-        scores = jnp.einsum("BTD,BD->BT", states, states[:, 0], preferred_element_type=accumulation_dtype(states.dtype))
+        scores = einsum("BTD,BD->BT", states, states[:, 0], preferred_element_type=accumulation_dtype(states.dtype))
         scores = scores * (1 / math.sqrt(states.shape[-1]))
         scores = jnp.take_along_axis(scores, entity_positions.reshape(B, E * P), axis=1).reshape(B, E, P)
         lowest = float(jnp.finfo(scores.dtype).min)
         weights = jnp.where(exists, jax.nn.softmax(jnp.where(exists, scores, lowest), axis=-1), 0)
         tokens = jnp.take_along_axis(states, entity_positions.reshape(B, E * P, 1), axis=1).reshape(B, E, P, -1)
-        entities = jnp.einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
+        entities = einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
         hidden = gelu(self.projection(entities))
         hidden = dropout(hidden, classifier_dropout(self.deberta.config), key=key)
         return jnp.where(exists.any(-1), upcast(self.classifier(hidden))[..., 0], ABSENT)

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Precision
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import AttentionInputs, Queries
@@ -17,10 +17,10 @@ from deberta_jax.model.encoder import Encoder, EncoderOutput
 from deberta_jax.model.heads import with_encoder_output
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays, as_pair_mask, as_token_mask, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear, over_rows
-from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
 from deberta_jax.ops.gathered import take_queries
 from deberta_jax.ops.masks import token_segments
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.precision import accumulation_dtype, einsum
 from deberta_jax.sharding import on_explicit_meshes
 
 DECODING_STEPS = 2
@@ -84,18 +84,19 @@ class EnhancedMaskDecoder(nnx.Module):
 class MaskedLMHead(Configured):
     """Dense layer, activation, norm, then the product with the word embeddings and a bias."""
 
-    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
-        self.config = config
+    def __init__(self, config: DebertaConfig, *, precision: Precision = "float32", key: PRNGKeyArray):
+        self.config, self.precision = config, precision
         E = config.word_size
         self.dense = Linear((config.hidden_size, E), (None, "embed"), stddev=config.initializer_range, key=key)
         self.norm = LayerNorm(E, epsilon=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size), axes=("vocab",))
 
+    @in_precision
     def __call__(self, x: Float[Array, "B M D"], words: Float[Array, "V E"]) -> Float[Array, "B M V"]:
         """Logits over the vocabulary, in float32 or wider."""
         x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
         dtype = accumulation_dtype(x.dtype)
-        logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=dtype)
+        logits = einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=dtype)
         return logits + over_rows(self.bias[...].astype(logits.dtype), logits)
 
 
@@ -117,7 +118,7 @@ class MaskedLM(HeadModel):
         self.deberta = Deberta(config, key=keys[0], **options)
         has_decoder = enhanced_mask_decoder and not config.position_biased_input
         self.decoder = EnhancedMaskDecoder(config, key=keys[1]) if has_decoder else None
-        self.head = MaskedLMHead(config, key=keys[2])
+        self.head = MaskedLMHead(config, precision=self.precision, key=keys[2])
         cast_parameters(self, options.get("param_dtype"))
 
     @on_explicit_meshes

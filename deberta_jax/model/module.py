@@ -1,15 +1,18 @@
 """The base classes of modules and models: a config that is fixed, and a short representation."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import DebertaConfig, Precision, Remat
+from deberta_jax.errors import InputError
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 _FIXED = "config is fixed when a model is built; with_config(model, ...) returns a changed model"
 
 
@@ -19,6 +22,7 @@ class ModelOptions(TypedDict, total=False):
     dtype: DTypeLike | None
     param_dtype: DTypeLike | None
     remat: Remat
+    precision: Precision
     attention: Callable[..., tuple[jax.Array, jax.Array]] | None
 
 
@@ -62,6 +66,11 @@ class HeadModel(Model):
     deberta: Any
 
     @property
+    def precision(self) -> Precision:
+        """The precision of float32 matrix products."""
+        return self.deberta.precision
+
+    @property
     def config(self) -> DebertaConfig:
         """The config of the encoder; assigning another one raises AttributeError."""
         return self.deberta.config
@@ -81,6 +90,29 @@ def _summary(model: Any) -> str:
         f"{type(model).__name__}({config.model_type}, {config.num_hidden_layers} layers, hidden size "
         f"{config.hidden_size}, vocabulary {config.vocab_size:,}, {parameters:,} parameters of {' and '.join(dtypes)})"
     )
+
+
+def in_precision(function: Function) -> Function:
+    """A function whose float32 matrix products have the precision of its first argument, a module with `precision`.
+
+    With "float32", that is `ops.precision.product_precision`, which JAX's setting overrides.
+    """
+
+    @functools.wraps(function)
+    def call(module: Any, *arguments: Any, **options: Any) -> Any:
+        if module.precision == "float32":
+            return function(module, *arguments, **options)
+        # Part of the key under which JAX caches traced and compiled functions.
+        with jax.default_matmul_precision("tensorfloat32"):
+            return function(module, *arguments, **options)
+
+    return call  # type: ignore[return-value]
+
+
+def check_precision(precision: str) -> None:
+    """Raise InputError for a precision that does not exist."""
+    if precision not in get_args(Precision):
+        raise InputError(f"precision is {precision!r}; expected {' or '.join(get_args(Precision))}")
 
 
 def cast_parameters(module: nnx.Module, dtype: DTypeLike | None) -> None:

@@ -3,17 +3,17 @@
 See docs/numerics.md, "Replaced-token detection".
 """
 
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import jax
 from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat, Sharing
+from deberta_jax.config import DebertaConfig, Sharing
 from deberta_jax.errors import InputError
-from deberta_jax.model.inputs import DType
 from deberta_jax.model.linear import Embedding
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.module import ModelOptions
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.tree import replace_parts
 
@@ -78,14 +78,13 @@ def initial_pair(
     discriminator: DebertaConfig,
     sharing: Sharing = "gdes",
     *,
-    dtype: DType = None,
-    remat: Remat = "none",
     key: PRNGKeyArray,
+    **options: Unpack[ModelOptions],
 ) -> ReplacedTokenPair:
     """A pair to train from scratch, with E_delta = 0."""
     keys = jax.random.split(key)
-    first = MaskedLM(generator, dtype=dtype, remat=remat, key=keys[0])
-    second = ReplacedTokenDetection(discriminator, dtype=dtype, remat=remat, key=keys[1])
+    first = MaskedLM(generator, key=keys[0], **options)
+    second = ReplacedTokenDetection(discriminator, key=keys[1], **options)
     if sharing == "gdes":
         shared = tables(first)
         _check_shapes(shared, tables(second))

@@ -12,7 +12,7 @@ from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import project, square, with_encoder_output
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays
 from deberta_jax.model.linear import LayerNorm
-from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
 from deberta_jax.ops.precision import upcast
 from deberta_jax.sharding import on_explicit_meshes
 
@@ -61,6 +61,7 @@ class ReplacedTokenDetection(HeadModel):
         output = self.deberta(input_ids, attention_mask, key=key, **inputs)
         return with_encoder_output(self.head(output.last_hidden_state, inputs.get("position_ids")), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"], position_ids: Tokens | None = None) -> Float[Array, "B T"]:
         """Logits from the states of the last layer."""
         (positions,) = as_arrays(position_ids)

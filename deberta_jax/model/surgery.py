@@ -115,6 +115,7 @@ def _abstract(model: AnyModel, config: DebertaConfig) -> AnyModel:
     options: dict[str, Any] = {
         "dtype": encoder.embeddings.dtype,
         "remat": encoder.encoder.remat,
+        "precision": encoder.precision,
         "attention": encoder.encoder.layers.attention.function,
     }
     if isinstance(model, MaskedLM):

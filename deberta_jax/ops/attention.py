@@ -12,6 +12,7 @@ from deberta_jax.ops import attention_cudnn, attention_tpu
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
 from deberta_jax.ops.masks import as_boolean_mask
 from deberta_jax.ops.operands import Operands
+from deberta_jax.ops.precision import einsum
 from deberta_jax.ops.scores import (
     Index,
     attention_probabilities,
@@ -158,7 +159,7 @@ def _attend(
         shape, start = (B, N, T, S), (0, first, 0, 0)
         keep = keep_mask(probabilities.shape, dropout_rate, seed=seed, full_shape=shape, start=start)
         weights = drop(probabilities, dropout_rate, keep)
-    return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v), probabilities
+    return einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v), probabilities
 
 
 def xla_per_head(operands: Operands, *, is_causal: bool, **options: Any) -> Float[Array, "B T N H"]:

@@ -1,11 +1,10 @@
 """Scores of gathered queries: the enhanced mask decoder asks at the masked positions only."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.precision import accumulation_dtype, einsum
 from deberta_jax.ops.relative_shift import table_by_distance
 
 
@@ -21,7 +20,7 @@ def c2p_scores_at(
     """
     S = (index.shape[0] + 1) // 2
     by_distance = table_by_distance(rel_k.swapaxes(0, 1), index)
-    scores = jnp.einsum("BMNH,NWH->BMNW", q, by_distance, preferred_element_type=accumulation_dtype(q.dtype))
+    scores = einsum("BMNH,NWH->BMNW", q, by_distance, preferred_element_type=accumulation_dtype(q.dtype))
     slice_keys = jax.vmap(jax.vmap(lambda scores, start: jax.lax.dynamic_slice_in_dim(scores, start, S, axis=1)))
     return slice_keys(scores, S - 1 - query_positions).swapaxes(1, 2)
 

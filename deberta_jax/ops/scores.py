@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
 from deberta_jax.ops.gathered import c2p_scores_at, take_queries
 from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax, segment_mask
-from deberta_jax.ops.precision import accumulation_dtype, position_dtype, upcast
+from deberta_jax.ops.precision import accumulation_dtype, einsum, position_dtype, upcast
 from deberta_jax.ops.relative_shift import relative_shift, table_by_distance
 
 # The row of the relative table for each distance, largest distance first.
@@ -27,7 +27,7 @@ QUERY_BLOCK = 64
 
 def c2c_scores(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array, "B N T S"]:
     """Content-to-content: how well the content at s matches the content at t (equation 4, first term)."""
-    return jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=accumulation_dtype(q.dtype))
+    return einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=accumulation_dtype(q.dtype))
 
 
 def c2p_scores(q: Float[Array, "B T N H"], rel_k: Float[Array, "R N H"], index: Index) -> Float[Array, "B N T S"]:
@@ -61,7 +61,7 @@ def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], in
     # Heads and blocks lead in both factors, so the backward pass needs no transpose.
     x = x.reshape(B, blocks, block, N, H).transpose(3, 1, 0, 2, 4).reshape(N, blocks, B * block, H)
     by_distance = table_by_distance(table.swapaxes(0, 1), windows)
-    scores = jnp.einsum("NAMH,NAWH->NAMW", x, by_distance, preferred_element_type=position_dtype(x.dtype))
+    scores = einsum("NAMH,NAWH->NAMW", x, by_distance, preferred_element_type=position_dtype(x.dtype))
     scores = relative_shift(scores.reshape(N, blocks, B, block, width))
     return scores.transpose(2, 0, 1, 3, 4).reshape(B, N, blocks * block, S)[:, :, :T]
 

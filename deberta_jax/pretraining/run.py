@@ -78,7 +78,7 @@ def pretrain(config: PretrainConfig) -> None:
         check_settings(folder, settings)
         # A run that trains its tokenizer is not initialized from files.
         model_config = model_config or config.model_config(tokenizer.vocab_size)
-        options = ModelOptions(model_config, jnp.dtype(config.dtype), config.remat)
+        options = ModelOptions(model_config, jnp.dtype(config.dtype), config.remat, config.precision)
         method = objective.method(options, training, config.rtd)
         size = _measure(method, training, data, mesh)
         print_once(f"{config.model}: {size}")
@@ -131,7 +131,7 @@ def describe(config: PretrainConfig) -> str:
     steps = training.steps or recipe_steps
     # The schedule needs enough steps for its warm-up; sizes do not depend on their number.
     method = objective.method(
-        ModelOptions(model, jnp.dtype(config.dtype), config.remat),
+        ModelOptions(model, jnp.dtype(config.dtype), config.remat, config.precision),
         dataclasses.replace(training, steps=max(steps, 10**6)),
         config.rtd,
     )
