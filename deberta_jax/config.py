@@ -13,6 +13,8 @@ from deberta_jax.files import read_json
 Remat = Literal["none", "dots", "full"]
 # How float32 matrices are multiplied on GPU and TPU: in float32, or faster (`ops.precision`).
 Precision = Literal["float32", "tf32"]
+# How attention is computed (docs/attention.md): `ops.attention.IMPLEMENTATIONS`, or the default for device and shape.
+AttentionName = Literal["auto", "xla", "xla_per_head", "cudnn", "pallas_gpu", "pallas_tpu"]
 # How a discriminator shares the embeddings of its generator.
 Sharing = Literal["gdes", "es", "none"]
 PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"

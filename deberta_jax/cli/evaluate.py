@@ -46,7 +46,12 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     task = with_data(task, *(examples.examples for examples in splits.values()))
     folder = resolve(config.model)
     model, tokenizer = load_pretrained(
-        folder, kind.head, dtype=config.dtype, param_dtype=config.dtype, precision=config.precision
+        folder,
+        kind.head,
+        dtype=config.dtype,
+        param_dtype=config.dtype,
+        precision=config.precision,
+        attention=config.attention,
     )
     model_labels = model.deberta.config.labels
     task = fit_to_model(task, model_labels, config.model)
@@ -79,6 +84,7 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
             "max_length": config.max_length,
             "dtype": config.dtype,
             "precision": config.precision,
+            "attention": config.attention,
         },
         read_reports=reports,
         threshold=threshold,

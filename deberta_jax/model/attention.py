@@ -8,7 +8,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import AttentionName, DebertaConfig
 from deberta_jax.model.inputs import Key, split_key
 from deberta_jax.model.linear import LayerNorm, Linear
 from deberta_jax.model.module import Configured
@@ -47,18 +47,20 @@ class AttentionInputs(NamedTuple):
 # Arguments as `ops.attention.attention_with_probabilities`: it returns the context [B, T, N, H] and the probabilities
 # [B, N, T, S].
 AttentionFunction = Callable[..., tuple[Array, Array]]
+# A function, or the name of an implementation that does not return probabilities.
+AttentionChoice = AttentionFunction | AttentionName
 
 
 class Attention(Configured):
     """Multi-head attention on content and relative positions, output projection, residual and norm.
 
     Version 1 has no bias on keys and position keys. With `share_att_key` the content projections also project the
-    relative table, biases included. See docs/numerics.md, "Score terms and scale". `attention` replaces the function
-    that computes context and probabilities from the projections.
+    relative table, biases included. See docs/numerics.md, "Score terms and scale". `attention` is the function that
+    computes context and probabilities from the projections, or an implementation of `disentangled_attention`.
     """
 
-    def __init__(self, config: DebertaConfig, *, attention: AttentionFunction | None = None, key: PRNGKeyArray):
-        self.config, self.function = config, attention
+    def __init__(self, config: DebertaConfig, *, attention: AttentionChoice = "auto", key: PRNGKeyArray):
+        self.config, self.attention = config, attention
         keys = jax.random.split(key, 6)
         D, N, H = config.hidden_size, config.num_attention_heads, config.head_size
         version1, stddev = config.model_type == "deberta", config.initializer_range
@@ -82,12 +84,13 @@ class Attention(Configured):
         terms = self.score_terms(x, inputs, key=keys[0])
         terms |= {"v": self.value(x), "dropout_rate": self.config.attention_probs_dropout_prob, "key": keys[1]}
         probabilities = None
-        if with_probabilities or self.function is not None:
+        if with_probabilities or callable(self.attention):
             positions = None if inputs.queries is None else inputs.queries.positions
             terms["mask"] = make_attention_mask(None, terms.pop("segment_ids"), terms["mask"], positions)
-            context, probabilities = (self.function or attention_with_probabilities)(**terms)
+            attend = self.attention if callable(self.attention) else attention_with_probabilities
+            context, probabilities = attend(**terms)
         else:
-            context = disentangled_attention(**terms)
+            context = disentangled_attention(**terms, implementation=self.attention)
         context = checkpoint_name(context, "context")
         attended = self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=keys[2]) + residual)
         return attended, probabilities if with_probabilities else None

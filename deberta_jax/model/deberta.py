@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Precision, Remat
 from deberta_jax.errors import InputError
-from deberta_jax.model.attention import AttentionFunction
+from deberta_jax.model.attention import AttentionChoice
 from deberta_jax.model.embeddings import Embeddings
 from deberta_jax.model.encoder import Encoder, EncoderOutput
 from deberta_jax.model.inputs import (
@@ -33,8 +33,9 @@ class Deberta(Configured, Model):
     """DeBERTa v1, v2 or v3 without a head (He et al. 2021; He, Gao and Chen 2023).
 
     `dtype` is the compute dtype, by default that of the parameters, `param_dtype`. `precision` "tf32" computes float32
-    matrix products faster and less exactly (docs/numerics.md, "Precision of matrix products"). `attention` replaces the
-    attention of every layer: a function with the arguments and results of `attention_with_probabilities`.
+    matrix products faster and less exactly (docs/numerics.md, "Precision of matrix products"). `attention` is the
+    implementation of attention in every layer, as `disentangled_attention` takes it, or a function with the arguments
+    and results of `attention_with_probabilities`.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Deberta(Configured, Model):
         param_dtype: DType = None,
         remat: Remat = "none",
         precision: Precision = "float32",
-        attention: AttentionFunction | None = None,
+        attention: AttentionChoice = "auto",
         key: PRNGKeyArray,
     ):
         check_precision(precision)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Precision, Remat
 from deberta_jax.model.activation import activation
-from deberta_jax.model.attention import Attention, AttentionFunction, AttentionInputs, RelativePositions
+from deberta_jax.model.attention import Attention, AttentionChoice, AttentionInputs, RelativePositions
 from deberta_jax.model.convolution import Convolution
 from deberta_jax.model.inputs import Each, Key, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
@@ -40,7 +40,7 @@ class Layer(Configured):
         config: DebertaConfig,
         *,
         precision: Precision = "float32",
-        attention: AttentionFunction | None = None,
+        attention: AttentionChoice = "auto",
         key: PRNGKeyArray,
     ):
         self.config, self.precision = config, precision
@@ -84,7 +84,7 @@ class Encoder(Configured):
         *,
         remat: Remat = "none",
         precision: Precision = "float32",
-        attention: AttentionFunction | None = None,
+        attention: AttentionChoice = "auto",
         key: PRNGKeyArray,
     ):
         self.config, self.remat = config, remat

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from deberta_jax.config import DebertaConfig, Precision, Remat
+from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
 from deberta_jax.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -23,7 +23,7 @@ class ModelOptions(TypedDict, total=False):
     param_dtype: DTypeLike | None
     remat: Remat
     precision: Precision
-    attention: Callable[..., tuple[jax.Array, jax.Array]] | None
+    attention: Callable[..., tuple[jax.Array, jax.Array]] | AttentionName
 
 
 class Configured(nnx.Module):

@@ -116,7 +116,7 @@ def _abstract(model: AnyModel, config: DebertaConfig) -> AnyModel:
         "dtype": encoder.embeddings.dtype,
         "remat": encoder.encoder.remat,
         "precision": encoder.precision,
-        "attention": encoder.encoder.layers.attention.function,
+        "attention": encoder.encoder.layers.attention.attention,
     }
     if isinstance(model, MaskedLM):
         options["enhanced_mask_decoder"] = model.decoder is not None

@@ -42,7 +42,7 @@ def disentangled_attention(
     scale: float | None = None,
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
-    implementation: str | None = None,
+    implementation: str = "auto",
 ) -> Float[Array, "B T N H"]:
     """Attention over content and relative positions, shaped as `jax.nn.dot_product_attention` (equation 4).
 
@@ -50,20 +50,24 @@ def disentangled_attention(
     Tokens attend to tokens with the same number in `segment_ids`, as in `masks.segment_mask`: packed documents and
     padding, without a mask of all pairs in memory.
 
-    `implementation` is a name of `IMPLEMENTATIONS`. The default is "pallas_tpu" on TPU v5 and later, within a sequence
-    and without `bias`; "xla_per_head" on CPU if the scores of all heads exceed the cache; "xla" otherwise. All drop the
-    same entries, but "pallas_tpu" drops gathered queries by their positions. Raises ValueError for an unknown
-    implementation, and for one that does not support the arguments.
+    `implementation` is "auto" (`attention_implementation`) or a name of `IMPLEMENTATIONS`. All drop the same entries,
+    but "pallas_tpu" drops gathered queries by their positions. "cudnn" and "pallas_gpu" have never run on a GPU, so
+    they are not a default. Raises ValueError for an unknown implementation, and for one that does not support the
+    arguments.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias)
     operands, options = _prepare(operands, index, scale)
     options |= {"is_causal": is_causal, "dropout_rate": dropout_rate}
-    if implementation is not None:
+    if implementation != "auto":
         if implementation not in IMPLEMENTATIONS:
-            raise ValueError(f"implementation is {implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
+            raise ValueError(f"implementation is {implementation!r}, expected auto, {', '.join(IMPLEMENTATIONS)}")
         return IMPLEMENTATIONS[implementation](operands, **options)
-    cpu, other = (IMPLEMENTATIONS[name] for name in default_implementations(operands))
+    platforms = "cpu", "tpu" if attention_tpu.is_supported() else "gpu"
+    details: dict[str, Any] = {"is_gathered": query_positions is not None, "has_bias": bias is not None}
+    details |= {"key_length": k.shape[1], "dtype": q.dtype}
+    names = (attention_implementation(q.shape, platform=platform, **details) for platform in platforms)
+    cpu, other = (IMPLEMENTATIONS[name] for name in names)
     if cpu is other:
         return cpu(operands, **options)
     return jax.lax.platform_dependent(operands, cpu=partial(cpu, **options), default=partial(other, **options))
@@ -111,16 +115,31 @@ def _prepare(operands: Operands, index: Index | None, scale: float | None) -> tu
     return operands._replace(mask=mask, bias=bias), {"index": index, "scale": scale}
 
 
-def default_implementations(operands: Operands) -> tuple[str, str]:
-    """The names of the default implementation on CPU, and on the platform of the current devices otherwise."""
-    q, k = operands.q, operands.k
-    score_bytes = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] * 4
-    within_sequence = operands.query_positions is not None or q.shape[1] == k.shape[1]
-    has_kernel = within_sequence and operands.bias is None and q.dtype != jnp.float64
-    kernel = has_kernel and attention_tpu.is_supported()
+def attention_implementation(
+    shape: tuple[int, ...],
+    *,
+    key_length: int | None = None,
+    dtype: DTypeLike = jnp.bfloat16,
+    is_gathered: bool = False,
+    has_bias: bool = False,
+    platform: str | None = None,
+) -> str:
+    """The implementation that `disentangled_attention` chooses for queries of this shape [B, T, N, H].
+
+    `is_gathered` is for queries at `query_positions`. `platform` is "cpu", "gpu" or "tpu" (v5 or later), by default
+    that of the current devices (docs/attention.md).
+    """
+    B, T, N, _ = shape
+    S = T if key_length is None else key_length
+    if platform is None:
+        platform = "tpu" if attention_tpu.is_supported() else jax.default_backend()
+    if platform == "tpu":
+        within_sequence = is_gathered or T == S
+        return "pallas_tpu" if within_sequence and not has_bias and dtype != jnp.float64 else "xla"
+    score_bytes = B * N * T * S * 4
     # The size is unknown in a program that is exported with a symbolic batch size.
     is_large = isinstance(score_bytes, int) and score_bytes > CACHED_BYTES
-    return "xla_per_head" if is_large else "xla", "pallas_tpu" if kernel else "xla"
+    return "xla_per_head" if platform == "cpu" and is_large else "xla"
 
 
 def xla(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:

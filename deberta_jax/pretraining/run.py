@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from deberta_jax.config import DebertaConfig
 from deberta_jax.data.manifest import read_manifest
 from deberta_jax.files import lock_folder
 from deberta_jax.pretraining.config import DataConfig, PretrainConfig
@@ -78,7 +79,7 @@ def pretrain(config: PretrainConfig) -> None:
         check_settings(folder, settings)
         # A run that trains its tokenizer is not initialized from files.
         model_config = model_config or config.model_config(tokenizer.vocab_size)
-        options = ModelOptions(model_config, jnp.dtype(config.dtype), config.remat, config.precision)
+        options = _options(config, model_config)
         method = objective.method(options, training, config.rtd)
         size = _measure(method, training, data, mesh)
         print_once(f"{config.model}: {size}")
@@ -131,7 +132,7 @@ def describe(config: PretrainConfig) -> str:
     steps = training.steps or recipe_steps
     # The schedule needs enough steps for its warm-up; sizes do not depend on their number.
     method = objective.method(
-        ModelOptions(model, jnp.dtype(config.dtype), config.remat, config.precision),
+        _options(config, model),
         dataclasses.replace(training, steps=max(steps, 10**6)),
         config.rtd,
     )
@@ -139,6 +140,10 @@ def describe(config: PretrainConfig) -> str:
     lines = size_lines(config.model, size, batch_size=training.batch_size, length=config.data.length, steps=steps)
     lines += published_lines(config.model) if config.objective == "rtd" else []
     return "\n".join([*lines, "next: set --steps above 0 to train"])
+
+
+def _options(config: PretrainConfig, model: DebertaConfig) -> ModelOptions:
+    return ModelOptions(model, jnp.dtype(config.dtype), config.remat, config.precision, config.attention)
 
 
 def _training_mesh(training: TrainingConfig) -> Mesh:
