@@ -60,7 +60,7 @@ def _check(q: Array, seed: Array | None, dropout_rate: float, backend: str) -> N
         raise ValueError(f"implementation: 'cudnn' needs heads whose width is a multiple of 8 up to 128, not {H}")
 
 
-def _even(x: Float[Array, "B T N H"]) -> tuple[Float[Array, "B T N H"], int]:
+def _even(x: Float[Array, "B T N H"]) -> tuple[Float[Array, "B E N H"], int]:
     """Zeros after the last token of an odd length, and how many."""
     extra = x.shape[1] % 2
     return (jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0))) if extra else x), extra
