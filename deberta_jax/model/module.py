@@ -102,7 +102,7 @@ def in_precision(function: Function) -> Function:
     def call(module: Any, *arguments: Any, **options: Any) -> Any:
         if module.precision == "float32":
             return function(module, *arguments, **options)
-        # Part of the key under which JAX caches traced and compiled functions.
+        # JAX includes this setting in the keys of its caches: models of different precision share no program.
         with jax.default_matmul_precision("tensorfloat32"):
             return function(module, *arguments, **options)
 
