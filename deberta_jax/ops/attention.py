@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from deberta_jax.ops import attention_tpu
+from deberta_jax.ops import attention_gpu, attention_tpu
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
 from deberta_jax.ops.masks import as_boolean_mask, segment_mask
 from deberta_jax.ops.operands import Operands
@@ -190,4 +190,5 @@ IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B T N H"]]] = {
     "xla": xla,
     "xla_per_head": xla_per_head,
     "pallas_tpu": attention_tpu.pallas_tpu,
+    "pallas_gpu": attention_gpu.pallas_gpu,
 }
