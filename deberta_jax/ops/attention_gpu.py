@@ -122,10 +122,11 @@ def _attention_backward(
         """Gradients of one side: `tokens` tensors like q, and those of its scores by distance."""
         launch = _launch(name, settings, inputs)
         outputs = [(jax.ShapeDtypeStruct(q.shape, q.dtype), _tokens(launch.own_tile, q.shape[-1]))] * tokens
-        near = None if scores is None else (jax.ShapeDtypeStruct(scores.shape, scores.dtype), _near(layout))
+        near = None if scores is None else (jax.eval_shape(_flat, scores), _near(layout))
         plan = KernelPlan(settings, layout, launch.own_tile, launch.other_tile, owns_queries=tokens == 1)
         tensors = _tensors(plan, inputs, *sides)._replace(log_sum=saved.log_sum, mean=mean)
-        return _call(kernel, plan, launch, tensors, [*outputs, near])
+        *gradients, near_gradient = _call(kernel, plan, launch, tensors, [*outputs, near])
+        return *gradients, None if scores is None else near_gradient.reshape(scores.shape)
 
     q_gradient, q_scores = run(query_gradient_kernel, "query_gradient", 1, q_scores)
     k_gradient, v_gradient, k_scores = run(key_gradient_kernel, "key_gradient", 2, k_scores)
@@ -140,17 +141,15 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 def _layout(settings: KernelSettings, inputs: KernelInputs) -> DistanceLayout:
     layout = distance_layout(inputs.q.shape[1], settings.tiles[0], settings.band, settings.reach)
-    if inputs.rel_k is None and inputs.rel_q is None:
-        # No tile is far.
-        return dataclasses.replace(layout, block=settings.tiles[0], has_windows=True)
-    return layout
+    # Without relative terms no tile is far.
+    return layout if inputs[3:5] != (None, None) else dataclasses.replace(layout, has_windows=True)
 
 
 def _launch(name: str, settings: KernelSettings, inputs: KernelInputs) -> Launch:
-    """The launch of a kernel, with tiles that divide the sequence."""
+    """The launch of a kernel, with tiles that divide those of the layout."""
     is_wide, is_float32 = inputs.q.shape[-1] > 64, inputs.q.dtype == jnp.float32
     launch = LAUNCHES[name][2 if is_float32 else int(is_wide)]
-    own, other = (math.gcd(size, inputs.q.shape[1]) for size in launch[:2])
+    own, other = (math.gcd(size, settings.tiles[0]) for size in launch[:2])
     return launch._replace(own_tile=own, other_tile=other)
 
 
@@ -164,7 +163,14 @@ def _scores(settings: KernelSettings, layout: DistanceLayout, inputs: KernelInpu
 
 
 def _side(layout: DistanceLayout, content: Any, partner: Any, scores: Any) -> Side:
-    return Side(content, partner, scores, None if scores is None else far_scores(layout, scores))
+    if scores is None:
+        return Side(content, partner, None, None)
+    return Side(content, partner, _flat(scores), far_scores(layout, scores))
+
+
+def _flat(scores: Float[Array, "N A B M W"]) -> Float[Array, "N A B X"]:
+    """The same memory as kernels address it: all rows of a block in one."""
+    return scores.reshape(*scores.shape[:3], -1)
 
 
 def _tensors(plan: KernelPlan, inputs: KernelInputs, queries: Side, keys: Side) -> KernelTensors:
@@ -222,8 +228,8 @@ def _numbers(tile: int) -> pl.BlockSpec:
 
 
 def _near(layout: DistanceLayout) -> pl.BlockSpec:
-    """Scores by distance [N, A, B, M, W] of one head and sequence."""
-    return pl.BlockSpec((None, layout.blocks, None, layout.block, layout.width), lambda t, n, b: (n, 0, b, 0, 0))
+    """Scores by distance [N, A, B, M W] of one head and sequence."""
+    return pl.BlockSpec((None, layout.blocks, None, layout.block * layout.width), lambda t, n, b: (n, 0, b, 0))
 
 
 def _far(tokens: int) -> pl.BlockSpec:

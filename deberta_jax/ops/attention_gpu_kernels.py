@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int
 
-from deberta_jax.ops.distance_scores import ALIGNMENT, DistanceLayout
+from deberta_jax.ops.distance_scores import DistanceLayout
 from deberta_jax.ops.dropout import keep_at
 from deberta_jax.ops.fused import KernelSettings
 
@@ -34,7 +34,7 @@ class Side(NamedTuple):
     """Queries or keys of one sequence and head, as references.
 
     `content` [T, H] is q or k. `partner` [T, H] is what the gradient of the probabilities is a product of: the gradient
-    of the context for queries, v for keys. `near` [A, M, W] and `far` [2, T] are scores by distance.
+    of the context for queries, v for keys. `near` [A, M W] and `far` [2, T] are scores by distance.
     """
 
     content: Any
@@ -112,6 +112,11 @@ class _Program:
 
     def other_tokens(self, first: Any) -> Any:
         return pl.ds(first, self.plan.other_tile)
+
+    def other_tiles(self, tiles: tuple[Any, Any]) -> tuple[Any, Any]:
+        """A range of the layout's tiles as a range of tiles of other tokens."""
+        ratio = self.plan.layout.tile // self.plan.other_tile
+        return tiles[0] * ratio, tiles[1] * ratio
 
     def pairs(self, first: Any) -> tuple[Int[Array, "T 1"], Int[Array, "1 S"]]:
         """The positions of own tokens, and of the tile of other tokens that begins at `first`."""
@@ -206,7 +211,7 @@ def _over_tiles(program: _Program, add_tile: Callable[..., Any], carry: Any) -> 
     plan, (first, last) = program.plan, program.tiles
     near_first, near_last = first, last
     if plan.has_far_tiles:
-        begin, end = plan.layout.tile_range(program.start, plan.own_tile, plan.other_tile)
+        begin, end = program.other_tiles(plan.layout.near_tiles(program.start))
         near_first, near_last = jnp.maximum(first, begin), jnp.minimum(last, end)
     carry = jax.lax.fori_loop(near_first, near_last, lambda t, carry: add_tile(t * plan.other_tile, None, carry), carry)
     if not plan.has_far_tiles:
@@ -226,9 +231,10 @@ def _exponents(program: _Program, product: Float[Array, "T S"], first: Any, far:
     plan, total = program.plan, product
     (own, other), sides = program.pairs(first), plan.sides(program.tensors)
     if far is None:
-        for side, pair in zip(sides, ((own, other), (other, own)), strict=True):
+        for side, tile in zip(sides, ((program.start, own, other), (first, other, own)), strict=True):
             if side.near is not None:
-                total += side.near[plan.layout.entry(*pair)].astype(jnp.float32)
+                block, offset, _ = plan.layout.position(*tile)
+                total += side.near[block, offset].astype(jnp.float32)
     else:
         if program.before is not None:
             total += jnp.where(far == 1, program.after, program.before).astype(jnp.float32)[:, None]
@@ -293,67 +299,52 @@ def _far_sums(plan: KernelPlan, near_gradient: Any) -> tuple[Float[Array, "T"], 
 def _store_gradient(
     program: _Program, near_gradient: Any, sums: Any, gradient: Float[Array, "T S"], first: Any, far: Any
 ) -> Any:
-    """Store the gradients of a near tile by distance; returns the sums of far entries with those of this tile."""
+    """Store the gradients of a near tile by distance, or add those of a far tile to `sums`; returns the sums."""
     if near_gradient is None:
         return sums
-    own, other = program.pairs(first)
-    if far is None:
-        _store_near(program.plan, near_gradient, own, other, gradient)
-    if not sums:
-        return sums
-    if far is None:
-        is_before, is_after = own - other >= program.plan.layout.band, own - other <= -program.plan.layout.band
-    else:
-        is_before, is_after = far == 0, far == 1
-    before, after = (jnp.sum(jnp.where(side, gradient, 0.0), axis=1) for side in (is_before, is_after))
-    return sums[0] + before, sums[1] + after
-
-
-def _store_near(plan: KernelPlan, near_gradient: Any, own: Any, other: Any, values: Float[Array, "T S"]) -> None:
-    """Store values of pairs by distance, except in columns that stand for many distances."""
-    block, row, column = plan.layout.entry(own, other)
-    if plan.layout.has_windows:
-        is_stored = (column >= 0) & (column < plan.layout.width)
-    else:
-        is_stored = (column > 0) & (column < 2 * plan.layout.band)
-    _store(near_gradient, (block, row, column), values, is_stored)
+    if far is not None:
+        total = jnp.sum(gradient, axis=1)
+        return tuple(x + jnp.where(far == side, total, 0.0) for side, x in enumerate(sums))
+    block, offset, _ = program.plan.layout.position(program.start, *program.pairs(first))
+    near_gradient[block, offset] = gradient.astype(near_gradient.dtype)
+    return sums
 
 
 def _store_remainder(program: _Program, near_gradient: Any, sums: Any) -> None:
-    """Store the sums of far entries, and zero where no tile of scores was computed."""
+    """Store the sums of far tiles, and zero where no near tile was computed."""
     if near_gradient is None:
         return
-    plan, (first, last) = program.plan, program.tiles
-    begin, end = plan.layout.tile_range(program.start, plan.own_tile, plan.other_tile)
+    layout, (first, last) = program.plan.layout, program.tiles
+    begin, end = program.other_tiles(layout.near_tiles(program.start))
     first = jnp.minimum(jnp.maximum(first, begin), end)
     last = jnp.minimum(jnp.maximum(last, first), end)
+    begin, end = program.other_tiles(layout.stored_tiles(program.start))
 
     def clear(t: Any, _: None) -> None:
-        zeros = jnp.zeros((plan.own_tile, plan.other_tile), jnp.float32)
-        _store_near(plan, near_gradient, *program.pairs(t * plan.other_tile), zeros)
+        block, offset, column = layout.position(program.start, *program.pairs(t * program.plan.other_tile))
+        _store(near_gradient, block, offset, jnp.zeros(offset.shape, jnp.float32), layout.is_stored(column))
 
     jax.lax.fori_loop(begin, first, clear, None)
     jax.lax.fori_loop(last, end, clear, None)
     if not sums:
         return
-    rows, _ = program.pairs(0)
-    columns = jax.lax.broadcasted_iota(jnp.int32, (1, ALIGNMENT), 1) + 2 * plan.layout.band
-    before, after = sums
-    # Columns that fill up a row are zero.
-    values = jnp.where(columns == 2 * plan.layout.band, after[:, None], 0.0)
-    _store(near_gradient, (0, rows, columns), values, columns < plan.layout.width)
-    _store(near_gradient, (0, rows, jnp.zeros_like(rows)), before[:, None], rows >= 0)
+    (before, after), (own, _) = sums, program.pairs(0)
+    # The far columns and those that fill up a row, fewer than 16, in one store.
+    columns = jax.lax.broadcasted_iota(jnp.int32, (1, 16), 1)
+    values = jnp.where(columns == 0, before[:, None], jnp.where(columns == 1, after[:, None], 0.0))
+    columns = columns + layout.far_column(is_after=False)
+    _store(near_gradient, 0, own * layout.width + columns, values, columns < layout.width)
 
 
-def _store(near_gradient: Any, entry: tuple[Any, Any, Any], values: Float[Array, "T S"], is_stored: Any) -> None:
-    """Store values at entries (block, row, column) of a reference where `is_stored`."""
+def _store(near_gradient: Any, block: Any, offset: Any, values: Float[Array, "T S"], is_stored: Any) -> None:
+    """Store values in a reference [A, M W] where `is_stored`."""
     # Imported here: the package does not depend on Triton.
     from jax.experimental.pallas import triton
 
-    # The interpreter writes the previous value where nothing is stored: at an entry that no other value of these has.
-    block, row, column, is_stored = jnp.broadcast_arrays(*entry, is_stored)
-    column = jnp.where(is_stored, column, 0)
-    triton.store(near_gradient.at[block, row, column], values.astype(near_gradient.dtype), mask=is_stored)
+    is_stored = jnp.broadcast_to(is_stored, values.shape)
+    # Where nothing is stored, the interpreter writes the previous value, but nothing beyond the end.
+    offset = jnp.where(is_stored, offset, near_gradient.shape[1])
+    triton.store(near_gradient.at[block, offset], values.astype(near_gradient.dtype), mask=is_stored)
 
 
 def _product(plan: KernelPlan, x: Float[Array, "I J"], y: Float[Array, "J K"]) -> Float[Array, "I K"]:

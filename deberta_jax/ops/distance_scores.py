@@ -1,7 +1,7 @@
 """Scores of tokens with distances instead of keys: matrix products whose memory grows linearly with the length.
 
-A kernel reads the score of query i and key j at row i, in the column of the distance i - j. Keys are treated the same
-way with the roles exchanged, so both sides share one layout. "Own" is the token whose rows these are.
+A kernel reads the score of query i and key j in row i, at the distance i - j. Keys are treated the same way with the
+roles exchanged, so both sides share one layout. "Own" are the tokens that have rows.
 """
 
 import dataclasses
@@ -11,67 +11,79 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Rows of scores by distance begin at multiples of so many entries.
-ALIGNMENT = 16
+# Rows begin at multiples of so many scores.
+_ALIGNMENT = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class DistanceLayout:
     """Where the score of a pair of tokens is stored.
 
-    Short sequences store every distance: blocks of `block` rows share a window of `tokens` + `block` distances, and no
-    tile is far. Long sequences store distances from `band` down to -`band`, in one block of all rows, and the first and
-    the last of these columns stand for all distances beyond.
+    Short sequences store all distances: the `block` tokens of a tile share a window of `tokens` + `block` distances.
+    Long sequences store the distances from `limit` down to -`limit` in one block of all tokens; tiles that do not touch
+    the band are far, and two more columns stand for all distances beyond, before and after the own token.
     """
 
     tokens: int
-    block: int
+    tile: int
     band: int
     has_windows: bool
+
+    @property
+    def block(self) -> int:
+        """The number of own tokens that share a window."""
+        return self.tile if self.has_windows else self.tokens
 
     @property
     def blocks(self) -> int:
         return self.tokens // self.block
 
     @property
+    def limit(self) -> int:
+        """The largest distance in a tile that touches the band."""
+        return (self.band + self.tile - 2) // self.tile * self.tile + self.tile - 1
+
+    @property
     def width(self) -> int:
         """The number of columns."""
-        if self.has_windows:
-            return self.tokens + self.block
-        return -(-(2 * self.band + 1) // ALIGNMENT) * ALIGNMENT
+        return self.tokens + self.block if self.has_windows else -(-(2 * self.limit + 3) // _ALIGNMENT) * _ALIGNMENT
 
-    def column(self, own: Any, other: Any) -> Any:
-        """The column of a pair, largest distance own - other first; outside [0, `width`) for a token `other` outside."""
-        if self.has_windows:
-            return other + (self.block - 1 - (own & (self.block - 1)))
-        return jnp.minimum(jnp.maximum(self.band - own + other, 0), 2 * self.band)
+    def far_column(self, is_after: bool) -> int:
+        """The column of all distances to tokens far before or far after the own one."""
+        return 2 * self.limit + 1 + is_after
 
-    def entry(self, own: Any, other: Any) -> tuple[Any, Any, Any]:
-        """The block, the row within it and the column of a pair."""
-        block, row = (own // self.block, own & (self.block - 1)) if self.has_windows else (jnp.zeros_like(own), own)
-        return tuple(jnp.broadcast_arrays(block, row, self.column(own, other)))
+    def position(self, start: Any, own: Any, other: Any) -> tuple[Any, Any, Any]:
+        """The block of a tile of own tokens that begins at `start`, and for each pair its offset there and its column.
 
-    def tile_range(self, start: Any, own_tile: int, other_tile: int) -> tuple[Any, Any]:
-        """The first and one past the last tile of other tokens within the columns of the tile of own tokens at `start`.
-
-        Counted from `start` of the sequence; the range goes beyond the sequence where columns do.
+        Columns go from the largest to the smallest distance own - other.
         """
+        block = start // self.block
+        first = block * self.block
+        column = (first + self.block - 1 if self.has_windows else self.limit) - own + other
+        return block, (own - first) * self.width + column, column
+
+    def near_tiles(self, start: Any) -> tuple[Any, Any]:
+        """The first and one past the last tile that touches the band; the range can go beyond the sequence."""
         if self.has_windows:
-            beyond = -(-self.block // other_tile)
-            return -beyond, self.tokens // other_tile + beyond
-        # Shifted by whole tiles: division rounds towards zero.
-        shift = -(-self.band // other_tile) + 1
-        first = (start - self.band + 1 + shift * other_tile) // other_tile - shift
-        return first, (start + own_tile - 2 + self.band) // other_tile + 1
+            return 0, self.tokens // self.tile
+        reach = (self.limit + 1) // self.tile - 1
+        return start // self.tile - reach, start // self.tile + reach + 1
+
+    def stored_tiles(self, start: Any) -> tuple[Any, Any]:
+        """As `near_tiles`, for the tiles with a distance that has a column of its own: one more on each side."""
+        first, last = self.near_tiles(start)
+        return first - 1, last + 1
+
+    def is_stored(self, column: Any) -> Any:
+        """Whether it is the column of one distance."""
+        return (column >= 0) & (column < (self.width if self.has_windows else 2 * self.limit + 1))
 
 
-def distance_layout(tokens: int, block: int, band: int, reach: int) -> DistanceLayout:
-    """The layout that stores fewer columns, for `tokens` a multiple of `block`; `band`, `reach` as `KernelSettings`."""
-    band = min(max(band, 1), tokens - 1)
-    windows = DistanceLayout(tokens, block, band, has_windows=True)
-    banded = DistanceLayout(tokens, tokens, band, has_windows=False)
-    # Windows contain distances up to the number of tokens.
-    return windows if reach == tokens and windows.width <= banded.width else banded
+def distance_layout(tokens: int, tile: int, band: int, reach: int) -> DistanceLayout:
+    """The layout that stores fewer columns, for `tokens` a multiple of `tile`; `band`, `reach` as `KernelSettings`."""
+    windows, banded = (DistanceLayout(tokens, tile, max(band, 1), has_windows) for has_windows in (True, False))
+    # Windows have distances of up to the number of tokens, columns of up to the limit.
+    return windows if reach == tokens and (windows.width <= banded.width or banded.limit >= reach) else banded
 
 
 def distance_scores(
@@ -80,32 +92,33 @@ def distance_scores(
     table: Float[Array, "N D H"],
     precision: jax.lax.Precision | None,
 ) -> Float[Array, "N A B M W"]:
-    """Scores of each token with each column of the layout, in A blocks of M rows, in the dtype of `x`.
+    """Scores of each token with each column of the layout, in A blocks of M tokens, in the dtype of `x`.
 
     `table` has a row for each of 2 reach distances, from reach - 1 down to -reach.
     """
     B, _, N, H = x.shape
     x = x.reshape(B, layout.blocks, layout.block, N, H)
     return jnp.einsum(
-        "BAMNH,NAWH->NABMW", x, _window_rows(layout, table), precision=precision, preferred_element_type=x.dtype
+        "BAMNH,NAWH->NABMW", x, _column_rows(layout, table), precision=precision, preferred_element_type=x.dtype
     )
 
 
-def _window_rows(layout: DistanceLayout, table: Float[Array, "N D H"]) -> Float[Array, "N A W H"]:
+def _column_rows(layout: DistanceLayout, table: Float[Array, "N D H"]) -> Float[Array, "N A W H"]:
     """The rows of the table for the columns of each block; their gradients are added in float32."""
     reach, upcast = table.shape[1] // 2, table.astype(jnp.float32)
-    if not layout.has_windows:
-        first, width = reach - 1 - layout.band, 2 * layout.band + 1
-        rows = upcast[:, None, first : first + width]
-        rows = jnp.pad(rows, ((0, 0), (0, 0), (0, layout.width - width), (0, 0)))
-    else:
+    if layout.has_windows:
         starts = [reach - (a + 1) * layout.block for a in range(layout.blocks)]
         rows = jnp.stack([upcast[:, start : start + layout.width] for start in starts], axis=1)
+    else:
+        # The rows of the largest distances on both sides, and rows that fill up.
+        near = upcast[:, reach - 1 - layout.limit : reach + layout.limit]
+        rows = jnp.concatenate([near, near[:, :1], near[:, -1:]], axis=1)
+        rows = jnp.pad(rows, ((0, 0), (0, layout.width - rows.shape[1]), (0, 0)))[:, None]
     return rows.astype(table.dtype)
 
 
 def far_scores(layout: DistanceLayout, scores: Float[Array, "N A B M W"]) -> Float[Array, "N 2 B T"] | None:
-    """The scores with distances of at least the band, and of at most -band; None if the layout has windows."""
+    """The scores with tokens far before and far after; None if the layout has windows."""
     if layout.has_windows:
         return None
-    return jnp.stack([scores[:, 0, :, :, 0], scores[:, 0, :, :, 2 * layout.band]], axis=1)
+    return jnp.stack([scores[:, 0, :, :, layout.far_column(is_after)] for is_after in (False, True)], axis=1)
