@@ -47,9 +47,9 @@ class Launch(NamedTuple):
 
 # By kernel: for 2-byte numbers and heads of up to 64, for 2-byte numbers and wider heads, and for float32.
 LAUNCHES = {
-    "forward": (Launch(64, 64, 4, 2), Launch(64, 64, 4, 2), Launch(32, 32, 4, 1)),
-    "query_gradient": (Launch(64, 64, 4, 2), Launch(64, 64, 8, 2), Launch(32, 32, 4, 1)),
-    "key_gradient": (Launch(64, 64, 8, 2), Launch(64, 64, 8, 2), Launch(32, 32, 4, 1)),
+    "forward": (Launch(64, 32, 4, 2), Launch(64, 32, 4, 2), Launch(32, 32, 4, 1)),
+    "query_gradient": (Launch(64, 32, 4, 2), Launch(64, 32, 8, 2), Launch(32, 32, 4, 1)),
+    "key_gradient": (Launch(64, 32, 4, 2), Launch(64, 32, 8, 2), Launch(32, 32, 4, 1)),
 }
 
 
@@ -132,7 +132,9 @@ def _attention_backward(
     k_gradient, v_gradient, k_scores = run(key_gradient_kernel, "key_gradient", 2, k_scores)
     q_relative, k_relative, rel_k, rel_q = pull((q_scores, k_scores))
     return (
-        KernelInputs(q_gradient + q_relative, k_gradient + k_relative, v_gradient, rel_k, rel_q, None, None, None, None),
+        KernelInputs(
+            q_gradient + q_relative, k_gradient + k_relative, v_gradient, rel_k, rel_q, None, None, None, None
+        ),
     )
 
 

@@ -45,8 +45,6 @@ def keep_mask(
     return keep_at(flat_index(shape, full_shape, start), rate, seed[1])
 
 
-def keep_at(
-    index: UInt32[Array, "*shape"], rate: float, word: UInt32[Array, ""]
-) -> Bool[Array, "*shape"]:
+def keep_at(index: UInt32[Array, "*shape"], rate: float, word: UInt32[Array, ""]) -> Bool[Array, "*shape"]:
     """True with probability 1 - `rate`, a function of a flat index and of the second word of a seed."""
     return mix_bits(mix_bits(index) ^ word) >= np.uint32(round(rate * 2**32))

@@ -10,9 +10,7 @@ from deberta_jax.ops.fused import KernelInputs, KernelSettings
 _MAX = np.iinfo(np.int32).max
 
 
-def visible_tiles(
-    settings: KernelSettings, inputs: KernelInputs, tiles: tuple[int, int]
-) -> Bool[Array, "#B #N I J"]:
+def visible_tiles(settings: KernelSettings, inputs: KernelInputs, tiles: tuple[int, int]) -> Bool[Array, "#B #N I J"]:
     """False for a tile of `tiles` queries and keys without a visible pair; True for a few others without one too."""
     tokens, (rows, columns) = inputs.q.shape[1], tiles
     visible = jnp.ones((1, 1, tokens // rows, tokens // columns), bool)

@@ -58,7 +58,9 @@ def tensors(case):
     shapes = [(B, case.T, N, case.H)] * 3 + [(rows, N, case.H)] * 2
     present = (True, True, True, *case.terms)
     pairs = zip(shapes, present, strict=True)
-    return tuple(normal(number, *shape, dtype=case.dtype) if here else None for number, (shape, here) in enumerate(pairs))
+    return tuple(
+        normal(number, *shape, dtype=case.dtype) if here else None for number, (shape, here) in enumerate(pairs)
+    )
 
 
 def kernels(case):
@@ -79,9 +81,7 @@ def reference(case):
 
     def attend(operands, segment_ids, mask, key):
         options = {"index": index, "is_causal": case.is_causal, "dropout_rate": case.dropout_rate, "key": key}
-        return disentangled_attention(
-            *operands, segment_ids=segment_ids, mask=mask, implementation="xla", **options
-        )
+        return disentangled_attention(*operands, segment_ids=segment_ids, mask=mask, implementation="xla", **options)
 
     return attend
 
