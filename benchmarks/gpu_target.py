@@ -10,8 +10,8 @@ from jax.experimental import topologies
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 jax.config.update("jax_platforms", "cpu")
 
-# Device kind; compute capability; multiprocessors; float32 units, shared memory and threads of each; L2; bytes a second;
-# clock in GHz; memory (NVIDIA's data sheets, and the tables of compute capabilities in the CUDA programming guide).
+# Device kind; compute capability; multiprocessors; float32 units, shared memory and threads of each; L2 cache; bytes
+# per second; clock in GHz; memory (NVIDIA's data sheets, and the compute capabilities in the CUDA documentation).
 GPUS = {
     "a100": ("NVIDIA A100-SXM4-80GB", (8, 0), 108, 64, 167936, 2048, 41943040, 2039 * 10**9, 1.41, 80 << 30),
     "l4": ("NVIDIA L4", (8, 9), 58, 128, 102400, 1536, 50331648, 300 * 10**9, 2.04, 24 << 30),

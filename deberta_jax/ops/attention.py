@@ -50,9 +50,10 @@ def disentangled_attention(
     padding, without a mask of all pairs in memory.
 
     `implementation` is a name of `IMPLEMENTATIONS`. The default is "pallas_tpu" on TPU v5 and later, within a sequence
-    and without `bias`; "xla_per_head" on CPU if the scores of all heads exceed the cache; "xla" otherwise. All drop the
-    same entries, but "pallas_tpu" drops gathered queries by their positions. Raises ValueError for an unknown
-    implementation, and for one that does not support the arguments.
+    and without `bias`; "xla_per_head" on CPU if the scores of all heads exceed the cache; "xla" otherwise. On GPU
+    "pallas_gpu" takes memory linear in the length; it is not a default because it has not been timed on a GPU
+    (`benchmarks/gpu.py`). All drop the same entries, but the kernels drop gathered queries by their positions. Raises
+    ValueError for an unknown implementation, and for one that does not support the arguments.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias)

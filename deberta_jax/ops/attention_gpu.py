@@ -15,14 +15,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from deberta_jax.ops.attention_gpu_kernels import (
-    KernelPlan,
-    KernelTensors,
-    Side,
-    forward_kernel,
-    key_gradient_kernel,
-    query_gradient_kernel,
-)
+from deberta_jax.ops.attention_gpu_kernels import forward_kernel, key_gradient_kernel, query_gradient_kernel
+from deberta_jax.ops.attention_gpu_program import KernelPlan, KernelTensors, Side
 from deberta_jax.ops.distance_scores import DistanceLayout, distance_layout, distance_scores, far_scores
 from deberta_jax.ops.fused import KernelInputs, KernelSettings, fused_attention
 from deberta_jax.ops.operands import Operands
@@ -72,7 +66,7 @@ def _padded_attention(settings: KernelSettings, inputs: KernelInputs) -> Float[A
     padding = max(_MIN_WIDTH, 1 << (H - 1).bit_length()) - H
     if padding:
         padded = (None if x is None else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)]) for x in inputs[:5])
-        inputs = KernelInputs(*padded, *inputs[5:])
+        inputs = inputs._replace(**dict(zip(KernelInputs._fields, padded, strict=False)))
     q, k, v = (x.swapaxes(1, 2) for x in inputs[:3])
     return _attention(settings, inputs._replace(q=q, k=k, v=v)).swapaxes(1, 2)[..., :H]
 
@@ -158,10 +152,11 @@ def _launch(name: str, settings: KernelSettings, inputs: KernelInputs) -> Launch
 def _scores(settings: KernelSettings, layout: DistanceLayout, inputs: KernelInputs) -> tuple[Any, Any]:
     """The scores of queries and of keys by distance; None without such a term."""
     q, k, _, rel_k, rel_q = inputs[:5]
-    return tuple(
+    q_scores, k_scores = (
         None if table is None else distance_scores(layout, x, table, settings.precision)
         for x, table in ((q, rel_k), (k, rel_q))
     )
+    return q_scores, k_scores
 
 
 def _side(layout: DistanceLayout, content: Any, partner: Any, scores: Any) -> Side:
@@ -183,7 +178,7 @@ def _tensors(plan: KernelPlan, inputs: KernelInputs, queries: Side, keys: Side) 
 
 
 def _call(kernel: Kernel, plan: KernelPlan, launch: Launch, tensors: KernelTensors, outputs: list[Any]) -> Any:
-    """Run a kernel on each tile of own tokens, head and sequence; `outputs` are shapes and blocks, None for no output."""
+    """Run a kernel on each tile of own tokens, head and sequence; `outputs` are shapes and blocks, or None."""
     # Imported here: the package does not depend on Triton.
     from jax.experimental.pallas import triton
 
@@ -203,7 +198,8 @@ def _call(kernel: Kernel, plan: KernelPlan, launch: Launch, tensors: KernelTenso
 def _specs(layout: DistanceLayout, tensors: KernelTensors) -> KernelTensors:
     """What a program reads of each tensor: everything of its sequence and head."""
     _, T, _, H = tensors.queries.content.shape
-    side = Side(*[pl.BlockSpec((None, T, None, H), lambda t, n, b: (b, 0, n, 0))] * 2, _near(layout), _far(T))
+    tokens = pl.BlockSpec((None, T, None, H), lambda t, n, b: (b, 0, n, 0))
+    side = Side(tokens, tokens, _near(layout), _far(T))
     words = pl.BlockSpec((2,), lambda t, n, b: (0,))
     specs = KernelTensors(
         queries=side,

@@ -4,146 +4,31 @@ The forward kernel and the kernel of the queries' gradients own a tile of querie
 kernel of the keys' and values' gradients owns a tile of keys. What they share does not depend on who is who: `own`
 tokens are rows of a tile of scores, `other` tokens are its columns.
 
-Tiles of keys whose distances are all beyond the band are far: their relative scores are one number per query and one per
-key. Near tiles read a score by distance for each pair. Gradients by distance are stored where these scores were read:
-each entry belongs to one pair, so there are no atomics and results are deterministic.
+Tiles whose distances are all beyond the band are far: their relative scores are one number per query and one per key.
+Near tiles read a score by distance for each pair, and store its gradient at the same place: each entry belongs to one
+pair, so there are no atomics and results are deterministic.
 """
 
-import dataclasses
 import functools
-import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import pallas as pl
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from deberta_jax.ops.distance_scores import DistanceLayout
+from deberta_jax.ops.attention_gpu_program import KernelPlan, KernelTensors, Program, start_program
 from deberta_jax.ops.dropout import keep_at
-from deberta_jax.ops.fused import KernelSettings
 
 # Below every score, but finite: no row has inf - inf.
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-class Side(NamedTuple):
-    """Queries or keys of one sequence and head, as references.
-
-    `content` [T, H] is q or k. `partner` [T, H] is what the gradient of the probabilities is a product of: the gradient
-    of the context for queries, v for keys. `near` [A, M W] and `far` [2, T] are scores by distance.
-    """
-
-    content: Any
-    partner: Any
-    near: Any
-    far: Any
-
-
-class KernelTensors(NamedTuple):
-    """The references that a kernel reads.
-
-    `tiles` [A, 2] is the range of tiles of other tokens that each tile of own tokens sees. `log_sum` [T] is the
-    logarithm to base 2 of the sum of a query's exponentials, `mean` [T] the mean of its probabilities' gradients.
-    """
-
-    queries: Side
-    keys: Side
-    tiles: Any
-    segment_ids: Any
-    mask: Any
-    seed: Any
-    offset: Any
-    log_sum: Any = None
-    mean: Any = None
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelPlan:
-    """The settings of one kernel: the sizes of its tiles, and who owns a program."""
-
-    settings: KernelSettings
-    layout: DistanceLayout
-    own_tile: int
-    other_tile: int
-    owns_queries: bool
-
-    @property
-    def has_far_tiles(self) -> bool:
-        return not self.layout.has_windows
-
-    @property
-    def exponent_scale(self) -> float:
-        """Scores times this are exponents to base 2, the only base that the hardware has."""
-        return self.settings.scale * math.log2(math.e)
-
-    def sides(self, tensors: KernelTensors) -> tuple[Side, Side]:
-        """The side of own and of other tokens."""
-        pair = tensors.queries, tensors.keys
-        return pair if self.owns_queries else pair[::-1]
-
-    def by_query(self, own: Any, other: Any) -> tuple[Any, Any]:
-        """What belongs to queries and to keys."""
-        return (own, other) if self.owns_queries else (other, own)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Program:
-    """What one program knows before its loop.
-
-    `start` is its first own token, `before` and `after` [T] each own token's score with the tokens far before and far
-    after it, `words` what dropout adds to the positions of queries and keys.
-    """
-
-    plan: KernelPlan
-    tensors: KernelTensors
-    start: Any
-    tiles: tuple[Any, Any]
-    before: Any
-    after: Any
-    words: tuple[Any, Any] | None
-
-    @property
-    def own_tokens(self) -> Any:
-        return pl.ds(self.start, self.plan.own_tile)
-
-    def other_tokens(self, first: Any) -> Any:
-        return pl.ds(first, self.plan.other_tile)
-
-    def other_tiles(self, tiles: tuple[Any, Any]) -> tuple[Any, Any]:
-        """A range of the layout's tiles as a range of tiles of other tokens."""
-        ratio = self.plan.layout.tile // self.plan.other_tile
-        return tiles[0] * ratio, tiles[1] * ratio
-
-    def pairs(self, first: Any) -> tuple[Int[Array, "T 1"], Int[Array, "1 S"]]:
-        """The positions of own tokens, and of the tile of other tokens that begins at `first`."""
-        own = self.start + jax.lax.broadcasted_iota(jnp.int32, (self.plan.own_tile, 1), 0)
-        return own, first + jax.lax.broadcasted_iota(jnp.int32, (1, self.plan.other_tile), 1)
-
-
-def _program(plan: KernelPlan, tensors: KernelTensors) -> _Program:
-    tile, n, b = (pl.program_id(axis) for axis in range(3))
-    start, far = tile * plan.own_tile, plan.sides(tensors)[0].far
-    before, after = (None if far is None else far[side, pl.ds(start, plan.own_tile)] for side in (0, 1))
-    words = None
-    if tensors.seed is not None:
-        # As `dropout.keep_mask`: the first word of the seed is added to the position on each axis.
-        _, N, T, S = plan.settings.shape
-        word = tensors.seed[0]
-        sequence, head = (
-            (offset + position).astype(jnp.uint32) + word
-            for offset, position in ((tensors.offset[0], b), (tensors.offset[1], n))
-        )
-        words = (sequence * np.uint32(N) + head) * np.uint32(T) + word, word
-    return _Program(plan, tensors, start, (tensors.tiles[tile, 0], tensors.tiles[tile, 1]), before, after, words)
-
-
 def forward_kernel(plan: KernelPlan, tensors: KernelTensors, context: Any, log_sum: Any) -> None:
     """Context [T, H] of a tile of queries, and the logarithm [T] of the sum of exponentials (softmax, one pass)."""
-    program = _program(plan, tensors)
+    program = start_program(plan, tensors)
     q = tensors.queries.content[program.own_tokens, :]
 
     def add_tile(first: Any, far: Any, carry: Any) -> Any:
@@ -166,7 +51,7 @@ def forward_kernel(plan: KernelPlan, tensors: KernelTensors, context: Any, log_s
 
 def query_gradient_kernel(plan: KernelPlan, tensors: KernelTensors, q_gradient: Any, near_gradient: Any) -> None:
     """Gradients of a tile of queries [T, H] from c2c scores, and of their scores by distance."""
-    program = _program(plan, tensors)
+    program = start_program(plan, tensors)
 
     def add_tile(first: Any, far: Any, carry: Any) -> Any:
         total, sums = carry
@@ -185,7 +70,7 @@ def key_gradient_kernel(
     plan: KernelPlan, tensors: KernelTensors, k_gradient: Any, v_gradient: Any, near_gradient: Any
 ) -> None:
     """Gradients of a tile of keys [T, H] from c2c scores, of their values, and of their scores by distance."""
-    program = _program(plan, tensors)
+    program = start_program(plan, tensors)
 
     def add_tile(first: Any, far: Any, carry: Any) -> Any:
         k_total, v_total, sums = carry
@@ -203,7 +88,7 @@ def key_gradient_kernel(
     _store_remainder(program, near_gradient, sums)
 
 
-def _over_tiles(program: _Program, add_tile: Callable[..., Any], carry: Any) -> Any:
+def _over_tiles(program: Program, add_tile: Callable[..., Any], carry: Any) -> Any:
     """Apply `add_tile(first token, far, carry)` to each tile of other tokens that is not wholly masked.
 
     `far` is None for near tiles, 0 for far tiles whose tokens all come before the own ones, 1 for those after.
@@ -226,7 +111,7 @@ def _over_tiles(program: _Program, add_tile: Callable[..., Any], carry: Any) -> 
     return jax.lax.fori_loop(0, before + jnp.maximum(last - after_first, 0), add_far_tile, carry)
 
 
-def _exponents(program: _Program, product: Float[Array, "T S"], first: Any, far: Any) -> Float[Array, "T S"]:
+def _exponents(program: Program, product: Float[Array, "T S"], first: Any, far: Any) -> Float[Array, "T S"]:
     """The scores of a tile as exponents to base 2, from the products of its contents; -inf where a pair is hidden."""
     plan, total = program.plan, product
     (own, other), sides = program.pairs(first), plan.sides(program.tensors)
@@ -245,7 +130,7 @@ def _exponents(program: _Program, product: Float[Array, "T S"], first: Any, far:
     return exponents if visible is None else jnp.where(visible, exponents, -jnp.inf)
 
 
-def _visible(program: _Program, first: Any) -> Bool[Array, "T S"] | None:
+def _visible(program: Program, first: Any) -> Bool[Array, "T S"] | None:
     """Which pairs of a tile are visible; None if all are."""
     plan, tensors = program.plan, program.tensors
     query, key = plan.by_query(*program.pairs(first))
@@ -262,7 +147,7 @@ def _visible(program: _Program, first: Any) -> Bool[Array, "T S"] | None:
     return functools.reduce(operator.and_, restrictions) if restrictions else None
 
 
-def _drop(program: _Program, x: Float[Array, "T S"], first: Any) -> Float[Array, "T S"]:
+def _drop(program: Program, x: Float[Array, "T S"], first: Any) -> Float[Array, "T S"]:
     """The entries of a tile after dropout, as `dropout.drop` of the whole tensor."""
     if program.words is None:
         return x
@@ -275,7 +160,7 @@ def _drop(program: _Program, x: Float[Array, "T S"], first: Any) -> Float[Array,
     return jnp.where(keep, x * (1 / (1 - settings.dropout_rate)), 0.0)
 
 
-def _tile_gradients(program: _Program, first: Any, far: Any) -> tuple[Float[Array, "T S"], Float[Array, "T S"]]:
+def _tile_gradients(program: Program, first: Any, far: Any) -> tuple[Float[Array, "T S"], Float[Array, "T S"]]:
     """The probabilities of a tile after dropout, and the gradients of its scores."""
     plan, tensors = program.plan, program.tensors
     own, other = plan.sides(tensors)
@@ -297,7 +182,7 @@ def _far_sums(plan: KernelPlan, near_gradient: Any) -> tuple[Float[Array, "T"], 
 
 
 def _store_gradient(
-    program: _Program, near_gradient: Any, sums: Any, gradient: Float[Array, "T S"], first: Any, far: Any
+    program: Program, near_gradient: Any, sums: Any, gradient: Float[Array, "T S"], first: Any, far: Any
 ) -> Any:
     """Store the gradients of a near tile by distance, or add those of a far tile to `sums`; returns the sums."""
     if near_gradient is None:
@@ -310,7 +195,7 @@ def _store_gradient(
     return sums
 
 
-def _store_remainder(program: _Program, near_gradient: Any, sums: Any) -> None:
+def _store_remainder(program: Program, near_gradient: Any, sums: Any) -> None:
     """Store the sums of far tiles, and zero where no near tile was computed."""
     if near_gradient is None:
         return

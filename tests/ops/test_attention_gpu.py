@@ -15,7 +15,6 @@ from deberta_jax.ops.attention import disentangled_attention
 from deberta_jax.ops.attention_gpu import pallas_gpu
 from deberta_jax.ops.distance_scores import distance_layout
 from deberta_jax.ops.dropout import dropout_seed
-from deberta_jax.ops.masks import segment_mask
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.positions import relative_index
 from deberta_jax.ops.visible_tiles import tile_ranges
