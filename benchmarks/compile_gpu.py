@@ -42,6 +42,7 @@ SHAPES = [
     *(Shape(*size) for size in ((128, 128), (32, 512), (2, 8192), (1, 16384))),
     Shape(32, 512, 6, 128),
     Shape(8, 512, dtype="float32"),
+    Shape(8, 512, 6, 128, "float32"),
 ]
 
 

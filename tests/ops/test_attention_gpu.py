@@ -107,8 +107,8 @@ def check(case, segment_ids=None, mask=None, key=0):
     tolerance = 1.0 if case.dtype == jnp.float32 else 2000.0
     assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5 * tolerance)
     assert_close(np.float32(context), np.float32(expected), atol=1e-5 * tolerance)
-    for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
-        np.testing.assert_allclose(np.float32(ours), np.float32(theirs), rtol=1e-4, atol=1e-4 * tolerance)
+    for ours, expected_gradient in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
+        np.testing.assert_allclose(np.float32(ours), np.float32(expected_gradient), rtol=1e-4, atol=1e-4 * tolerance)
     return gradients, context
 
 
