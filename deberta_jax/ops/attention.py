@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, Shaped
 
-from deberta_jax.ops import attention_cudnn, attention_tpu
+from deberta_jax.ops import attention_cudnn, attention_gpu, attention_tpu
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
 from deberta_jax.ops.masks import as_boolean_mask
 from deberta_jax.ops.operands import Operands
@@ -50,10 +50,10 @@ def disentangled_attention(
     Tokens attend to tokens with the same number in `segment_ids`, as in `masks.segment_mask`: packed documents and
     padding, without a mask of all pairs in memory.
 
-    `implementation` is "auto" (`attention_implementation`) or a name of `IMPLEMENTATIONS`. All drop the same entries,
-    but "pallas_tpu" drops gathered queries by their positions. "cudnn" and "pallas_gpu" have never run on a GPU, so
-    they are not a default. Raises ValueError for an unknown implementation, and for one that does not support the
-    arguments.
+    `implementation` is "auto" (`attention_implementation`) or a name of `IMPLEMENTATIONS` (docs/attention.md). All drop
+    the same entries, but the Pallas kernels drop gathered queries by their positions. "cudnn" and "pallas_gpu" have
+    never run on a GPU, so they are not a default there. Raises ValueError for an unknown implementation, and for one
+    that does not support the arguments.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias)
@@ -209,4 +209,5 @@ IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B T N H"]]] = {
     "xla_per_head": xla_per_head,
     "cudnn": attention_cudnn.cudnn,
     "pallas_tpu": attention_tpu.pallas_tpu,
+    "pallas_gpu": attention_gpu.pallas_gpu,
 }

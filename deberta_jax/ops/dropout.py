@@ -42,4 +42,9 @@ def keep_mask(
     """
     # The seed enters on each axis: XLA computes what depends on shapes alone before a scan and keeps it in memory.
     start = tuple(jnp.asarray(first).astype(jnp.uint32) + seed[0] for first in start or (0,) * len(shape))
-    return mix_bits(mix_bits(flat_index(shape, full_shape, start)) ^ seed[1]) >= np.uint32(round(rate * 2**32))
+    return keep_at(flat_index(shape, full_shape, start), rate, seed[1])
+
+
+def keep_at(index: UInt32[Array, "*shape"], rate: float, word: UInt32[Array, ""]) -> Bool[Array, "*shape"]:
+    """True with probability 1 - `rate`, a function of a flat index and of the second word of a seed."""
+    return mix_bits(mix_bits(index) ^ word) >= np.uint32(round(rate * 2**32))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from deberta_jax.ops.dropout import keep_mask
 from deberta_jax.ops.hashing import Start
 from deberta_jax.ops.operands import Operands
-from deberta_jax.ops.relative_shift import table_by_distance
+from deberta_jax.ops.precision import upcast
 from deberta_jax.sharding import current_mesh, partition_spec
 
 
@@ -122,7 +122,7 @@ def constant_beyond(index: Int[np.ndarray | Array, "W"]) -> int:
     if not isinstance(index, np.ndarray):
         return tokens
     left, right = (np.flatnonzero(side != side[0]) for side in (index[:tokens], index[::-1][:tokens]))
-    return max(tokens - side[0] if side.size else 0 for side in (left, right))
+    return max(int(tokens - side[0]) if side.size else 0 for side in (left, right))
 
 
 def _by_distance(table: Float[Array, "R N H"], index: Int[Array, "W"], reach: int, step: int) -> Float[Array, "N D H"]:
@@ -130,7 +130,10 @@ def _by_distance(table: Float[Array, "R N H"], index: Int[Array, "W"], reach: in
     tokens = (index.shape[0] + 1) // 2
     distances = step * (reach - 1 - np.arange(2 * reach))
     rows = index[tokens - 1 - np.clip(distances, 1 - tokens, tokens - 1)]
-    return table_by_distance(table.swapaxes(0, 1), rows)
+    # A product, and so its gradient: on GPU, that of a gather adds rows in no fixed order.
+    one_hot = (rows[:, None] == jnp.arange(table.shape[0])).astype(jnp.float32)
+    table_rows = jnp.einsum("DR,RNH->NDH", one_hot, upcast(table), precision=jax.lax.Precision.HIGHEST)
+    return table_rows.astype(table.dtype)
 
 
 def tile_keep_mask(
