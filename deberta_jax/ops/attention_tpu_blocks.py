@@ -1,6 +1,7 @@
 """Which blocks of memory the TPU kernels read and write in each step of their grid, and how much fast memory they use.
 
-The grid iterates over blocks of heads, sequences, tiles of queries and tiles of keys. Tiles of keys that a tile of
+The grid iterates over heads, sequences, tiles of queries and tiles of keys. Tokens of all sequences are one axis, the
+last one, in all arrays: it is the layout in which XLA writes and reads projections. Tiles of keys that a tile of
 queries does not attend to are not fetched: the step reads the tile of the step before.
 """
 
@@ -11,10 +12,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from deberta_jax.ops.attention_tpu_tiles import Plan
-from deberta_jax.ops.fused import KernelInputs
+from deberta_jax.ops.fused import KernelInputs, KernelSettings
 
-# MiB of vector memory that a kernel may use, by the start of a device's kind: 64 in a core of v5p and tpu7x, else 128.
+# MiB of vector memory that a kernel may use, by the start of a device's kind: of 128 in a core, of 64 in all others.
 _VECTOR_MEMORY = {"TPU v5 lite": 112, "TPU v6": 112}
 _SMALLEST_VECTOR_MEMORY = 56
 
@@ -26,29 +26,40 @@ def vector_memory() -> int:
     return next(sizes, _SMALLEST_VECTOR_MEMORY) << 20
 
 
-def compiler_params(semantics: Any) -> pltpu.CompilerParams:
-    """Parameters of a kernel whose grid axes are "parallel" or "arbitrary"."""
+def compiler_params() -> pltpu.CompilerParams:
+    """Parameters of the kernels: heads in any order, the rest in order."""
+    semantics: tuple[Any, ...] = ("parallel", "arbitrary", "arbitrary", "arbitrary")
     return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=vector_memory())
 
 
-def query_block(plan: Plan) -> pl.BlockSpec:
-    """The tile of queries of [B, T, D]."""
-    return pl.BlockSpec((1, plan.settings.tiles[0], plan.channels), lambda n, b, i, j, *_: (b, i, n))
+def query_block(settings: KernelSettings, tokens: int, width: int) -> pl.BlockSpec:
+    """The tile of queries of one head of width `width`, in sequences of `tokens` tokens, from [N H, B T]."""
+    tiles = tokens // settings.tiles[0]
+    return pl.BlockSpec((width, settings.tiles[0]), lambda n, b, i, j, *_: (n, b * tiles + i))
 
 
-def query_rows(plan: Plan) -> pl.BlockSpec:
-    """A number per head and query, from [B, blocks, heads, T]."""
-    return pl.BlockSpec((1, 1, plan.heads, plan.settings.tiles[0]), lambda n, b, i, j, *_: (b, n, 0, i))
+def query_numbers(settings: KernelSettings, tokens: int) -> pl.BlockSpec:
+    """A number per query of one head, from [N, 1, B T]."""
+    tiles = tokens // settings.tiles[0]
+    return pl.BlockSpec((1, 1, settings.tiles[0]), lambda n, b, i, j, *_: (n, 0, b * tiles + i))
 
 
-def table_block(plan: Plan) -> pl.BlockSpec:
-    """A table by distance of a block of heads."""
-    return pl.BlockSpec((plan.channels, 2 * plan.settings.reach), lambda n, b, i, j, *_: (n, 0))
+def table_block(settings: KernelSettings, width: int) -> pl.BlockSpec:
+    """The table by distance of one head, from [N H, 2 reach]."""
+    return pl.BlockSpec((width, 2 * settings.reach), lambda n, b, i, j, *_: (n, 0))
 
 
-def block_specs(plan: Plan, inputs: KernelInputs) -> KernelInputs:
+def gradient_of_keys(settings: KernelSettings, tokens: int, width: int) -> pl.BlockSpec:
+    """The tile of keys, written in the steps of the last tile of queries; before that the block stays the first one."""
+    queries, keys = settings.tiles
+    tiles, last = tokens // keys, tokens // queries - 1
+    return pl.BlockSpec((width, keys), lambda n, b, i, j, *_: (n, b * tiles + jnp.where(i == last, j, 0)))
+
+
+def block_specs(settings: KernelSettings, inputs: KernelInputs, tokens: int, width: int) -> KernelInputs:
     """The blocks of all inputs; `segment_ids` are a pair, those of the queries and of the keys."""
-    queries, keys = plan.settings.tiles
+    queries, keys = settings.tiles
+    tiles = tokens // keys
 
     def key(b: Any, i: Any, j: Any, first: Any, last: Any) -> Any:
         """The tile of keys, or the nearest visible one."""
@@ -57,21 +68,20 @@ def block_specs(plan: Plan, inputs: KernelInputs) -> KernelInputs:
     mask = inputs.mask
     # An axis of size 1 is broadcast.
     sequences, heads = (1, 1) if mask is None else (int(size > 1) for size in mask.shape[:2])
-    content = pl.BlockSpec((1, keys, plan.channels), lambda n, b, i, j, *v: (b, key(b, i, j, *v), n))
+    content = pl.BlockSpec((width, keys), lambda n, b, i, j, *v: (n, b * tiles + key(b, i, j, *v)))
     scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
     specs = KernelInputs(
-        q=query_block(plan),
+        q=query_block(settings, tokens, width),
         k=content,
         v=content,
-        rel_k=table_block(plan),
-        rel_q=table_block(plan),
+        rel_k=table_block(settings, width),
+        rel_q=table_block(settings, width),
         segment_ids=(
             pl.BlockSpec((1, 1, queries), lambda n, b, i, j, *_: (b, 0, i)),
             pl.BlockSpec((1, 1, keys), lambda n, b, i, j, *v: (b, 0, key(b, i, j, *v))),
         ),
         mask=pl.BlockSpec(
-            (1, plan.heads if heads else 1, keys, queries),
-            lambda n, b, i, j, *v: (b * sequences, n * heads, key(b, i, j, *v), i),
+            (1, 1, keys, queries), lambda n, b, i, j, *v: (b * sequences, n * heads, key(b, i, j, *v), i)
         ),
         seed=scalars,
         offset=scalars,
