@@ -90,7 +90,7 @@ def distance_scores(
     layout: DistanceLayout,
     x: Float[Array, "B T N H"],
     table: Float[Array, "N D H"],
-    precision: jax.lax.Precision | None,
+    precision: jax.lax.Precision,
 ) -> Float[Array, "N A B M W"]:
     """Scores of each token with each column of the layout, in A blocks of M tokens, in the dtype of `x`.
 

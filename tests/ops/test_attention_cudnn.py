@@ -1,4 +1,4 @@
-"""Attention with the position scores as a bias, computed by XLA instead of cuDNN, and the choice of an implementation."""
+"""Attention with position scores as a bias, by XLA in place of cuDNN, and the choice of an implementation."""
 
 import functools
 from typing import get_args
