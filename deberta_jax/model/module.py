@@ -1,7 +1,7 @@
 """The base classes of modules and models: a config that is fixed, and a short representation."""
 
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import DTypeLike
 
 from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.errors import InputError
 
 _FIXED = "config is fixed when a model is built; with_config(model, ...) returns a changed model"
 
@@ -43,12 +44,18 @@ class Configured(nnx.Module):
 
 
 class Model(nnx.Module):
-    """A model that people load, train and save; its representation is one line."""
+    """A model that people load, train and save; its representation is one line.
+
+    `parts` names the models with a config that a combined model consists of, for messages.
+    """
+
+    parts: ClassVar[str] = ""
 
     def __repr__(self) -> str:
         return _summary(self)
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
     def __treescope_repr__(self, path: Any, subtree_renderer: Any) -> Any:
         import treescope
@@ -84,8 +91,18 @@ def _summary(model: Any) -> str:
 
 
 def cast_parameters(module: nnx.Module, dtype: DTypeLike | None) -> None:
-    """Convert the parameters of a new module in place; None leaves them as they are."""
+    """Convert the parameters of a new module in place; None leaves them as they are.
+
+    Raises InputError for a dtype of other than floating-point numbers.
+    """
     if dtype is None:
         return
+    check_floating("param_dtype", dtype)
     for variable in jax.tree.leaves(module, is_leaf=lambda node: isinstance(node, nnx.Variable)):
         variable.set_value(jnp.asarray(variable.get_value(), dtype))
+
+
+def check_floating(name: str, dtype: DTypeLike) -> None:
+    """Raise InputError if the argument `name` is not a dtype of floating-point numbers."""
+    if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        raise InputError(f"{name} is {dtype!r}; expected a floating-point type such as float32 or bfloat16")
