@@ -5,19 +5,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig, Precision, Remat
+from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import Attention, AttentionChoice, AttentionInputs, RelativePositions
 from deberta_jax.model.convolution import Convolution
-from deberta_jax.model.inputs import Each, Key, split_key
+from deberta_jax.model.inputs import Each, Key, Mask, as_pairs, as_token_mask, check_tokens, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
 from deberta_jax.model.module import Configured, in_precision
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.masks import token_segments
 from deberta_jax.ops.positions import relative_index
-from deberta_jax.sharding import constrain
+from deberta_jax.sharding import constrain, on_explicit_meshes
 
 _policies = jax.checkpoint_policies
 # What a layer saves for its backward pass: values by name, and products with parameters.
@@ -53,9 +54,19 @@ class Layer(Configured):
 
     @in_precision
     def __call__(
-        self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, with_probabilities: bool = False, key: Key = None
+        self,
+        x: Float[Array, "B S D"],
+        inputs: AttentionInputs | None = None,
+        *,
+        with_probabilities: bool = False,
+        key: Key = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
-        """The next states, and on request the attention probabilities."""
+        """The next states, and on request the attention probabilities; `inputs` is what the encoder passes to it."""
+        if inputs is None:
+            raise ValueError(
+                "a layer needs the relative positions of its encoder; for layer k alone, call "
+                "encoder(x, attention_mask, start=k, depth=k + 1)"
+            )
         keys = split_key(key, 2)
         attended, probabilities = self.attention(x, inputs, with_probabilities=with_probabilities, key=keys[0])
         y = self.down(activation(self.config.hidden_act)(self.up(attended)))
@@ -87,6 +98,8 @@ class Encoder(Configured):
         attention: AttentionChoice = "auto",
         key: PRNGKeyArray,
     ):
+        if remat not in _SAVED:
+            raise InputError(f"remat is {remat!r}, expected one of {', '.join(_SAVED)}")
         self.config, self.remat = config, remat
         keys = jax.random.split(key, 3)
         layer_keys = jax.random.split(keys[0], config.num_hidden_layers)
@@ -117,18 +130,19 @@ class Encoder(Configured):
             table = self.relative_norm(table)
         return RelativePositions(table.astype(dtype), index - index.min())
 
-    def last_layer(self) -> Layer:
-        return jax.tree.map(lambda parameter: parameter[-1], self.layers)
+    def layer(self, number: int) -> Layer:
+        return jax.tree.map(lambda parameter: parameter[number], self.layers)
 
+    @on_explicit_meshes
     @in_precision
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        attention_mask: Bool[Array, "B T"] | None = None,
+        attention_mask: Mask = None,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
-        pair_mask: Bool[Array, "B #N #T T"] | None = None,
-        bias: Float[Array, "#B #N #T T"] | None = None,
+        pair_mask: Mask = None,
+        bias: Float[Array, "..."] | None = None,
         start: int = 0,
         depth: int | None = None,
         each: Each | None = None,
@@ -139,8 +153,13 @@ class Encoder(Configured):
         """Run the layers from `start` to `depth` (default: all) on embeddings, or on the output of layer `start` - 1.
 
         `each(state, layer)` replaces the output of each layer, which has the index `layer` from 0. It runs inside the
-        scan, after the convolution of v2. Other arguments as `Deberta`. Raises ValueError for layers that do not exist.
+        scan, after the convolution of v2. Layer k alone is `start=k, depth=k + 1`. Other arguments and errors as
+        `Deberta`. Raises ValueError for layers that do not exist.
         """
+        B, T, _ = x.shape
+        token_mask = as_token_mask(attention_mask, segment_ids)
+        check_tokens((B, T), attention_mask=attention_mask, segment_ids=segment_ids)
+        pair_mask, bias = as_pairs(pair_mask, bias, (B, self.config.num_attention_heads, T, T))
         L = self.config.num_hidden_layers
         depth = L if depth is None else depth
         if not 0 <= start <= depth <= L:
@@ -148,14 +167,13 @@ class Encoder(Configured):
         layers = self.layers if depth - start == L else jax.tree.map(lambda p: p[start:depth], self.layers)
         relative = self.relative_positions(x.shape[1], x.dtype)
         # With a pair mask, the attention mask only zeroes embeddings and convolution, as in the original.
-        visible_tokens = attention_mask if pair_mask is None else None
-        visible = token_segments(visible_tokens, segment_ids), pair_mask
+        visible = token_segments(token_mask if pair_mask is None else None, segment_ids), pair_mask
         convolution_key, layers_key = split_key(key, 2)
         layer_keys = None if layers_key is None else jax.random.split(layers_key, depth - start)
         convolution = self.convolution
         convolved = None
         if convolution is not None and start == 0:
-            convolved = convolution(x, attention_mask, segment_ids, key=convolution_key)
+            convolved = convolution(x, token_mask, segment_ids, key=convolution_key)
 
         def step(x: Array, scanned: tuple) -> tuple[Array, tuple]:
             layer, number, key = scanned
@@ -164,7 +182,7 @@ class Encoder(Configured):
             inputs = AttentionInputs(relative, segments, pairs, bias=bias)
             y, attentions = layer(x, inputs, with_probabilities=output_attentions, key=key)
             if convolution is not None and convolved is not None:
-                y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, attention_mask), lambda y: y, y)
+                y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, token_mask), lambda y: y, y)
             y = y if each is None else each(y, number)
             return y, (y if output_hidden_states else None, attentions)
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar, get_args
+from typing import Any, ClassVar, TypedDict, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -47,12 +47,18 @@ class Configured(nnx.Module):
 
 
 class Model(nnx.Module):
-    """A model that people load, train and save; its representation is one line."""
+    """A model that people load, train and save; its representation is one line.
+
+    `parts` names the models with a config that a combined model consists of, for messages.
+    """
+
+    parts: ClassVar[str] = ""
 
     def __repr__(self) -> str:
         return _summary(self)
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
     def __treescope_repr__(self, path: Any, subtree_renderer: Any) -> Any:
         import treescope
@@ -116,8 +122,18 @@ def check_precision(precision: str) -> None:
 
 
 def cast_parameters(module: nnx.Module, dtype: DTypeLike | None) -> None:
-    """Convert the parameters of a new module in place; None leaves them as they are."""
+    """Convert the parameters of a new module in place; None leaves them as they are.
+
+    Raises InputError for a dtype of other than floating-point numbers.
+    """
     if dtype is None:
         return
+    check_floating("param_dtype", dtype)
     for variable in jax.tree.leaves(module, is_leaf=lambda node: isinstance(node, nnx.Variable)):
         variable.set_value(jnp.asarray(variable.get_value(), dtype))
+
+
+def check_floating(name: str, dtype: DTypeLike) -> None:
+    """Raise InputError if the argument `name` is not a dtype of floating-point numbers."""
+    if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        raise InputError(f"{name} is {dtype!r}; expected a floating-point type such as float32 or bfloat16")

@@ -13,6 +13,7 @@ from deberta_jax.model.heads import project, square, with_encoder_output
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays
 from deberta_jax.model.linear import LayerNorm
 from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.ops.arguments import known_values
 from deberta_jax.ops.precision import upcast
 from deberta_jax.sharding import on_explicit_meshes
 
@@ -67,5 +68,7 @@ class ReplacedTokenDetection(HeadModel):
         (positions,) = as_arrays(position_ids)
         if positions is None:
             return self.detector(states, states[:, :1])
-        starts = jnp.arange(states.shape[1], dtype=positions.dtype) - positions
+        starts = jnp.arange(states.shape[1], dtype=positions.dtype)[None] - positions
+        if (known := known_values(starts)) is not None and (known < 0).any():
+            raise ValueError("position_ids: no token has that position in its document; positions count from 0 in each")
         return self.detector(states, jnp.take_along_axis(states, starts[..., None], axis=1))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, Shaped
 
 from deberta_jax.ops import attention_cudnn, attention_gpu, attention_tpu
+from deberta_jax.ops.arguments import check_axes, check_rows
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
 from deberta_jax.ops.masks import as_boolean_mask
 from deberta_jax.ops.operands import Operands
@@ -17,7 +18,7 @@ from deberta_jax.ops.scores import (
     Index,
     attention_probabilities,
     attention_scale,
-    check_rows,
+    check_arguments,
     required_index,
     visible_pairs,
 )
@@ -46,7 +47,8 @@ def disentangled_attention(
 ) -> Float[Array, "B T N H"]:
     """Attention over content and relative positions, shaped as `jax.nn.dot_product_attention` (equation 4).
 
-    Arguments and errors as `attention_probabilities`; `dropout_rate` applies to the probabilities if `key` is given.
+    Arguments and errors as `attention_probabilities`; `dropout_rate` in [0, 1) applies to the probabilities if `key` is
+    given.
     Tokens attend to tokens with the same number in `segment_ids`, as in `masks.segment_mask`: packed documents and
     padding, without a mask of all pairs in memory.
 
@@ -57,8 +59,8 @@ def disentangled_attention(
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias)
-    operands, options = _prepare(operands, index, scale)
-    options |= {"is_causal": is_causal, "dropout_rate": dropout_rate}
+    operands, options = _prepare(operands, index, scale, dropout_rate)
+    options |= {"is_causal": is_causal}
     if implementation != "auto":
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"implementation is {implementation!r}, expected auto, {', '.join(IMPLEMENTATIONS)}")
@@ -92,13 +94,20 @@ def attention_with_probabilities(
     """The result of `disentangled_attention`, and the probabilities before dropout that gave it ("xla")."""
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, None, mask, seed, bias)
-    operands, options = _prepare(operands, index, scale)
-    return _attend(operands, **options, is_causal=is_causal, dropout_rate=dropout_rate)
+    operands, options = _prepare(operands, index, scale, dropout_rate)
+    return _attend(operands, **options, is_causal=is_causal)
 
 
-def _prepare(operands: Operands, index: Index | None, scale: float | None) -> tuple[Operands, dict[str, Any]]:
-    """Operands with a boolean mask, and the options `index` and `scale`; raises ValueError for invalid ones."""
+def _prepare(
+    operands: Operands, index: Index | None, scale: float | None, dropout_rate: float
+) -> tuple[Operands, dict[str, Any]]:
+    """Operands with a boolean mask, and options with the scale; raises ValueError for invalid ones."""
     q, k, _, rel_k, rel_q, query_positions, segment_ids, mask, _, bias = operands
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"dropout_rate is {dropout_rate}, expected a number from 0 to below 1")
+    check_arguments(q, k, query_positions, mask, bias)
+    if segment_ids is not None:
+        check_axes("segment_ids", segment_ids)
     if segment_ids is not None and query_positions is None and q.shape[1] != k.shape[1]:
         raise ValueError(
             f"segment_ids: {q.shape[1]} queries and {k.shape[1]} keys are not the same tokens; pass query_positions, "
@@ -112,7 +121,7 @@ def _prepare(operands: Operands, index: Index | None, scale: float | None) -> tu
             if table is not None:
                 check_rows(index, table)
     scale = attention_scale(q, rel_k, rel_q) if scale is None else scale
-    return operands._replace(mask=mask, bias=bias), {"index": index, "scale": scale}
+    return operands._replace(mask=mask, bias=bias), {"index": index, "scale": scale, "dropout_rate": dropout_rate}
 
 
 def attention_implementation(

@@ -31,7 +31,7 @@ def cudnn(
     _check(q, seed, dropout_rate, backend)
     # cuDNN computes the gradient of a bias for even lengths only.
     T, S = q.shape[1], k.shape[1]
-    mask = visible_pairs(mask, q, k, at, is_causal, segment_ids)
+    mask = visible_pairs(mask, q, k, at, is_causal, segment_ids, bias)
     positions = position_scores(q, k, rel_k, rel_q, index=index, query_positions=at)
     if positions is not None:
         positions = positions * scale

@@ -1,6 +1,7 @@
 """Scores of gathered queries: the enhanced mask decoder asks at the masked positions only."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
@@ -25,6 +26,7 @@ def c2p_scores_at(
     return slice_keys(scores, S - 1 - query_positions).swapaxes(1, 2)
 
 
-def take_queries(x: Shaped[Array, "B N T S"], query_positions: Int[Array, "B M"]) -> Shaped[Array, "B N M S"]:
+def take_queries(x: Shaped[Array, "#B N T S"], query_positions: Int[Array, "B M"]) -> Shaped[Array, "B N M S"]:
     """The scores or mask entries of the queries at `query_positions`."""
+    x = jnp.broadcast_to(x, (query_positions.shape[0], *x.shape[1:]))
     return jax.vmap(lambda x, positions: x[:, positions])(x, query_positions)

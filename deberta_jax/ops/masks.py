@@ -8,13 +8,15 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
+from deberta_jax.ops.arguments import check_axes, check_range
 from deberta_jax.ops.gathered import take_queries
 
 
 def as_boolean_mask(name: str, mask: ArrayLike) -> Bool[Array, "..."]:
     """A mask of booleans or integers as booleans, True where it is not 0.
 
-    Raises ValueError for floating-point numbers: as an additive mask, 0 would mean visible. `name` is the argument.
+    Raises ValueError for floating-point numbers, because in an additive mask 0 means visible, and for another number of
+    axes than the argument `name` has.
     """
     mask = jnp.asarray(mask)
     if not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
@@ -22,6 +24,7 @@ def as_boolean_mask(name: str, mask: ArrayLike) -> Bool[Array, "..."]:
             f"{name} has dtype {mask.dtype}, expected booleans or integers, 1 for what is visible; pass an additive "
             "mask as bias"
         )
+    check_axes(name, mask)
     return mask.astype(bool)
 
 
@@ -35,11 +38,15 @@ def token_segments(
 ) -> Int[Array, "B S"] | None:
     """The segment of each token, -1 for padding, as `segment_mask` takes it; None if all tokens see each other.
 
-    Raises ValueError for an `attention_mask` of floating-point numbers.
+    Raises ValueError for an `attention_mask` of floating-point numbers, and for another number of axes.
     """
+    if segment_ids is not None:
+        check_axes("segment_ids", segment_ids)
     if attention_mask is None:
         return segment_ids
     real = as_boolean_mask("attention_mask", attention_mask)
+    if segment_ids is not None and segment_ids.shape != real.shape:
+        raise ValueError(f"attention_mask has shape {real.shape}, but segment_ids has shape {segment_ids.shape}")
     return jnp.where(real, 0 if segment_ids is None else segment_ids, -1)
 
 
@@ -57,20 +64,24 @@ def segment_mask(
 def make_attention_mask(
     attention_mask: Shaped[ArrayLike, "B S"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
-    pair_mask: Shaped[ArrayLike, "B #N #T S"] | None = None,
+    pair_mask: Shaped[ArrayLike, "#B #N #T #S"] | None = None,
     query_positions: Int[Array, "B M"] | None = None,
-) -> Bool[Array, "B #N #Q S"] | None:
+) -> Bool[Array, "#B #N #Q #S"] | None:
     """True where a query may attend to a key: both are real tokens of one document, and `pair_mask` allows the pair.
 
     `attention_mask` marks real tokens, `segment_ids` numbers packed documents, with negative numbers for padding. With
     `query_positions` the queries are those at these positions. None if there is no restriction. Raises ValueError for
-    a mask of floating-point numbers.
+    a mask of floating-point numbers or with another number of axes, and for positions that do not exist (traced
+    positions are not checked).
     """
     segments = token_segments(attention_mask, segment_ids)
+    if segments is not None and query_positions is not None:
+        check_range("query_positions", query_positions, segments.shape[1])
     mask = None if segments is None else segment_mask(segments, query_positions)
     if pair_mask is not None:
         pair_mask = as_boolean_mask("pair_mask", pair_mask)
         if query_positions is not None and pair_mask.shape[2] > 1:
+            check_range("query_positions", query_positions, pair_mask.shape[2])
             pair_mask = take_queries(pair_mask, query_positions)
         mask = pair_mask if mask is None else mask & pair_mask
     return mask

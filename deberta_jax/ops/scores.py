@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
+from deberta_jax.ops.arguments import check_axes, check_bias, check_pairs, check_range, check_rows
 from deberta_jax.ops.gathered import c2p_scores_at, take_queries
 from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax, segment_mask
 from deberta_jax.ops.precision import accumulation_dtype, einsum, position_dtype, upcast
@@ -44,10 +45,13 @@ def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], in
     """x_t . table[index[T - 1 - t + s]] for S = W - T + 1; bfloat16 for bfloat16, in float32 or wider otherwise.
 
     `index` has one row of the table for each of the W distances, largest first, as `positions.relative_index` returns
-    it. Scores are computed by distance, then shifted to keys: no gather over [T, S].
+    it. Scores are computed by distance, then shifted to keys: no gather over [T, S]. Raises ValueError for fewer than T
+    distances, and for rows beyond the table (traced rows are not checked).
     """
     B, T, N, H = x.shape
     S = index.shape[0] - T + 1
+    if S < 1:
+        raise ValueError(f"index has {index.shape[0]} entries, but {T} tokens have at least {T} distances to others")
     check_rows(index, table)
     block = min(QUERY_BLOCK, T)
     blocks = math.ceil(T / block)
@@ -64,14 +68,6 @@ def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], in
     scores = einsum("NAMH,NAWH->NAMW", x, by_distance, preferred_element_type=position_dtype(x.dtype))
     scores = relative_shift(scores.reshape(N, blocks, B, block, width))
     return scores.transpose(2, 0, 1, 3, 4).reshape(B, N, blocks * block, S)[:, :, :T]
-
-
-def check_rows(index: Index, table: Float[Array, "R N H"]) -> None:
-    """Raise ValueError for an index with rows that the table does not have, if its values are known."""
-    if isinstance(index, np.ndarray) and index.size and not 0 <= index.min() <= index.max() < table.shape[0]:
-        raise ValueError(
-            f"index has rows from {index.min()} to {index.max()}, but the relative table has {table.shape[0]} rows"
-        )
 
 
 def attention_scale(q: Array, rel_k: Array | None, rel_q: Array | None) -> float:
@@ -98,12 +94,17 @@ def attention_probabilities(
     A term is omitted where its projected table is None. Relative terms need `index` (`positions.relative_index`).
     `scale` defaults to 1 / sqrt(H x number of terms). With `query_positions`, query t is at that position among the
     keys, and `index` is the one for S queries and S keys. `mask` is True or 1 where a query may attend to a key,
-    `is_causal` hides the keys to the right of each query. `dtype` is that of the result. Raises ValueError for relative
-    terms without `index`, an index of another length or with rows beyond the table, and a mask of floating-point
-    numbers.
+    `is_causal` hides the keys to the right of each query, and a bias of -inf hides a key; a query without a visible key
+    has probability 0 everywhere. `dtype` is that of the result.
+
+    Raises ValueError for relative terms without `index`, an index of another length or with rows beyond the table, a
+    mask of floating-point numbers, a bias of integers, either with other than four axes, and positions that do not
+    exist. Traced values are not checked: rows beyond the table count as the last one, and the result for
+    positions beyond the keys is unspecified.
     """
+    check_arguments(q, k, query_positions, mask, bias)
     scores = c2c_scores(q, k)
-    mask = visible_pairs(mask, q, k, query_positions, is_causal)
+    mask = visible_pairs(mask, q, k, query_positions, is_causal, bias=bias)
     positions = position_scores(q, k, rel_k, rel_q, index=index, query_positions=query_positions)
     if positions is not None:
         scores += positions
@@ -140,9 +141,14 @@ def visible_pairs(
     query_positions: Int[Array, "B T"] | None,
     is_causal: bool,
     segment_ids: Int[Array, "B S"] | None = None,
-) -> Bool[Array, "#B #N #T S"] | None:
-    """The mask as booleans, causal and within segments on request, for these queries and keys."""
+    bias: Float[Array, "#B #N #T #S"] | None = None,
+) -> Bool[Array, "#B #N #T #S"] | None:
+    """The mask as booleans, causal and within segments on request, without the pairs whose bias is -inf."""
     mask = None if mask is None else as_boolean_mask("mask", mask)
+    if bias is not None:
+        # Without this a query whose visible keys all have -inf is NaN, or attends to keys that the mask hides.
+        finite = bias != -jnp.inf
+        mask = finite if mask is None else mask & finite
     if segment_ids is not None:
         segments = segment_mask(segment_ids, query_positions)
         mask = segments if mask is None else mask & segments
@@ -151,6 +157,21 @@ def visible_pairs(
     queries = jnp.arange(q.shape[1])[None] if query_positions is None else query_positions
     causal = causal_mask(queries, k.shape[1])[:, None]
     return causal if mask is None else mask & causal
+
+
+def check_arguments(q: Array, k: Array, query_positions: Array | None, mask: Array | None, bias: Array | None) -> None:
+    """Raise ValueError for a mask, a bias or query positions that do not fit these queries and keys."""
+    (B, T, N, _), S = q.shape, k.shape[1]
+    if mask is not None:
+        check_axes("mask", mask)
+        check_pairs("mask", mask, (B, N, T, S))
+    if bias is not None:
+        check_bias(bias)
+        check_pairs("bias", bias, (B, N, T, S))
+    if query_positions is not None:
+        if query_positions.shape != (B, T):
+            raise ValueError(f"query_positions has shape {query_positions.shape}, expected {(B, T)} as the queries")
+        check_range("query_positions", query_positions, S)
 
 
 def required_index(index: Index | None, q: Array, k: Array, query_positions: Array | None) -> Index:
