@@ -109,7 +109,7 @@ def score_chunks(
     """
     settings, inputs = tile.settings, tile.inputs
     queries = settings.tiles[0]
-    c2p_far = None
+    c2p_far: Any = None
     if inputs.rel_k is not None:
         if near:
             _store_c2p(tile, query_rows, c2p)
