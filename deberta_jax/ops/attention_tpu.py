@@ -120,9 +120,8 @@ def _attention_forward(plan: Plan, inputs: KernelInputs, visible: Visible) -> tu
 
 
 def _attention_backward(plan: Plan, residuals: tuple, gradient: Float[Array, "D L"]) -> tuple[KernelInputs, None]:
-    settings, tokens, width = plan
     inputs, visible, context, log_sum = residuals
-    return gradients(settings, tokens, width, inputs, visible, context, log_sum, gradient), None
+    return gradients(*plan, inputs, visible, context, log_sum, gradient), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
