@@ -27,7 +27,7 @@ def check_axes(name: str, array: Any) -> None:
         raise ValueError(f"{name} has shape {jnp.shape(array)}, expected {expected}")
 
 
-def check_pairs(name: str, pairs: Any, shape: tuple[int, ...]) -> None:
+def check_pairs(name: str, pairs: Any, shape: tuple[Any, ...]) -> None:
     """Raise ValueError if a mask or a bias does not broadcast to scores of `shape` [B, N, T, S]."""
     if any(size not in (1, full) for size, full in zip(jnp.shape(pairs), shape, strict=True)):
         raise ValueError(f"{name} has shape {jnp.shape(pairs)}, expected {shape} (each axis may be 1)")
@@ -42,7 +42,7 @@ def check_bias(bias: Any) -> None:
         raise ValueError(f"bias has shape {jnp.shape(bias)}, {expected}")
 
 
-def check_range(name: str, numbers: ArrayLike, size: int) -> None:
+def check_range(name: str, numbers: ArrayLike, size: Any) -> None:
     """Raise ValueError for numbers that are not in 0 to `size` - 1, as far as values and size are known."""
     values = known_values(numbers)
     if values is None or not values.size or not isinstance(size, int):
