@@ -6,14 +6,12 @@ DisentangledFlash) are measured in the same run if they are installed. Without a
 kernels by interpretation, to test this script. Needs the extra `cuda`.
 """
 
-import contextlib
 import functools
 import os
 import sys
 import time
-import unittest.mock
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -24,7 +22,7 @@ import gpu_peers
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gpu_models import training_programs
+from gpu_models import model_attention, training_programs
 from timing import alternate, seconds, table_row, verdict
 
 from deberta_jax.model.deberta import Deberta
@@ -35,6 +33,7 @@ from deberta_jax.training.flops import peak_flops
 
 BUCKETS, MAX_DISTANCE = 256, 512
 OURS = ("xla", "pallas_gpu")
+PEER = "FlashDeBERTa's op"
 # Relative to the largest entry: context, and gradients.
 BOUNDS = {"float32": (1e-5, 1e-4), "bfloat16": (2e-2, 4e-2)}
 
@@ -62,10 +61,10 @@ START = time.perf_counter()
 
 def has_time(sizes: Sizes, cell: str) -> bool:
     """Whether another cell fits; prints the ones that are skipped."""
-    fits = time.perf_counter() - START < sizes.seconds
-    if not fits:
-        print(f"skipped {cell}: out of time")
-    return fits
+    if time.perf_counter() - START < sizes.seconds:
+        return True
+    print(f"skipped {cell}: out of time")
+    return False
 
 
 def print_header(*titles: object) -> None:
@@ -145,7 +144,7 @@ def time_layer(sizes: Sizes, is_gpu: bool) -> dict[int, str]:
     """Time one layer; returns the fastest of our implementations at each length, forward and backward."""
     names = (*OURS, "plain xla", *["plain cudnn"] * is_gpu)
     print(f"\none layer, {sizes.num_heads} heads of {sizes.head_size}, bfloat16, milliseconds (temporary GiB)\n")
-    print_header("cell", "pass", *names, "FlashDeBERTa's op")
+    print_header("cell", "pass", *names, PEER)
     passes = {"forward": lambda function: function, "forward+backward": with_gradients}
     fastest = {}
     for cell in sizes.cells:
@@ -164,11 +163,10 @@ def time_layer(sizes: Sizes, is_gpu: bool) -> dict[int, str]:
             memory = {name: temporary_memory(programs[label, name]) for name in names}
             if is_gpu:
                 shape = *cell, sizes.num_heads, sizes.head_size
-                runs["FlashDeBERTa's op"] = gpu_peers.layer_run(label != "forward", *shape, sizes.calls)
+                runs[PEER] = gpu_peers.layer_run(label != "forward", *shape, sizes.calls)
             medians = measure(runs, sizes.repetitions, sizes.calls)
-            cells = [f"{medians[name] * 1e3:.2f} ({memory[name]})" if name in medians else "–" for name in names]
-            peer = medians.get("FlashDeBERTa's op")
-            print(table_row(cell, label, *cells, f"{peer * 1e3:.2f}" if peer else "–"), flush=True)
+            times = {name: f"{median * 1e3:.2f} ({memory.get(name, '–')})" for name, median in medians.items()}
+            print(table_row(cell, label, *(times.get(name, "–") for name in (*names, PEER))), flush=True)
             ours = {name: medians[name] for name in OURS if name in medians}
             fastest[cell[1]] = min(ours, key=ours.get, default="xla")
     return fastest
@@ -201,31 +199,23 @@ def measure(runs: dict[str, Callable[[], object] | None], repetitions: int, call
     return {name: value / calls for name, value in alternate(measures, repetitions).items()}
 
 
-@contextlib.contextmanager
-def model_attention(implementation: str) -> Iterator[None]:
-    """Models that are traced here use this implementation."""
-    function = functools.partial(disentangled_attention, implementation=implementation)
-    with unittest.mock.patch("deberta_jax.model.attention.disentangled_attention", function):
-        yield
-
-
 def time_encoder(sizes: Sizes, is_gpu: bool) -> None:
     """Time the forward pass of the encoder, and forward and backward of the mean of its squared output."""
     peers = gpu_peers.encoders() if is_gpu else {}
     print(f"\n{sizes.preset} encoder, bfloat16, thousand tokens/s (temporary GiB)\n")
     print_header("cell", "pass", *OURS, *peers)
     config = PRESETS[sizes.preset]
-    model = jax.jit(lambda key: Deberta(config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, key=key))(
-        jax.random.key(0)
-    )
+    build = functools.partial(Deberta, config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    model = jax.jit(lambda key: build(key=key))(jax.random.key(0))
 
     def forward(model: Any, ids: Any, key: Any) -> Any:
         return model(ids).last_hidden_state
 
     def step(model: Any, ids: Any, key: Any) -> Any:
-        return jax.grad(lambda model: jnp.square(model(ids, key=key).last_hidden_state.astype(jnp.float32)).mean())(
-            model
-        )
+        def loss(model: Any) -> Any:
+            return jnp.square(model(ids, key=key).last_hidden_state.astype(jnp.float32)).mean()
+
+        return jax.grad(loss)(model)
 
     for cell in sizes.cells:
         if not has_time(sizes, f"encoder {cell}"):
@@ -253,7 +243,8 @@ def time_training(sizes: Sizes, is_gpu: bool) -> None:
     print("\ntraining steps, bfloat16 compute, (batch, length) of the largest batch that fits\n")
     print_header("step", "attention", "cell", "thousand tokens/s", "MFU", "temporary GiB")
     for program in training_programs(sizes.preset, sizes.large_preset, is_gpu):
-        for name in OURS:
+        # Training steps with interpreted kernels take minutes to compile.
+        for name in OURS if is_gpu else OURS[:1]:
             if not has_time(sizes, f"{program.name} {name}"):
                 continue
             for batch_size in program.batch_sizes:

@@ -1,6 +1,8 @@
 """Training steps that the GPU benchmark times: masked language modelling and replaced-token detection."""
 
+import contextlib
 import functools
+import unittest.mock
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from steps import Trainer
 
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
+from deberta_jax.ops.attention import disentangled_attention
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import RtdConfig, generator_config
 from deberta_jax.pretraining.objectives import masked_lm_objective
@@ -21,6 +24,14 @@ from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.flops import count_flops
 from deberta_jax.training.method import TrainingMethod, one_objective
 from deberta_jax.training.state import abstract_state
+
+
+@contextlib.contextmanager
+def model_attention(implementation: str) -> Iterator[None]:
+    """Models that are traced here use this implementation."""
+    function = functools.partial(disentangled_attention, implementation=implementation)
+    with unittest.mock.patch("deberta_jax.model.attention.disentangled_attention", function):
+        yield
 
 
 class TrainingProgram(NamedTuple):
