@@ -22,6 +22,7 @@ from deberta_jax.presets import PRESETS
 from deberta_jax.sharding import make_mesh
 
 N, H, BUCKETS = 2, 4, 8
+PRECISION = jax.lax.Precision.DEFAULT
 KEY = jax.random.key(7)
 CHIPS = {
     "TPU v5 lite": "v5e:2x2",
@@ -134,7 +135,7 @@ def test_two_runs_are_identical():
 def test_only_visible_tiles_of_keys_are_read():
     segment_ids = np.repeat([[0, 1, 1, 2], [0, 0, -1, -1]], 128, axis=1)[:, None]
     inputs = KernelInputs(*[jnp.zeros((4, 1024))] * 3, None, None, jnp.asarray(segment_ids), None, None, None)
-    settings = KernelSettings(1.0, False, 0.0, (2, 1, 512, 512), (128, 128), 16, 272, None, True)
+    settings = KernelSettings(1.0, False, 0.0, (2, 1, 512, 512), (128, 128), 16, 272, PRECISION, True)
     first, last = visible_keys(settings, inputs, 2)
     assert first.tolist() == [[0, 1, 1, 3], [0, 0, 0, 0]] and last.tolist() == [[0, 2, 2, 3], [1, 1, -1, -1]]
     first, last = visible_keys(dataclasses.replace(settings, is_causal=True), inputs._replace(segment_ids=None), 2)
@@ -142,7 +143,7 @@ def test_only_visible_tiles_of_keys_are_read():
 
 
 def test_the_interpreted_rotation_is_that_of_the_vector_unit():
-    settings = KernelSettings(1.0, False, 0.0, (1, 1, 1, 1), (128, 128), 1, 128, None, interpret=False)
+    settings = KernelSettings(1.0, False, 0.0, (1, 1, 1, 1), (128, 128), 1, 128, PRECISION, interpret=False)
     interpreted = dataclasses.replace(settings, interpret=True)
     x = normal(0, 128, 384)
     for function in (by_key, by_distance):

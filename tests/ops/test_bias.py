@@ -83,7 +83,7 @@ def test_arguments_that_do_not_fit_are_refused(tensors):
         make_attention_mask(pair_mask=mask)
     with pytest.raises(ValueError, match="do not support bias"):
         disentangled_attention(*tensors, index=INDEX, bias=mask, implementation="pallas_tpu")
-    with pytest.raises(ValueError, match="expected one of xla, xla_per_head, "):
+    with pytest.raises(ValueError, match="expected auto, xla, xla_per_head, cudnn, "):
         disentangled_attention(*tensors, index=INDEX, implementation="flash")
 
 
