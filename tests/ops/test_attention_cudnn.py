@@ -37,18 +37,18 @@ def test_a_bias_gives_what_scores_give(gathered):
     q = q if at is None else jnp.take_along_axis(q, at[..., None, None], axis=1)
     index, bias = index_for(T, T), normal(8, 1, 1, q.shape[1], T)
 
-    def ours(q, k, v, rel_k, rel_q):
+    def by_bias(q, k, v, rel_k, rel_q):
         operands = Operands(q, k, v, rel_k, rel_q, at, SEGMENTS, None, None, bias)
         return cudnn(operands, index=index, scale=0.2, is_causal=True, dropout_rate=0.0, backend="xla")
 
-    def plain(q, k, v, rel_k, rel_q):
+    def by_scores(q, k, v, rel_k, rel_q):
         options = {"index": index, "query_positions": at, "segment_ids": SEGMENTS, "bias": bias, "is_causal": True}
         return disentangled_attention(q, k, v, rel_k, rel_q, scale=0.2, implementation="xla", **options)
 
-    found, expected = (with_gradients(function, q, *others) for function in (ours, plain))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
+    ours, expected = (with_gradients(function, q, *others) for function in (by_bias, by_scores))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, expected)
     if not gathered:
-        assert (found[1][0, 10:] == 0).all()
+        assert (ours[1][0, 10:] == 0).all()
 
 
 def test_what_cudnn_does_not_compute_is_refused():
@@ -94,5 +94,5 @@ def test_bfloat16_scores_have_bfloat16_products_in_the_backward_pass():
     assert set(dtypes(jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2, 3, 4)))(*arrays).jaxpr)) == {"bfloat16"}
     gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4)))(*arrays)
     exact = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4)))(*(x.astype(jnp.float32) for x in arrays))
-    for found, expected in zip(gradients, exact, strict=True):
-        assert np.abs(np.float32(found) - expected).max() < 0.03 * np.abs(expected).max()
+    for ours, expected in zip(gradients, exact, strict=True):
+        assert np.abs(np.float32(ours) - expected).max() < 0.03 * np.abs(expected).max()
