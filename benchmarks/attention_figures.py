@@ -26,7 +26,7 @@ def plot_rows(axes: Axes) -> None:
     band = constant_beyond(index)
     for edge in (-band, band):
         axes.axvline(edge, color=ORANGE, linestyle="--")
-    axes.text(0, 40, f"one row from {band} on", color=ORANGE, ha="center")
+    axes.text(-980, 400, f"from {band} on\none row\non each side", color=ORANGE)
     axes.set(xlabel="distance, query minus key", ylabel="row of the relative table", title="Distances and rows")
 
 
