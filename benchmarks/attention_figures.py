@@ -26,8 +26,11 @@ def plot_rows(axes: Axes) -> None:
     band = constant_beyond(index)
     for edge in (-band, band):
         axes.axvline(edge, color=ORANGE, linestyle="--")
-    axes.text(-980, 400, f"from {band} on\none row\non each side", color=ORANGE)
-    axes.set(xlabel="distance, query minus key", ylabel="row of the relative table", title="Distances and rows")
+    axes.set(
+        xlabel="distance, query minus key",
+        ylabel="row of the relative table",
+        title=f"Rows: one on each side from {band} on",
+    )
 
 
 def plot_shift(by_distance: Axes, by_key: Axes) -> None:
