@@ -125,9 +125,9 @@ def _prepare(
 
 
 def attention_implementation(
-    shape: tuple[int, ...],
+    shape: tuple[Any, ...],
     *,
-    key_length: int | None = None,
+    key_length: Any = None,
     dtype: DTypeLike = jnp.bfloat16,
     is_gathered: bool = False,
     has_bias: bool = False,
