@@ -113,7 +113,7 @@ def fused_attention(
     precision = jax.lax.Precision.HIGHEST if product_precision(q) == "highest" else jax.lax.Precision.DEFAULT
     settings = KernelSettings(scale, is_causal, dropout_rate, (B, N, T, T), tiles, band, reach, precision, interpret)
     context = jnp.moveaxis(_on_mesh(kernel, settings, inputs, heads_axis), heads_axis, 2)[:, :T]
-    return context if positions is None else jnp.take_along_axis(context, positions[..., None, None], axis=1)
+    return context if positions is None else _select("BMT,BTNH->BMNH", _at(positions, T), context)
 
 
 def constant_beyond(index: Int[np.ndarray | Array, "W"]) -> int:
@@ -167,14 +167,23 @@ def tile_keep_mask(
 def _one_query_per_token(operands: Operands) -> Operands:
     """Operands with a query for each token, which is zero where there is none, as kernels expect them."""
     assert operands.query_positions is not None
-    matches = operands.query_positions[:, None, :] == jnp.arange(operands.k.shape[1])[None, :, None]
-    slot = jnp.argmax(matches, axis=-1)
-    q = jnp.take_along_axis(operands.q, slot[..., None, None], axis=1)
-    q = jnp.where(matches.any(-1)[..., None, None], q, 0)
+    matches = _at(operands.query_positions, operands.k.shape[1])
+    # The first of several queries at the same position.
+    first = matches & (jnp.cumsum(matches, axis=1, dtype=jnp.int32) == 1)
     mask = operands.mask
     if mask is not None and mask.shape[2] > 1:
-        mask = jnp.take_along_axis(mask, slot[:, None, :, None], axis=2)
-    return operands._replace(q=q, mask=mask, query_positions=None)
+        mask = jnp.take_along_axis(mask, jnp.argmax(matches, axis=1)[:, None, :, None], axis=2)
+    return operands._replace(q=_select("BMT,BMNH->BTNH", first, operands.q), mask=mask, query_positions=None)
+
+
+def _at(positions: Int[Array, "B M"], tokens: int) -> Bool[Array, "B M T"]:
+    """Whether query m is at position t."""
+    return positions[..., None] == jnp.arange(tokens)
+
+
+def _select(equation: str, selection: Bool[Array, "B M T"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The selected rows: a product with zeros and ones, which is exact, and so is its gradient in a fixed order."""
+    return jnp.einsum(equation, selection.astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _on_mesh(
