@@ -1,17 +1,20 @@
 """One attention layer with the geometry of v3-base, compared with a gather over [T, S] and with plain attention.
 
 `python benchmarks/attention.py [REPETITIONS]` prints the time of the forward pass and of forward and backward pass on
-this CPU for each length, medians of alternating runs. If libtpu is installed (extra `tpu`), it also prints FLOPs, bytes
-accessed and temporary memory as compiled for one chip of TPU v5e.
+this CPU for each length, medians of alternating runs, unless REPETITIONS is 0. If libtpu is installed (extra `tpu`), it
+also prints FLOPs, bytes accessed, temporary memory and compile time for one chip of TPU v5e, and the memory of the
+kernels for other chips and lengths. "flash" is JAX's flash attention kernel for TPU, without relative terms.
 """
 
 import importlib.util
 import math
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
 from jax.sharding import NamedSharding
 from timing import alternate, seconds
 from topology import tpu_devices
@@ -25,6 +28,9 @@ from deberta_jax.training.flops import count_flops
 N, H, BUCKETS, MAX_DISTANCE = 12, 64, 256, 512
 # Batch size and length.
 SIZES = ((8, 128), (8, 512), (1, 2048))
+TPU_SIZES = ((8, 128), (8, 512), (2, 2048), (1, 8192))
+TPU_CHIPS = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
+TPU_LENGTHS = (512, 2048, 8192, 32768)
 
 
 def variants(length):
@@ -86,29 +92,48 @@ def measure_cpu(repetitions):
             print(f"({batch_size}, {length:4d}) {label:17s} {listed}  {ratios}", flush=True)
 
 
+def flash(q, k, v, rel_k, rel_q):
+    return flash_attention(*(x.swapaxes(1, 2) for x in (q, k, v)), sm_scale=1 / math.sqrt(H)).swapaxes(1, 2)
+
+
+def compile_one(mesh, function, batch_size, length):
+    """FLOPs counted in the jaxpr, costs, memory and seconds of a program compiled for a mesh of one chip."""
+    replicated = NamedSharding(mesh, jax.P())
+    tensors = [jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=replicated) for shape in shapes(batch_size, length)]
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        flops, start = count_flops(function, *tensors), time.process_time()
+        compiled = jax.jit(function).lower(*tensors).compile()
+    elapsed = time.process_time() - start
+    return flops, compiled.cost_analysis()["bytes accessed"], compiled.memory_analysis().temp_size_in_bytes, elapsed
+
+
 def compile_tpu():
     mesh = make_mesh(devices=tpu_devices("v5e:2x2")[:1])
-    replicated = NamedSharding(mesh, jax.P())
-    print("TPU v5e, one chip, bfloat16, as compiled: GFLOP (counted in the jaxpr), GB accessed, MiB temporary")
-    for batch_size, length in SIZES:
-        tensors = [
-            jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=replicated) for shape in shapes(batch_size, length)
-        ]
+    print("TPU v5e, one chip, bfloat16, as compiled: GFLOP, GB accessed, MiB temporary, CPU seconds of compilation")
+    for batch_size, length in TPU_SIZES:
+        functions = variants(length) | {"flash": flash}
+        if length > 2048:
+            functions = {name: functions[name] for name in ("default", "flash")}
         for label, wrap in PASSES.items():
             costs = []
-            for name, function in variants(length).items():
-                with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                    flops = count_flops(wrap(function), *tensors)
-                    compiled = jax.jit(wrap(function)).lower(*tensors).compile()
-                cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-                costs.append(
-                    f"{name} {flops / 1e9:7.1f} {cost['bytes accessed'] / 1e9:7.2f} "
-                    f"{memory.temp_size_in_bytes / 2**20:6.0f}"
-                )
+            for name, function in functions.items():
+                flops, accessed, temporary, elapsed = compile_one(mesh, wrap(function), batch_size, length)
+                costs.append(f"{name} {flops / 1e9:7.1f} {accessed / 1e9:7.3f} {temporary / 2**20:6.0f} {elapsed:4.0f}")
             print(f"({batch_size}, {length:4d}) {label:17s} {'   '.join(costs)}", flush=True)
+    print("The kernels on other chips, batch size 1, forward and backward: GB accessed, MiB temporary, CPU seconds")
+    for topology in TPU_CHIPS:
+        mesh = make_mesh(devices=tpu_devices(topology)[:1])
+        costs = []
+        for length in TPU_LENGTHS:
+            function = with_backward(variants(length)["default"])
+            _, accessed, temporary, elapsed = compile_one(mesh, function, 1, length)
+            costs.append(f"{length}: {accessed / 1e9:.3f} {temporary / 2**20:.0f} {elapsed:.0f}")
+        print(f"{topology:12s} {'   '.join(costs)}", flush=True)
 
 
 if __name__ == "__main__":
-    measure_cpu(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    if repetitions:
+        measure_cpu(repetitions)
     if importlib.util.find_spec("libtpu"):
         compile_tpu()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
     from deberta_jax.model.shardings import shardings
     from deberta_jax.model.surgery import first_layers, label, layer, parameters, resized, with_config
-    from deberta_jax.ops.attention import attention_with_probabilities, disentangled_attention
+    from deberta_jax.ops.attention import attention_implementation, attention_with_probabilities, disentangled_attention
     from deberta_jax.ops.masks import make_attention_mask
     from deberta_jax.ops.positions import log_bucket, relative_index
     from deberta_jax.ops.scores import attention_probabilities, c2c_scores, c2p_scores, p2c_scores
@@ -82,6 +82,7 @@ _MODULES = {
     "TrainState": "training.state",
     "activations": "inference.activations",
     "answer": "inference.question_answering",
+    "attention_implementation": "ops.attention",
     "attention_probabilities": "ops.scores",
     "attention_with_probabilities": "ops.attention",
     "c2c_scores": "ops.scores",
@@ -152,6 +153,7 @@ __all__ = [
     "__version__",
     "activations",
     "answer",
+    "attention_implementation",
     "attention_probabilities",
     "attention_with_probabilities",
     "c2c_scores",

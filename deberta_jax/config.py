@@ -11,8 +11,14 @@ from deberta_jax.files import read_json
 
 # What the backward pass computes again: nothing that costs a matrix product, the attention scores too, or everything.
 Remat = Literal["none", "dots", "full"]
+# How float32 matrices are multiplied on GPU and TPU: in float32, or faster (`ops.precision`).
+Precision = Literal["float32", "tf32"]
+# How attention is computed (docs/attention.md): `ops.attention.IMPLEMENTATIONS`, or the default for device and shape.
+AttentionName = Literal["auto", "xla", "xla_per_head", "cudnn", "pallas_gpu", "pallas_tpu"]
 # How a discriminator shares the embeddings of its generator.
 Sharing = Literal["gdes", "es", "none"]
+# The activation functions of `model.activation`.
+ACTIVATIONS = "gelu", "gelu_new", "relu", "silu", "swish", "tanh", "sigmoid", "linear"
 PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
 # How a discriminator shares its generator's tables: Microsoft's names and ours.
 _SHARING: dict[str, Sharing] = {"gdes": "gdes", "es": "es", "nes": "none", "none": "none"}
@@ -95,6 +101,8 @@ class DebertaConfig:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.labels, list):
+            object.__setattr__(self, "labels", tuple(self.labels))
         problems = list(_problems(self))
         if problems:
             raise InputError("config: " + "; ".join(problems))
@@ -244,8 +252,13 @@ def _problems(config: DebertaConfig) -> Iterator[str]:
         yield f"pooler_hidden_size {config.pooler_hidden_size} must be hidden_size {config.hidden_size}"
     if config.problem_type not in (None, *PROBLEM_TYPES):
         yield f"problem_type {config.problem_type!r} is not one of {', '.join(PROBLEM_TYPES)}"
-    if not config.labels:
-        yield "labels must name at least one class"
+    if not config.labels or isinstance(config.labels, str):
+        yield "labels must name at least one class, in a tuple or a list"
+    for name in ("hidden_act", *(("conv_act",) if config.conv_kernel_size > 0 else ())):
+        if getattr(config, name) not in ACTIVATIONS:
+            yield f"{name} is {getattr(config, name)!r}, expected one of {', '.join(ACTIVATIONS)}"
+    if set(config.norm_rel_ebd.split("|")) - {"none", "layer_norm"}:
+        yield f"norm_rel_ebd is {config.norm_rel_ebd!r}, expected one of none, layer_norm"
     if config.position_buckets == 1:
         yield "position_buckets 1 cannot represent a sign: use at least 2, or -1 for no buckets"
     if config.position_buckets > 0 and config.max_distance <= config.position_buckets // 2 + 1:

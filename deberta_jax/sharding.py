@@ -125,36 +125,85 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def on_explicit_meshes(method: Method) -> Method:
-    """A model's call that also runs on a mesh with Explicit axes, the default of `jax.make_mesh`.
+    """A method that also runs on a mesh with Explicit axes, the default of `jax.make_mesh`.
 
-    Inside, XLA chooses shardings, as it does on Auto axes. Results have the sharding of the ids' batch axis.
+    Inside, XLA chooses shardings, as it does on Auto axes; a function `each` of states runs with Explicit axes, as the
+    arrays that it reads. Results and those states have the sharding of the tokens' batch axis.
     """
 
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
         mesh = jax.sharding.get_abstract_mesh()
-        explicit = [
+        explicit = tuple(
             name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind is AxisType.Explicit
-        ]
+        )
         if not explicit:
             return method(*arguments, **options)
+        batch, each = _batch_spec(arguments, options), options.pop("each", None)
         leaves, structure = jax.tree.flatten((arguments, options))
         arrays = {number: leaf for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
 
-        def run(arrays: dict[int, jax.Array]) -> Any:
+        def run(arrays: dict[int, jax.Array], each: Callable[..., Any] | None) -> Any:
             arguments, options = jax.tree.unflatten(structure, [arrays.get(n, leaf) for n, leaf in enumerate(leaves)])
-            return method(*arguments, **options)
+            return method(*arguments, **options, **({} if each is None else {"each": each}))
 
-        with jax.sharding.use_abstract_mesh(mesh.update_axis_types(dict.fromkeys(explicit, AxisType.Auto))):
-            shapes = jax.eval_shape(run, {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in arrays.items()})
-        ids = options.get("input_ids", options.get("inputs_embeds")) if len(arguments) < 2 else arguments[1]
-        batch = jax.typeof(ids).sharding.spec[0] if isinstance(ids, jax.Array) else None
+        def shapes_of(each: Callable[..., Any] | None) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh.update_axis_types(dict.fromkeys(explicit, AxisType.Auto))):
+                abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in arrays.items()}
+                return jax.eval_shape(functools.partial(run, each=each), abstract)
 
-        def spec(path: tuple[Any, ...], _: Any) -> PartitionSpec:
-            is_stacked = {str(getattr(key, "name", "")) for key in path} & {"hidden_states", "attentions"}
-            return PartitionSpec(None, batch) if is_stacked else PartitionSpec(batch)
+        read: Sequence[jax.Array] = ()
+        if each is None:
+            shapes = shapes_of(None)
+        else:
+            each = _Each(each, batch, explicit)
+            shapes = shapes_of(each)
+            read = each.hoist(mesh)
 
-        specs = jax.tree_util.tree_map_with_path(spec, shapes)
-        return jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=specs)(arrays)
+        def run_with(arrays: dict[int, jax.Array], read: Sequence[jax.Array]) -> Any:
+            return run(arrays, None if each is None else functools.partial(each, read=read))
+
+        specs = jax.tree_util.tree_map_with_path(functools.partial(_output_spec, batch), shapes)
+        return jax.sharding.auto_axes(run_with, axes=explicit, out_sharding=specs)(arrays, read)
 
     return call  # type: ignore[return-value]
+
+
+class _Each:
+    """A function of a state and the number of its layer, with Explicit axes inside a method with Auto axes."""
+
+    def __init__(self, function: Callable[..., Any], batch: PartitionSpec, explicit: tuple[str, ...]):
+        self.function, self.explicit = function, explicit
+        self.specs: tuple[PartitionSpec, ...] = (batch, PartitionSpec())
+        self.types: list[Any] = []
+
+    def __call__(self, *arguments: Any, read: Sequence[jax.Array] = ()) -> Any:
+        self.types = [(x.shape, x.dtype) for x in arguments]
+        run = jax.sharding.explicit_axes(self.function, axes=self.explicit, in_sharding=self.specs)
+        return run(*arguments, *read)
+
+    def hoist(self, mesh: AbstractMesh) -> Sequence[jax.Array]:
+        """The arrays that the function reads and that may have gradients, which become arguments of it."""
+        examples = [
+            jax.ShapeDtypeStruct(*kind, sharding=NamedSharding(mesh, spec))
+            for kind, spec in zip(self.types, self.specs, strict=False)
+        ]
+        if not examples:
+            return ()
+        self.function, read = jax.closure_convert(self.function, *examples)
+        self.specs += tuple(jax.typeof(x).sharding.spec for x in read)
+        return read
+
+
+def _batch_spec(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> PartitionSpec:
+    """The sharding of the batch axis of the tokens: the first argument after self, or the one of its names given."""
+    names = ("input_ids", "x", "inputs_embeds")
+    candidates = [*arguments[1:2], *(options.get(name) for name in names)]
+    tokens = next((x for x in candidates if x is not None), None)
+    return PartitionSpec(jax.typeof(tokens).sharding.spec[0] if isinstance(tokens, jax.Array) else None)
+
+
+def _output_spec(batch: PartitionSpec, path: tuple[Any, ...], _: Any) -> PartitionSpec:
+    """The sharding of a result, whose hidden states and attentions are stacked over layers."""
+    is_stacked = {str(getattr(key, "name", "")) for key in path} & {"hidden_states", "attentions"}
+    return PartitionSpec(None, *batch) if is_stacked else batch

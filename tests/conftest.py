@@ -41,6 +41,7 @@ hook = install_import_hook("deberta_jax", "beartype.beartype")
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -86,6 +87,12 @@ def tpu_devices():
     from jax.experimental import topologies
 
     return lambda name: list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes in signatures are not checked, as for users: the package itself must refuse other shapes."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

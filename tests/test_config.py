@@ -210,6 +210,10 @@ def test_a_pair_for_replaced_token_detection_is_read(tmp_path):
         ({"position_buckets": 256, "max_relative_positions": 100}, "maximum distance"),
         ({"hidden_dropout_prob": 1.5}, "must be in"),
         ({"num_hidden_layers": 0}, "at least 1"),
+        ({"hidden_act": "foo"}, "hidden_act is 'foo', expected one of gelu, gelu_new, relu"),
+        ({"conv_act": "foo", "conv_kernel_size": 3}, "conv_act is 'foo', expected one of gelu"),
+        ({"norm_rel_ebd": "foo"}, "norm_rel_ebd is 'foo', expected one of none, layer_norm"),
+        ({"labels": ()}, "labels must name at least one class"),
     ],
 )
 def test_impossible_combinations_are_errors_with_the_reason(fields, reason):

@@ -89,4 +89,5 @@ labels = dj.label(short, lambda name: "slow" if "embeddings" in name else "fast"
 by_layer = optax.chain(optax.multi_transform({"slow": optax.sgd(1e-4), "fast": optax.sgd(1e-3)}, labels))
 by_layer = optax.chain(by_layer, dj.scale_by_layer([0.5, 1.0], embeddings=0.1))
 output: dj.HeadOutput = short(ids, output_hidden_states=True)
+implementation: str = dj.attention_implementation((2, 512, 12, 64), platform="gpu")
 context, probabilities = dj.attention_with_probabilities(q, q, q, is_causal=True)

@@ -45,7 +45,14 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     kind = KINDS[task.kind]
     task = with_data(task, *(examples.examples for examples in splits.values()))
     folder = resolve(config.model)
-    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.dtype, param_dtype=config.dtype)
+    model, tokenizer = load_pretrained(
+        folder,
+        kind.head,
+        dtype=config.dtype,
+        param_dtype=config.dtype,
+        precision=config.precision,
+        attention=config.attention,
+    )
     model_labels = model.deberta.config.labels
     task = fit_to_model(task, model_labels, config.model)
     labels = task.labels or model_labels
@@ -71,7 +78,14 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
         labels,
         evaluations,
         title=f"{task.name}, {config.model}",
-        settings={"task": task.name, "model": config.model, "max_length": config.max_length, "dtype": config.dtype},
+        settings={
+            "task": task.name,
+            "model": config.model,
+            "max_length": config.max_length,
+            "dtype": config.dtype,
+            "precision": config.precision,
+            "attention": config.attention,
+        },
         read_reports=reports,
         threshold=threshold,
     )

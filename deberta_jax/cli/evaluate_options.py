@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from deberta_jax.config import AttentionName, Precision
 from deberta_jax.finetuning.recipes import max_length_of
 from deberta_jax.inference.buckets import BATCHING
 from deberta_jax.tasks.catalogue import DESCRIPTIONS
@@ -33,6 +34,10 @@ class EvaluateConfig:
     """Tokens per batch, including padding."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of parameters and computation."""
+    precision: Precision = "float32"
+    """Precision of float32 matrix products: tf32 is faster on GPU and TPU, and has no effect with bfloat16."""
+    attention: AttentionName = "auto"
+    """Implementation of attention (docs/attention.md); auto chooses by device and length."""
     no_answer_threshold: float | None = None
     """Predict no answer if its score exceeds that of the best span by more than this; by default the best value for the
     first labelled split (squad2)."""

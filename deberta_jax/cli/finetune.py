@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -69,6 +70,8 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
         head_dropout=config.head_dropout,
         dtype=config.compute_dtype,
         remat=config.remat,
+        precision=config.precision,
+        attention=config.attention,
         from_scratch=config.from_scratch,
     )
     # A head of the file with the same labels keeps their order.
@@ -142,7 +145,8 @@ def _finish(
 ) -> None:
     """Evaluate the best model on all splits except the training set, and write the results."""
     folder = config.folder / "model"
-    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.compute_dtype)
+    options: dict[str, Any] = {"precision": config.precision, "attention": config.attention}
+    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.compute_dtype, **options)
     others = {split: examples.examples for split, examples in splits.items() if split != "train"}
     batching = Batching(max_length=config.max_length)
     evaluations, threshold = evaluate(task, kind, model, tokenizer, others, batching)

@@ -156,7 +156,7 @@ def _open_output(
 ) -> AbstractContextManager[Output]:
     if is_stream(config.output):
         return open_stream(config.output)
-    names = *_options(name), "dtype", "max_length"
+    names = *_options(name), "dtype", "precision", "attention", "max_length"
     settings = {"task": name} | {option: getattr(config, option) for option in names} | {"return": config.parts}
     return open_resumable(config.output, settings | {"model": _sha256(folder), "input": source.sha256})
 
@@ -174,9 +174,9 @@ def _sha256(folder: Path) -> str:
 def _load(config: PredictConfig, name: PipelineName, folder: Path) -> Loaded:
     """Load the model with the head of the pipeline, which the file contains."""
     spec = PIPELINES[name]
-    model, tokenizer = load_pretrained(
-        folder, spec.head, dtype=config.dtype, param_dtype=config.dtype, generator=config.generator
-    )
+    dtypes: dict[str, Any] = {"dtype": config.dtype, "param_dtype": config.dtype, "precision": config.precision}
+    dtypes["attention"] = config.attention
+    model, tokenizer = load_pretrained(folder, spec.head, generator=config.generator, **dtypes)
     options = {option: getattr(config, option) for option in spec.options}
     pipeline = spec.build(model, tokenizer, batching=config.batching, **options)
     if spec.head == "masked_lm" and model.decoder is not None:

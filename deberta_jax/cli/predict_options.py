@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from deberta_jax.config import AttentionName, Precision
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.names import PipelineName, Pooling
@@ -75,6 +76,10 @@ class PredictConfig:
     """Branch, tag or commit on the hub."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type of parameters and computation."""
+    precision: Precision = "float32"
+    """Precision of float32 matrix products: tf32 is faster on GPU and TPU, and has no effect with bfloat16."""
+    attention: AttentionName = "auto"
+    """Implementation of attention (docs/attention.md); auto chooses by device and length."""
     max_length: int | None = None
     """Maximum number of tokens per sequence; by default the number of positions of the model."""
     batch_tokens: int = BATCHING.batch_tokens

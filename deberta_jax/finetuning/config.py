@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import tyro
 
-from deberta_jax.config import Remat
+from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
 from deberta_jax.tasks.custom import Columns
 from deberta_jax.training.config import MeshConfig, OptimizerConfig, ProcessesConfig, TrainingConfig
@@ -103,6 +103,10 @@ class FinetuneConfig:
     """Initialize all weights randomly; only the config and the tokenizer of --model are used."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype; auto is bfloat16 except on CPU. Parameters are float32."""
+    precision: Precision = "float32"
+    """Precision of float32 matrix products: tf32 is faster on GPU and TPU, and has no effect with bfloat16."""
+    attention: AttentionName = "auto"
+    """Implementation of attention (docs/attention.md); auto chooses by device and length."""
     remat: Remat = "none"
     """What to recompute in the backward pass to save memory."""
     sift: SiftConfig = dataclasses.field(default_factory=SiftConfig)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.kinds.kind import Kind
@@ -67,6 +67,8 @@ def model_spec(
     head_dropout: float | None = None,
     dtype: DTypeLike = "float32",
     remat: Remat = "none",
+    precision: Precision = "float32",
+    attention: AttentionName = "auto",
     from_scratch: bool = False,
 ) -> ModelSpec:
     """The model with the head of a kind of task. A head in the file is used if it has the same labels."""
@@ -74,7 +76,12 @@ def model_spec(
     config = dataclasses.replace(config, problem_type=kind.problem_type)
     if head_dropout is not None:
         config = dataclasses.replace(config, cls_dropout=head_dropout)
-    options: dict[str, Any] = {"dtype": jnp.dtype(dtype), "remat": remat}
+    options: dict[str, Any] = {
+        "dtype": jnp.dtype(dtype),
+        "remat": remat,
+        "precision": precision,
+        "attention": attention,
+    }
     options |= head_options(kind.head, () if from_scratch else tensors)
     head = HEADS[kind.head].model
 

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deberta_jax.config import Precision
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import LoraConfig, Targets
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.linear import Linear
+from deberta_jax.model.module import Model, in_precision
 from deberta_jax.model.tree import replace_parts
+from deberta_jax.ops.precision import einsum
+from deberta_jax.sharding import on_explicit_meshes
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
 # The paths of the adapted projections in a layer.
@@ -39,18 +43,23 @@ class Adapter(nnx.Module):
         """The product of the matrices, in the shape of the kernels."""
         down, up = self.down[...], self.up[...]
         L, rank = up.shape[:2]
-        return jnp.matmul(down.reshape(L, -1, rank), up.reshape(L, rank, -1)).reshape(*down.shape[:-1], *up.shape[2:])
+        product = einsum("LIK,LKO->LIO", down.reshape(L, -1, rank), up.reshape(L, rank, -1))
+        return product.reshape(*down.shape[:-1], *up.shape[2:])
 
 
-class LoraModel(nnx.Module):
+class LoraModel(Model):
     """A model, and one adapter per target, in the order of `targets`; its result is that of the merged model.
 
     `targets` are the adapted projections of a layer, such as "attention.query" or "up" (default: those that
-    `config.targets` names). Adapters change nothing before the first update. Raises InputError for unknown targets and
-    for rank 0.
+    `config.targets` names). Adapters change nothing before the first update. Raises InputError for unknown targets, for
+    rank 0, and for a base that has adapters or is a pair.
     """
 
+    parts = "merge_lora(model)"
+
     def __init__(self, base: Any, config: LoraConfig, *, targets: Sequence[str] | None = None, key: PRNGKeyArray):
+        if isinstance(targets, str):
+            raise InputError(f"targets is {targets!r}, expected a list such as [{targets!r}]")
         self.targets = _TARGETS[config.targets] if targets is None else tuple(targets)
         _check(base, config, self.targets)
         keys = jax.random.split(key, len(self.targets))
@@ -60,11 +69,22 @@ class LoraModel(nnx.Module):
             [Adapter(_projection(base, name), config.rank, key=k) for name, k in zip(self.targets, keys, strict=True)]
         )
 
+    @property
+    def precision(self) -> Precision:
+        """The precision of float32 matrix products."""
+        return encoder_of(self.base).precision
+
+    def __repr__(self) -> str:
+        rank = self.adapters[0].up.shape[1]
+        return f"LoraModel(rank {rank}, targets {', '.join(self.targets)}, {self.base})"
+
+    @on_explicit_meshes
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """The result of the base model with the adapters merged, for the arguments of the base model."""
         return merge_lora(self)(*arguments, **options)
 
 
+@in_precision
 def merge_lora(model: LoraModel) -> Any:
     """The base model with the adapters added to its kernels: W + alpha / rank * A B (Hu et al. 2021, equation 3)."""
     kernels, prefix = {}, "" if isinstance(model.base, Deberta) else "deberta."
@@ -76,7 +96,11 @@ def merge_lora(model: LoraModel) -> Any:
 
 
 def lora_objective(objective: Objective) -> Objective:
-    """The objective of a `LoraModel`, from the objective of its base model; the encoder has no gradient."""
+    """The objective of a `LoraModel`, from the objective of its base model; the gradient of the encoder is 0.
+
+    An optimizer with weight decay still changes parameters whose gradient is 0. To keep the encoder as it is, exclude
+    it: `optax.masked(optax.adamw(1e-3), label(model, lambda path: not path.startswith("base.deberta.")))`.
+    """
 
     def merged_objective(model: LoraModel, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
         frozen = replace_parts(model, {_frozen_path(model): jax.lax.stop_gradient(encoder_of(model.base))})
@@ -99,9 +123,9 @@ def _check(base: Any, config: LoraConfig, targets: Sequence[str]) -> None:
         raise InputError(f"lora.rank is {config.rank}; a model with adapters needs at least 1")
     known = _projection_paths(_layers(base))
     if unknown := [name for name in targets if name not in known]:
-        raise InputError(f"lora.targets: unknown {', '.join(unknown)}; a layer of this model has {', '.join(known)}")
+        raise InputError(f"targets: unknown {', '.join(unknown)}; a layer of this model has {', '.join(known)}")
     if len(set(targets)) < len(targets) or not targets:
-        raise InputError(f"lora.targets: expected distinct projections, not {', '.join(targets) or 'none'}")
+        raise InputError(f"targets: expected distinct projections, not {', '.join(targets) or 'none'}")
 
 
 def _frozen_path(model: LoraModel) -> str:

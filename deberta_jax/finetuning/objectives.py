@@ -1,7 +1,7 @@
 """Training objectives: sums of losses over the examples of a batch, never means, and divergences of outputs.
 
-A batch has `input_ids`, `attention_mask` and `token_type_ids` [B, T], `labels` and `weights`; padding and unlabelled
-tokens have weight 0.
+A batch has `input_ids` and `attention_mask` [B, T], `labels` and `weights`, and may have `token_type_ids` [B, T];
+padding and unlabelled tokens have weight 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +49,8 @@ class Losses(NamedTuple):
 
 def head_outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Any:
     """The outputs of a head that reads only tokens."""
-    return model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"], key=key)
+    token_types = batch.get("token_type_ids")
+    return model(batch["input_ids"], batch["attention_mask"], token_type_ids=token_types, key=key)
 
 
 def batch_weights(batch: ArrayBatch) -> Float[Array, "*B"]:
@@ -86,8 +87,8 @@ def classification_objective(class_weights: Sequence[float] = (), label_smoothin
 
     The loss is the cross entropy against 1 - s on the label plus s / C on each class (Szegedy et al. 2016), s being
     `label_smoothing`. `class_weights` scale the weight of each example in the loss and in its normalization. The batch
-    also has `input_ids`, `attention_mask` and `token_type_ids` [B, T]. Raises InputError for another number of class
-    weights than C.
+    also has `input_ids` and `attention_mask` [B, T], and may have `token_type_ids` [B, T]. Raises InputError for
+    another number of class weights than C.
     """
 
     def losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike, PRNGKeyArray
 
+from deberta_jax.config import Precision
 from deberta_jax.files import make_folder
 from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
@@ -17,6 +18,7 @@ from deberta_jax.hub.heads import Head, Model, head_of_model, head_options, head
 from deberta_jax.hub.layout import POSITIONS, file_tensors
 from deberta_jax.hub.load import floating_dtype, load_model
 from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
+from deberta_jax.model.attention import AttentionChoice
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import (
     EntityScoring,
@@ -40,6 +42,8 @@ class FolderOptions(TypedDict, total=False):
     labels: Sequence[str] | None
     dtype: DTypeLike | None
     param_dtype: DTypeLike
+    precision: Precision
+    attention: AttentionChoice
     mesh: Mesh | None
     generator: bool
     key: PRNGKeyArray | None
@@ -143,6 +147,8 @@ def from_pretrained(
     labels: Sequence[str] | None = None,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = "float32",
+    precision: Precision = "float32",
+    attention: AttentionChoice = "auto",
     mesh: Mesh | None = None,
     generator: bool = False,
     revision: str | None = None,
@@ -162,6 +168,8 @@ def from_pretrained(
             labels, a new one is initialized.
         dtype: what the model computes in; by default the dtype of its parameters.
         param_dtype: the dtype of the parameters.
+        precision: "tf32" computes float32 matrix products faster and less exactly on GPU and TPU.
+        attention: how attention is computed, as an option of `Deberta` (docs/attention.md).
         mesh: the devices over which parameters are sharded; the host holds one tensor at a time.
         generator: load the generator of a replaced-token detection pair instead of the discriminator.
         revision: a branch, tag or commit on the Hub.
@@ -180,6 +188,8 @@ def from_pretrained(
         labels=labels,
         dtype=dtype,
         param_dtype=param_dtype,
+        precision=precision,
+        attention=attention,
         mesh=mesh,
         generator=generator,
         key=jax.random.key(0) if key is None else key,
@@ -202,6 +212,8 @@ def load_pretrained(
     labels: Sequence[str] | None = None,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = "float32",
+    precision: Precision = "float32",
+    attention: AttentionChoice = "auto",
     mesh: Mesh | None = None,
     generator: bool = False,
     key: PRNGKeyArray | None = None,
@@ -215,7 +227,12 @@ def load_pretrained(
     if require_tokenizer:
         check_tokenizer(folder, " (to load the model alone from Python, pass require_tokenizer=False)")
     config, tensors = with_labels(config, tensors, head, labels)
-    options: dict[str, Any] = {"dtype": dtype, **head_options(head, tensors)}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "precision": precision,
+        "attention": attention,
+        **head_options(head, tensors),
+    }
     if head == "masked_lm":
         _warn_of_masked_lm(folder, tensors)
 

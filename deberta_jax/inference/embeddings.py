@@ -15,7 +15,7 @@ from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.names import Pooling
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta, encoder_of
-from deberta_jax.ops.precision import upcast
+from deberta_jax.ops.precision import einsum, upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
@@ -61,7 +61,7 @@ def pool_mean(encoder: Deberta, inputs: ModelInputs) -> Float[Array, "B D"]:
     states = upcast(output.last_hidden_state)
     weights = attention_mask.astype(states.dtype)
     weights = weights / jnp.maximum(weights.sum(1, keepdims=True), jnp.ones((), states.dtype))
-    return jnp.einsum("BTD,BT->BD", states, weights, precision="highest").astype(jnp.float32)
+    return einsum("BTD,BT->BD", states, weights).astype(jnp.float32)
 
 
 @jax.jit

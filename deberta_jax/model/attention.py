@@ -8,12 +8,13 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import AttentionName, DebertaConfig
 from deberta_jax.model.inputs import Key, split_key
 from deberta_jax.model.linear import LayerNorm, Linear
 from deberta_jax.model.module import Configured
 from deberta_jax.ops.attention import attention_with_probabilities, disentangled_attention
 from deberta_jax.ops.dropout import dropout
+from deberta_jax.ops.masks import make_attention_mask
 
 
 class RelativePositions(NamedTuple):
@@ -31,10 +32,14 @@ class Queries(NamedTuple):
 
 
 class AttentionInputs(NamedTuple):
-    """What a layer reads beside the states: relative positions, a mask and a bias of pairs, and other queries."""
+    """What a layer reads beside the states: relative positions, which pairs are visible, a bias, and other queries.
+
+    `segment_ids` is as in `ops.masks.segment_mask`; `mask` restricts pairs further.
+    """
 
     relative: RelativePositions | None
-    mask: Bool[Array, "B #N #T S"] | None
+    segment_ids: Int[Array, "B S"] | None = None
+    mask: Bool[Array, "B #N #T S"] | None = None
     queries: Queries | None = None
     bias: Float[Array, "#B #N #T S"] | None = None
 
@@ -42,18 +47,20 @@ class AttentionInputs(NamedTuple):
 # Arguments as `ops.attention.attention_with_probabilities`: it returns the context [B, T, N, H] and the probabilities
 # [B, N, T, S].
 AttentionFunction = Callable[..., tuple[Array, Array]]
+# A function, or the name of an implementation that does not return probabilities.
+AttentionChoice = AttentionFunction | AttentionName
 
 
 class Attention(Configured):
     """Multi-head attention on content and relative positions, output projection, residual and norm.
 
     Version 1 has no bias on keys and position keys. With `share_att_key` the content projections also project the
-    relative table, biases included. See docs/numerics.md, "Score terms and scale". `attention` replaces the function
-    that computes context and probabilities from the projections.
+    relative table, biases included. See docs/numerics.md, "Score terms and scale". `attention` is the function that
+    computes context and probabilities from the projections, or an implementation of `disentangled_attention`.
     """
 
-    def __init__(self, config: DebertaConfig, *, attention: AttentionFunction | None = None, key: PRNGKeyArray):
-        self.config, self.function = config, attention
+    def __init__(self, config: DebertaConfig, *, attention: AttentionChoice = "auto", key: PRNGKeyArray):
+        self.config, self.attention = config, attention
         keys = jax.random.split(key, 6)
         D, N, H = config.hidden_size, config.num_attention_heads, config.head_size
         version1, stddev = config.model_type == "deberta", config.initializer_range
@@ -77,28 +84,33 @@ class Attention(Configured):
         terms = self.score_terms(x, inputs, key=keys[0])
         terms |= {"v": self.value(x), "dropout_rate": self.config.attention_probs_dropout_prob, "key": keys[1]}
         probabilities = None
-        if with_probabilities or self.function is not None:
-            context, probabilities = (self.function or attention_with_probabilities)(**terms)
+        if with_probabilities or callable(self.attention):
+            positions = None if inputs.queries is None else inputs.queries.positions
+            terms["mask"] = make_attention_mask(None, terms.pop("segment_ids"), terms["mask"], positions)
+            attend = self.attention if callable(self.attention) else attention_with_probabilities
+            context, probabilities = attend(**terms)
         else:
-            context = disentangled_attention(**terms)
+            context = disentangled_attention(**terms, implementation=self.attention)
         context = checkpoint_name(context, "context")
         attended = self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=keys[2]) + residual)
         return attended, probabilities if with_probabilities else None
 
     def score_terms(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key) -> dict[str, Any]:
         """Projected content and positions, mask and scale, as arguments of the functions in `ops`."""
-        relative, mask, queries, bias = inputs
+        relative, segment_ids, mask, queries, bias = inputs
         # The scale counts the configured terms even without a relative table (golden b10).
         scale = 1 / np.sqrt(self.config.head_size * (1 + len(self.config.pos_att_type)))
         query = self.query(x if queries is None else queries.states)
-        terms: dict[str, Any] = {"q": query, "k": self.key(x), "mask": mask, "bias": bias, "scale": float(scale)}
+        terms: dict[str, Any] = {"q": query, "k": self.key(x), "scale": float(scale)}
+        terms |= {"segment_ids": segment_ids, "mask": mask, "bias": bias}
+        if queries is not None:
+            terms["query_positions"] = queries.positions
         if relative is None:
             return terms
         table = dropout(relative.table, self.config.hidden_dropout_prob, key=key)
         active = self.config.active_terms
         return terms | {
             "index": relative.rows,
-            "query_positions": None if queries is None else queries.positions,
             "rel_k": (self.position_key or self.key)(table) if "c2p" in active else None,
             "rel_q": (self.position_query or self.query)(table) if "p2c" in active else None,
         }

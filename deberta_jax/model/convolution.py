@@ -12,6 +12,7 @@ from deberta_jax.model.inputs import Key
 from deberta_jax.model.linear import LayerNorm, over_rows
 from deberta_jax.model.module import Configured
 from deberta_jax.ops.dropout import dropout
+from deberta_jax.ops.precision import einsum
 from deberta_jax.sharding import constrain
 
 
@@ -50,7 +51,7 @@ class Convolution(Configured):
             same_document = _taps(segment_ids[..., None], reach) == segment_ids[:, :, None, None]
             taps = jnp.where(same_document, taps, 0)
         kernel = self.kernel[...].astype(embeddings.dtype).reshape(K, inputs, groups, D // groups)
-        y = jnp.einsum("BTKGI,KIGO->BTGO", taps.reshape(B, T, K, groups, inputs), kernel).reshape(B, T, D)
+        y = einsum("BTKGI,KIGO->BTGO", taps.reshape(B, T, K, groups, inputs), kernel).reshape(B, T, D)
         y = y + over_rows(self.bias[...].astype(y.dtype), y)
         if attention_mask is not None:
             y = jnp.where(attention_mask[..., None], y, 0)

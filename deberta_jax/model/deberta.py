@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import DebertaConfig, Precision, Remat
 from deberta_jax.errors import InputError
-from deberta_jax.model.attention import AttentionFunction
+from deberta_jax.model.attention import AttentionChoice
 from deberta_jax.model.embeddings import Embeddings
 from deberta_jax.model.encoder import Encoder, EncoderOutput
 from deberta_jax.model.inputs import (
@@ -20,20 +20,23 @@ from deberta_jax.model.inputs import (
     Tokens,
     as_arrays,
     as_ids,
-    as_pair_mask,
     as_token_mask,
+    as_words,
+    check_tokens,
     split_key,
 )
 from deberta_jax.model.linear import Embedding
-from deberta_jax.model.module import Configured, Model, cast_parameters
+from deberta_jax.model.module import Configured, Model, cast_parameters, check_precision, in_precision
 from deberta_jax.sharding import on_explicit_meshes
 
 
 class Deberta(Configured, Model):
     """DeBERTa v1, v2 or v3 without a head (He et al. 2021; He, Gao and Chen 2023).
 
-    `dtype` is the compute dtype, by default that of the parameters, `param_dtype`. `attention` replaces the attention
-    of every layer: a function with the arguments and results of `attention_with_probabilities`.
+    `dtype` is the compute dtype, by default that of the parameters, `param_dtype`. `precision` "tf32" computes float32
+    matrix products faster and less exactly (docs/numerics.md, "Precision of matrix products"). `attention` is the
+    implementation of attention in every layer, as `disentangled_attention` takes it, or a function with the arguments
+    and results of `attention_with_probabilities`.
     """
 
     def __init__(
@@ -43,16 +46,24 @@ class Deberta(Configured, Model):
         dtype: DType = None,
         param_dtype: DType = None,
         remat: Remat = "none",
-        attention: AttentionFunction | None = None,
+        precision: Precision = "float32",
+        attention: AttentionChoice = "auto",
         key: PRNGKeyArray,
     ):
+        check_precision(precision)
         keys = jax.random.split(key)
         self.config = config
         self.embeddings = Embeddings(config, dtype=dtype, key=keys[0])
-        self.encoder = Encoder(config, remat=remat, attention=attention, key=keys[1])
+        self.encoder = Encoder(config, remat=remat, precision=precision, attention=attention, key=keys[1])
         cast_parameters(self, param_dtype)
 
+    @property
+    def precision(self) -> Precision:
+        """The precision of float32 matrix products."""
+        return self.encoder.precision
+
     @on_explicit_meshes
+    @in_precision
     def __call__(
         self,
         input_ids: Tokens | None = None,
@@ -80,32 +91,20 @@ class Deberta(Configured, Model):
         of each layer. `output_hidden_states` returns [L + 1, B, T, D], `output_attentions` [L, B, N, T, S]. Dropout is
         applied if `key` is given.
 
-        Raises ValueError for a mask of another rank or of floating-point numbers, for ids that do not exist (traced ids
-        give NaN), and for both or neither of ids and embeddings; InputError for more tokens than the model has absolute
-        positions.
+        Raises ValueError for inputs of other shapes, a mask of floating-point numbers or a bias of other numbers, for
+        ids that do not exist (traced ids give NaN), and for both or neither of ids and embeddings; InputError for more
+        tokens than the model has absolute positions.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("expected either input_ids or inputs_embeds")
-        tables = self.embeddings
-        ids = None if input_ids is None else as_ids("input_ids", input_ids, tables.word.embedding.shape[0])
-        segment_ids, embeds, bias = as_arrays(segment_ids, inputs_embeds, bias)
-        tokens = embeds if ids is None else ids
-        assert tokens is not None
-        token_type_ids = _rows("token_type_ids", token_type_ids, tables.token_type)
-        position_ids = _rows("position_ids", position_ids, tables.position)
+        embedded = self._embed(input_ids, inputs_embeds, token_type_ids, position_ids)
+        segment_ids, bias = as_arrays(segment_ids, bias)
         token_mask = as_token_mask(attention_mask, segment_ids)
-        length, limit = tokens.shape[1], self.config.max_position_embeddings
-        if self.config.position_biased_input and length > limit and position_ids is None:
-            raise InputError(
-                f"sequence of {length} tokens, the model has {limit} absolute positions: shorten the sequence"
-            )
+        check_tokens(embedded.shape[:2], attention_mask=attention_mask, segment_ids=segment_ids)
         keys = split_key(key, 2)
-        embedded = tables.lookup(ids, token_type_ids, position_ids, embeds)
         return self.encoder(
-            tables.finish(embedded, token_mask, key=keys[0]),
+            self.embeddings.finish(embedded, token_mask, key=keys[0]),
             token_mask,
             segment_ids=segment_ids,
-            pair_mask=as_pair_mask(pair_mask),
+            pair_mask=pair_mask,
             bias=bias,
             depth=depth,
             each=each,
@@ -114,10 +113,35 @@ class Deberta(Configured, Model):
             key=keys[1],
         )
 
+    def _embed(
+        self, input_ids: Any, inputs_embeds: Any, token_type_ids: Any, position_ids: Any
+    ) -> Float[Array, "B T D"]:
+        """The sum of the embeddings, with the checks that `__call__` describes."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected either input_ids or inputs_embeds")
+        tables, limit = self.embeddings, self.config.max_position_embeddings
+        ids = None if input_ids is None else as_ids("input_ids", input_ids, tables.word.embedding.shape[0])
+        embeds = None if inputs_embeds is None else as_words(inputs_embeds, self.config.word_size)
+        tokens = embeds if ids is None else ids
+        assert tokens is not None
+        if ids is not None and ids.ndim != 2:
+            raise ValueError(f"input_ids has shape {ids.shape}, expected [B, T]")
+        B, T = tokens.shape[:2]
+        check_tokens((B, T), token_type_ids=token_type_ids, position_ids=position_ids)
+        if self.config.position_biased_input and limit < T and position_ids is None:
+            raise InputError(f"sequence of {T} tokens, the model has {limit} absolute positions: shorten the sequence")
+        token_type_ids = _rows("token_type_ids", token_type_ids, tables.token_type)
+        return tables.lookup(ids, token_type_ids, _rows("position_ids", position_ids, tables.position), embeds)
+
 
 def encoder_of(model: Any) -> Deberta:
-    """The encoder of a model with a head, or the model itself if it has none."""
-    return model if isinstance(model, Deberta) else model.deberta
+    """The encoder of a model with a head, or the model itself if it has none. Raises InputError for other models."""
+    if isinstance(model, Deberta):
+        return model
+    if not hasattr(model, "deberta"):
+        parts = f": pass {model.parts}" if isinstance(model, Model) and model.parts else ""
+        raise InputError(f"{type(model).__name__} is not a single model{parts}")
+    return model.deberta
 
 
 def _rows(name: str, ids: Any, table: Embedding | None) -> Array | None:

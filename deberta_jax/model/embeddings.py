@@ -7,9 +7,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.inputs import DType, Key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
-from deberta_jax.model.module import Configured
+from deberta_jax.model.module import Configured, check_floating
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.sharding import constrain
+from deberta_jax.sharding import constrain, on_explicit_meshes
 
 
 class Embeddings(Configured):
@@ -20,6 +20,8 @@ class Embeddings(Configured):
     """
 
     def __init__(self, config: DebertaConfig, *, dtype: DType = None, key: PRNGKeyArray):
+        if dtype is not None:
+            check_floating("dtype", dtype)
         keys = jax.random.split(key, 4)
         stddev, E, D = config.initializer_range, config.word_size, config.hidden_size
         self.config, self.dtype = config, dtype
@@ -35,6 +37,7 @@ class Embeddings(Configured):
         self.projection = Linear((E, D), (None, "embed"), stddev=stddev, key=keys[3], bias=False) if projected else None
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
+    @on_explicit_meshes
     def lookup(
         self,
         input_ids: Int[Array, "B T"] | None,
@@ -57,6 +60,7 @@ class Embeddings(Configured):
         x = constrain(x if self.dtype is None else x.astype(self.dtype), "batch", None, None)
         return x if self.projection is None else self.projection(x)
 
+    @on_explicit_meshes
     def finish(
         self, x: Float[Array, "B T D"], attention_mask: Bool[Array, "B T"] | None = None, *, key: Key = None
     ) -> Float[Array, "B T D"]:

@@ -1,22 +1,24 @@
 """The encoder: one layer, and the stack with its relative table."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import DebertaConfig, Precision, Remat
+from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
-from deberta_jax.model.attention import Attention, AttentionFunction, AttentionInputs, RelativePositions
+from deberta_jax.model.attention import Attention, AttentionChoice, AttentionInputs, RelativePositions
 from deberta_jax.model.convolution import Convolution
-from deberta_jax.model.inputs import Each, Key, split_key
+from deberta_jax.model.inputs import Each, Key, Mask, as_pairs, as_token_mask, check_tokens, split_key
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear
-from deberta_jax.model.module import Configured
+from deberta_jax.model.module import Configured, in_precision
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.ops.masks import make_attention_mask
+from deberta_jax.ops.masks import token_segments
 from deberta_jax.ops.positions import relative_index
-from deberta_jax.sharding import constrain
+from deberta_jax.sharding import constrain, on_explicit_meshes
 
 _policies = jax.checkpoint_policies
 # What a layer saves for its backward pass: values by name, and products with parameters.
@@ -34,8 +36,15 @@ _SAVED = {
 class Layer(Configured):
     """Attention and feed-forward, each with a residual and a norm after it."""
 
-    def __init__(self, config: DebertaConfig, *, attention: AttentionFunction | None = None, key: PRNGKeyArray):
-        self.config = config
+    def __init__(
+        self,
+        config: DebertaConfig,
+        *,
+        precision: Precision = "float32",
+        attention: AttentionChoice = "auto",
+        key: PRNGKeyArray,
+    ):
+        self.config, self.precision = config, precision
         keys = jax.random.split(key, 3)
         D, F, stddev = config.hidden_size, config.intermediate_size, config.initializer_range
         self.attention = Attention(config, attention=attention, key=keys[0])
@@ -43,10 +52,21 @@ class Layer(Configured):
         self.down = Linear((F, D), ("mlp", "embed"), stddev=stddev, key=keys[2])
         self.norm = LayerNorm(D, epsilon=config.layer_norm_eps)
 
+    @in_precision
     def __call__(
-        self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, with_probabilities: bool = False, key: Key = None
+        self,
+        x: Float[Array, "B S D"],
+        inputs: AttentionInputs | None = None,
+        *,
+        with_probabilities: bool = False,
+        key: Key = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
-        """The next states, and on request the attention probabilities."""
+        """The next states, and on request the attention probabilities; `inputs` is what the encoder passes to it."""
+        if inputs is None:
+            raise ValueError(
+                "a layer needs the relative positions of its encoder; for layer k alone, call "
+                "encoder(x, attention_mask, start=k, depth=k + 1)"
+            )
         keys = split_key(key, 2)
         attended, probabilities = self.attention(x, inputs, with_probabilities=with_probabilities, key=keys[0])
         y = self.down(activation(self.config.hidden_act)(self.up(attended)))
@@ -74,19 +94,28 @@ class Encoder(Configured):
         config: DebertaConfig,
         *,
         remat: Remat = "none",
-        attention: AttentionFunction | None = None,
+        precision: Precision = "float32",
+        attention: AttentionChoice = "auto",
         key: PRNGKeyArray,
     ):
+        if remat not in _SAVED:
+            raise InputError(f"remat is {remat!r}, expected one of {', '.join(_SAVED)}")
         self.config, self.remat = config, remat
         keys = jax.random.split(key, 3)
         layer_keys = jax.random.split(keys[0], config.num_hidden_layers)
-        self.layers = jax.vmap(lambda key: Layer(config, attention=attention, key=key))(layer_keys)
+        build = functools.partial(Layer, config, precision=precision, attention=attention)
+        self.layers = jax.vmap(lambda key: build(key=key))(layer_keys)
         D, rows, stddev = config.hidden_size, 2 * config.relative_span, config.initializer_range
         table = Embedding(rows, D, (None, "embed"), stddev=stddev, key=keys[1]) if config.relative_attention else None
         self.relative = table
         normalized = "layer_norm" in config.norm_rel_ebd
         self.relative_norm = LayerNorm(D, epsilon=config.layer_norm_eps) if normalized else None
         self.convolution = Convolution(config, key=keys[2]) if config.conv_kernel_size > 0 else None
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of float32 matrix products."""
+        return self.layers.precision
 
     def relative_positions(self, length: int, dtype: jnp.dtype) -> RelativePositions | None:
         """The rows of the relative table that sequences of this length use, normalized; None without relative terms."""
@@ -101,17 +130,19 @@ class Encoder(Configured):
             table = self.relative_norm(table)
         return RelativePositions(table.astype(dtype), index - index.min())
 
-    def last_layer(self) -> Layer:
-        return jax.tree.map(lambda parameter: parameter[-1], self.layers)
+    def layer(self, number: int) -> Layer:
+        return jax.tree.map(lambda parameter: parameter[number], self.layers)
 
+    @on_explicit_meshes
+    @in_precision
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        attention_mask: Bool[Array, "B T"] | None = None,
+        attention_mask: Mask = None,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
-        pair_mask: Bool[Array, "B #N #T T"] | None = None,
-        bias: Float[Array, "#B #N #T T"] | None = None,
+        pair_mask: Mask = None,
+        bias: Float[Array, "..."] | None = None,
         start: int = 0,
         depth: int | None = None,
         each: Each | None = None,
@@ -122,8 +153,13 @@ class Encoder(Configured):
         """Run the layers from `start` to `depth` (default: all) on embeddings, or on the output of layer `start` - 1.
 
         `each(state, layer)` replaces the output of each layer, which has the index `layer` from 0. It runs inside the
-        scan, after the convolution of v2. Other arguments as `Deberta`. Raises ValueError for layers that do not exist.
+        scan, after the convolution of v2. Layer k alone is `start=k, depth=k + 1`. Other arguments and errors as
+        `Deberta`. Raises ValueError for layers that do not exist.
         """
+        B, T, _ = x.shape
+        token_mask = as_token_mask(attention_mask, segment_ids)
+        check_tokens((B, T), attention_mask=attention_mask, segment_ids=segment_ids)
+        pair_mask, bias = as_pairs(pair_mask, bias, (B, self.config.num_attention_heads, T, T))
         L = self.config.num_hidden_layers
         depth = L if depth is None else depth
         if not 0 <= start <= depth <= L:
@@ -131,23 +167,22 @@ class Encoder(Configured):
         layers = self.layers if depth - start == L else jax.tree.map(lambda p: p[start:depth], self.layers)
         relative = self.relative_positions(x.shape[1], x.dtype)
         # With a pair mask, the attention mask only zeroes embeddings and convolution, as in the original.
-        visible_tokens = attention_mask if pair_mask is None else None
-        mask = make_attention_mask(visible_tokens, segment_ids, pair_mask)
+        visible = token_segments(token_mask if pair_mask is None else None, segment_ids), pair_mask
         convolution_key, layers_key = split_key(key, 2)
         layer_keys = None if layers_key is None else jax.random.split(layers_key, depth - start)
         convolution = self.convolution
         convolved = None
         if convolution is not None and start == 0:
-            convolved = convolution(x, attention_mask, segment_ids, key=convolution_key)
+            convolved = convolution(x, token_mask, segment_ids, key=convolution_key)
 
         def step(x: Array, scanned: tuple) -> tuple[Array, tuple]:
             layer, number, key = scanned
-            # The barrier keeps JAX from computing the mask of every head before the scan and storing it.
-            layer_mask = None if mask is None else jax.lax.optimization_barrier((mask, number))[0]
-            inputs = AttentionInputs(relative, layer_mask, bias=bias)
+            # The barrier keeps JAX from computing the mask of all pairs before the scan and storing it.
+            segments, pairs = jax.lax.optimization_barrier((visible, number))[0]
+            inputs = AttentionInputs(relative, segments, pairs, bias=bias)
             y, attentions = layer(x, inputs, with_probabilities=output_attentions, key=key)
             if convolution is not None and convolved is not None:
-                y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, attention_mask), lambda y: y, y)
+                y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, token_mask), lambda y: y, y)
             y = y if each is None else each(y, number)
             return y, (y if output_hidden_states else None, attentions)
 

@@ -12,19 +12,24 @@ from deberta_jax.config import DebertaConfig
 from deberta_jax.model.activation import activation, gelu
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import EncoderOutput
-from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, split_key
+from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_ids, split_key
 from deberta_jax.model.linear import Linear
-from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.ops.precision import accumulation_dtype, upcast
+from deberta_jax.ops.precision import accumulation_dtype, einsum, upcast
 from deberta_jax.sharding import on_explicit_meshes
 
 # The score of an entity without tokens (golden d46).
 ABSENT = -10000.0
 
 
-# The inputs of `MultipleChoice` with an axis of choices.
-_ARRAYS = {"input_ids", "attention_mask", "token_type_ids", "segment_ids", "position_ids", "pair_mask", "inputs_embeds"}
+# The inputs of `MultipleChoice` with an axis of choices, and their number of axes.
+_CHOICE_AXES = {
+    **dict.fromkeys(("input_ids", "attention_mask", "token_type_ids", "segment_ids", "position_ids"), 3),
+    "inputs_embeds": 4,
+    "pair_mask": 5,
+    "bias": 5,
+}
 
 
 class HeadOutput(NamedTuple):
@@ -46,6 +51,7 @@ class Pooler(Configured):
     """The state of the first token through a dense layer and an activation."""
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
+        activation(config.pooler_hidden_act)
         self.config = config
         self.dense = square(config, key)
 
@@ -81,6 +87,7 @@ class SequenceClassification(HeadModel):
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
         return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B C"]:
         """Logits from the states of the last layer."""
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)
@@ -105,17 +112,30 @@ class MultipleChoice(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Any:
-        """Logits [B, M] of the choices, in float32 or wider, or a `HeadOutput`; inputs start with the axes B and M."""
+        """Logits [B, M] of the choices, in float32 or wider, or a `HeadOutput`.
+
+        Arguments and errors as `Deberta`, but arrays start with the axes B and M, which `pair_mask` and `bias`
+        [B, M, N, T, S] may have with size 1.
+        """
         keys = split_key(key, 2)
         arrays: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-        B, M = jnp.shape(arrays["inputs_embeds"] if input_ids is None else input_ids)[:2]
-        for name in _ARRAYS & arrays.keys():
-            if arrays[name] is not None:
-                array = jnp.asarray(arrays[name])
-                arrays[name] = array.reshape(B * M, *array.shape[2:])
+        tokens = arrays.get("inputs_embeds") if input_ids is None else input_ids
+        if tokens is None:
+            raise ValueError("expected either input_ids or inputs_embeds")
+        B, M, *_ = (*jnp.shape(tokens), 0, 0)
+        for name, rank in _CHOICE_AXES.items():
+            if (values := arrays.get(name)) is None:
+                continue
+            array = jnp.asarray(values)
+            if name in ("pair_mask", "bias") and array.ndim == rank:
+                array = jnp.broadcast_to(array, (B, M, *array.shape[2:]))
+            if array.ndim != rank or array.shape[:2] != (B, M):
+                raise ValueError(f"{name} has shape {array.shape}, expected {rank} axes that start with [B, M]")
+            arrays[name] = array.reshape(B * M, *array.shape[2:])
         output = self.deberta(**arrays, key=keys[0])
         return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]).reshape(B, M), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B"]:
         """The score of each text from the states of the last layer."""
         return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)[:, 0]
@@ -152,6 +172,7 @@ class TokenClassification(HeadModel):
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
         return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B T C"]:
         """Logits from the states of the last layer."""
         if self.projection is not None:
@@ -188,6 +209,7 @@ class QuestionAnswering(HeadModel):
         output = self.deberta(input_ids, attention_mask, key=key, **inputs)
         return with_encoder_output(self.head(output.last_hidden_state), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"]) -> SpanLogits:
         """Logits from the states of the last layer."""
         logits = upcast(self.span(states))
@@ -219,26 +241,29 @@ class EntityScoring(HeadModel):
     ) -> Any:
         """Logits [B, E] of entities, whose tokens are at `entity_positions` (0: no token), or a `HeadOutput`.
 
-        An entity without tokens has -10000. Other arguments as `Deberta`.
+        An entity without tokens has -10000. Other arguments and errors as `Deberta`; positions that do not exist are a
+        ValueError (traced ones are not checked).
         """
         keys = split_key(key, 2)
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
-        logits = self.head(output.last_hidden_state, jnp.asarray(entity_positions), key=keys[1])
+        positions = as_ids("entity_positions", entity_positions, output.last_hidden_state.shape[1])
+        logits = self.head(output.last_hidden_state, positions, key=keys[1])
         return with_encoder_output(logits, output)
 
+    @in_precision
     def head(
         self, states: Float[Array, "B T D"], entity_positions: Int[Array, "B E P"], *, key: Key = None
     ) -> Float[Array, "B E"]:
         """Logits from the states of the last layer."""
         B, E, P = entity_positions.shape
         exists = entity_positions > 0
-        scores = jnp.einsum("BTD,BD->BT", states, states[:, 0], preferred_element_type=accumulation_dtype(states.dtype))
+        scores = einsum("BTD,BD->BT", states, states[:, 0], preferred_element_type=accumulation_dtype(states.dtype))
         scores = scores * (1 / math.sqrt(states.shape[-1]))
         scores = jnp.take_along_axis(scores, entity_positions.reshape(B, E * P), axis=1).reshape(B, E, P)
         lowest = float(jnp.finfo(scores.dtype).min)
         weights = jnp.where(exists, jax.nn.softmax(jnp.where(exists, scores, lowest), axis=-1), 0)
         tokens = jnp.take_along_axis(states, entity_positions.reshape(B, E * P, 1), axis=1).reshape(B, E, P, -1)
-        entities = jnp.einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
+        entities = einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
         hidden = gelu(self.projection(entities))
         hidden = dropout(hidden, classifier_dropout(self.deberta.config), key=key)
         return jnp.where(exists.any(-1), upcast(self.classifier(hidden))[..., 0], ABSENT)

@@ -1,7 +1,7 @@
 """The inputs that every model takes: their types, conversion from numpy, and checks of the masks."""
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray, Shaped
 
+from deberta_jax.ops.arguments import check_axes, check_bias, check_pairs, check_range
 from deberta_jax.ops.masks import as_boolean_mask
 
 # One integer per token: its id, type, segment or position.
@@ -30,6 +31,7 @@ class ModelInputs(TypedDict, total=False):
     pair_mask: Mask
     bias: Float[ArrayLike, "..."] | None
     inputs_embeds: Float[ArrayLike, "..."] | None
+    depth: int | None
     each: Each | None
     output_hidden_states: bool
     output_attentions: bool
@@ -41,43 +43,67 @@ def as_arrays(*inputs: ArrayLike | None) -> tuple[Array | None, ...]:
 
 
 def as_token_mask(attention_mask: Mask, segment_ids: Int[Array, "B T"] | None = None) -> Bool[Array, "B T"] | None:
-    """Which tokens are real; without a mask, the tokens of a packed document. Raises ValueError for another rank."""
+    """Which tokens are real; without a mask, the tokens of a packed document. Raises ValueError for other ranks."""
+    if segment_ids is not None:
+        check_axes("segment_ids", segment_ids)
     if attention_mask is None:
         return None if segment_ids is None else segment_ids > 0
-    problem = "attention_mask has shape {}, expected [B, T] with 1 for real tokens; pass a mask of query-key pairs as "
-    return _as_mask(attention_mask, 2, problem + "pair_mask [B, 1 or N, T, S]")
+    return as_boolean_mask("attention_mask", attention_mask)
 
 
-def as_pair_mask(pair_mask: Mask) -> Bool[Array, "B #N #T S"] | None:
+def as_pair_mask(pair_mask: Mask) -> Bool[Array, "#B #N #T #S"] | None:
     """The mask of query-key pairs as booleans; raises ValueError for another rank."""
-    if pair_mask is None:
-        return None
-    problem = "pair_mask has shape {}, expected [B, 1 or N, T, S]; pass a mask of real tokens as attention_mask [B, T]"
-    return _as_mask(pair_mask, 4, problem)
+    return None if pair_mask is None else as_boolean_mask("pair_mask", pair_mask)
 
 
-def _as_mask(values: Mask, rank: int, problem: str) -> Bool[Array, "..."]:
-    """A mask as booleans; `problem`, with the shape in it, is the message of the error for another rank."""
-    mask = as_boolean_mask(problem.partition(" ")[0], jnp.asarray(values))
-    if mask.ndim != rank:
-        raise ValueError(problem.format(mask.shape))
-    return mask
+def as_pairs(
+    pair_mask: Mask, bias: Float[ArrayLike, "..."] | None, shape: tuple[Any, ...]
+) -> tuple[Bool[Array, "#B #N #T #S"] | None, Float[Array, "#B #N #T #S"] | None]:
+    """The mask and the bias of query-key pairs as arrays.
+
+    Raises ValueError for arrays that do not broadcast to scores of `shape` [B, N, T, S], and for other dtypes.
+    """
+    mask = as_pair_mask(pair_mask)
+    if mask is not None:
+        check_pairs("pair_mask", mask, shape)
+    if bias is None:
+        return mask, None
+    check_bias(bias)
+    check_pairs("bias", bias, shape)
+    return mask, jnp.asarray(bias)
 
 
-def as_ids(name: str, ids: ArrayLike, size: int) -> Int[Array, "..."]:
+def as_ids(name: str, ids: ArrayLike, size: Any) -> Int[Array, "..."]:
     """Row numbers of a table of `size` rows as an array.
 
     Raises ValueError for other numbers, and, outside of transformations such as `jax.jit`, for rows that do not exist;
     inside, their embeddings are NaN.
     """
-    array = ids if isinstance(ids, jax.Array) else np.asarray(ids)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(f"{name} has dtype {array.dtype}, expected integers")
-    if isinstance(array, np.ndarray) or (not isinstance(array, jax.core.Tracer) and array.is_fully_addressable):
-        low, high = np.min(np.asarray(array), initial=0), np.max(np.asarray(array), initial=0)
-        if low < 0 or high >= size:
-            raise ValueError(f"{name} contains {low if low < 0 else high}, expected 0 to {size - 1}")
-    return jnp.asarray(array)
+    ids = ids if isinstance(ids, jax.Array) else np.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"{name} has dtype {ids.dtype}, expected integers")
+    check_range(name, ids, size)
+    return jnp.asarray(ids)
+
+
+def as_words(inputs_embeds: Float[ArrayLike, "..."], width: int) -> Float[Array, "B T E"]:
+    """Embeddings of words as an array; raises ValueError for another rank or width, and for integers."""
+    embeds = jnp.asarray(inputs_embeds)
+    if not jnp.issubdtype(embeds.dtype, jnp.floating):
+        raise ValueError(f"inputs_embeds has dtype {embeds.dtype}, expected floats; pass token ids as input_ids")
+    if embeds.ndim != 3 or embeds.shape[2] != width:
+        raise ValueError(f"inputs_embeds has shape {embeds.shape}, expected [B, T, {width}]")
+    return embeds
+
+
+def check_tokens(shape: tuple[Any, ...], **inputs: Any) -> None:
+    """Raise ValueError for an input that does not have one entry for each token; `shape` [B, T] is that of the tokens.
+
+    Broadcasting would silently use one entry for several tokens.
+    """
+    for name, values in inputs.items():
+        if values is not None and jnp.shape(values) != shape:
+            raise ValueError(f"{name} has shape {jnp.shape(values)}, expected that of the tokens, {shape}")
 
 
 def split_key(key: Key, number: int) -> tuple[Key, ...]:

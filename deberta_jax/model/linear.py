@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from deberta_jax.ops.precision import upcast
+from deberta_jax.ops.precision import product_precision, upcast
 
 
 class Linear(nnx.Module):
@@ -32,7 +32,8 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         # One axis of rows: with several, XLA on CPU forms the kernel's gradient transposed, at half the speed.
         batch, inputs = x.shape[: x.ndim - self.inputs], x.shape[x.ndim - self.inputs :]
-        y = jnp.tensordot(x.reshape(-1, *inputs), self.kernel[...].astype(x.dtype), self.inputs)
+        kernel, precision = self.kernel[...].astype(x.dtype), product_precision(x)
+        y = jnp.tensordot(x.reshape(-1, *inputs), kernel, self.inputs, precision=precision)
         y = y.reshape(*batch, *y.shape[1:])
         return y if self.bias is None else y + over_rows(self.bias[...].astype(x.dtype), y)
 

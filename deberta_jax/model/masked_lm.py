@@ -8,19 +8,30 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import DebertaConfig, Precision
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import AttentionInputs, Queries
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import Encoder, EncoderOutput
 from deberta_jax.model.heads import with_encoder_output
-from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays, as_pair_mask, as_token_mask, split_key
+from deberta_jax.model.inputs import (
+    Key,
+    Mask,
+    ModelInputs,
+    Tokens,
+    as_arrays,
+    as_ids,
+    as_pair_mask,
+    as_token_mask,
+    split_key,
+)
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear, over_rows
-from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.ops.arguments import check_range
 from deberta_jax.ops.gathered import take_queries
-from deberta_jax.ops.masks import make_attention_mask
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.masks import token_segments
+from deberta_jax.ops.precision import accumulation_dtype, einsum
 from deberta_jax.sharding import on_explicit_meshes
 
 DECODING_STEPS = 2
@@ -53,20 +64,23 @@ class EnhancedMaskDecoder(nnx.Module):
         attention_mask: Bool[Array, "B T"] | None,
         segment_ids: Int[Array, "B T"] | None,
         position_ids: Int[Array, "B T"] | None,
-        pair_mask: Bool[Array, "B #N #T T"] | None = None,
+        pair_mask: Bool[Array, "#B #N #T #T"] | None = None,
         bias: Float[Array, "#B #N #T #T"] | None = None,
+        depth: int,
         key: Key = None,
     ) -> Float[Array, "B M D"]:
-        """Decode the masked positions from `x`, the output of the last layer but one."""
+        """Decode the masked positions from `x`, the output of the last of `depth` layers but one."""
         limit = self.position.embedding.shape[0]
         if position_ids is None and x.shape[1] > limit:
             raise InputError(
                 f"sequence of {x.shape[1]} tokens, the enhanced mask decoder has {limit} absolute positions: shorten "
                 "the sequence"
             )
-        layer = encoder.last_layer()
+        layer = encoder.layer(depth - 1)
         relative = encoder.relative_positions(x.shape[1], x.dtype)
-        mask = make_attention_mask(attention_mask, segment_ids, pair_mask, masked_positions)
+        segments = token_segments(attention_mask, segment_ids)
+        if pair_mask is not None and pair_mask.shape[2] > 1:
+            pair_mask = take_queries(pair_mask, masked_positions)
         if bias is not None and bias.shape[2] > 1:
             bias = take_queries(jnp.broadcast_to(bias, (x.shape[0], *bias.shape[1:])), masked_positions)
         absolute = masked_positions
@@ -74,7 +88,7 @@ class EnhancedMaskDecoder(nnx.Module):
             absolute = jnp.take_along_axis(position_ids, masked_positions, axis=1)
         states = gather_positions(x, masked_positions) + self.position(absolute).astype(x.dtype)
         for step_key in split_key(key, DECODING_STEPS):
-            inputs = AttentionInputs(relative, mask, Queries(states, masked_positions), bias)
+            inputs = AttentionInputs(relative, segments, pair_mask, Queries(states, masked_positions), bias)
             states, _ = layer(x, inputs, key=step_key)
         return states
 
@@ -82,18 +96,19 @@ class EnhancedMaskDecoder(nnx.Module):
 class MaskedLMHead(Configured):
     """Dense layer, activation, norm, then the product with the word embeddings and a bias."""
 
-    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
-        self.config = config
+    def __init__(self, config: DebertaConfig, *, precision: Precision = "float32", key: PRNGKeyArray):
+        self.config, self.precision = config, precision
         E = config.word_size
         self.dense = Linear((config.hidden_size, E), (None, "embed"), stddev=config.initializer_range, key=key)
         self.norm = LayerNorm(E, epsilon=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size), axes=("vocab",))
 
+    @in_precision
     def __call__(self, x: Float[Array, "B M D"], words: Float[Array, "V E"]) -> Float[Array, "B M V"]:
         """Logits over the vocabulary, in float32 or wider."""
         x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
         dtype = accumulation_dtype(x.dtype)
-        logits = jnp.einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=dtype)
+        logits = einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=dtype)
         return logits + over_rows(self.bias[...].astype(logits.dtype), logits)
 
 
@@ -115,7 +130,7 @@ class MaskedLM(HeadModel):
         self.deberta = Deberta(config, key=keys[0], **options)
         has_decoder = enhanced_mask_decoder and not config.position_biased_input
         self.decoder = EnhancedMaskDecoder(config, key=keys[1]) if has_decoder else None
-        self.head = MaskedLMHead(config, key=keys[2])
+        self.head = MaskedLMHead(config, precision=self.precision, key=keys[2])
         cast_parameters(self, options.get("param_dtype"))
 
     @on_explicit_meshes
@@ -130,12 +145,14 @@ class MaskedLM(HeadModel):
     ) -> Any:
         """Logits [B, M, V] at `masked_positions`, or at every position without them, or a `HeadOutput`.
 
-        Other arguments as `Deberta`. The decoder reads the output of the last layer but one, so `each` does not change
+        Other arguments and errors as `Deberta`; positions that do not exist are a ValueError (traced ones are not
+        checked). The decoder reads the output of the last layer but one, so `each` does not change
         the logits through the last layer of a model with a decoder.
         """
         states, output = self._run(input_ids, attention_mask, masked_positions, key, inputs)
         return with_encoder_output(self.head(states, self.deberta.embeddings.word.embedding[...]), output)
 
+    @on_explicit_meshes
     def states(
         self,
         input_ids: Tokens | None = None,
@@ -153,17 +170,27 @@ class MaskedLM(HeadModel):
     ) -> tuple[Float[Array, "B M D"], EncoderOutput]:
         """The input of the head, and the output of the encoder."""
         packing = inputs.get("segment_ids"), inputs.get("position_ids"), inputs.get("bias")
-        masked_positions, segment_ids, position_ids, bias = as_arrays(masked_positions, *packing)
+        segment_ids, position_ids, bias = as_arrays(*packing)
         token_mask = as_token_mask(attention_mask, segment_ids)
         keys = split_key(key, 2)
-        L = self.deberta.config.num_hidden_layers
+        limit, requested = self.deberta.config.num_hidden_layers, inputs.get("depth")
+        L = limit if requested is None else requested
+        first = 0 if self.decoder is None else 1
+        if not first <= L <= limit:
+            raise ValueError(f"depth is {L}, expected {first} to {limit}, the number of layers of the model")
+        tokens = inputs.get("inputs_embeds") if input_ids is None else input_ids
+        if masked_positions is not None and tokens is not None and jnp.ndim(tokens) > 1:
+            masked_positions = _as_positions(masked_positions, *jnp.shape(tokens)[:2])
+        if self.decoder is not None and position_ids is not None:
+            check_range("position_ids", position_ids, self.decoder.position.embedding.shape[0])
         wants_states = inputs.get("output_hidden_states", False)
         on_request = wants_states or inputs.get("output_attentions", False)
         # The decoder needs no output of the last layer: that layer runs only if its states are requested.
         depth = L if self.decoder is None or on_request else L - 1
+        inputs = inputs | {"depth": depth}
         if depth == L and self.decoder is not None:
             inputs = inputs | {"output_hidden_states": True}
-        output = self.deberta(input_ids, token_mask, depth=depth, key=keys[0], **inputs)
+        output = self.deberta(input_ids, token_mask, key=keys[0], **inputs)
         x = output.last_hidden_state
         if self.decoder is None:
             return x if masked_positions is None else gather_positions(x, masked_positions), output
@@ -184,9 +211,18 @@ class MaskedLM(HeadModel):
             position_ids=position_ids,
             pair_mask=pair_mask,
             bias=bias,
+            depth=L,
             key=keys[1],
         )
         return states, output
+
+
+def _as_positions(masked_positions: ArrayLike, B: Any, T: Any) -> Int[Array, "B M"]:
+    """Masked positions as an array; raises ValueError for positions that sequences of T tokens do not have."""
+    positions = as_ids("masked_positions", masked_positions, T)
+    if positions.ndim != 2 or positions.shape[0] != B:
+        raise ValueError(f"masked_positions has shape {positions.shape}, expected [{B}, M]")
+    return positions
 
 
 def gather_positions(x: Float[Array, "B T D"], positions: Int[Array, "B M"]) -> Float[Array, "B M D"]:

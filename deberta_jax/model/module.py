@@ -1,15 +1,18 @@
 """The base classes of modules and models: a config that is fixed, and a short representation."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
+from deberta_jax.errors import InputError
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 _FIXED = "config is fixed when a model is built; with_config(model, ...) returns a changed model"
 
 
@@ -19,7 +22,8 @@ class ModelOptions(TypedDict, total=False):
     dtype: DTypeLike | None
     param_dtype: DTypeLike | None
     remat: Remat
-    attention: Callable[..., tuple[jax.Array, jax.Array]] | None
+    precision: Precision
+    attention: Callable[..., tuple[jax.Array, jax.Array]] | AttentionName
 
 
 class Configured(nnx.Module):
@@ -43,12 +47,18 @@ class Configured(nnx.Module):
 
 
 class Model(nnx.Module):
-    """A model that people load, train and save; its representation is one line."""
+    """A model that people load, train and save; its representation is one line.
+
+    `parts` names the models with a config that a combined model consists of, for messages.
+    """
+
+    parts: ClassVar[str] = ""
 
     def __repr__(self) -> str:
         return _summary(self)
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
     def __treescope_repr__(self, path: Any, subtree_renderer: Any) -> Any:
         import treescope
@@ -60,6 +70,11 @@ class HeadModel(Model):
     """An encoder, `deberta`, with a head."""
 
     deberta: Any
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of float32 matrix products."""
+        return self.deberta.precision
 
     @property
     def config(self) -> DebertaConfig:
@@ -83,9 +98,42 @@ def _summary(model: Any) -> str:
     )
 
 
+def in_precision(function: Function) -> Function:
+    """A function whose float32 matrix products have the precision of its first argument, a module with `precision`.
+
+    With "float32", that is `ops.precision.product_precision`, which JAX's setting overrides.
+    """
+
+    @functools.wraps(function)
+    def call(module: Any, *arguments: Any, **options: Any) -> Any:
+        if module.precision == "float32":
+            return function(module, *arguments, **options)
+        # JAX includes this setting in the keys of its caches: models of different precision share no program.
+        with jax.default_matmul_precision("tensorfloat32"):
+            return function(module, *arguments, **options)
+
+    return call  # type: ignore[return-value]
+
+
+def check_precision(precision: str) -> None:
+    """Raise InputError for a precision that does not exist."""
+    if precision not in get_args(Precision):
+        raise InputError(f"precision is {precision!r}; expected {' or '.join(get_args(Precision))}")
+
+
 def cast_parameters(module: nnx.Module, dtype: DTypeLike | None) -> None:
-    """Convert the parameters of a new module in place; None leaves them as they are."""
+    """Convert the parameters of a new module in place; None leaves them as they are.
+
+    Raises InputError for a dtype of other than floating-point numbers.
+    """
     if dtype is None:
         return
+    check_floating("param_dtype", dtype)
     for variable in jax.tree.leaves(module, is_leaf=lambda node: isinstance(node, nnx.Variable)):
         variable.set_value(jnp.asarray(variable.get_value(), dtype))
+
+
+def check_floating(name: str, dtype: DTypeLike) -> None:
+    """Raise InputError if the argument `name` is not a dtype of floating-point numbers."""
+    if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        raise InputError(f"{name} is {dtype!r}; expected a floating-point type such as float32 or bfloat16")

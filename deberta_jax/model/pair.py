@@ -3,17 +3,16 @@
 See docs/numerics.md, "Replaced-token detection".
 """
 
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import jax
-from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat, Sharing
+from deberta_jax.config import DebertaConfig, Sharing
 from deberta_jax.errors import InputError
-from deberta_jax.model.inputs import DType
 from deberta_jax.model.linear import Embedding
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.module import Model, ModelOptions
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.tree import replace_parts
 
@@ -23,7 +22,7 @@ PairedModel = TypeVar("PairedModel", MaskedLM, ReplacedTokenDetection)
 _SHARED = "word", "position"
 
 
-class ReplacedTokenPair(nnx.Module):
+class ReplacedTokenPair(Model):
     """A generator, which replaces masked tokens, and a discriminator, which detects them.
 
     `sharing` defines the discriminator's tables E_D. "gdes": E_D = stop_gradient(E_G) + E_delta, the generator's
@@ -32,6 +31,8 @@ class ReplacedTokenPair(nnx.Module):
 
     `discriminator` holds only its own tables (E_delta, nothing, or E_D); `detector()` is the complete model.
     """
+
+    parts = "pair.detector() or pair.generator"
 
     def __init__(self, generator: MaskedLM, detector: ReplacedTokenDetection, sharing: Sharing = "gdes"):
         """A pair of two complete models: E_delta = E_D - E_G; with "es" both use the generator's tables."""
@@ -49,6 +50,9 @@ class ReplacedTokenPair(nnx.Module):
         self.sharing = sharing
         self.generator = generator
         self.discriminator = with_tables(detector, parts)
+
+    def __repr__(self) -> str:
+        return f"ReplacedTokenPair({self.sharing}, {self.generator}, {self.discriminator})"
 
     @property
     def shared(self) -> Tables:
@@ -78,14 +82,18 @@ def initial_pair(
     discriminator: DebertaConfig,
     sharing: Sharing = "gdes",
     *,
-    dtype: DType = None,
-    remat: Remat = "none",
     key: PRNGKeyArray,
+    **options: Unpack[ModelOptions],
 ) -> ReplacedTokenPair:
-    """A pair to train from scratch, with E_delta = 0."""
+    """A pair with random weights, to train from scratch (He, Gao and Chen 2023, section 3.3).
+
+    `sharing` is as in `ReplacedTokenPair`; with "gdes" E_delta is 0 at first. Options as `Deberta`, for both models.
+    Raises InputError for configs whose tables have different shapes, unless `sharing` is "none", and for a generator
+    that cannot have an enhanced mask decoder (fewer than 2 layers, or embedding_size other than hidden_size).
+    """
     keys = jax.random.split(key)
-    first = MaskedLM(generator, dtype=dtype, remat=remat, key=keys[0])
-    second = ReplacedTokenDetection(discriminator, dtype=dtype, remat=remat, key=keys[1])
+    first = MaskedLM(generator, key=keys[0], **options)
+    second = ReplacedTokenDetection(discriminator, key=keys[1], **options)
     if sharing == "gdes":
         shared = tables(first)
         _check_shapes(shared, tables(second))

@@ -12,7 +12,8 @@ from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import project, square, with_encoder_output
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays
 from deberta_jax.model.linear import LayerNorm
-from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters
+from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.ops.arguments import known_values
 from deberta_jax.ops.precision import upcast
 from deberta_jax.sharding import on_explicit_meshes
 
@@ -61,10 +62,13 @@ class ReplacedTokenDetection(HeadModel):
         output = self.deberta(input_ids, attention_mask, key=key, **inputs)
         return with_encoder_output(self.head(output.last_hidden_state, inputs.get("position_ids")), output)
 
+    @in_precision
     def head(self, states: Float[Array, "B T D"], position_ids: Tokens | None = None) -> Float[Array, "B T"]:
         """Logits from the states of the last layer."""
         (positions,) = as_arrays(position_ids)
         if positions is None:
             return self.detector(states, states[:, :1])
-        starts = jnp.arange(states.shape[1], dtype=positions.dtype) - positions
+        starts = jnp.arange(states.shape[1], dtype=positions.dtype)[None] - positions
+        if (known := known_values(starts)) is not None and (known < 0).any():
+            raise ValueError("position_ids: no token has that position in its document; positions count from 0 in each")
         return self.detector(states, jnp.take_along_axis(states, starts[..., None], axis=1))

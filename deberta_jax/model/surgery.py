@@ -27,46 +27,68 @@ _SIZES = (
     ("decoder.position.", 0, "max_position_embeddings"),
     ("embeddings.token_type.", 0, "type_vocab_size"),
 )
+# The end of messages about parameters of other shapes.
+_ENSEMBLE = "; for an ensemble of models, call the function inside jax.vmap"
 
 
 def with_config(model: AnyModel, **changes: Any) -> AnyModel:
     """A copy of a model with changes to its config in every module; parameters are shared with the original.
 
-    `with_config(model, hidden_dropout_prob=0.0)`. Raises InputError for a change that needs other parameters.
+    `with_config(model, hidden_dropout_prob=0.0)`. Raises InputError for unknown fields, for invalid values, and for a
+    change that needs other parameters.
     """
-    config = dataclasses.replace(model.config, **changes)
+    config = encoder_of(model).config
+    if unknown := [name for name in changes if name not in {field.name for field in dataclasses.fields(config)}]:
+        raise InputError(f"with_config: DebertaConfig has no field {', '.join(unknown)}")
+    config = dataclasses.replace(config, **changes)
     abstract = _abstract(model, config)
     if problems := list(_differences(model, abstract, config)):
         raise InputError(
             f"with_config: {problems[0]}; first_layers and resized change the number of layers and words, other sizes "
-            "need a new model"
+            f"need a new model{_ENSEMBLE}"
         )
     return jax.tree.unflatten(jax.tree.structure(abstract), jax.tree.leaves(model))
 
 
 def first_layers(model: AnyModel, k: int) -> AnyModel:
-    """A copy of a model with only its first `k` encoder layers. Raises InputError if the model has fewer, or k < 1."""
-    L = model.config.num_hidden_layers
+    """A copy of a model with only its first `k` encoder layers: parameters [L, ...] become [k, ...].
+
+    Raises InputError if the model has fewer layers, or k < 1, and for a model whose parameters are not those of its
+    config, such as an ensemble.
+    """
+    L = encoder_of(model).config.num_hidden_layers
     if not 1 <= k <= L:
         raise InputError(f"first_layers: k is {k}, expected 1 to {L}, the number of layers of the model")
-    return _changed(model, lambda name, leaf: leaf[:k] if "encoder.layers." in name else leaf, num_hidden_layers=k)
+
+    def shorten(name: str, leaf: Array) -> Array:
+        return leaf[:k] if "encoder.layers." in name else leaf
+
+    return _changed("first_layers", model, shorten, num_hidden_layers=k)
 
 
 def layer(model: Deberta | HeadModel, k: int) -> Layer:
-    """Encoder layer number `k`, from 0, as a module of its own. Raises InputError if the model has no such layer."""
+    """Encoder layer number `k`, from 0, as a module with the parameters of that layer.
+
+    To run a layer, call the encoder, which has the relative positions: `encoder(x, attention_mask, start=k, depth=k +
+    1)`, where `encoder` is the attribute of a `Deberta`. Raises InputError if the model has no such layer, and for a
+    model whose parameters are not those of its config, such as an ensemble.
+    """
     encoder = encoder_of(model).encoder
     if not 0 <= k < encoder.config.num_hidden_layers:
         raise InputError(f"layer: k is {k}, expected 0 to {encoder.config.num_hidden_layers - 1}")
-    return jax.tree.map(lambda parameter: parameter[k], encoder.layers)
+    _check_shapes("layer", model)
+    return encoder.layer(k)
 
 
 def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
     """A copy of a model with another number of words: embeddings and the bias of a masked language model's head.
 
-    New words have random embeddings with the standard deviation `initializer_range` of the config, and a bias of 0. If
-    the vocabulary shrinks, the last words are removed. Raises InputError if [PAD] would be removed.
+    Embeddings [V, E] become [vocab_size, E], the bias [V] becomes [vocab_size]. New words have random embeddings with
+    the standard deviation `initializer_range` of the config, and a bias of 0. If the vocabulary shrinks, the last words
+    are removed. Raises InputError if [PAD] would be removed, and for a model whose parameters are not those of its
+    config, such as an ensemble.
     """
-    stddev = model.config.initializer_range
+    stddev = encoder_of(model).config.initializer_range
 
     def resize(name: str, leaf: Array) -> Array:
         if not name.endswith(("embeddings.word.embedding", "head.bias")):
@@ -76,7 +98,7 @@ def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
             new = stddev * jax.random.normal(key, new.shape, leaf.dtype)
         return jnp.concatenate([leaf[:vocab_size], new])
 
-    return _changed(model, resize, vocab_size=vocab_size)
+    return _changed("resized", model, resize, vocab_size=vocab_size)
 
 
 def parameters(model: Any) -> dict[str, Array]:
@@ -98,10 +120,26 @@ def label(model: Any, function: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 
 def check_parameters(model: Deberta | HeadModel) -> None:
-    """Raise InputError that lists where the parameters of a model are not those that its config describes."""
-    config = model.config
-    if problems := list(_differences(model, _abstract(model, config), config)):
+    """Raise InputError that lists where the parameters of a model are not those that its config describes.
+
+    Parameters of any floating-point type are accepted.
+    """
+    config = encoder_of(model).config
+    problems = list(_differences(model, _abstract(model, config), config))
+    problems += [
+        f"{name} has dtype {leaf.dtype}, expected a floating-point type"
+        for name, leaf in _leaves(model).items()
+        if not jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    if problems:
         raise InputError(f"{type(model).__name__}: " + "; ".join(problems))
+
+
+def _check_shapes(function: str, model: Deberta | HeadModel) -> None:
+    """Raise InputError if the parameters of a model do not have the shapes that its config describes."""
+    config = encoder_of(model).config
+    if problems := list(_differences(model, _abstract(model, config), config)):
+        raise InputError(f"{function}: {problems[0]}{_ENSEMBLE}")
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -115,7 +153,8 @@ def _abstract(model: AnyModel, config: DebertaConfig) -> AnyModel:
     options: dict[str, Any] = {
         "dtype": encoder.embeddings.dtype,
         "remat": encoder.encoder.remat,
-        "attention": encoder.encoder.layers.attention.function,
+        "precision": encoder.precision,
+        "attention": encoder.encoder.layers.attention.attention,
     }
     if isinstance(model, MaskedLM):
         options["enhanced_mask_decoder"] = model.decoder is not None
@@ -125,8 +164,9 @@ def _abstract(model: AnyModel, config: DebertaConfig) -> AnyModel:
     return jax.eval_shape(lambda key: kind(config, key=key, **options), jax.random.key(0))
 
 
-def _changed(model: AnyModel, change: Callable[[str, Array], Array], **changes: Any) -> AnyModel:
+def _changed(function: str, model: AnyModel, change: Callable[[str, Array], Array], **changes: Any) -> AnyModel:
     """A copy with changed parameters and the config that describes them."""
+    _check_shapes(function, model)
     config = dataclasses.replace(model.config, **changes)
     leaves = [change(name, leaf) for name, leaf in _leaves(model).items()]
     return jax.tree.unflatten(jax.tree.structure(_abstract(model, config)), leaves)

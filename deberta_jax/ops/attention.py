@@ -6,16 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, Shaped
 
-from deberta_jax.ops import attention_tpu
+from deberta_jax.ops import attention_cudnn, attention_gpu, attention_tpu
+from deberta_jax.ops.arguments import check_axes, check_rows
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
+from deberta_jax.ops.masks import as_boolean_mask
 from deberta_jax.ops.operands import Operands
+from deberta_jax.ops.precision import einsum
 from deberta_jax.ops.scores import (
     Index,
     attention_probabilities,
     attention_scale,
-    check_rows,
+    check_arguments,
     required_index,
     visible_pairs,
 )
@@ -33,32 +36,40 @@ def disentangled_attention(
     *,
     index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
     mask: Shaped[Array, "#B #N #T S"] | None = None,
     bias: Float[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
     scale: float | None = None,
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
-    implementation: str | None = None,
+    implementation: str = "auto",
 ) -> Float[Array, "B T N H"]:
     """Attention over content and relative positions, shaped as `jax.nn.dot_product_attention` (equation 4).
 
-    Arguments and errors as `attention_probabilities`; `dropout_rate` applies to the probabilities if `key` is given.
+    Arguments and errors as `attention_probabilities`; `dropout_rate` in [0, 1) applies to the probabilities if `key` is
+    given.
+    Tokens attend to tokens with the same number in `segment_ids`, as in `masks.segment_mask`: packed documents and
+    padding, without a mask of all pairs in memory.
 
-    `implementation` is a name of `IMPLEMENTATIONS`. The default is "pallas_tpu" on TPU v5 and later, within a sequence
-    and without `bias`; "xla_per_head" on CPU if the scores of all heads exceed the cache; "xla" otherwise. All drop the
-    same entries, but "pallas_tpu" drops gathered queries by their positions. Raises ValueError for an unknown
-    implementation, and for one that does not support the arguments.
+    `implementation` is "auto" (`attention_implementation`) or a name of `IMPLEMENTATIONS` (docs/attention.md). All drop
+    the same entries, but the Pallas kernels drop gathered queries by their positions. "cudnn" and "pallas_gpu" have
+    never run on a GPU, so they are not a default there. Raises ValueError for an unknown implementation, and for one
+    that does not support the arguments.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
-    operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed, bias)
-    operands, options = _prepare(operands, index, is_causal, scale)
-    options["dropout_rate"] = dropout_rate
-    if implementation is not None:
+    operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias)
+    operands, options = _prepare(operands, index, scale, dropout_rate)
+    options |= {"is_causal": is_causal}
+    if implementation != "auto":
         if implementation not in IMPLEMENTATIONS:
-            raise ValueError(f"implementation is {implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
+            raise ValueError(f"implementation is {implementation!r}, expected auto, {', '.join(IMPLEMENTATIONS)}")
         return IMPLEMENTATIONS[implementation](operands, **options)
-    cpu, other = (IMPLEMENTATIONS[name] for name in default_implementations(operands))
+    platforms = "cpu", "tpu" if attention_tpu.is_supported() else "gpu"
+    details: dict[str, Any] = {"is_gathered": query_positions is not None, "has_bias": bias is not None}
+    details |= {"key_length": k.shape[1], "dtype": q.dtype}
+    names = (attention_implementation(q.shape, platform=platform, **details) for platform in platforms)
+    cpu, other = (IMPLEMENTATIONS[name] for name in names)
     if cpu is other:
         return cpu(operands, **options)
     return jax.lax.platform_dependent(operands, cpu=partial(cpu, **options), default=partial(other, **options))
@@ -82,17 +93,27 @@ def attention_with_probabilities(
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
     """The result of `disentangled_attention`, and the probabilities before dropout that gave it ("xla")."""
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
-    operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed, bias)
-    operands, options = _prepare(operands, index, is_causal, scale)
-    return _attend(operands, **options, dropout_rate=dropout_rate)
+    operands = Operands(q, k, v, rel_k, rel_q, query_positions, None, mask, seed, bias)
+    operands, options = _prepare(operands, index, scale, dropout_rate)
+    return _attend(operands, **options, is_causal=is_causal)
 
 
 def _prepare(
-    operands: Operands, index: Index | None, is_causal: bool, scale: float | None
+    operands: Operands, index: Index | None, scale: float | None, dropout_rate: float
 ) -> tuple[Operands, dict[str, Any]]:
-    """Operands with one mask of booleans, and the options `index` and `scale`; raises ValueError for invalid ones."""
-    q, k, v, rel_k, rel_q, query_positions, mask, seed, bias = operands
-    mask = visible_pairs(mask, q, k, query_positions, is_causal)
+    """Operands with a boolean mask, and options with the scale; raises ValueError for invalid ones."""
+    q, k, _, rel_k, rel_q, query_positions, segment_ids, mask, _, bias = operands
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"dropout_rate is {dropout_rate}, expected a number from 0 to below 1")
+    check_arguments(q, k, query_positions, mask, bias)
+    if segment_ids is not None:
+        check_axes("segment_ids", segment_ids)
+    if segment_ids is not None and query_positions is None and q.shape[1] != k.shape[1]:
+        raise ValueError(
+            f"segment_ids: {q.shape[1]} queries and {k.shape[1]} keys are not the same tokens; pass query_positions, "
+            "or mask instead"
+        )
+    mask = None if mask is None else as_boolean_mask("mask", mask)
     bias = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:3], k.shape[1]))
     if rel_k is not None or rel_q is not None:
         index = required_index(index, q, k, query_positions)
@@ -100,24 +121,39 @@ def _prepare(
             if table is not None:
                 check_rows(index, table)
     scale = attention_scale(q, rel_k, rel_q) if scale is None else scale
-    return operands._replace(mask=mask, bias=bias), {"index": index, "scale": scale}
+    return operands._replace(mask=mask, bias=bias), {"index": index, "scale": scale, "dropout_rate": dropout_rate}
 
 
-def default_implementations(operands: Operands) -> tuple[str, str]:
-    """The names of the default implementation on CPU, and on the platform of the current devices otherwise."""
-    q, k = operands.q, operands.k
-    score_bytes = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] * 4
-    within_sequence = operands.query_positions is not None or q.shape[1] == k.shape[1]
-    has_kernel = within_sequence and operands.bias is None and q.dtype != jnp.float64
-    kernel = has_kernel and attention_tpu.is_supported()
+def attention_implementation(
+    shape: tuple[Any, ...],
+    *,
+    key_length: Any = None,
+    dtype: DTypeLike = jnp.bfloat16,
+    is_gathered: bool = False,
+    has_bias: bool = False,
+    platform: str | None = None,
+) -> str:
+    """The implementation that `disentangled_attention` chooses for queries of this shape [B, T, N, H].
+
+    `is_gathered` is for queries at `query_positions`. `platform` is "cpu", "gpu" or "tpu" (v5 or later), by default
+    that of the current devices (docs/attention.md).
+    """
+    B, T, N, _ = shape
+    S = T if key_length is None else key_length
+    if platform is None:
+        platform = "tpu" if attention_tpu.is_supported() else jax.default_backend()
+    if platform == "tpu":
+        within_sequence = is_gathered or T == S
+        return "pallas_tpu" if within_sequence and not has_bias and dtype != jnp.float64 else "xla"
+    score_bytes = B * N * T * S * 4
     # The size is unknown in a program that is exported with a symbolic batch size.
     is_large = isinstance(score_bytes, int) and score_bytes > CACHED_BYTES
-    return "xla_per_head" if is_large else "xla", "pallas_tpu" if kernel else "xla"
+    return "xla_per_head" if platform == "cpu" and is_large else "xla"
 
 
 def xla(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
     """All heads at once."""
-    return _attend(operands, **options)[0]
+    return _attend(operands, **options, dtype=operands.v.dtype)[0]
 
 
 def _attend(
@@ -125,17 +161,25 @@ def _attend(
     *,
     index: Index | None,
     scale: float,
+    is_causal: bool,
     dropout_rate: float,
     heads: tuple[Int[Array, ""] | int, int] | None = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
-    """Context, and probabilities before dropout.
+    """Context, and probabilities before dropout in `dtype`; the backward pass keeps them.
 
     `heads` is the index of the first head of `operands` and the number of all heads: they decide which entries drop.
     """
-    q, k, v, rel_k, rel_q, query_positions, mask, seed, bias = operands
-    probabilities = attention_probabilities(
-        q, k, rel_k, rel_q, index=index, query_positions=query_positions, mask=mask, bias=bias, scale=scale
-    )
+    q, k, v, rel_k, rel_q, query_positions, _, _, seed, bias = operands
+    mask = visible_pairs(operands.mask, q, k, query_positions, is_causal, operands.segment_ids)
+    options: dict[str, Any] = {
+        "index": index,
+        "query_positions": query_positions,
+        "mask": mask,
+        "bias": bias,
+        "scale": scale,
+    }
+    probabilities = attention_probabilities(q, k, rel_k, rel_q, **options, dtype=dtype)
     weights = probabilities
     if seed is not None:
         B, N, T, S = probabilities.shape
@@ -143,12 +187,15 @@ def _attend(
         shape, start = (B, N, T, S), (0, first, 0, 0)
         keep = keep_mask(probabilities.shape, dropout_rate, seed=seed, full_shape=shape, start=start)
         weights = drop(probabilities, dropout_rate, keep)
-    return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v), probabilities
+    return einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v), probabilities
 
 
-def xla_per_head(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
+def xla_per_head(operands: Operands, *, is_causal: bool, **options: Any) -> Float[Array, "B T N H"]:
     """One head after the other: the scores of one head stay in a CPU's cache."""
     N = operands.q.shape[2]
+    at, segment_ids = operands.query_positions, operands.segment_ids
+    mask = visible_pairs(operands.mask, operands.q, operands.k, at, is_causal, segment_ids)
+    operands = operands._replace(mask=mask, segment_ids=None)
     # A mask or bias without an axis of heads is the same for each.
     by_head = {
         name: jnp.moveaxis(pairs, 1, 0)[:, :, None]
@@ -161,7 +208,7 @@ def xla_per_head(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
     def attend(head: Any) -> Float[Array, "B T H"]:
         number, (q, k, v, rel_k, rel_q), pairs = head
         one = operands._replace(q=q, k=k, v=v, rel_k=rel_k, rel_q=rel_q, **pairs)
-        return xla(one, **options, heads=(number, N))[:, :, 0]
+        return xla(one, **options, is_causal=False, heads=(number, N))[:, :, 0]
 
     return jnp.moveaxis(jax.lax.map(attend, (jnp.arange(N), tensors, by_head)), 0, 2)
 
@@ -169,5 +216,7 @@ def xla_per_head(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
 IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B T N H"]]] = {
     "xla": xla,
     "xla_per_head": xla_per_head,
+    "cudnn": attention_cudnn.cudnn,
     "pallas_tpu": attention_tpu.pallas_tpu,
+    "pallas_gpu": attention_gpu.pallas_gpu,
 }

@@ -34,12 +34,18 @@ def keep_mask(
     seed: UInt32[Array, "2"] | Words,
     full_shape: tuple[int, ...] | None = None,
     start: tuple[Start, ...] | None = None,
+    transposed: bool = False,
 ) -> Bool[Array, "..."]:
-    """True with probability 1 - `rate`, a function of seed and position; `full_shape` and `start` as in `flat_index`.
+    """True with probability 1 - `rate`, a function of seed and position; other arguments as in `flat_index`.
 
     About 20 integer operations, which XLA fuses into the consumer. JAX's default generator takes about a hundred and
     writes its bits to memory on CPU.
     """
     # The seed enters on each axis: XLA computes what depends on shapes alone before a scan and keeps it in memory.
     start = tuple(jnp.asarray(first).astype(jnp.uint32) + seed[0] for first in start or (0,) * len(shape))
-    return mix_bits(mix_bits(flat_index(shape, full_shape, start)) ^ seed[1]) >= np.uint32(round(rate * 2**32))
+    return keep_at(flat_index(shape, full_shape, start, transposed), rate, seed[1])
+
+
+def keep_at(index: UInt32[Array, "*shape"], rate: float, word: UInt32[Array, ""]) -> Bool[Array, "*shape"]:
+    """True with probability 1 - `rate`, a function of a flat index and of the second word of a seed."""
+    return mix_bits(mix_bits(index) ^ word) >= np.uint32(round(rate * 2**32))

@@ -1,10 +1,11 @@
 """What every fused attention kernel needs: padding, tables by distance, gathered queries, sharding, dropout positions.
 
-A kernel gets whole tiles and heads first, and returns the context of every token. It is a function
-`kernel(settings, inputs) -> [B, N, T, H]`; attention_tpu.py is one.
+A kernel gets whole tiles and returns the context of every token, in the layout of its queries. It is a function
+`kernel(settings, inputs) -> [B, N, T, H]`, or [B, T, N, H]; attention_tpu.py is one.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,16 +17,18 @@ from jaxtyping import Array, Bool, Float, Int
 from deberta_jax.ops.dropout import keep_mask
 from deberta_jax.ops.hashing import Start
 from deberta_jax.ops.operands import Operands
-from deberta_jax.ops.relative_shift import table_by_distance
+from deberta_jax.ops.precision import einsum, product_precision
 from deberta_jax.sharding import current_mesh, partition_spec
 
 
 class KernelInputs(NamedTuple):
-    """The arrays a kernel reads, heads first; also used for how each of them is sharded or tiled.
+    """The arrays a kernel reads; also used for how each of them is sharded or tiled.
 
-    q, k and v are [B, N, T, H]. `rel_k` [N, 2T, H] has a row for each distance, largest first, and one more so that
-    tiles are whole; `rel_q` is the same, smallest first. `mask` is int8 [#B, #N, T, T]. `seed` [2] is that of dropout,
-    `offset` [2] the first sequence and the first head of this device in the whole batch.
+    q, k and v are [B, N, T, H], or [B, T, N, H] with `heads_axis` 2, T a multiple of both tiles. `rel_k`
+    [N, 2 reach, H] has a row for each distance from reach - 1 down to -reach; `rel_q` is the same, smallest first: from
+    1 - reach up to reach. `segment_ids` [B, T] is int32 as in `masks.segment_mask`, -1 for tokens that fill up the last
+    tile. `mask` is int8 [#B, #N, T, T]. `seed` [2] is that of dropout, `offset` [2] the first sequence and the first
+    head of this device in the whole batch.
     """
 
     q: Any
@@ -33,6 +36,7 @@ class KernelInputs(NamedTuple):
     v: Any
     rel_k: Any
     rel_q: Any
+    segment_ids: Any
     mask: Any
     seed: Any
     offset: Any
@@ -40,59 +44,101 @@ class KernelInputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class KernelSettings:
-    """`shape` is the shape [B, N, T, T] of the scores of the whole batch, before padding."""
+    """What a kernel knows at compile time.
+
+    `shape` is the shape [B, N, T, T] of the scores of the whole batch, before padding. All distances of at least `band`
+    read one row of the relative table, and all of at most -`band` another one: a pair of tiles that is wholly beyond
+    needs no scores by distance. `reach` is how far the tables go, enough for every pair of tiles within the band.
+    """
 
     scale: float
+    is_causal: bool
     dropout_rate: float
     shape: tuple[int, int, int, int]
+    tiles: tuple[int, int]
+    band: int
+    reach: int
+    precision: jax.lax.Precision
     interpret: bool
 
 
-Kernel = Callable[[KernelSettings, KernelInputs], Float[Array, "B N T H"]]
+Kernel = Callable[[KernelSettings, KernelInputs], Float[Array, "B _ _ H"]]
 
 
 def fused_attention(
     kernel: Kernel,
-    tile: int,
+    tiles: tuple[int, int],
     operands: Operands,
     *,
     index: Int[np.ndarray | Array, "W"] | None,
     scale: float,
+    is_causal: bool = False,
     dropout_rate: float,
+    heads_axis: int = 1,
     interpret: bool = False,
 ) -> Float[Array, "B M N H"]:
-    """Attention by a kernel whose tiles have `tile` queries and keys; scores and softmax in float32.
+    """Attention by a kernel whose tiles have `tiles` queries and keys; scores and softmax in float32.
 
     Queries are tokens of the same sequence: all of them, or those at `query_positions`. Under a mesh each device
-    computes its own sequences and heads, and drops the same entries as a single device would. `interpret` runs the
-    kernel on any device, slowly.
+    computes its own sequences and heads, and drops the same entries as a single device would. `heads_axis` is the axis
+    of heads in the kernel's queries, 1 or 2. `interpret` runs the kernel on any device, slowly.
     """
     positions = operands.query_positions
     if operands.bias is not None:
         raise ValueError("implementation: fused kernels do not support bias; use 'xla'")
-    q, k, v, rel_k, rel_q, _, mask, seed, _ = operands if positions is None else _one_query_per_token(operands)
-    # Pad tokens to whole tiles, spread the relative tables over distances, put heads first.
+    if positions is not None:
+        operands = _one_query_per_token(operands)
+    q, k, v, rel_k, rel_q, _, segment_ids, mask, seed, _ = operands
+    # Pad tokens to whole tiles, spread the relative tables over distances, put heads where the kernel expects them.
     B, T, N, _ = q.shape
-    padding = -T % tile
+    padding = -T % math.lcm(*tiles)
     if padding:
         q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
-        mask = jnp.ones((1, 1, 1, T), bool) if mask is None else mask
-        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, padding if mask.shape[2] > 1 else 0), (0, padding)))
+        segment_ids = jnp.zeros((B, T), jnp.int32) if segment_ids is None else segment_ids
+        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)), constant_values=-1)
+    if segment_ids is not None:
+        segment_ids = segment_ids.astype(jnp.int32)
     if mask is not None:
-        mask = jnp.broadcast_to(mask, (*mask.shape[:2], T + padding, T + padding)).astype(jnp.int8)
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], T, T))
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, padding), (0, padding))).astype(jnp.int8)
+    band = T if index is None else constant_beyond(index)
+    # Whole tiles, so that a window of the tables begins at a multiple of what both tiles are multiples of.
+    reach = min(T + padding, band + -band % math.gcd(*tiles) + sum(tiles))
+    rel_k, rel_q = (
+        None if table is None else _by_distance(table, jnp.asarray(index), reach, step)
+        for table, step in ((rel_k, 1), (rel_q, -1))
+    )
+    q, k, v = (jnp.moveaxis(x, 2, heads_axis) for x in (q, k, v))
+    inputs = KernelInputs(q, k, v, rel_k, rel_q, segment_ids, mask, seed, offset=None)
+    precision = jax.lax.Precision.HIGHEST if product_precision(q) == "highest" else jax.lax.Precision.DEFAULT
+    settings = KernelSettings(scale, is_causal, dropout_rate, (B, N, T, T), tiles, band, reach, precision, interpret)
+    context = jnp.moveaxis(_on_mesh(kernel, settings, inputs, heads_axis), heads_axis, 2)[:, :T]
+    return context if positions is None else _select("BMT,BTNH->BMNH", _at(positions, T), context)
 
-    def by_distance(table: Float[Array, "R N H"] | None, step: int) -> Float[Array, "N D H"] | None:
-        if table is None:
-            return None
-        # One row more than there are distances, so that tiles of the table are whole.
-        rows = jnp.pad(jnp.asarray(index)[::step], (padding, padding + 1), "edge")
-        return table_by_distance(table.swapaxes(0, 1), rows)
 
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    inputs = KernelInputs(q, k, v, by_distance(rel_k, 1), by_distance(rel_q, -1), mask, seed, offset=None)
-    settings = KernelSettings(scale, dropout_rate, (B, N, T, T), interpret)
-    context = _on_mesh(kernel, settings, inputs).swapaxes(1, 2)[:, :T]
-    return context if positions is None else jnp.take_along_axis(context, positions[..., None, None], axis=1)
+def constant_beyond(index: Int[np.ndarray | Array, "W"]) -> int:
+    """The smallest distance from which on all distances read the same row of the relative table, on both sides.
+
+    The number of tokens if the index is not known at compile time.
+    """
+    tokens = (index.shape[0] + 1) // 2
+    if not isinstance(index, np.ndarray):
+        return tokens
+    left, right = (np.flatnonzero(side != side[0]) for side in (index[:tokens], index[::-1][:tokens]))
+    return max(int(tokens - side[0]) if side.size else 0 for side in (left, right))
+
+
+def _by_distance(table: Float[Array, "R N H"], index: Int[Array, "W"], reach: int, step: int) -> Float[Array, "N D H"]:
+    """The rows of the table for 2 reach distances, largest (`step` 1) or smallest (`step` -1) first.
+
+    A product with a matrix of zeros and ones is exact. Its gradient is one product too, where that of a gather adds row
+    by row, in no fixed order on GPU.
+    """
+    tokens = (index.shape[0] + 1) // 2
+    distances = step * (reach - 1 - np.arange(2 * reach))
+    rows = index[tokens - 1 - np.clip(distances, 1 - tokens, tokens - 1)]
+    selection = (np.arange(table.shape[0], dtype=np.int32)[:, None] == rows).astype(table.dtype)
+    return einsum("RNH,RD->NDH", table, selection)
 
 
 def tile_keep_mask(
@@ -103,36 +149,50 @@ def tile_keep_mask(
     head: Start,
     start: tuple[Start, Start],
     shape: tuple[int, int],
-) -> Bool[Array, "T S"] | None:
-    """Which probabilities of a tile dropout keeps, inside a kernel; None without dropout.
+    transposed: bool = False,
+) -> Bool[Array, "_ _"] | None:
+    """Which probabilities [T, S] of a tile dropout keeps, inside a kernel, or [S, T] if `transposed`.
 
-    `sequence` and `head` count within the device; the tile begins at query and key `start`.
+    None without dropout. `sequence` and `head` count within the device; the tile begins at query and key `start`.
     """
     if inputs.seed is None or inputs.offset is None:
         return None
     offset, seed = inputs.offset, inputs.seed
     position = (offset[0] + sequence, offset[1] + head, *start)
     words = seed[0], seed[1]
-    return keep_mask((1, 1, *shape), settings.dropout_rate, seed=words, full_shape=settings.shape, start=position)[0, 0]
+    options: dict[str, Any] = {"full_shape": settings.shape, "start": position, "transposed": transposed}
+    return keep_mask((1, 1, *shape), settings.dropout_rate, seed=words, **options)[0, 0]
 
 
 def _one_query_per_token(operands: Operands) -> Operands:
     """Operands with a query for each token, which is zero where there is none, as kernels expect them."""
     assert operands.query_positions is not None
-    matches = operands.query_positions[:, None, :] == jnp.arange(operands.k.shape[1])[None, :, None]
-    slot = jnp.argmax(matches, axis=-1)
-    q = jnp.take_along_axis(operands.q, slot[..., None, None], axis=1)
-    q = jnp.where(matches.any(-1)[..., None, None], q, 0)
+    matches = _at(operands.query_positions, operands.k.shape[1])
+    # The first of several queries at the same position.
+    first = matches & (jnp.cumsum(matches, axis=1, dtype=jnp.int32) == 1)
     mask = operands.mask
     if mask is not None and mask.shape[2] > 1:
-        mask = jnp.take_along_axis(mask, slot[:, None, :, None], axis=2)
-    return operands._replace(q=q, mask=mask, query_positions=None)
+        mask = jnp.take_along_axis(mask, jnp.argmax(matches, axis=1)[:, None, :, None], axis=2)
+    return operands._replace(q=_select("BMT,BMNH->BTNH", first, operands.q), mask=mask, query_positions=None)
 
 
-def _on_mesh(kernel: Kernel, settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B N T H"]:
+def _at(positions: Int[Array, "B M"], tokens: int) -> Bool[Array, "B M T"]:
+    """Whether query m is at position t."""
+    return positions[..., None] == jnp.arange(tokens)
+
+
+def _select(equation: str, selection: Bool[Array, "B M T"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The selected rows: a product with zeros and ones, which is exact, and so is its gradient in a fixed order."""
+    return jnp.einsum(equation, selection.astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _on_mesh(
+    kernel: Kernel, settings: KernelSettings, inputs: KernelInputs, heads_axis: int
+) -> Float[Array, "B _ _ H"]:
     mesh = current_mesh()
-    content, table = ("batch", "heads", None, None), ("heads", None, None)
-    axes = KernelInputs(content, content, content, table, table, content, seed=(None,), offset=(None,))
+    pairs, table = ("batch", "heads", None, None), ("heads", None, None)
+    content = pairs if heads_axis == 1 else ("batch", None, "heads", None)
+    axes = KernelInputs(content, content, content, table, table, ("batch", None), pairs, seed=(None,), offset=(None,))
     specs = KernelInputs(
         *(
             None if x is None or mesh is None else partition_spec(names, x.shape, mesh)
@@ -140,10 +200,11 @@ def _on_mesh(kernel: Kernel, settings: KernelSettings, inputs: KernelInputs) -> 
         )
     )
 
-    def attend(inputs: KernelInputs) -> Float[Array, "B N T H"]:
+    def attend(inputs: KernelInputs) -> Float[Array, "B _ _ H"]:
         if inputs.seed is not None:
-            shards = (0 if name is None else jax.lax.axis_index(name) for name in (specs.q or (None, None))[:2])
-            offset = [shard * size for shard, size in zip(shards, inputs.q.shape[:2], strict=True)]
+            names = specs.q or (None, None, None)
+            shards = {axis: 0 if names[axis] is None else jax.lax.axis_index(names[axis]) for axis in (0, heads_axis)}
+            offset = [shard * inputs.q.shape[axis] for axis, shard in shards.items()]
             inputs = inputs._replace(offset=jnp.asarray(offset, jnp.int32))
         return kernel(settings, inputs)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.precision import accumulation_dtype, einsum
 from deberta_jax.ops.relative_shift import table_by_distance
 
 
@@ -21,11 +21,12 @@ def c2p_scores_at(
     """
     S = (index.shape[0] + 1) // 2
     by_distance = table_by_distance(rel_k.swapaxes(0, 1), index)
-    scores = jnp.einsum("BMNH,NWH->BMNW", q, by_distance, preferred_element_type=accumulation_dtype(q.dtype))
+    scores = einsum("BMNH,NWH->BMNW", q, by_distance, preferred_element_type=accumulation_dtype(q.dtype))
     slice_keys = jax.vmap(jax.vmap(lambda scores, start: jax.lax.dynamic_slice_in_dim(scores, start, S, axis=1)))
     return slice_keys(scores, S - 1 - query_positions).swapaxes(1, 2)
 
 
-def take_queries(x: Shaped[Array, "B N T S"], query_positions: Int[Array, "B M"]) -> Shaped[Array, "B N M S"]:
+def take_queries(x: Shaped[Array, "#B N T S"], query_positions: Int[Array, "B M"]) -> Shaped[Array, "B N M S"]:
     """The scores or mask entries of the queries at `query_positions`."""
+    x = jnp.broadcast_to(x, (query_positions.shape[0], *x.shape[1:]))
     return jax.vmap(lambda x, positions: x[:, positions])(x, query_positions)

@@ -1,18 +1,22 @@
 """Which keys a query may attend to, and the softmax over them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
+from deberta_jax.ops.arguments import check_axes, check_range
 from deberta_jax.ops.gathered import take_queries
 
 
 def as_boolean_mask(name: str, mask: ArrayLike) -> Bool[Array, "..."]:
     """A mask of booleans or integers as booleans, True where it is not 0.
 
-    Raises ValueError for floating-point numbers: as an additive mask, 0 would mean visible. `name` is the argument.
+    Raises ValueError for floating-point numbers, because in an additive mask 0 means visible, and for another number of
+    axes than the argument `name` has.
     """
     mask = jnp.asarray(mask)
     if not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
@@ -20,6 +24,7 @@ def as_boolean_mask(name: str, mask: ArrayLike) -> Bool[Array, "..."]:
             f"{name} has dtype {mask.dtype}, expected booleans or integers, 1 for what is visible; pass an additive "
             "mask as bias"
         )
+    check_axes(name, mask)
     return mask.astype(bool)
 
 
@@ -28,37 +33,67 @@ def causal_mask(queries: Int[Array, "*B T"], key_length: int) -> Bool[Array, "*B
     return queries[..., None] >= jnp.arange(key_length)
 
 
+def token_segments(
+    attention_mask: Shaped[ArrayLike, "B S"] | None, segment_ids: Int[Array, "B S"] | None
+) -> Int[Array, "B S"] | None:
+    """The segment of each token, -1 for padding, as `segment_mask` takes it; None if all tokens see each other.
+
+    Raises ValueError for an `attention_mask` of floating-point numbers, and for another number of axes.
+    """
+    if segment_ids is not None:
+        check_axes("segment_ids", segment_ids)
+    if attention_mask is None:
+        return segment_ids
+    real = as_boolean_mask("attention_mask", attention_mask)
+    if segment_ids is not None and segment_ids.shape != real.shape:
+        raise ValueError(f"attention_mask has shape {real.shape}, but segment_ids has shape {segment_ids.shape}")
+    return jnp.where(real, 0 if segment_ids is None else segment_ids, -1)
+
+
+def segment_mask(
+    segment_ids: Int[Array, "B S"], query_positions: Int[Array, "B T"] | None = None
+) -> Bool[Array, "B 1 T S"]:
+    """True for tokens of the same segment; a token with a negative number attends to nothing, and nothing to it."""
+    queries = segment_ids
+    if query_positions is not None:
+        queries = jnp.take_along_axis(segment_ids, query_positions, axis=1)
+    queries, keys = queries[:, None, :, None], segment_ids[:, None, None, :]
+    return (queries == keys) & (queries >= 0)
+
+
 def make_attention_mask(
     attention_mask: Shaped[ArrayLike, "B S"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
-    pair_mask: Shaped[ArrayLike, "B #N #T S"] | None = None,
+    pair_mask: Shaped[ArrayLike, "#B #N #T #S"] | None = None,
     query_positions: Int[Array, "B M"] | None = None,
-) -> Bool[Array, "B #N #Q S"] | None:
+) -> Bool[Array, "#B #N #Q #S"] | None:
     """True where a query may attend to a key: both are real tokens of one document, and `pair_mask` allows the pair.
 
-    `attention_mask` marks real tokens, `segment_ids` numbers packed documents. With `query_positions` the queries are
-    those at these positions. None if there is no restriction. Raises ValueError for a mask of floating-point numbers.
+    `attention_mask` marks real tokens, `segment_ids` numbers packed documents, with negative numbers for padding. With
+    `query_positions` the queries are those at these positions. None if there is no restriction. Raises ValueError for
+    a mask of floating-point numbers or with another number of axes, and for positions that do not exist (traced
+    positions are not checked).
     """
-    mask = None
-    real = None if attention_mask is None else as_boolean_mask("attention_mask", attention_mask)
-    for tokens, combine in ((real, jnp.logical_and), (segment_ids, jnp.equal)):
-        if tokens is not None:
-            queries = tokens if query_positions is None else jnp.take_along_axis(tokens, query_positions, axis=1)
-            pairs = combine(queries[:, None, :, None], tokens[:, None, None, :])
-            mask = pairs if mask is None else mask & pairs
+    segments = token_segments(attention_mask, segment_ids)
+    if segments is not None and query_positions is not None:
+        check_range("query_positions", query_positions, segments.shape[1])
+    mask = None if segments is None else segment_mask(segments, query_positions)
     if pair_mask is not None:
         pair_mask = as_boolean_mask("pair_mask", pair_mask)
         if query_positions is not None and pair_mask.shape[2] > 1:
+            check_range("query_positions", query_positions, pair_mask.shape[2])
             pair_mask = take_queries(pair_mask, query_positions)
         mask = pair_mask if mask is None else mask & pair_mask
     return mask
 
 
-@jax.custom_jvp
-def masked_softmax(scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T S"] | None) -> Float[Array, "B N T S"]:
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def masked_softmax(
+    scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T S"] | None, dtype: DTypeLike | None = None
+) -> Float[Array, "B N T S"]:
     """Softmax over the keys where `mask` is True; a row without such a key is all zero, with zero gradient.
 
-    docs/numerics.md, "Masks and padding".
+    Computed in the dtype of `scores`, returned in `dtype` (default: the same). docs/numerics.md, "Masks and padding".
     """
     if mask is not None:
         # A finite fill avoids inf - inf in a row without a key; in every other row the hidden keys become zero. It
@@ -69,12 +104,13 @@ def masked_softmax(scores: Float[Array, "B N T S"], mask: Bool[Array, "#B #N #T 
     weight = 1 / exponentials.sum(-1, keepdims=True)
     if mask is not None:
         weight = jnp.where(mask.any(-1, keepdims=True), weight, 0)
-    return exponentials * weight
+    return (exponentials * weight).astype(dtype or scores.dtype)
 
 
 @masked_softmax.defjvp
-def _masked_softmax_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _masked_softmax_jvp(dtype: DTypeLike | None, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     # Only the result is kept for the backward pass: it is zero wherever no gradient flows.
-    probabilities = checkpoint_name(masked_softmax(*primals), "probabilities")
-    weighted = probabilities * tangents[0]
-    return probabilities, weighted - probabilities * weighted.sum(-1, keepdims=True)
+    probabilities = checkpoint_name(masked_softmax(*primals, dtype), "probabilities")
+    wide = probabilities.astype(tangents[0].dtype)
+    weighted = wide * tangents[0]
+    return probabilities, (weighted - wide * weighted.sum(-1, keepdims=True)).astype(probabilities.dtype)

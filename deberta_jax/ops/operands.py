@@ -8,8 +8,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 class Operands(NamedTuple):
     """Queries, keys and values; projected relative tables (None: no such term); and which pairs are visible or kept.
 
-    With `query_positions` query t is at that position among the keys. `seed` is that of dropout (`dropout_seed`), None
-    for no dropout. `bias` is added to the scaled scores.
+    With `query_positions` query t is at that position among the keys. `segment_ids` is as in `masks.segment_mask`;
+    `mask` restricts pairs further. `seed` is that of dropout (`dropout_seed`), None for no dropout. `bias` is added to
+    the scaled scores.
     """
 
     q: Float[Array, "B T N H"]
@@ -18,6 +19,7 @@ class Operands(NamedTuple):
     rel_k: Float[Array, "R N H"] | None = None
     rel_q: Float[Array, "R N H"] | None = None
     query_positions: Int[Array, "B T"] | None = None
+    segment_ids: Int[Array, "B S"] | None = None
     mask: Bool[Array, "#B #N #T S"] | None = None
     seed: UInt32[Array, "2"] | None = None
     bias: Float[Array, "#B #N #T S"] | None = None

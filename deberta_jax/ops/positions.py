@@ -11,11 +11,16 @@ def log_bucket(
 
     With `buckets` < 1 distances are returned unchanged. `clamp` limits distances to +-(max_distance - 1) first, as
     Microsoft's code does; without it buckets keep growing, as in Hugging Face (docs/numerics.md, "Relative positions
-    and buckets"). Computed in float64 on the host: in jitted float32 some sizes are off by one bucket.
+    and buckets"). Computed in float64 on the host: in jitted float32 some sizes are off by one bucket. Raises
+    ValueError for 1 bucket, and for a `max_distance` that leaves no distance for logarithmic buckets.
     """
     distance = np.asarray(distance, np.int64)
     if buckets < 1:
         return distance
+    if buckets == 1:
+        raise ValueError("buckets is 1, which cannot represent a sign: use at least 2, or 0 for no buckets")
+    if max_distance <= buckets // 2 + 1:
+        raise ValueError(f"max_distance is {max_distance}, expected more than {buckets // 2 + 1} for {buckets} buckets")
     if clamp:
         distance = np.clip(distance, 1 - max_distance, max_distance - 1)
     middle = buckets // 2
@@ -32,8 +37,11 @@ def relative_index(
     """The row of the relative table for each of the W = query_length + key_length - 1 distances, largest first.
 
     Entry w is the distance t - s = query_length - 1 - w, so query t and key s meet at w = query_length - 1 - t + s. Row
-    k (the span) is distance 0; larger rows are keys to the left of the query.
+    k (the span) is distance 0; larger rows are keys to the left of the query. Raises ValueError as `log_bucket`, and
+    without buckets for a `max_distance` below 1.
     """
+    if buckets < 1 and max_distance < 1:
+        raise ValueError(f"max_distance is {max_distance}, expected at least 1 without buckets")
     span = buckets if buckets > 0 else max_distance
     distance = np.arange(query_length - 1, -key_length, -1)
     bucket = log_bucket(distance, buckets, max_distance, clamp=clamp)

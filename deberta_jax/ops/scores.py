@@ -7,15 +7,17 @@
 paper writes d(s, t) in the third term; released models use d(t, s) (docs/numerics.md, "Score terms and scale").
 """
 
+import functools
 import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
+from deberta_jax.ops.arguments import check_axes, check_bias, check_pairs, check_range, check_rows
 from deberta_jax.ops.gathered import c2p_scores_at, take_queries
-from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax
-from deberta_jax.ops.precision import accumulation_dtype
+from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax, segment_mask
+from deberta_jax.ops.precision import accumulation_dtype, einsum, position_dtype, upcast
 from deberta_jax.ops.relative_shift import relative_shift, table_by_distance
 
 # The row of the relative table for each distance, largest distance first.
@@ -26,7 +28,7 @@ QUERY_BLOCK = 64
 
 def c2c_scores(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array, "B N T S"]:
     """Content-to-content: how well the content at s matches the content at t (equation 4, first term)."""
-    return jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=accumulation_dtype(q.dtype))
+    return einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=accumulation_dtype(q.dtype))
 
 
 def c2p_scores(q: Float[Array, "B T N H"], rel_k: Float[Array, "R N H"], index: Index) -> Float[Array, "B N T S"]:
@@ -40,13 +42,16 @@ def p2c_scores(k: Float[Array, "B S N H"], rel_q: Float[Array, "R N H"], index: 
 
 
 def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], index: Index) -> Float[Array, "B N T S"]:
-    """x_t . table[index[T - 1 - t + s]], in float32 or wider, for S = W - T + 1.
+    """x_t . table[index[T - 1 - t + s]] for S = W - T + 1; bfloat16 for bfloat16, in float32 or wider otherwise.
 
     `index` has one row of the table for each of the W distances, largest first, as `positions.relative_index` returns
-    it. Scores are computed by distance, then shifted to keys: no gather over [T, S].
+    it. Scores are computed by distance, then shifted to keys: no gather over [T, S]. Raises ValueError for fewer than T
+    distances, and for rows beyond the table (traced rows are not checked).
     """
     B, T, N, H = x.shape
     S = index.shape[0] - T + 1
+    if S < 1:
+        raise ValueError(f"index has {index.shape[0]} entries, but {T} tokens have at least {T} distances to others")
     check_rows(index, table)
     block = min(QUERY_BLOCK, T)
     blocks = math.ceil(T / block)
@@ -60,17 +65,9 @@ def relative_scores(x: Float[Array, "B T N H"], table: Float[Array, "R N H"], in
     # Heads and blocks lead in both factors, so the backward pass needs no transpose.
     x = x.reshape(B, blocks, block, N, H).transpose(3, 1, 0, 2, 4).reshape(N, blocks, B * block, H)
     by_distance = table_by_distance(table.swapaxes(0, 1), windows)
-    scores = jnp.einsum("NAMH,NAWH->NAMW", x, by_distance, preferred_element_type=accumulation_dtype(x.dtype))
+    scores = einsum("NAMH,NAWH->NAMW", x, by_distance, preferred_element_type=position_dtype(x.dtype))
     scores = relative_shift(scores.reshape(N, blocks, B, block, width))
     return scores.transpose(2, 0, 1, 3, 4).reshape(B, N, blocks * block, S)[:, :, :T]
-
-
-def check_rows(index: Index, table: Float[Array, "R N H"]) -> None:
-    """Raise ValueError for an index with rows that the table does not have, if its values are known."""
-    if isinstance(index, np.ndarray) and index.size and not 0 <= index.min() <= index.max() < table.shape[0]:
-        raise ValueError(
-            f"index has rows from {index.min()} to {index.max()}, but the relative table has {table.shape[0]} rows"
-        )
 
 
 def attention_scale(q: Array, rel_k: Array | None, rel_q: Array | None) -> float:
@@ -90,39 +87,91 @@ def attention_probabilities(
     bias: Float[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
     scale: float | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "B N T S"]:
     """Softmax of scale x (c2c + c2p + p2c) + bias, in float32 or wider, before dropout (equation 4).
 
     A term is omitted where its projected table is None. Relative terms need `index` (`positions.relative_index`).
     `scale` defaults to 1 / sqrt(H x number of terms). With `query_positions`, query t is at that position among the
     keys, and `index` is the one for S queries and S keys. `mask` is True or 1 where a query may attend to a key,
-    `is_causal` hides the keys to the right of each query. Raises ValueError for relative terms without `index`, an
-    index of another length or with rows beyond the table, and a mask of floating-point numbers.
+    `is_causal` hides the keys to the right of each query, and a bias of -inf hides a key; a query without a visible key
+    has probability 0 everywhere. `dtype` is that of the result.
+
+    Raises ValueError for relative terms without `index`, an index of another length or with rows beyond the table, a
+    mask of floating-point numbers, a bias of integers, either with other than four axes, and positions that do not
+    exist. Traced values are not checked: rows beyond the table count as the last one, and the result for
+    positions beyond the keys is unspecified.
     """
+    check_arguments(q, k, query_positions, mask, bias)
     scores = c2c_scores(q, k)
-    mask = visible_pairs(mask, q, k, query_positions, is_causal)
-    if rel_k is not None or rel_q is not None:
-        index = required_index(index, q, k, query_positions)
-        at = query_positions
-        if rel_k is not None:
-            scores += c2p_scores(q, rel_k, index) if at is None else c2p_scores_at(q, rel_k, index, at)
-        if rel_q is not None:
-            p2c = p2c_scores(k, rel_q, index)
-            scores += p2c if at is None else take_queries(p2c, at)
+    mask = visible_pairs(mask, q, k, query_positions, is_causal, bias=bias)
+    positions = position_scores(q, k, rel_k, rel_q, index=index, query_positions=query_positions)
+    if positions is not None:
+        scores += positions
     scores = scores * (attention_scale(q, rel_k, rel_q) if scale is None else scale)
-    return masked_softmax(scores if bias is None else scores + bias.astype(scores.dtype), mask)
+    return masked_softmax(scores if bias is None else scores + bias.astype(scores.dtype), mask, dtype)
+
+
+def position_scores(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    rel_k: Float[Array, "R N H"] | None,
+    rel_q: Float[Array, "R N H"] | None,
+    *,
+    index: Index | None,
+    query_positions: Int[Array, "B T"] | None,
+) -> Float[Array, "B N T S"] | None:
+    """c2p + p2c in float32 or wider, or the one that is not None, or None; arguments as `attention_probabilities`."""
+    if rel_k is None and rel_q is None:
+        return None
+    index, at = required_index(index, q, k, query_positions), query_positions
+    terms = []
+    if rel_k is not None:
+        terms.append(c2p_scores(q, rel_k, index) if at is None else c2p_scores_at(q, rel_k, index, at))
+    if rel_q is not None:
+        p2c = p2c_scores(k, rel_q, index)
+        terms.append(p2c if at is None else take_queries(p2c, at))
+    return functools.reduce(jnp.add, map(upcast, terms))
 
 
 def visible_pairs(
-    mask: Array | None, q: Array, k: Array, query_positions: Int[Array, "B T"] | None, is_causal: bool
-) -> Bool[Array, "#B #N #T S"] | None:
-    """The mask as booleans, and causal on request, for these queries and keys."""
+    mask: Array | None,
+    q: Array,
+    k: Array,
+    query_positions: Int[Array, "B T"] | None,
+    is_causal: bool,
+    segment_ids: Int[Array, "B S"] | None = None,
+    bias: Float[Array, "#B #N #T #S"] | None = None,
+) -> Bool[Array, "#B #N #T #S"] | None:
+    """The mask as booleans, causal and within segments on request, without the pairs whose bias is -inf."""
     mask = None if mask is None else as_boolean_mask("mask", mask)
+    if bias is not None:
+        # Without this a query whose visible keys all have -inf is NaN, or attends to keys that the mask hides.
+        finite = bias != -jnp.inf
+        mask = finite if mask is None else mask & finite
+    if segment_ids is not None:
+        segments = segment_mask(segment_ids, query_positions)
+        mask = segments if mask is None else mask & segments
     if not is_causal:
         return mask
     queries = jnp.arange(q.shape[1])[None] if query_positions is None else query_positions
     causal = causal_mask(queries, k.shape[1])[:, None]
     return causal if mask is None else mask & causal
+
+
+def check_arguments(q: Array, k: Array, query_positions: Array | None, mask: Array | None, bias: Array | None) -> None:
+    """Raise ValueError for a mask, a bias or query positions that do not fit these queries and keys."""
+    (B, T, N, _), S = q.shape, k.shape[1]
+    if mask is not None:
+        check_axes("mask", mask)
+        check_pairs("mask", mask, (B, N, T, S))
+    if bias is not None:
+        check_bias(bias)
+        check_pairs("bias", bias, (B, N, T, S))
+    if query_positions is not None:
+        if query_positions.shape != (B, T):
+            raise ValueError(f"query_positions has shape {query_positions.shape}, expected {(B, T)} as the queries")
+        check_range("query_positions", query_positions, S)
 
 
 def required_index(index: Index | None, q: Array, k: Array, query_positions: Array | None) -> Index:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from deberta_jax.config import DebertaConfig, Remat, Sharing
+from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat, Sharing
 from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.presets import PRESETS
@@ -100,6 +100,10 @@ class PretrainConfig:
     """rtd: model folder or hub id to initialize the generator from, or "fresh"; by default the file of --init-from."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute dtype; parameters and optimizer state are float32."""
+    precision: Precision = "float32"
+    """Precision of float32 matrix products: tf32 is faster on GPU and TPU, and has no effect with bfloat16."""
+    attention: AttentionName = "auto"
+    """Implementation of attention (docs/attention.md); auto chooses by device and length."""
     remat: Remat = "none"
     """Recompute activations in the backward pass: none, all but matrix products (dots), or whole layers (full)."""
     data: DataConfig = field(default_factory=DataConfig)

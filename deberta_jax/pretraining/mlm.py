@@ -25,7 +25,7 @@ _CURVES = {"loss": "loss (nats per masked token)", "accuracy": "masked-token acc
 
 
 def _build(options: ModelOptions) -> Build:
-    return lambda key: MaskedLM(options.config, dtype=options.dtype, remat=options.remat, key=key)
+    return lambda key: MaskedLM(options.config, key=key, **options.arguments)
 
 
 def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig, Remat
+from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
+from deberta_jax.model import module
 from deberta_jax.pretraining.config import RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles
 from deberta_jax.pretraining.summary import MaskedSentence
@@ -17,11 +18,18 @@ from deberta_jax.training.method import TrainingMethod
 
 
 class ModelOptions(NamedTuple):
-    """The model to train: its config, its compute dtype and its rematerialization."""
+    """The model to train: its config, its compute dtype, its rematerialization, precision and attention."""
 
     config: DebertaConfig
     dtype: DTypeLike
-    remat: Remat
+    remat: Remat = "none"
+    precision: Precision = "float32"
+    attention: AttentionName = "auto"
+
+    @property
+    def arguments(self) -> module.ModelOptions:
+        """The arguments of a model's constructor beside its config."""
+        return {"dtype": self.dtype, "remat": self.remat, "precision": self.precision, "attention": self.attention}
 
 
 class Results(NamedTuple):

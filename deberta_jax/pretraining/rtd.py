@@ -36,9 +36,7 @@ _log = logging.getLogger(__name__)
 
 def _build(options: ModelOptions, rtd: RtdConfig) -> Build:
     generator = generator_config(options.config)
-    return lambda key: initial_pair(
-        generator, options.config, rtd.sharing, dtype=options.dtype, remat=options.remat, key=key
-    )
+    return lambda key: initial_pair(generator, options.config, rtd.sharing, key=key, **options.arguments)
 
 
 def _method(options: ModelOptions, training: TrainingConfig, rtd: RtdConfig) -> TrainingMethod:
@@ -50,14 +48,14 @@ def _load_files(
 ) -> ReplacedTokenPair:
     """The pair of step 0; a model without a file is initialized randomly, with the embeddings of the other."""
     generator_key, discriminator_key = jax.random.split(key)
-    config, dtype, remat = options
+    config, arguments = options.config, options.arguments
     half = generator_config(config)
 
     def build_generator(key: PRNGKeyArray) -> MaskedLM:
-        return MaskedLM(half, dtype=dtype, remat=remat, key=key)
+        return MaskedLM(half, key=key, **arguments)
 
     def build_discriminator(key: PRNGKeyArray) -> ReplacedTokenDetection:
-        return ReplacedTokenDetection(config, dtype=dtype, remat=remat, key=key)
+        return ReplacedTokenDetection(config, key=key, **arguments)
 
     def pair(generator: MaskedLM | None, discriminator: ReplacedTokenDetection | None) -> ReplacedTokenPair:
         if discriminator is None:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from deberta_jax.config import DebertaConfig
 from deberta_jax.data.manifest import read_manifest
 from deberta_jax.files import lock_folder
-from deberta_jax.pretraining.config import DataConfig, PretrainConfig
+from deberta_jax.pretraining.config import PretrainConfig
 from deberta_jax.pretraining.corpus import (
     check_text_files,
     evaluation_batches,
@@ -39,7 +40,6 @@ from deberta_jax.sharding import make_mesh
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.loop import held_out_evaluation, train
-from deberta_jax.training.method import TrainingMethod
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.run import check_settings
 from deberta_jax.training.sizes import Sizes, sizes
@@ -78,9 +78,9 @@ def pretrain(config: PretrainConfig) -> None:
         check_settings(folder, settings)
         # A run that trains its tokenizer is not initialized from files.
         model_config = model_config or config.model_config(tokenizer.vocab_size)
-        options = ModelOptions(model_config, jnp.dtype(config.dtype), config.remat)
+        options = _options(config, model_config)
         method = objective.method(options, training, config.rtd)
-        size = _measure(method, training, data, mesh)
+        size = _measure(config, options, mesh)
         print_once(f"{config.model}: {size}")
         held_out = evaluation_batches(
             shards.held_out, tokenizer, config.evaluation_masking(), training.batch_size, data.evaluate_batches, mesh
@@ -129,16 +129,14 @@ def describe(config: PretrainConfig) -> str:
         model = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
     recipe_steps = recipe(config.recipe, Selection(config.objective)).training.steps if config.recipe else 0
     steps = training.steps or recipe_steps
-    # The schedule needs enough steps for its warm-up; sizes do not depend on their number.
-    method = objective.method(
-        ModelOptions(model, jnp.dtype(config.dtype), config.remat),
-        dataclasses.replace(training, steps=max(steps, 10**6)),
-        config.rtd,
-    )
-    size = _measure(method, training, config.data, mesh)
+    size = _measure(config, _options(config, model), mesh)
     lines = size_lines(config.model, size, batch_size=training.batch_size, length=config.data.length, steps=steps)
     lines += published_lines(config.model) if config.objective == "rtd" else []
     return "\n".join([*lines, "next: set --steps above 0 to train"])
+
+
+def _options(config: PretrainConfig, model: DebertaConfig) -> ModelOptions:
+    return ModelOptions(model, jnp.dtype(config.dtype), config.remat, config.precision, config.attention)
 
 
 def _training_mesh(training: TrainingConfig) -> Mesh:
@@ -148,12 +146,18 @@ def _training_mesh(training: TrainingConfig) -> Mesh:
     return mesh
 
 
-def _measure(method: TrainingMethod, training: TrainingConfig, data: DataConfig, mesh: Mesh) -> Sizes:
+def _measure(config: PretrainConfig, options: ModelOptions, mesh: Mesh) -> Sizes:
     """The sizes of a run, computed from shapes and shardings without allocating."""
+    data, batch_size = config.data, config.training.batch_size
     slots = data.masking.slots(data.length)
     widths = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), data.length)
     widths |= dict.fromkeys(("masked_positions", "labels"), slots)
-    batch = {name: jax.ShapeDtypeStruct((training.batch_size, width), jnp.int32) for name, width in widths.items()}
-    batch["label_weights"] = jax.ShapeDtypeStruct((training.batch_size, slots), jnp.float32)
+    batch = {name: jax.ShapeDtypeStruct((batch_size, width), jnp.int32) for name, width in widths.items()}
+    batch["label_weights"] = jax.ShapeDtypeStruct((batch_size, slots), jnp.float32)
+    # Sizes do not depend on the number of steps, but the schedule needs enough for its warm-up. A program with kernels
+    # does not say over how many tiles they loop: FLOPs are those of the same work in XLA.
+    training = dataclasses.replace(config.training, steps=max(config.training.steps, 10**6))
+    objective = OBJECTIVES[config.objective]
+    method = objective.method(options._replace(attention="xla"), training, config.rtd)
     abstract = abstract_state(method.build, method.optimizer, training.seed, mesh)
     return sizes(method.evaluate, abstract, batch)

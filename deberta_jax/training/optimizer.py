@@ -18,8 +18,8 @@ from deberta_jax.model.tree import named_leaves
 from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.schedules import SCHEDULES, warmup_steps
 
-# Part of the path of the stacked layers in a model.
-_LAYERS = ".encoder.layers."
+# Part of the path of the stacked layers in a model, and of the adapters of a `LoraModel`.
+_LAYERS = ".encoder.layers.", ".adapters."
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -80,9 +80,9 @@ def scale_by_layer(scales: Sequence[float], *, embeddings: float = 1.0) -> optax
     """Multiply the updates of encoder layer l of L by `scales[l]`, and those of the embeddings by `embeddings`.
 
     The layers are stacked, so that no label can tell them apart. The relative embeddings and their norm count as
-    embeddings, the convolution of v2 as layer 0; a head is not scaled. A scale of 0 freezes, if it is applied after
-    weight decay: `optax.chain(optax.adamw(1e-4), scale_by_layer([0, 0.5, 1]))`. Raises InputError if the number of
-    scales is not that of the layers.
+    embeddings, the convolution of v2 as layer 0, the adapters of a `LoraModel` as their layers; a head is not scaled. A
+    scale of 0 freezes, if it is applied after weight decay: `optax.chain(optax.adamw(1e-4), scale_by_layer([0, 0.5,
+    1]))`. Raises InputError if the number of scales is not that of the layers.
     """
     return _scale_layers(lambda L: (np.asarray(scales, np.float64), embeddings))
 
@@ -101,7 +101,7 @@ def _scale_layers(scales_of: Callable[[int], tuple[np.ndarray, float]]) -> optax
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
         leaves = named_leaves(updates)
-        depths = [leaf.shape[0] for name, leaf in leaves.items() if _LAYERS in f".{name}"]
+        depths = [leaf.shape[0] for name, leaf in leaves.items() if _is_stacked(name)]
         if not depths:
             raise InputError("scale_by_layer: the model has no encoder layers")
         scales, embeddings = scales_of(depths[0])
@@ -110,7 +110,7 @@ def _scale_layers(scales_of: Callable[[int], tuple[np.ndarray, float]]) -> optax
 
         def scaled(name: str, leaf: Array) -> Array:
             dotted = f".{name}"
-            if _LAYERS in dotted:
+            if _is_stacked(name):
                 return leaf * jnp.asarray(scales, leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
             if ".encoder.convolution." in dotted:
                 return leaf * jnp.asarray(scales[0], leaf.dtype)
@@ -121,6 +121,10 @@ def _scale_layers(scales_of: Callable[[int], tuple[np.ndarray, float]]) -> optax
         return jax.tree.unflatten(jax.tree.structure(updates), list(map(scaled, leaves, leaves.values()))), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _is_stacked(name: str) -> bool:
+    return any(part in f".{name}" for part in _LAYERS)
 
 
 class Moments(NamedTuple):

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from deberta_jax.model.shardings import shardings
+from deberta_jax.sharding import Rules
 
 Build = Callable[[PRNGKeyArray], nnx.Module]
 
@@ -44,10 +45,19 @@ def model_key(seed: int) -> PRNGKeyArray:
 
 
 def initial_state(
-    build: Build, optimizer: Optimizer, seed: int, mesh: Mesh, model: nnx.Module | None = None
+    build: Build,
+    optimizer: Optimizer,
+    seed: int,
+    mesh: Mesh,
+    model: nnx.Module | None = None,
+    rules: Rules | None = None,
 ) -> TrainState:
-    """The state at step 0, with `model` (donated) or one from `build`; each device allocates only its own shards."""
-    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(build, optimizer, seed, mesh))
+    """The state at step 0, with `model` or one from `build`; each device allocates only its own shards.
+
+    The arrays of `model` are donated: the state owns them, and `model` cannot be used any more. `rules` and errors as
+    `shardings`.
+    """
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(build, optimizer, seed, mesh, rules))
     if model is None:
         return jax.jit(_initializer(build, optimizer), out_shardings=state_shardings)(jax.random.key(seed))
 
@@ -57,18 +67,18 @@ def initial_state(
     return jax.jit(initialize, out_shardings=state_shardings, donate_argnums=1)(jax.random.key(seed), model)
 
 
-def abstract_state(build: Build, optimizer: Optimizer, seed: int, mesh: Mesh) -> TrainState:
+def abstract_state(build: Build, optimizer: Optimizer, seed: int, mesh: Mesh, rules: Rules | None = None) -> TrainState:
     """Shapes, dtypes and shardings of the state, without allocating it."""
     shapes = jax.eval_shape(_initializer(build, optimizer), jax.eval_shape(lambda: jax.random.key(seed)))
-    return with_shardings(shapes, mesh)
+    return with_shardings(shapes, mesh, rules)
 
 
-def with_shardings(shapes: Any, mesh: Mesh) -> Any:
+def with_shardings(shapes: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
     """Shapes and dtypes with the shardings that the parameters' annotations give over a mesh."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        shardings(shapes, mesh),
+        shardings(shapes, mesh, rules),
     )
 
 

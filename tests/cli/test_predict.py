@@ -12,6 +12,7 @@ from inference_models import LABELS, NLI_LABELS
 from json_lines import printed_lines, read_lines, write_lines
 
 import deberta_jax as dj
+from deberta_jax.cli import predict
 from deberta_jax.cli.main import main
 from deberta_jax.inference.pipelines import PIPELINES
 
@@ -203,6 +204,14 @@ def test_the_generator_of_a_model_fills_masks(model_folders, tmp_path, capfd):
     assert predict_one(capfd, folder, "--generator", "--text", "a [MASK]") == expected
     assert main(["predict", folder, "--text", "a [MASK]", "--task", "classification"]) == 2
     assert "its tensors serve replaced-tokens, embeddings" in capfd.readouterr().err
+
+
+def test_the_model_has_the_precision_of_the_option(masked_lm, capfd, monkeypatch):
+    loaded = []
+    load_model = predict.load_pretrained
+    monkeypatch.setattr(predict, "load_pretrained", lambda *a, **k: loaded.append(load_model(*a, **k)) or loaded[-1])
+    predict_one(capfd, masked_lm, *EXAMPLES["fill-mask"], "--precision", "tf32")
+    assert loaded[0][0].precision == "tf32"
 
 
 def test_bfloat16_results_are_written_as_numbers(one_example, model_folders, capfd):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from toy_training import CONFIG, B, C, T, eight_devices, one_device, random_tokens, train_steps
 
@@ -13,7 +14,9 @@ from deberta_jax.finetuning.objectives import classification_objective, plain_ob
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import SequenceClassification
+from deberta_jax.model.surgery import label, parameters
 from deberta_jax.training.objective import Sums
+from deberta_jax.training.optimizer import scale_by_layer
 
 LORA = LoraConfig(rank=3, alpha=6.0, targets="all")
 OBJECTIVE = lora_objective(plain_objective(classification_objective()))
@@ -158,8 +161,45 @@ def test_invalid_options_are_refused(model):
     with pytest.raises(InputError, match="lora.rank is 0; a model with adapters needs at least 1"):
         LoraModel(model.base, LoraConfig(), key=key)
     paths = "attention.key, attention.output, attention.query, attention.value, down, up"
-    with pytest.raises(InputError, match=f"unknown query, norm; a layer of this model has {paths}$"):
+    with pytest.raises(InputError, match=f"^targets: unknown query, norm; a layer of this model has {paths}$"):
         LoraModel(model.base, LORA, targets=("query", "up", "norm"), key=key)
     for targets in ((), ("up", "up")):
         with pytest.raises(InputError, match="expected distinct projections"):
             LoraModel(model.base, LORA, targets=targets, key=key)
+    with pytest.raises(
+        InputError, match=r"targets is 'attention.query', expected a list such as \['attention.query'\]"
+    ):
+        LoraModel(model.base, LORA, targets="attention.query", key=key)
+
+
+def test_the_encoder_does_not_decay_if_it_is_excluded_from_the_optimizer(model):
+    gradients = jax.tree.map(jnp.zeros_like, model)
+    for optimizer, frozen in (
+        (optax.adamw(1e-3), False),
+        (optax.masked(optax.adamw(1e-3), label(model, lambda path: not path.startswith("base.deberta."))), True),
+    ):
+        # Optax mixes dtypes.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = optimizer.update(gradients, optimizer.init(model), model)
+        names = parameters(updates)
+        assert (names["base.deberta.encoder.layers.up.kernel"] == 0).all() == frozen
+        assert (names["base.classifier.kernel"] != 0).any()
+
+
+def test_the_adapters_of_each_layer_have_its_scale(model):
+    ones = jax.tree.map(jnp.ones_like, model)
+    updates, _ = scale_by_layer([0.0, *[0.5] * (CONFIG.num_hidden_layers - 1)]).update(ones, optax.EmptyState())
+    for adapter in updates.adapters:
+        for matrix in (adapter.down[...], adapter.up[...]):
+            assert (matrix[0] == 0).all() and (matrix[1:] == 0.5).all()
+    assert (updates.base.classifier.kernel[...] == 1).all()
+
+
+def test_token_types_are_optional(model, batch):
+    objective = plain_objective(classification_objective())
+    both = jax.jit(lambda model, batch: [objective(model, x, None).loss for x in (batch, without(batch))])
+    np.testing.assert_allclose(*both(model.base, batch), rtol=1e-6)
+
+
+def without(batch):
+    return {name: values for name, values in batch.items() if name != "token_type_ids"}

@@ -77,6 +77,11 @@ def test_a_bare_model_is_read_from_a_masked_language_model(v3_folder):
     assert same_parameters(from_pretrained(v3_folder, require_tokenizer=False)[0], toy_model(V3).deberta)
 
 
+def test_a_model_is_loaded_with_a_precision(v3_folder):
+    model, _ = from_pretrained(v3_folder, "masked_lm", precision="tf32", require_tokenizer=False)
+    assert model.precision == model.head.precision == "tf32"
+
+
 def test_a_missing_head_is_initialized_and_logged_by_name(v3_folder, caplog):
     model, _ = from_pretrained(
         v3_folder, "sequence_classification", labels=("no", "maybe", "yes"), require_tokenizer=False

@@ -112,6 +112,37 @@ def test_a_model_that_differs_from_its_config_is_not_saved(tmp_path):
     save_pretrained(tmp_path / "model", first_layers(model, 2))
 
 
+def test_parameters_of_integers_are_not_saved(tmp_path):
+    model = jax.tree.map(lambda leaf: leaf, bare("v3"))
+    model.encoder.layers.up.kernel = jax.tree.map(lambda leaf: leaf.astype(jnp.int8), model.encoder.layers.up.kernel)
+    with pytest.raises(InputError, match="encoder.layers.up.kernel has dtype int8, expected a floating-point type"):
+        save_pretrained(tmp_path / "model", model)
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_ensemble_is_changed_inside_vmap_only():
+    key = jax.random.key(0)
+    ensemble = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), bare("v3"))
+    for function in (
+        lambda model: first_layers(model, 2),
+        lambda model: resized(model, 70, key=key),
+        lambda model: layer(model, 1),
+        lambda model: with_config(model, hidden_dropout_prob=0.0),
+    ):
+        with pytest.raises(InputError, match="for an ensemble of models, call the function inside jax.vmap"):
+            function(ensemble)
+    short = jax.vmap(lambda model: first_layers(model, 2))(ensemble)
+    assert parameters(short)["encoder.layers.up.kernel"].shape[:2] == (5, 2)
+
+
+def test_fields_that_do_not_exist_are_named(unchecked_shapes):
+    with pytest.raises(InputError, match="with_config: DebertaConfig has no field hidden_dropout, width$"):
+        with_config(bare("v3"), hidden_dropout=0.0, width=3)
+    assert hash(with_config(bare("v3"), labels=["a", "b", "c"]).config) == hash(
+        dataclasses.replace(V3, labels=("a", "b", "c"))
+    )
+
+
 def test_parameters_have_the_requested_dtype():
     model = SequenceClassification(V3, param_dtype="bfloat16", key=jax.random.key(0))
     assert {leaf.dtype for leaf in parameters(model).values()} == {jnp.dtype("bfloat16")}

@@ -7,11 +7,29 @@ import pytest
 from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from small_models import IDS, MASK, call, masked_lm
+from small_models import CONFIGS, IDS, MASK, call, masked_lm
 
+from deberta_jax.model.heads import (
+    EntityScoring,
+    MultipleChoice,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+)
+from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.shardings import shardings
 from deberta_jax.model.surgery import with_config
 
+HEADS = [
+    EntityScoring,
+    MaskedLM,
+    MultipleChoice,
+    QuestionAnswering,
+    ReplacedTokenDetection,
+    SequenceClassification,
+    TokenClassification,
+]
 IDS8, MASK8 = jnp.tile(IDS, (4, 1)), jnp.tile(MASK, (4, 1))
 
 
@@ -62,9 +80,81 @@ def test_a_mesh_with_explicit_axes(model, expected):
         assert jax.typeof(output.hidden_states).sharding.spec[:2] == (None, "data")
 
 
+@pytest.fixture
+def explicit_mesh(model):
+    """The default mesh of `jax.make_mesh`, with ids and a model on it."""
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"))
+    with jax.set_mesh(mesh):
+        ids = jax.device_put(IDS8, NamedSharding(mesh, P("data")))
+        yield jax.device_put(model.deberta, shardings(model.deberta, mesh)), ids
+
+
+def test_a_function_of_each_layer_may_read_sharded_arrays_on_explicit_axes(model, explicit_mesh):
+    sharded, ids = explicit_mesh
+
+    def patched(model, ids, clean, vector):
+        return model(ids, each=lambda x, n: jnp.where(n == 1, clean[1] + vector, x)).last_hidden_state
+
+    def value(model, ids, clean, vector):
+        return jnp.square(patched(model, ids, clean, vector)).mean()
+
+    def states(model, ids):
+        return model(ids, output_hidden_states=True).hidden_states[1:]
+
+    vector = jnp.full((1, 1, 16), 0.5)
+    clean = jax.jit(states)(sharded, ids)
+    assert jax.typeof(clean).sharding.spec[:2] == (None, "data")
+    # `clean` is a constant, an argument, and an argument with a gradient.
+    constant = jax.jit(lambda model, ids: patched(model, ids, clean, vector))(sharded, ids)
+    argument, gradients = jax.jit(lambda *arrays: (patched(*arrays), jax.grad(value, (2, 3))(*arrays)))(
+        sharded, ids, clean, vector
+    )
+    np.testing.assert_allclose(constant, argument, atol=1e-5)
+    assert jax.typeof(argument).sharding.spec[0] == "data"
+    host = [np.asarray(x) for x in (IDS8, clean, vector)]
+    expected = jax.jit(lambda model, *arrays: (patched(model, *arrays), jax.grad(value, (2, 3))(model, *arrays)))
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
+        assert_close((argument, gradients), expected(model.deberta, *host))
+
+
+def test_every_way_into_a_model_runs_on_explicit_axes(model, explicit_mesh):
+    sharded, ids = explicit_mesh
+    x = jax.device_put(jnp.ones((8, 12, 16)), ids.sharding)
+    whole = masked_lm("v2")
+    for result in (
+        jax.eval_shape(lambda m: m.encoder(x, MASK8, start=1).last_hidden_state, sharded),
+        jax.eval_shape(lambda m: m.encoder(x=x).last_hidden_state, sharded),
+        jax.eval_shape(lambda m: m.embeddings.finish(m.embeddings.lookup(ids), MASK8.astype(bool)), sharded),
+        jax.eval_shape(lambda m: m(None, MASK8, inputs_embeds=x).last_hidden_state, sharded),
+        jax.eval_shape(lambda m: m(input_ids=None, inputs_embeds=x).last_hidden_state, sharded),
+        jax.eval_shape(lambda m: m.states(ids, MASK8), whole),
+        jax.eval_shape(lambda m: m.states(None, inputs_embeds=x, masked_positions=ids[:, :2] % 12), whole),
+    ):
+        assert result.sharding.spec[0] == "data"
+
+
 def test_rank_promotion_may_be_forbidden(model, expected):
     with jax.numpy_rank_promotion("raise"):
         assert_close(jax.jit(jax.value_and_grad(loss))(model, IDS8, MASK8), expected)
+
+
+@pytest.mark.parametrize("name", ["v2", "biased"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_input_of_every_head_is_taken_without_rank_promotion(kind, name):
+    tokens = dict.fromkeys(("token_type_ids", "segment_ids", "position_ids"), jnp.ones((2, 12), jnp.int32))
+    inputs = tokens | {"attention_mask": MASK, "pair_mask": jnp.ones((1, 1, 12, 12), bool)}
+    inputs |= {"input_ids": IDS, "bias": jnp.ones((1, 2, 1, 12))}
+    own = {MaskedLM: {"masked_positions": IDS[:, :3]}, EntityScoring: {"entity_positions": IDS[:, :4].reshape(2, 2, 2)}}
+    if kind is MultipleChoice:
+        inputs = {name: x[:, None] for name, x in inputs.items()}
+    options = {"output_hidden_states": True, "output_attentions": True, "depth": 2, "key": jax.random.key(0)}
+
+    def run(key, inputs):
+        return kind(CONFIGS[name], key=key)(**inputs, **options)
+
+    with jax.numpy_rank_promotion("raise"):
+        output = jax.eval_shape(run, options["key"], inputs | own.get(kind, {}))
+    assert output.attentions.shape[:2] == (2, 2)
 
 
 def test_a_model_is_exported_with_a_symbolic_batch_size_and_no_constraints(model):

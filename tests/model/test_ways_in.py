@@ -66,7 +66,9 @@ def test_multiple_choice_takes_every_input_with_an_axis_of_choices():
     @jax.jit
     def run(model):
         embeds = model.deberta.embeddings.word(ids)
-        return model(ids, mask), model(inputs_embeds=embeds, attention_mask=mask, output_hidden_states=True)
+        pairs = {"bias": jnp.zeros((1, 2, 2, 12, 1)), "pair_mask": mask[:, :, None, :, None] * mask[:, :, None, None]}
+        logits = model(ids, mask)
+        return logits, model(inputs_embeds=embeds, attention_mask=mask, output_hidden_states=True, **pairs)
 
     logits, output = run(model)
     assert logits.shape == (2, 2)
@@ -83,6 +85,17 @@ def test_a_masked_language_model_returns_the_states_of_all_layers(decoder):
     np.testing.assert_allclose(output.hidden_states, expected.hidden_states, atol=1e-5)
     np.testing.assert_allclose(output.attentions, expected.attentions, atol=1e-6)
     assert call(model, IDS, MASK, output_attentions=True).hidden_states is None
+
+
+@pytest.mark.parametrize("kind", [*HEADS, dj.MaskedLM])
+def test_every_head_reads_the_first_layers_on_request(kind):
+    model = built(kind)
+    short = dj.first_layers(model, 2)
+    run = jax.jit(lambda model, **options: model(IDS, MASK, **extra(kind), **options), static_argnames="depth")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), run(model, depth=2), run(short))
+    for depth in (-1, 4):
+        with pytest.raises(ValueError, match=f"depth is {depth}"):
+            model(IDS, **extra(kind), depth=depth)
 
 
 @pytest.mark.parametrize("config", ["v2", "v3"])
@@ -144,6 +157,7 @@ def test_a_bias_is_added_to_the_scores_of_a_model_and_of_its_mask_decoder():
     run = jax.jit(lambda model, ids, **options: model(ids, **options))
     pairs = jnp.broadcast_to(jnp.arange(12) < 9, (2, 1, 12, 12))
     np.testing.assert_allclose(run(model, IDS, bias=hidden), run(model, IDS, pair_mask=pairs), atol=1e-5)
+    np.testing.assert_allclose(run(model, IDS, pair_mask=pairs[:1]), run(model, IDS, pair_mask=pairs), atol=1e-6)
     early = run(model, IDS, bias=causal)[:, :8]
     np.testing.assert_allclose(run(model, IDS.at[:, 8:].set(5), bias=causal)[:, :8], early, atol=1e-5)
     with pytest.raises(ValueError, match=r"attention_mask has dtype float32.*as bias"):

@@ -199,14 +199,14 @@ def _equations(jaxpr):
 
 def test_an_unknown_implementation_is_an_error_that_lists_the_known_ones():
     (q, k, v, *_), _ = make_tensors()
-    with pytest.raises(ValueError, match="implementation is 'fast', expected one of xla, xla_per_head, pallas_tpu"):
+    with pytest.raises(ValueError, match="implementation is 'fast', expected auto, xla, xla_per_head, cudnn, pallas"):
         disentangled_attention(q, k, v, implementation="fast")
 
 
 def test_a_new_implementation_is_one_function_and_one_entry(monkeypatch):
     (q, k, v, rel_k, rel_q), index = make_tensors()
 
-    def values_only(operands, *, index, scale, dropout_rate):
+    def values_only(operands, *, index, scale, is_causal, dropout_rate):
         return 2 * operands.v
 
     monkeypatch.setitem(IMPLEMENTATIONS, "values_only", values_only)

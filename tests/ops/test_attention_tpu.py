@@ -1,5 +1,6 @@
 """The TPU kernels: their values by interpretation on this machine, and that compilers for TPUs take them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,42 +9,57 @@ import numpy as np
 import pytest
 from attention_tensors import normal
 
+from deberta_jax.model.deberta import Deberta
 from deberta_jax.ops.attention import disentangled_attention
-from deberta_jax.ops.attention_tpu import is_supported, pallas_tpu
+from deberta_jax.ops.attention_tpu import is_supported, pallas_tpu, tile_size
+from deberta_jax.ops.attention_tpu_tiles import by_distance, by_key, visible_keys
 from deberta_jax.ops.dropout import dropout_seed
+from deberta_jax.ops.fused import KernelInputs, KernelSettings
 from deberta_jax.ops.masks import make_attention_mask
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.positions import relative_index
+from deberta_jax.presets import PRESETS
 from deberta_jax.sharding import make_mesh
 
 N, H, BUCKETS = 2, 4, 8
+PRECISION = jax.lax.Precision.DEFAULT
 KEY = jax.random.key(7)
+CHIPS = {
+    "TPU v5 lite": "v5e:2x2",
+    "TPU v5": "v5p:2x2x1",
+    "TPU v6 lite": "v6e:2x2",
+    "TPU7x": "tpu7x:2x2x1",
+}
 
 
-def tensors(B, T):
+def tensors(B, T, N=N, H=H):
     return *(normal(number, B, T, N, H) for number in range(3)), *(
         normal(number, 2 * BUCKETS, N, H) for number in (3, 4)
     )
 
 
-def pair(T, *, query_positions=None, mask=None, dropout_rate=0.0):
-    """The kernels and the XLA implementation, as functions of (q, k, v, rel_k, rel_q)."""
-    index = relative_index(T, T, buckets=BUCKETS, max_distance=64)
+def pair(T, *, max_distance=16, query_positions=None, segment_ids=None, mask=None, is_causal=False, dropout_rate=0.0):
+    """The kernels and the XLA implementation, as functions of (q, k, v, rel_k, rel_q).
+
+    The kernels have tiles of 128: with a maximum distance of 16, tiles that are not neighbors are far.
+    """
+    index = relative_index(T, T, buckets=BUCKETS, max_distance=max_distance)
+    options = {"index": index, "is_causal": is_causal, "dropout_rate": dropout_rate}
 
     def kernels(q, k, v, rel_k, rel_q):
-        scale = (H * (1 + (rel_k is not None) + (rel_q is not None))) ** -0.5
+        scale = (q.shape[-1] * (1 + (rel_k is not None) + (rel_q is not None))) ** -0.5
         seed = dropout_seed(KEY) if dropout_rate else None
-        operands = Operands(q, k, v, rel_k, rel_q, query_positions, mask, seed)
-        return pallas_tpu(operands, index=index, scale=scale, dropout_rate=dropout_rate, interpret=True)
+        operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed)
+        return pallas_tpu(operands, tile=128, scale=scale, interpret=True, **options)
 
     plain = functools.partial(
         disentangled_attention,
-        index=index,
         query_positions=query_positions,
+        segment_ids=segment_ids,
         mask=mask,
-        dropout_rate=dropout_rate,
         key=KEY,
         implementation="xla",
+        **options,
     )
     return kernels, plain
 
@@ -61,25 +77,83 @@ def with_gradients(function, operands):
 def check(functions, operands):
     """Compare contexts and gradients; returns the context that the kernels compute."""
     ours, reference = (with_gradients(function, operands) for function in functions)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, reference)
+    # Sums over hundreds of keys and queries; rows of the tables collect thousands of pairs.
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(1, np.abs(b).max()))
     return ours[1]
 
 
 @pytest.mark.parametrize("terms", [(True, True), (True, False), (False, True), (False, False)])
 def test_kernels_equal_the_xla_implementation(terms):
-    *content, rel_k, rel_q = tensors(1, 130)
-    check(pair(130), (*content, rel_k if terms[0] else None, rel_q if terms[1] else None))
+    *content, rel_k, rel_q = tensors(1, 300)
+    check(pair(300), (*content, rel_k if terms[0] else None, rel_q if terms[1] else None))
 
 
-def test_kernels_apply_masks_and_dropout_and_zero_queries_without_keys():
-    real = jnp.arange(128) < jnp.asarray([[128], [50]])
-    mask = make_attention_mask(real, jnp.where(jnp.arange(128) < 20, 1, 2)[None].repeat(2, 0))
-    functions = pair(128, mask=mask, dropout_rate=0.3)
-    assert (check(functions, tensors(2, 128))[1, 50:] == 0).all()
+@pytest.mark.parametrize("length", [1, 128])
+def test_one_tile_equals_the_xla_implementation(length):
+    check(pair(length, max_distance=64), tensors(2, length))
+
+
+def test_the_band_may_be_as_wide_as_the_sequence():
+    check(pair(300, max_distance=512), tensors(1, 300))
+
+
+def test_heads_of_any_width_are_padded():
+    check(pair(20), tensors(1, 20, N=3, H=72))
+
+
+def test_packed_documents_padding_and_dropout_over_several_tiles():
+    # Document 3 is far from documents 1 and 2; the second sequence ends with two tiles of padding.
+    first = np.repeat([1, 2, 3, 4], [100, 60, 300, 52])
+    second = np.where(np.arange(512) < 200, 0, -1)
+    functions = pair(512, segment_ids=jnp.asarray(np.stack([first, second]), jnp.int32), dropout_rate=0.3)
+    assert (check(functions, tensors(2, 512))[1, 200:] == 0).all()
+
+
+def test_causal_attention_over_several_tiles():
+    check(pair(400, is_causal=True), tensors(1, 400))
+
+
+@pytest.mark.parametrize("heads", [1, N])
+def test_a_mask_of_pairs_applies_and_queries_without_keys_are_zero(heads):
+    mask = np.random.default_rng(0).random((2, heads, 256, 256)) < 0.2
+    mask[1, :, 50:60] = False
+    functions = pair(256, mask=jnp.asarray(mask), is_causal=True, dropout_rate=0.1)
+    assert (check(functions, tensors(2, 256))[1, 50:60] == 0).all()
 
 
 def test_a_mask_of_keys_applies_to_all_queries():
     check(pair(40, mask=(jnp.arange(40) % 3 > 0)[None, None, None]), tensors(1, 40))
+
+
+def test_two_runs_are_identical():
+    run = jax.jit(functools.partial(with_gradients, pair(256, dropout_rate=0.1)[0]))
+    operands = tensors(1, 256)
+    jax.tree.map(np.testing.assert_array_equal, run(operands), run(operands))
+
+
+def test_only_visible_tiles_of_keys_are_read():
+    segment_ids = np.repeat([[0, 1, 1, 2], [0, 0, -1, -1]], 128, axis=1)[:, None]
+    inputs = KernelInputs(*[jnp.zeros((4, 1024))] * 3, None, None, jnp.asarray(segment_ids), None, None, None)
+    settings = KernelSettings(1.0, False, 0.0, (2, 1, 512, 512), (128, 128), 16, 272, PRECISION, True)
+    first, last = visible_keys(settings, inputs, 2)
+    assert first.tolist() == [[0, 1, 1, 3], [0, 0, 0, 0]] and last.tolist() == [[0, 2, 2, 3], [1, 1, -1, -1]]
+    first, last = visible_keys(dataclasses.replace(settings, is_causal=True), inputs._replace(segment_ids=None), 2)
+    assert first.tolist() == [[0, 0, 0, 0]] * 2 and last.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_the_interpreted_rotation_is_that_of_the_vector_unit():
+    settings = KernelSettings(1.0, False, 0.0, (1, 1, 1, 1), (128, 128), 1, 128, PRECISION, interpret=False)
+    interpreted = dataclasses.replace(settings, interpret=True)
+    x = normal(0, 128, 384)
+    for function in (by_key, by_distance):
+        np.testing.assert_array_equal(jax.jit(function, static_argnums=0)(settings, x), function(interpreted, x))
+
+
+def test_tiles_are_as_large_as_padding_allows():
+    assert [tile_size(length) for length in (1, 128, 400, 512, 700, 1024, 2048, 2100)] == [
+        128, 128, 512, 512, 384, 512, 512, 384
+    ]  # fmt: skip
 
 
 def test_kernels_take_gathered_queries():
@@ -110,40 +184,60 @@ def test_a_mesh_computes_and_drops_what_one_device_does():
 
 def test_kernels_are_supported_on_tpus_that_rotate_rows():
     assert not is_supported()
-    for kind, rotates in (
-        ("TPU v5 lite", True),
-        ("TPU v5", True),
-        ("TPU v6 lite", True),
-        ("TPU7x", True),
-        ("TPU v4", False),
-    ):
+    for kind, rotates in (*((kind, True) for kind in CHIPS), ("TPU v4", False)):
         device = jax.sharding.AbstractDevice(kind, 1, "tpu")
         mesh = jax.sharding.AbstractMesh((1, 1, 1), ("data", "fsdp", "tensor"), abstract_device=device)
         with jax.sharding.use_abstract_mesh(mesh):
             assert is_supported() == rotates
 
 
-@pytest.mark.tpu_compile
-@pytest.mark.parametrize(
-    ("topology", "length"), [("v5e:2x2", 512), ("v5e:2x2", 4096), ("v5p:2x2x1", 2048), ("v6e:2x2", 512)]
-)
-def test_kernels_compile_for_tpu_and_keep_scores_out_of_main_memory(topology, length, tpu_devices):
-    sharding = jax.sharding.SingleDeviceSharding(tpu_devices(topology)[0])
-    B, N, H = 2, 4, 64
+def compiled(kind, length, tpu_devices):
+    """The gradient of one layer of attention on packed documents, with dropout, compiled for a chip."""
+    B, N, H = 1, 4, 64
+    device = jax.sharding.AbstractDevice(kind, 1, "tpu")
     index = relative_index(length, length, buckets=256, max_distance=512)
 
-    def total(q, k, v, rel_k, rel_q, mask, seed):
+    def total(q, k, v, rel_k, rel_q, segment_ids, seed):
         options = {"index": index, "scale": 0.1, "dropout_rate": 0.1}
-        out = pallas_tpu(Operands(q, k, v, rel_k, rel_q, None, mask, seed), **options)
+        out = pallas_tpu(Operands(q, k, v, rel_k, rel_q, None, segment_ids, None, seed), **options)
         return jnp.square(out.astype(jnp.float32)).sum()
 
-    def like(shape, dtype=jnp.bfloat16):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    mesh = jax.sharding.Mesh(np.asarray(tpu_devices(CHIPS[kind])[:1]), ("data",))
+    like = functools.partial(jax.ShapeDtypeStruct, sharding=jax.NamedSharding(mesh, jax.P()))
+    operands = [like((B, length, N, H), jnp.bfloat16)] * 3 + [like((512, N, H), jnp.bfloat16)] * 2
+    operands += [like((B, length), jnp.int32), like((2,), jnp.uint32)]
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh.update(abstract_device=device)):
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4))).lower(*operands).compile()
 
-    operands = [like((B, length, N, H))] * 3 + [like((512, N, H))] * 2
-    operands += [like((B, 1, length, length), jnp.bool_), like((2,), jnp.uint32)]
-    compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3, 4))).lower(*operands).compile()
-    assert "f32[2,4," + f"{length},{length}]" not in compiled.as_text()
-    scores = 4 * B * N * length**2
-    if length > 512:
-        assert compiled.memory_analysis().temp_size_in_bytes < scores
+
+@pytest.mark.tpu_compile
+@pytest.mark.parametrize("kind", CHIPS)
+def test_memory_on_tpu_is_linear_in_the_length(kind, tpu_devices):
+    short, long = (compiled(kind, length, tpu_devices) for length in (512, 8192))
+    assert ",8192,8192]" not in long.as_text()
+    # 16 times the tokens; what depends on the length is a few arrays as large as the queries, 4 MiB.
+    temporary = long.memory_analysis().temp_size_in_bytes
+    assert temporary <= 16 * max(short.memory_analysis().temp_size_in_bytes, 4 << 20)
+
+
+@pytest.mark.tpu_compile
+def test_a_model_on_tpu_has_no_array_of_all_pairs(tpu_devices):
+    mesh = make_mesh(devices=tpu_devices("v5e:2x2")[:1])
+    # GELU and dropout of states take twice as long to compile as the kernels.
+    quick = {"hidden_size": 256, "num_attention_heads": 4, "hidden_act": "relu", "hidden_dropout_prob": 0.0}
+    config = dataclasses.replace(PRESETS["v3-base"], num_hidden_layers=1, **quick)
+
+    def loss(model, embeddings, tokens, key):
+        states = model(attention_mask=tokens, segment_ids=tokens, inputs_embeds=embeddings, key=key).last_hidden_state
+        return jnp.square(states.astype(jnp.float32)).mean()
+
+    def like(tree):
+        replicated = jax.NamedSharding(mesh, jax.P())
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), tree)
+
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        model = like(jax.eval_shape(lambda: Deberta(config, dtype=jnp.bfloat16, key=KEY)))
+        tokens = like(jax.ShapeDtypeStruct((1, 8192), jnp.int32))
+        embeddings = like(jax.ShapeDtypeStruct((1, 8192, 256), jnp.bfloat16))
+        text = jax.jit(jax.grad(loss)).lower(model, embeddings, tokens, like(KEY)).compile().as_text()
+    assert "disentangled_attention_backward" in text and "8192,8192" not in text

@@ -48,3 +48,20 @@ def test_the_index_of_a_query_and_a_key_is_the_row_of_their_distance(T, S, size,
         for s in range(S):
             bucket = int(log_bucket(np.asarray(t - s), buckets, distance, clamp=clamp))
             assert index[T - 1 - t + s] == min(max(bucket + span, 0), 2 * span - 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0, 0), "max_distance is 0, expected at least 1 without buckets"),
+        ((4, 2), "max_distance is 2, expected more than 3 for 4 buckets"),
+        ((1, 8), "buckets is 1, which cannot represent a sign"),
+    ],
+)
+def test_impossible_buckets_are_refused(sizes, message):
+    buckets, max_distance = sizes
+    with pytest.raises(ValueError, match=message):
+        relative_index(4, 4, buckets=buckets, max_distance=max_distance)
+    if buckets:
+        with pytest.raises(ValueError, match=message):
+            log_bucket(np.arange(4), buckets, max_distance)

@@ -12,6 +12,7 @@ from stub_lm import LAYERS, StubLM, build, make_batch, mesh_of
 from deberta_jax.errors import InputError
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.objectives import masked_lm_objective
+from deberta_jax.sharding import make_mesh
 from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.losses import cross_entropy
 from deberta_jax.training.objective import Sums
@@ -189,3 +190,18 @@ def test_a_batch_that_the_mesh_and_the_accumulation_do_not_divide_is_refused():
     ):
         check_batch_size(30, mesh_of(2, 2, 2), 2)
     check_batch_size(32, mesh_of(2, 2, 2), 2)
+
+
+def test_a_state_and_a_step_on_a_mesh_with_other_axes():
+    axes, rules = ("x", "y"), {"embed": "x", "vocab": "y"}
+    mesh = jax.make_mesh((4, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    with pytest.raises(InputError, match="pass `rules`"):
+        initial_state(build, OPTIMIZER, 0, mesh)
+    state = initial_state(build, OPTIMIZER, 0, mesh, rules=rules)
+    state_shardings = shardings(state, mesh, rules)
+    assert {leaf.sharding.spec for leaf in jax.tree.leaves(state)} > {jax.sharding.PartitionSpec()}
+    step = make_step(masked_lm_objective, OPTIMIZER, learning_rate(CONFIG, STEPS), state_shardings)
+    _, metrics = step(state, place(make_batch(0), mesh))
+    default = make_mesh()
+    _, expected = step_of(default)(initial_state(build, OPTIMIZER, 0, default), place(make_batch(0), default))
+    assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)

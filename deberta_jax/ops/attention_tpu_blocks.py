@@ -1,0 +1,89 @@
+"""Which blocks of memory the TPU kernels read and write in each step of their grid, and how much fast memory they use.
+
+The grid iterates over heads, sequences, tiles of queries and tiles of keys. Tokens of all sequences are one axis, the
+last one, in all arrays: it is the layout in which XLA writes and reads projections. Tiles of keys that a tile of
+queries does not attend to are not fetched: the step reads the tile of the step before.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from deberta_jax.ops.fused import KernelInputs, KernelSettings
+
+# MiB of vector memory that a kernel may use, by the start of a device's kind: of 128 in a core, of 64 in all others.
+_VECTOR_MEMORY = {"TPU v5 lite": 112, "TPU v6": 112}
+_SMALLEST_VECTOR_MEMORY = 56
+
+
+def vector_memory() -> int:
+    """The bytes of vector memory that a kernel may use on the current devices."""
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    sizes = (size for kind, size in _VECTOR_MEMORY.items() if device.device_kind.startswith(kind))
+    return next(sizes, _SMALLEST_VECTOR_MEMORY) << 20
+
+
+def compiler_params() -> pltpu.CompilerParams:
+    """Parameters of the kernels: heads in any order, the rest in order."""
+    semantics: tuple[Any, ...] = ("parallel", "arbitrary", "arbitrary", "arbitrary")
+    return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=vector_memory())
+
+
+def query_block(settings: KernelSettings, tokens: int, width: int) -> pl.BlockSpec:
+    """The tile of queries of one head of width `width`, in sequences of `tokens` tokens, from [N H, B T]."""
+    tiles = tokens // settings.tiles[0]
+    return pl.BlockSpec((width, settings.tiles[0]), lambda n, b, i, j, *_: (n, b * tiles + i))
+
+
+def query_numbers(settings: KernelSettings, tokens: int) -> pl.BlockSpec:
+    """A number per query of one head, from [N, 1, B T]."""
+    tiles = tokens // settings.tiles[0]
+    return pl.BlockSpec((1, 1, settings.tiles[0]), lambda n, b, i, j, *_: (n, 0, b * tiles + i))
+
+
+def table_block(settings: KernelSettings, width: int) -> pl.BlockSpec:
+    """The table by distance of one head, from [N H, 2 reach]."""
+    return pl.BlockSpec((width, 2 * settings.reach), lambda n, b, i, j, *_: (n, 0))
+
+
+def gradient_of_keys(settings: KernelSettings, tokens: int, width: int) -> pl.BlockSpec:
+    """The tile of keys, written in the steps of the last tile of queries; before that the block stays the first one."""
+    queries, keys = settings.tiles
+    tiles, last = tokens // keys, tokens // queries - 1
+    return pl.BlockSpec((width, keys), lambda n, b, i, j, *_: (n, b * tiles + jnp.where(i == last, j, 0)))
+
+
+def block_specs(settings: KernelSettings, inputs: KernelInputs, tokens: int, width: int) -> KernelInputs:
+    """The blocks of all inputs; `segment_ids` are a pair, those of the queries and of the keys."""
+    queries, keys = settings.tiles
+    tiles = tokens // keys
+
+    def key(b: Any, i: Any, j: Any, first: Any, last: Any) -> Any:
+        """The tile of keys, or the nearest visible one."""
+        return jnp.minimum(jnp.maximum(j, first[b, i]), jnp.maximum(last[b, i], 0))
+
+    mask = inputs.mask
+    # An axis of size 1 is broadcast.
+    sequences, heads = (1, 1) if mask is None else (int(size > 1) for size in mask.shape[:2])
+    content = pl.BlockSpec((width, keys), lambda n, b, i, j, *v: (n, b * tiles + key(b, i, j, *v)))
+    scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
+    specs = KernelInputs(
+        q=query_block(settings, tokens, width),
+        k=content,
+        v=content,
+        rel_k=table_block(settings, width),
+        rel_q=table_block(settings, width),
+        segment_ids=(
+            pl.BlockSpec((1, 1, queries), lambda n, b, i, j, *_: (b, 0, i)),
+            pl.BlockSpec((1, 1, keys), lambda n, b, i, j, *v: (b, 0, key(b, i, j, *v))),
+        ),
+        mask=pl.BlockSpec(
+            (1, 1, keys, queries), lambda n, b, i, j, *v: (b * sequences, n * heads, key(b, i, j, *v), i)
+        ),
+        seed=scalars,
+        offset=scalars,
+    )
+    return KernelInputs(*(None if x is None else spec for spec, x in zip(specs, inputs, strict=True)))
