@@ -16,7 +16,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from deberta_jax.ops.attention_tpu_backward import gradients
-from deberta_jax.ops.attention_tpu_blocks import block_specs, compiler_params, query_block, query_numbers
+from deberta_jax.ops.attention_tpu_blocks import (
+    block_specs,
+    compiler_params,
+    cost_estimate,
+    query_block,
+    query_numbers,
+)
 from deberta_jax.ops.attention_tpu_tiles import (
     HIDDEN,
     LANES,
@@ -93,6 +99,7 @@ def _attention_forward(plan: Plan, inputs: KernelInputs, visible: Visible) -> tu
     settings, tokens, width = plan
     queries, keys = settings.tiles
     D, L = inputs.q.shape
+    shapes = [jax.ShapeDtypeStruct((D, L), inputs.v.dtype), jax.ShapeDtypeStruct((D // width, 1, L), jnp.float32)]
     context, log_sum = pl.pallas_call(
         functools.partial(_forward_kernel, settings),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -108,10 +115,8 @@ def _attention_forward(plan: Plan, inputs: KernelInputs, visible: Visible) -> tu
                 pltpu.VMEM((width, queries), jnp.float32),
             ],
         ),
-        out_shape=[
-            jax.ShapeDtypeStruct((D, L), inputs.v.dtype),
-            jax.ShapeDtypeStruct((D // width, 1, L), jnp.float32),
-        ],
+        out_shape=shapes,
+        cost_estimate=cost_estimate(settings, inputs, tokens, width, products=2, others=shapes),
         compiler_params=compiler_params(),
         interpret=settings.interpret,
         name="disentangled_attention",

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from deberta_jax.ops.attention_tpu_blocks import (
     block_specs,
     compiler_params,
+    cost_estimate,
     gradient_of_keys,
     query_block,
     query_numbers,
@@ -93,11 +94,13 @@ def gradients(
     """The gradients of queries, keys, values and tables, for the gradient of the context."""
     D, L = inputs.q.shape
     queries, keys = settings.tiles
-    shapes = [None if rel is None else jax.ShapeDtypeStruct(rel.shape, jnp.float32) for rel in inputs[3:5]]
+    tables = [None if rel is None else jax.ShapeDtypeStruct(rel.shape, jnp.float32) for rel in inputs[3:5]]
+    shapes = Gradients(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3]), *tables)
     table, query = table_block(settings, width), query_block(settings, tokens, width)
     key = gradient_of_keys(settings, tokens, width)
     rel_q = None if inputs.rel_q is None else _other_order(inputs.rel_q)
     specs = Residuals(query, query, query_numbers(settings, tokens), None if rel_q is None else table)
+    residuals = Residuals(gradient, context, log_sum, rel_q)
     segment_ids = None if inputs.segment_ids is None else (inputs.segment_ids,) * 2
     out = pl.pallas_call(
         functools.partial(_backward_kernel, settings),
@@ -105,14 +108,15 @@ def gradients(
             num_scalar_prefetch=2,
             grid=(D // width, L // tokens, tokens // queries, tokens // keys),
             in_specs=[block_specs(settings, inputs, tokens, width), specs],
-            out_specs=Gradients(query, key, key, *(None if x is None else table for x in shapes)),
+            out_specs=Gradients(query, key, key, *(None if x is None else table for x in tables)),
             scratch_shapes=_scratch(settings, inputs, tokens, width),
         ),
-        out_shape=Gradients(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3]), *shapes),
+        out_shape=shapes,
+        cost_estimate=cost_estimate(settings, inputs, tokens, width, products=5, others=(residuals, shapes)),
         compiler_params=compiler_params(),
         interpret=settings.interpret,
         name="disentangled_attention_backward",
-    )(*visible, inputs._replace(segment_ids=segment_ids), Residuals(gradient, context, log_sum, rel_q))
+    )(*visible, inputs._replace(segment_ids=segment_ids), residuals)
     rel_k = None if out.rel_k is None else out.rel_k.astype(inputs.rel_k.dtype)
     rel_q = None if out.rel_q is None else _other_order(out.rel_q).astype(inputs.rel_q.dtype)
     return KernelInputs(out.q, out.k, out.v, rel_k, rel_q, None, None, None, None)

@@ -87,3 +87,25 @@ def block_specs(settings: KernelSettings, inputs: KernelInputs, tokens: int, wid
         offset=scalars,
     )
     return KernelInputs(*(None if x is None else spec for spec, x in zip(specs, inputs, strict=True)))
+
+
+def cost_estimate(
+    settings: KernelSettings, inputs: KernelInputs, tokens: int, width: int, products: int, others: Any
+) -> pl.CostEstimate:
+    """What a kernel costs if all tiles are visible, for XLA's scheduler.
+
+    `products` is the number of matrix products of a pair of tiles, without relative terms; each such term has as many
+    in the band. `others` are the arrays that a kernel reads or writes once, beside the inputs.
+    """
+    D, L = inputs.q.shape
+    pairs = D // width * L * tokens
+    near = min(1, (2 * settings.band + sum(settings.tiles)) / tokens)
+    terms = sum(table is not None for table in (inputs.rel_k, inputs.rel_q)) / 2
+    # Each tile of queries reads all keys and values.
+    again = tokens // settings.tiles[0] - 1
+    once = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((inputs, others)))
+    return pl.CostEstimate(
+        flops=int(2 * pairs * width * products * (1 + terms * near)),
+        transcendentals=pairs,
+        bytes_accessed=once + again * sum(x.size * x.dtype.itemsize for x in (inputs.k, inputs.v)),
+    )
