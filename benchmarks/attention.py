@@ -110,7 +110,7 @@ def fetched_bytes(function, batch_size, length):
             return 0
         columns = np.broadcast_arrays(*map(np.asarray, spec.index_map(*steps, *scalars)), steps[0])[:-1]
         changes = np.any([np.diff(column) != 0 for column in columns], axis=0).sum() + 1
-        return int(changes) * math.prod(spec.block_shape) * array.dtype.itemsize
+        return int(changes) * math.prod(size or 1 for size in spec.block_shape) * array.dtype.itemsize
 
     def recorded(kernel, *, grid_spec, out_shape, **options):
         call = original(kernel, grid_spec=grid_spec, out_shape=out_shape, **options)

@@ -83,36 +83,35 @@ class Scratch(NamedTuple):
 
 def gradients(
     settings: KernelSettings,
-    tokens: int,
     width: int,
     inputs: KernelInputs,
     visible: tuple[Int[Array, "B Q"], Int[Array, "B Q"]],
-    context: Float[Array, "D L"],
-    log_sum: Float[Array, "N 1 L"],
-    gradient: Float[Array, "D L"],
+    context: Float[Array, "B D T"],
+    log_sum: Float[Array, "B N 1 T"],
+    gradient: Float[Array, "B D T"],
 ) -> KernelInputs:
     """The gradients of queries, keys, values and tables, for the gradient of the context."""
-    D, L = inputs.q.shape
+    B, D, T = inputs.q.shape
     queries, keys = settings.tiles
     tables = [None if rel is None else jax.ShapeDtypeStruct(rel.shape, jnp.float32) for rel in inputs[3:5]]
     shapes = Gradients(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3]), *tables)
-    table, query = table_block(settings, width), query_block(settings, tokens, width)
-    key = gradient_of_keys(settings, tokens, width)
+    table, query = table_block(settings, width), query_block(settings, width)
+    key = gradient_of_keys(settings, T, width)
     rel_q = None if inputs.rel_q is None else _other_order(inputs.rel_q)
-    specs = Residuals(query, query, query_numbers(settings, tokens), None if rel_q is None else table)
+    specs = Residuals(query, query, query_numbers(settings), None if rel_q is None else table)
     residuals = Residuals(gradient, context, log_sum, rel_q)
     segment_ids = None if inputs.segment_ids is None else (inputs.segment_ids,) * 2
     out = pl.pallas_call(
         functools.partial(_backward_kernel, settings),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(D // width, L // tokens, tokens // queries, tokens // keys),
-            in_specs=[block_specs(settings, inputs, tokens, width), specs],
+            grid=(D // width, B, T // queries, T // keys),
+            in_specs=[block_specs(settings, inputs, width), specs],
             out_specs=Gradients(query, key, key, *(None if x is None else table for x in tables)),
-            scratch_shapes=_scratch(settings, inputs, tokens, width),
+            scratch_shapes=_scratch(settings, inputs, width),
         ),
         out_shape=shapes,
-        cost_estimate=cost_estimate(settings, inputs, tokens, width, products=5, others=(residuals, shapes)),
+        cost_estimate=cost_estimate(settings, inputs, width, products=5, others=(residuals, shapes)),
         compiler_params=compiler_params(),
         interpret=settings.interpret,
         name="disentangled_attention_backward",
@@ -127,8 +126,8 @@ def _other_order(table: Float[Array, "D W"]) -> Float[Array, "D W"]:
     return jnp.roll(jnp.flip(table, 1), -1, 1)
 
 
-def _scratch(settings: KernelSettings, inputs: KernelInputs, tokens: int, width: int) -> Scratch:
-    dtype = inputs.q.dtype
+def _scratch(settings: KernelSettings, inputs: KernelInputs, width: int) -> Scratch:
+    dtype, tokens = inputs.q.dtype, inputs.q.shape[-1]
     queries, keys = settings.tiles
     return Scratch(
         query_rows=pltpu.VMEM((queries, width), dtype),
@@ -203,7 +202,7 @@ def _add_tile(tile: Tile, near: bool, residuals: Residuals, out: Gradients, scra
     def add_chunk(c: Any, of_queries: Float[Array, "1 T"]) -> Float[Array, "1 T"]:
         chunk = chunk_of(c)
         positions = pl.ds(pl.multiple_of(tile.key * keys + c * LANES, LANES), LANES)
-        probabilities = jnp.exp(scores(c) - residuals.log_sum[0])
+        probabilities = jnp.exp(scores(c) - residuals.log_sum[...])
         dropped, probability_gradient = probabilities, product(scratch.value_rows[chunk], residuals.gradient[...])
         keep = keep_chunk(tile, c)
         if keep is not None:
