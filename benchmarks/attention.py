@@ -14,6 +14,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import pallas as pl
 from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
 from jax.sharding import NamedSharding
 from timing import alternate, seconds
@@ -94,6 +95,48 @@ def measure_cpu(repetitions):
 
 def flash(q, k, v, rel_k, rel_q):
     return flash_attention(*(x.swapaxes(1, 2) for x in (q, k, v)), sm_scale=1 / math.sqrt(H)).swapaxes(1, 2)
+
+
+def fetched_bytes(function, batch_size, length):
+    """Bytes that the Pallas kernels of a function move between main and vector memory.
+
+    A block moves whenever its index differs from that of the step before.
+    """
+    # By kernel: JAX traces some of them twice.
+    totals, original = {}, pl.pallas_call
+
+    def count(spec, array, steps, scalars):
+        if spec is None or spec.index_map is None:
+            return 0
+        columns = np.broadcast_arrays(*map(np.asarray, spec.index_map(*steps, *scalars)), steps[0])[:-1]
+        changes = np.any([np.diff(column) != 0 for column in columns], axis=0).sum() + 1
+        return int(changes) * math.prod(size or 1 for size in spec.block_shape) * array.dtype.itemsize
+
+    def recorded(kernel, *, grid_spec, out_shape, **options):
+        call = original(kernel, grid_spec=grid_spec, out_shape=out_shape, **options)
+
+        def run(*operands):
+            number = grid_spec.num_scalar_prefetch
+            steps = [axis.ravel() for axis in np.indices(grid_spec.grid)]
+            # All tiles are visible.
+            shape = operands[0].shape if number else None
+            scalars = (np.zeros(shape, int), np.full(shape, length)) if number else ()
+            specs = [*grid_spec.in_specs, *grid_spec.out_specs]
+            specs = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, pl.BlockSpec))
+            arrays = jax.tree.leaves((operands[number:], out_shape))
+            with jax.ensure_compile_time_eval():
+                pairs = zip(specs, arrays, strict=True)
+                totals[kernel.func.__name__] = sum(count(spec, x, steps, scalars) for spec, x in pairs)
+            return call(*operands)
+
+        return run
+
+    pl.pallas_call = recorded
+    try:
+        jax.eval_shape(function, *(jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in shapes(batch_size, length)))
+    finally:
+        pl.pallas_call = original
+    return sum(totals.values())
 
 
 def compile_one(mesh, function, batch_size, length):

@@ -16,7 +16,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from deberta_jax.ops.attention_tpu_backward import gradients
-from deberta_jax.ops.attention_tpu_blocks import block_specs, compiler_params, query_block, query_numbers
+from deberta_jax.ops.attention_tpu_blocks import (
+    block_specs,
+    compiler_params,
+    cost_estimate,
+    query_block,
+    query_numbers,
+)
 from deberta_jax.ops.attention_tpu_tiles import (
     HIDDEN,
     LANES,
@@ -61,12 +67,13 @@ def pallas_tpu(operands: Operands, *, tile: int | None = None, **options: Any) -
 
 
 def _attend(settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B T N H"]:
-    """Attention with tokens as the last axis: [N H, B T], a width that fills whole registers."""
+    """Attention with tokens as the last axis: [B, N H, T], a width that fills whole registers."""
     B, T, N, H = inputs.q.shape
     width = H + -H % SUBLANES
     more = width - H
     q, k, v = (
-        jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))).reshape(B * T, -1).T for x in (inputs.q, inputs.k, inputs.v)
+        jnp.pad(x.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, more), (0, 0))).reshape(B, -1, T)
+        for x in (inputs.q, inputs.k, inputs.v)
     )
     rel_k, rel_q = (
         None if x is None else jnp.pad(x, ((0, 0), (0, 0), (0, more))).swapaxes(1, 2).reshape(-1, x.shape[1])
@@ -75,31 +82,32 @@ def _attend(settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B T
     segment_ids = None if inputs.segment_ids is None else inputs.segment_ids[:, None]
     mask = None if inputs.mask is None else inputs.mask.swapaxes(2, 3)
     inputs = inputs._replace(q=q, k=k, v=v, rel_k=rel_k, rel_q=rel_q, segment_ids=segment_ids, mask=mask)
-    context = _attention((settings, T, width), inputs, visible_keys(settings, inputs, B))
-    return context.T.reshape(B, T, N, width)[..., :H]
+    context = _attention((settings, width), inputs, visible_keys(settings, inputs))
+    return context.reshape(B, N, width, T)[:, :, :H].transpose(0, 3, 1, 2)
 
 
 Visible = tuple[Int[Array, "B Q"], Int[Array, "B Q"]]
-# Settings, tokens of a sequence, width of a head.
-Plan = tuple[KernelSettings, int, int]
+# The settings and the width of a head.
+Plan = tuple[KernelSettings, int]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(plan: Plan, inputs: KernelInputs, visible: Visible) -> Float[Array, "D L"]:
+def _attention(plan: Plan, inputs: KernelInputs, visible: Visible) -> Float[Array, "B D T"]:
     return _attention_forward(plan, inputs, visible)[0]
 
 
-def _attention_forward(plan: Plan, inputs: KernelInputs, visible: Visible) -> tuple[Float[Array, "D L"], tuple]:
-    settings, tokens, width = plan
+def _attention_forward(plan: Plan, inputs: KernelInputs, visible: Visible) -> tuple[Float[Array, "B D T"], tuple]:
+    settings, width = plan
     queries, keys = settings.tiles
-    D, L = inputs.q.shape
+    B, D, T = inputs.q.shape
+    shapes = [jax.ShapeDtypeStruct((B, D, T), inputs.v.dtype), jax.ShapeDtypeStruct((B, D // width, 1, T), jnp.float32)]
     context, log_sum = pl.pallas_call(
         functools.partial(_forward_kernel, settings),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(D // width, L // tokens, tokens // queries, tokens // keys),
-            in_specs=[block_specs(settings, inputs, tokens, width)],
-            out_specs=[query_block(settings, tokens, width), query_numbers(settings, tokens)],
+            grid=(D // width, B, T // queries, T // keys),
+            in_specs=[block_specs(settings, inputs, width)],
+            out_specs=[query_block(settings, width), query_numbers(settings)],
             scratch_shapes=[
                 pltpu.VMEM((queries, width), inputs.q.dtype),
                 pltpu.VMEM((keys, width), inputs.q.dtype),
@@ -108,10 +116,8 @@ def _attention_forward(plan: Plan, inputs: KernelInputs, visible: Visible) -> tu
                 pltpu.VMEM((width, queries), jnp.float32),
             ],
         ),
-        out_shape=[
-            jax.ShapeDtypeStruct((D, L), inputs.v.dtype),
-            jax.ShapeDtypeStruct((D // width, 1, L), jnp.float32),
-        ],
+        out_shape=shapes,
+        cost_estimate=cost_estimate(settings, inputs, width, products=2, others=shapes),
         compiler_params=compiler_params(),
         interpret=settings.interpret,
         name="disentangled_attention",
@@ -119,7 +125,7 @@ def _attention_forward(plan: Plan, inputs: KernelInputs, visible: Visible) -> tu
     return context, (inputs, visible, context, log_sum)
 
 
-def _attention_backward(plan: Plan, residuals: tuple, gradient: Float[Array, "D L"]) -> tuple[KernelInputs, None]:
+def _attention_backward(plan: Plan, residuals: tuple, gradient: Float[Array, "B D T"]) -> tuple[KernelInputs, None]:
     inputs, visible, context, log_sum = residuals
     return gradients(*plan, inputs, visible, context, log_sum, gradient), None
 
@@ -175,4 +181,4 @@ def _forward_kernel(
         # A query without a visible key attends to nothing.
         visible = highest[...] > HIDDEN
         out[...] = (context[...] * jnp.where(visible, 1 / total[...], 0)).astype(out.dtype)
-        log_sum[0] = jnp.where(visible, highest[...] + jnp.log(total[...]), 0)
+        log_sum[...] = jnp.where(visible, highest[...] + jnp.log(total[...]), 0)

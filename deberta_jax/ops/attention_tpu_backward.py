@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from deberta_jax.ops.attention_tpu_blocks import (
     block_specs,
     compiler_params,
+    cost_estimate,
     gradient_of_keys,
     query_block,
     query_numbers,
@@ -82,37 +83,39 @@ class Scratch(NamedTuple):
 
 def gradients(
     settings: KernelSettings,
-    tokens: int,
     width: int,
     inputs: KernelInputs,
     visible: tuple[Int[Array, "B Q"], Int[Array, "B Q"]],
-    context: Float[Array, "D L"],
-    log_sum: Float[Array, "N 1 L"],
-    gradient: Float[Array, "D L"],
+    context: Float[Array, "B D T"],
+    log_sum: Float[Array, "B N 1 T"],
+    gradient: Float[Array, "B D T"],
 ) -> KernelInputs:
     """The gradients of queries, keys, values and tables, for the gradient of the context."""
-    D, L = inputs.q.shape
+    B, D, T = inputs.q.shape
     queries, keys = settings.tiles
-    shapes = [None if rel is None else jax.ShapeDtypeStruct(rel.shape, jnp.float32) for rel in inputs[3:5]]
-    table, query = table_block(settings, width), query_block(settings, tokens, width)
-    key = gradient_of_keys(settings, tokens, width)
+    tables = [None if rel is None else jax.ShapeDtypeStruct(rel.shape, jnp.float32) for rel in inputs[3:5]]
+    shapes = Gradients(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3]), *tables)
+    table, query = table_block(settings, width), query_block(settings, width)
+    key = gradient_of_keys(settings, T, width)
     rel_q = None if inputs.rel_q is None else _other_order(inputs.rel_q)
-    specs = Residuals(query, query, query_numbers(settings, tokens), None if rel_q is None else table)
+    specs = Residuals(query, query, query_numbers(settings), None if rel_q is None else table)
+    residuals = Residuals(gradient, context, log_sum, rel_q)
     segment_ids = None if inputs.segment_ids is None else (inputs.segment_ids,) * 2
     out = pl.pallas_call(
         functools.partial(_backward_kernel, settings),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(D // width, L // tokens, tokens // queries, tokens // keys),
-            in_specs=[block_specs(settings, inputs, tokens, width), specs],
-            out_specs=Gradients(query, key, key, *(None if x is None else table for x in shapes)),
-            scratch_shapes=_scratch(settings, inputs, tokens, width),
+            grid=(D // width, B, T // queries, T // keys),
+            in_specs=[block_specs(settings, inputs, width), specs],
+            out_specs=Gradients(query, key, key, *(None if x is None else table for x in tables)),
+            scratch_shapes=_scratch(settings, inputs, width),
         ),
-        out_shape=Gradients(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3]), *shapes),
+        out_shape=shapes,
+        cost_estimate=cost_estimate(settings, inputs, width, products=5, others=(residuals, shapes)),
         compiler_params=compiler_params(),
         interpret=settings.interpret,
         name="disentangled_attention_backward",
-    )(*visible, inputs._replace(segment_ids=segment_ids), Residuals(gradient, context, log_sum, rel_q))
+    )(*visible, inputs._replace(segment_ids=segment_ids), residuals)
     rel_k = None if out.rel_k is None else out.rel_k.astype(inputs.rel_k.dtype)
     rel_q = None if out.rel_q is None else _other_order(out.rel_q).astype(inputs.rel_q.dtype)
     return KernelInputs(out.q, out.k, out.v, rel_k, rel_q, None, None, None, None)
@@ -123,8 +126,8 @@ def _other_order(table: Float[Array, "D W"]) -> Float[Array, "D W"]:
     return jnp.roll(jnp.flip(table, 1), -1, 1)
 
 
-def _scratch(settings: KernelSettings, inputs: KernelInputs, tokens: int, width: int) -> Scratch:
-    dtype = inputs.q.dtype
+def _scratch(settings: KernelSettings, inputs: KernelInputs, width: int) -> Scratch:
+    dtype, tokens = inputs.q.dtype, inputs.q.shape[-1]
     queries, keys = settings.tiles
     return Scratch(
         query_rows=pltpu.VMEM((queries, width), dtype),
@@ -199,7 +202,7 @@ def _add_tile(tile: Tile, near: bool, residuals: Residuals, out: Gradients, scra
     def add_chunk(c: Any, of_queries: Float[Array, "1 T"]) -> Float[Array, "1 T"]:
         chunk = chunk_of(c)
         positions = pl.ds(pl.multiple_of(tile.key * keys + c * LANES, LANES), LANES)
-        probabilities = jnp.exp(scores(c) - residuals.log_sum[0])
+        probabilities = jnp.exp(scores(c) - residuals.log_sum[...])
         dropped, probability_gradient = probabilities, product(scratch.value_rows[chunk], residuals.gradient[...])
         keep = keep_chunk(tile, c)
         if keep is not None:

@@ -1,8 +1,8 @@
 """Which blocks of memory the TPU kernels read and write in each step of their grid, and how much fast memory they use.
 
-The grid iterates over heads, sequences, tiles of queries and tiles of keys. Tokens of all sequences are one axis, the
-last one, in all arrays: it is the layout in which XLA writes and reads projections. Tiles of keys that a tile of
-queries does not attend to are not fetched: the step reads the tile of the step before.
+The grid iterates over heads, sequences, tiles of queries and tiles of keys. Tokens are the last axis of all arrays,
+which is the layout that XLA prefers for projections. Tiles of keys that a tile of queries does not attend to are not
+fetched: the step reads the tile of the step before.
 """
 
 from typing import Any
@@ -32,16 +32,14 @@ def compiler_params() -> pltpu.CompilerParams:
     return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=vector_memory())
 
 
-def query_block(settings: KernelSettings, tokens: int, width: int) -> pl.BlockSpec:
-    """The tile of queries of one head of width `width`, in sequences of `tokens` tokens, from [N H, B T]."""
-    tiles = tokens // settings.tiles[0]
-    return pl.BlockSpec((width, settings.tiles[0]), lambda n, b, i, j, *_: (n, b * tiles + i))
+def query_block(settings: KernelSettings, width: int) -> pl.BlockSpec:
+    """The tile of queries of one head of width `width`, from [B, N H, T]."""
+    return pl.BlockSpec((None, width, settings.tiles[0]), lambda n, b, i, j, *_: (b, n, i))
 
 
-def query_numbers(settings: KernelSettings, tokens: int) -> pl.BlockSpec:
-    """A number per query of one head, from [N, 1, B T]."""
-    tiles = tokens // settings.tiles[0]
-    return pl.BlockSpec((1, 1, settings.tiles[0]), lambda n, b, i, j, *_: (n, 0, b * tiles + i))
+def query_numbers(settings: KernelSettings) -> pl.BlockSpec:
+    """A number per query of one head, from [B, N, 1, T]."""
+    return pl.BlockSpec((None, None, 1, settings.tiles[0]), lambda n, b, i, j, *_: (b, n, 0, i))
 
 
 def table_block(settings: KernelSettings, width: int) -> pl.BlockSpec:
@@ -52,14 +50,13 @@ def table_block(settings: KernelSettings, width: int) -> pl.BlockSpec:
 def gradient_of_keys(settings: KernelSettings, tokens: int, width: int) -> pl.BlockSpec:
     """The tile of keys, written in the steps of the last tile of queries; before that the block stays the first one."""
     queries, keys = settings.tiles
-    tiles, last = tokens // keys, tokens // queries - 1
-    return pl.BlockSpec((width, keys), lambda n, b, i, j, *_: (n, b * tiles + jnp.where(i == last, j, 0)))
+    last = tokens // queries - 1
+    return pl.BlockSpec((None, width, keys), lambda n, b, i, j, *_: (b, n, jnp.where(i == last, j, 0)))
 
 
-def block_specs(settings: KernelSettings, inputs: KernelInputs, tokens: int, width: int) -> KernelInputs:
+def block_specs(settings: KernelSettings, inputs: KernelInputs, width: int) -> KernelInputs:
     """The blocks of all inputs; `segment_ids` are a pair, those of the queries and of the keys."""
     queries, keys = settings.tiles
-    tiles = tokens // keys
 
     def key(b: Any, i: Any, j: Any, first: Any, last: Any) -> Any:
         """The tile of keys, or the nearest visible one."""
@@ -68,10 +65,10 @@ def block_specs(settings: KernelSettings, inputs: KernelInputs, tokens: int, wid
     mask = inputs.mask
     # An axis of size 1 is broadcast.
     sequences, heads = (1, 1) if mask is None else (int(size > 1) for size in mask.shape[:2])
-    content = pl.BlockSpec((width, keys), lambda n, b, i, j, *v: (n, b * tiles + key(b, i, j, *v)))
+    content = pl.BlockSpec((None, width, keys), lambda n, b, i, j, *v: (b, n, key(b, i, j, *v)))
     scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
     specs = KernelInputs(
-        q=query_block(settings, tokens, width),
+        q=query_block(settings, width),
         k=content,
         v=content,
         rel_k=table_block(settings, width),
@@ -87,3 +84,25 @@ def block_specs(settings: KernelSettings, inputs: KernelInputs, tokens: int, wid
         offset=scalars,
     )
     return KernelInputs(*(None if x is None else spec for spec, x in zip(specs, inputs, strict=True)))
+
+
+def cost_estimate(
+    settings: KernelSettings, inputs: KernelInputs, width: int, *, products: int, others: Any
+) -> pl.CostEstimate:
+    """What a kernel costs if all tiles are visible, for XLA's scheduler.
+
+    `products` is the number of matrix products of a pair of tiles, without relative terms; each such term has as many
+    in the band. `others` are the arrays that a kernel reads or writes once, beside the inputs.
+    """
+    B, D, tokens = inputs.q.shape
+    pairs = B * D // width * tokens**2
+    near = min(1, (2 * settings.band + sum(settings.tiles)) / tokens)
+    terms = sum(table is not None for table in (inputs.rel_k, inputs.rel_q)) / 2
+    # Each tile of queries reads all keys and values.
+    again = tokens // settings.tiles[0] - 1
+    once = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((inputs, others)))
+    return pl.CostEstimate(
+        flops=int(2 * pairs * width * products * (1 + terms * near)),
+        transcendentals=pairs,
+        bytes_accessed=once + again * sum(x.size * x.dtype.itemsize for x in (inputs.k, inputs.v)),
+    )

@@ -51,13 +51,13 @@ class Tile(NamedTuple):
         return pl.ds(pl.multiple_of(start, LANES), width)
 
 
-def visible_keys(settings: KernelSettings, inputs: KernelInputs, B: int) -> tuple[Int[Array, "B Q"], Int[Array, "B Q"]]:
+def visible_keys(settings: KernelSettings, inputs: KernelInputs) -> tuple[Int[Array, "B Q"], Int[Array, "B Q"]]:
     """The first and the last tile of keys that each tile of queries attends to; the last is -1 if there is none.
 
     Tiles between them may still be hidden: they are computed.
     """
     queries, keys = settings.tiles
-    T = inputs.q.shape[1] // B
+    B, _, T = inputs.q.shape
     rows, columns = np.arange(T // queries), np.arange(T // keys)
     visible = jnp.ones((B, T // queries, T // keys), bool)
     if inputs.segment_ids is not None:

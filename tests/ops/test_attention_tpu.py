@@ -134,11 +134,11 @@ def test_two_runs_are_identical():
 
 def test_only_visible_tiles_of_keys_are_read():
     segment_ids = np.repeat([[0, 1, 1, 2], [0, 0, -1, -1]], 128, axis=1)[:, None]
-    inputs = KernelInputs(*[jnp.zeros((4, 1024))] * 3, None, None, jnp.asarray(segment_ids), None, None, None)
+    inputs = KernelInputs(*[jnp.zeros((2, 4, 512))] * 3, None, None, jnp.asarray(segment_ids), None, None, None)
     settings = KernelSettings(1.0, False, 0.0, (2, 1, 512, 512), (128, 128), 16, 272, PRECISION, True)
-    first, last = visible_keys(settings, inputs, 2)
+    first, last = visible_keys(settings, inputs)
     assert first.tolist() == [[0, 1, 1, 3], [0, 0, 0, 0]] and last.tolist() == [[0, 2, 2, 3], [1, 1, -1, -1]]
-    first, last = visible_keys(dataclasses.replace(settings, is_causal=True), inputs._replace(segment_ids=None), 2)
+    first, last = visible_keys(dataclasses.replace(settings, is_causal=True), inputs._replace(segment_ids=None))
     assert first.tolist() == [[0, 0, 0, 0]] * 2 and last.tolist() == [[0, 1, 2, 3]] * 2
 
 
