@@ -30,7 +30,7 @@ from deberta_jax.training.state import TrainState, abstract_state
 from deberta_jax.training.step import make_step
 
 BATCH_SIZE, LENGTH, SLOTS, STEPS = 256, 512, 80, 1000
-MEMORY_BAR, BYTES_BAR, SECONDS_BAR, HOST_BAR = 15.75e9, 60e9, 600, 8e9
+MEMORY_BAR, BYTES_BAR, SECONDS_BAR, HOST_BAR = 15.75e9, 40e9, 600, 8e9
 COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 
 
