@@ -112,6 +112,14 @@ def current_mesh() -> AbstractMesh | None:
     return None if mesh.empty or AxisType.Manual in mesh.axis_types else mesh
 
 
+def current_device() -> Any:
+    """A device of the kind that programs are compiled for: one of the current mesh or, without one, JAX's first one.
+
+    It has `platform` ("cpu", "gpu" or "tpu") and `device_kind`.
+    """
+    return jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Constrain an activation to the sharding of its logical axes on the current mesh.
 

@@ -22,6 +22,7 @@ from deberta_jax.ops.scores import (
     required_index,
     visible_pairs,
 )
+from deberta_jax.sharding import current_device
 
 # Scores of at most this many bytes stay in a CPU's cache from one operation to the next.
 CACHED_BYTES = 1 << 26
@@ -53,17 +54,17 @@ def disentangled_attention(
     padding, without a mask of all pairs in memory.
 
     `implementation` is "auto" (`attention_implementation`) or a name of `IMPLEMENTATIONS` (docs/attention.md). All drop
-    the same entries, but the Pallas kernels drop gathered queries by their positions. "cudnn" and "pallas_gpu" have
-    never run on a GPU, so they are not a default there. Raises ValueError for an unknown implementation, and for one
-    that does not support the arguments.
+    the same entries, but the Pallas kernels drop gathered queries by their positions, and need equal queries where a
+    position is repeated. "cudnn" and "pallas_gpu" have never run on a GPU, so they are not a default there. Raises
+    ValueError for an unknown implementation, and for one that the current device does not have or that does not
+    support the arguments.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias)
     operands, options = _prepare(operands, index, scale, dropout_rate)
     options |= {"is_causal": is_causal}
     if implementation != "auto":
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(f"implementation is {implementation!r}, expected auto, {', '.join(IMPLEMENTATIONS)}")
+        _check_implementation(implementation)
         return IMPLEMENTATIONS[implementation](operands, **options)
     platforms = "cpu", "tpu" if attention_tpu.is_supported() else "gpu"
     details: dict[str, Any] = {"is_gathered": query_positions is not None, "has_bias": bias is not None}
@@ -122,6 +123,18 @@ def _prepare(
                 check_rows(index, table)
     scale = attention_scale(q, rel_k, rel_q) if scale is None else scale
     return operands._replace(mask=mask, bias=bias), {"index": index, "scale": scale, "dropout_rate": dropout_rate}
+
+
+def _check_implementation(name: str) -> None:
+    """Raise ValueError for an unknown implementation, and for one that the current devices do not have."""
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation is {name!r}, expected auto, {', '.join(IMPLEMENTATIONS)}")
+    platform, current = PLATFORMS.get(name), current_device().platform
+    if platform not in (None, current):
+        raise ValueError(
+            f"implementation: {name!r} runs on {str(platform).upper()}, and the current device is a {current.upper()}; "
+            "use 'auto'"
+        )
 
 
 def attention_implementation(
@@ -220,3 +233,5 @@ IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B T N H"]]] = {
     "pallas_tpu": attention_tpu.pallas_tpu,
     "pallas_gpu": attention_gpu.pallas_gpu,
 }
+# The devices of the implementations that do not run everywhere.
+PLATFORMS = {"cudnn": "gpu", "pallas_tpu": "tpu", "pallas_gpu": "gpu"}

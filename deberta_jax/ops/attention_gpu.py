@@ -26,6 +26,8 @@ Kernel = Callable[..., None]
 
 # Sequences are padded to whole tiles of so many tokens.
 TILE = 64
+# Kernels address the bytes of a mask by 32-bit integers.
+_MAX_PAIR_BYTES = 1 << 31
 # Triton's matrix products have at least so many columns.
 _MIN_WIDTH = 16
 
@@ -55,7 +57,19 @@ def pallas_gpu(operands: Operands, *, tile: int = TILE, **options: Any) -> Float
     """
     if operands.q.dtype == jnp.float64:
         raise ValueError("implementation: 'pallas_gpu' does not support float64; use 'xla'")
+    if operands.mask is not None and _pair_bytes(operands, tile) >= _MAX_PAIR_BYTES:
+        raise ValueError(
+            f"mask: {_pair_bytes(operands, tile) / 2**30:.1f} GiB for all pairs, more than the 2 GiB that 'pallas_gpu' "
+            "addresses; pass segment_ids for padding and documents, or use a smaller batch"
+        )
     return fused_attention(_padded_attention, (tile, tile), operands, **options)
+
+
+def _pair_bytes(operands: Operands, tile: int) -> Any:
+    """The size of the mask as the kernels read it, padded to whole tiles."""
+    sequences, heads = operands.mask.shape[:2]
+    tokens = operands.k.shape[1]
+    return sequences * heads * (tokens + -tokens % tile) ** 2
 
 
 def _padded_attention(settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B N T H"]:

@@ -32,24 +32,26 @@ from deberta_jax.ops.attention_tpu_tiles import (
     keep_chunk,
     product,
     score_chunks,
-    visible_keys,
 )
 from deberta_jax.ops.dropout import drop
 from deberta_jax.ops.fused import KernelInputs, KernelSettings, fused_attention
 from deberta_jax.ops.operands import Operands
+from deberta_jax.ops.visible_tiles import tile_ranges, visible_tiles
+from deberta_jax.sharding import current_device
 
 # Tokens of a tile, from the most to the least efficient.
 TILES = (512, 384, 256)
 # Rows of a register that holds 16-bit numbers.
 SUBLANES = 16
 
+Visible = tuple[Int[Array, "B Q"], Int[Array, "B Q"]]
+# The settings and the width of a head.
+Plan = tuple[KernelSettings, int]
+
 
 def is_supported() -> bool:
-    """Whether the current devices are TPUs that can rotate rows by different amounts: v5 and later.
-
-    The devices are those of the current mesh or, without one, JAX's default device.
-    """
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    """Whether the current devices are TPUs that can rotate rows by different amounts: v5 and later."""
+    device = current_device()
     return device.platform == "tpu" and not device.device_kind.startswith(("TPU v2", "TPU v3", "TPU v4"))
 
 
@@ -69,6 +71,7 @@ def pallas_tpu(operands: Operands, *, tile: int | None = None, **options: Any) -
 def _attend(settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B T N H"]:
     """Attention with tokens as the last axis: [B, N H, T], a width that fills whole registers."""
     B, T, N, H = inputs.q.shape
+    visible = visible_keys(settings, inputs)
     width = H + -H % SUBLANES
     more = width - H
     q, k, v = (
@@ -82,13 +85,19 @@ def _attend(settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B T
     segment_ids = None if inputs.segment_ids is None else inputs.segment_ids[:, None]
     mask = None if inputs.mask is None else inputs.mask.swapaxes(2, 3)
     inputs = inputs._replace(q=q, k=k, v=v, rel_k=rel_k, rel_q=rel_q, segment_ids=segment_ids, mask=mask)
-    context = _attention((settings, width), inputs, visible_keys(settings, inputs))
+    context = _attention((settings, width), inputs, visible)
     return context.reshape(B, N, width, T)[:, :, :H].transpose(0, 3, 1, 2)
 
 
-Visible = tuple[Int[Array, "B Q"], Int[Array, "B Q"]]
-# The settings and the width of a head.
-Plan = tuple[KernelSettings, int]
+def visible_keys(settings: KernelSettings, inputs: KernelInputs) -> Visible:
+    """The first and the last tile of keys that each tile of queries attends to; the last is -1 if there is none.
+
+    Tiles between them may still be hidden: they are computed.
+    """
+    visible = visible_tiles(settings, inputs, settings.tiles).any(1, keepdims=True)
+    visible = jnp.broadcast_to(visible, (inputs.q.shape[0], *visible.shape[1:]))
+    first, end = jnp.moveaxis(tile_ranges(visible)[:, 0], -1, 0)
+    return first, end - 1
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

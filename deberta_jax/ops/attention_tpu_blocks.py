@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from deberta_jax.ops.fused import KernelInputs, KernelSettings
+from deberta_jax.sharding import current_device
 
 # MiB of vector memory that a kernel may use, by the start of a device's kind: of 128 in a core, of 64 in all others.
 _VECTOR_MEMORY = {"TPU v5 lite": 112, "TPU v6": 112}
@@ -21,8 +22,7 @@ _SMALLEST_VECTOR_MEMORY = 56
 
 def vector_memory() -> int:
     """The bytes of vector memory that a kernel may use on the current devices."""
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-    sizes = (size for kind, size in _VECTOR_MEMORY.items() if device.device_kind.startswith(kind))
+    sizes = (size for kind, size in _VECTOR_MEMORY.items() if current_device().device_kind.startswith(kind))
     return next(sizes, _SMALLEST_VECTOR_MEMORY) << 20
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from deberta_jax.ops.fused import KernelInputs, KernelSettings, tile_keep_mask
 from deberta_jax.ops.relative_shift import relative_shift
@@ -51,39 +51,11 @@ class Tile(NamedTuple):
         return pl.ds(pl.multiple_of(start, LANES), width)
 
 
-def visible_keys(settings: KernelSettings, inputs: KernelInputs) -> tuple[Int[Array, "B Q"], Int[Array, "B Q"]]:
-    """The first and the last tile of keys that each tile of queries attends to; the last is -1 if there is none.
-
-    Tiles between them may still be hidden: they are computed.
-    """
-    queries, keys = settings.tiles
-    B, _, T = inputs.q.shape
-    rows, columns = np.arange(T // queries), np.arange(T // keys)
-    visible = jnp.ones((B, T // queries, T // keys), bool)
-    if inputs.segment_ids is not None:
-        low_query, high_query = _segment_range(inputs.segment_ids, queries)
-        low_key, high_key = _segment_range(inputs.segment_ids, keys)
-        visible &= (low_query[:, :, None] <= high_key[:, None]) & (low_key[:, None] <= high_query[:, :, None])
-    if settings.is_causal:
-        visible &= (columns * keys)[None] < ((rows + 1) * queries)[:, None]
-    if inputs.mask is not None:
-        pairs = inputs.mask.reshape(*inputs.mask.shape[:2], T // keys, keys, T // queries, queries)
-        visible &= (pairs != 0).any((1, 3, 5)).swapaxes(1, 2)
-    first = jnp.argmax(visible, axis=-1)
-    last = T // keys - 1 - jnp.argmax(visible[..., ::-1], axis=-1)
-    return first.astype(jnp.int32), jnp.where(visible.any(-1), last, -1).astype(jnp.int32)
-
-
-def _segment_range(segment_ids: Int[Array, "B 1 T"], tile: int) -> tuple[Int[Array, "B I"], Int[Array, "B I"]]:
-    """The smallest and the largest segment in each tile, in an order that is never met if there is none."""
-    tiles = segment_ids.reshape(segment_ids.shape[0], -1, tile)
-    return jnp.where(tiles < 0, np.iinfo(np.int32).max, tiles).min(-1), tiles.max(-1)
-
-
 def for_visible(tile: Tile, first: Any, last: Any, attend: Callable[[bool], None]) -> None:
     """Run `attend(near)` for this pair of tiles unless it is hidden.
 
-    `near` is whether some of the distances are within the band.
+    `first` and `last` are the tiles of keys that each tile of queries attends to, `near` is whether some of the
+    distances are within the band.
     """
     settings = tile.settings
     visible = (first[tile.sequence, tile.query] <= tile.key) & (tile.key <= last[tile.sequence, tile.query])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_tensors import index_for, normal
+from attention_tensors import index_for, normal, on_device
 
 from deberta_jax.config import AttentionName
 from deberta_jax.ops.attention import IMPLEMENTATIONS, attention_implementation, disentangled_attention
@@ -54,12 +54,13 @@ def test_a_bias_gives_what_scores_give(gathered):
 def test_what_cudnn_does_not_compute_is_refused():
     q, k, v, rel_k, rel_q = tensors(4)
     attend = functools.partial(disentangled_attention, index=index_for(4, 4), implementation="cudnn")
-    with pytest.raises(ValueError, match="'cudnn' computes in bfloat16 or float16, not float32"):
+    gpu = functools.partial(on_device, "NVIDIA H200", "gpu")
+    with gpu(), pytest.raises(ValueError, match="'cudnn' computes in bfloat16 or float16, not float32"):
         attend(q, k, v, rel_k, rel_q)
     half = [x.astype(jnp.bfloat16) for x in (q, k, v, rel_k, rel_q)]
-    with pytest.raises(ValueError, match="'cudnn' has no dropout"):
+    with gpu(), pytest.raises(ValueError, match="'cudnn' has no dropout"):
         attend(*half, dropout_rate=0.1, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="multiple of 8 up to 128, not 4"):
+    with gpu(), pytest.raises(ValueError, match="multiple of 8 up to 128, not 4"):
         attend(*(x[..., :4] for x in half))
 
 

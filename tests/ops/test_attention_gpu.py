@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_tensors import normal
+from attention_tensors import normal, on_device
 
 from deberta_jax.ops.attention import disentangled_attention
 from deberta_jax.ops.attention_gpu import pallas_gpu
@@ -103,8 +103,8 @@ def check(case, segment_ids=None, mask=None, key=0):
     (gradients, context), (expected_gradients, expected) = (
         program(make, case)(*arguments) for make in (kernels, reference)
     )
-    # bfloat16 has 8 bits.
-    tolerance = 1.0 if case.dtype == jnp.float32 else 2000.0
+    # Significant bits: 24, 8 and 11.
+    tolerance = {jnp.float32: 1.0, jnp.bfloat16: 2000.0, jnp.float16: 300.0}[case.dtype]
     assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5 * tolerance)
     assert_close(np.float32(context), np.float32(expected), atol=1e-5 * tolerance)
     for ours, expected_gradient in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
@@ -168,24 +168,38 @@ def test_two_runs_give_identical_bits():
     jax.tree.map(np.testing.assert_array_equal, run(), run())
 
 
-def test_kernels_compute_in_bfloat16():
-    case = Case(70, H=12, has_segments=True, dtype=jnp.bfloat16)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_kernels_compute_in_16_bits(dtype):
+    case = Case(70, H=12, has_segments=True, dtype=dtype)
     check(case, jnp.asarray(np.arange(case.T) // 25)[None].repeat(B, 0))
 
 
-def test_kernels_take_float16_and_gathered_queries():
-    """A context of float16, and queries at other positions than the keys."""
-    T, at = 30, jnp.asarray([[29, 0, 3], [6, 7, 2]])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float16, 1e-2), (jnp.float32, 1e-5)])
+def test_gathered_queries_and_their_gradients(dtype, tolerance):
+    """Queries at some positions in any order, one of them twice, as the slots of masked tokens that are not filled."""
+    T, at = 30, jnp.asarray([[29, 0, 0], [6, 7, 2]])
     index = relative_index(T, T, buckets=BUCKETS, max_distance=24)
-    q, *others = tensors(Case(T, dtype=jnp.float16))
-    q = jnp.take_along_axis(q, at[..., None, None], axis=1)
+    tokens, *others = tensors(Case(T, dtype=dtype))
     real = jnp.where(jnp.arange(T) < jnp.asarray([[30], [20]]), 0, -1)
-    operands = Operands(q, *others, at, real)
-    ours = jax.jit(lambda x: pallas_gpu(x, index=index, scale=0.1, dropout_rate=0.0, tile=TILE, interpret=True))
-    expected = disentangled_attention(
-        q, *others, index=index, query_positions=at, segment_ids=real, scale=0.1, implementation="xla"
-    )
-    np.testing.assert_allclose(np.float32(ours(operands)), np.float32(expected), atol=5e-3)
+
+    def run(attend):
+        def total(operands):
+            q, *others = operands
+            context = attend(jnp.take_along_axis(q, at[..., None, None], axis=1), others)
+            return (context * normal(9, *context.shape, dtype=dtype)).astype(jnp.float32).sum(), context
+
+        return jax.jit(jax.grad(total, has_aux=True))([tokens, *others])
+
+    def kernels(q, others):
+        operands = Operands(q, *others, at, real)
+        return pallas_gpu(operands, index=index, scale=0.1, dropout_rate=0.0, tile=TILE, interpret=True)
+
+    def xla(q, others):
+        options = {"index": index, "query_positions": at, "segment_ids": real, "scale": 0.1}
+        return disentangled_attention(q, *others, **options, implementation="xla")
+
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance)
+    jax.tree.map(lambda ours, expected: assert_close(np.float32(ours), np.float32(expected)), run(kernels), run(xla))
 
 
 def test_a_mesh_computes_and_drops_what_one_device_does():
@@ -218,7 +232,26 @@ def test_every_near_pair_has_an_entry_of_its_own(tokens, band):
 def test_float64_and_bias_are_refused():
     case = Case(16)
     options = {"index": relative_index(16, 16, buckets=BUCKETS, max_distance=24), "implementation": "pallas_gpu"}
-    with pytest.raises(ValueError, match="do not support bias"):
+    with on_device("NVIDIA H200", "gpu"), pytest.raises(ValueError, match="do not support bias"):
         disentangled_attention(*tensors(case), bias=jnp.zeros((1, 1, 16, 16)), **options)
-    with jax.enable_x64(True), pytest.raises(ValueError, match="float64"):
-        disentangled_attention(*(x.astype(jnp.float64) for x in tensors(case)), **options)
+    with jax.enable_x64(True):
+        operands = [x.astype(jnp.float64) for x in tensors(case)]
+        with on_device("NVIDIA H200", "gpu"), pytest.raises(ValueError, match="float64"):
+            disentangled_attention(*operands, **options)
+
+
+def test_a_mask_beyond_32_bits_is_refused():
+    T = 46_400
+    q, mask = jax.ShapeDtypeStruct((1, T, 1, 16), jnp.float32), jax.ShapeDtypeStruct((1, 1, T, T), jnp.bool_)
+    options = {"index": None, "scale": 1.0, "dropout_rate": 0.0, "interpret": True}
+    with pytest.raises(ValueError, match=r"mask: 2.0 GiB for all pairs, .* pass segment_ids"):
+        jax.eval_shape(
+            lambda q, mask: pallas_gpu(Operands(q, q, q, None, None, None, None, mask, None), **options), q, mask
+        )
+
+
+@pytest.mark.parametrize("name", ["cudnn", "pallas_gpu", "pallas_tpu"])
+def test_an_implementation_for_another_device_is_refused(name):
+    q = jnp.ones((1, 8, 1, 16), jnp.bfloat16)
+    with pytest.raises(ValueError, match=rf"{name}' runs on [GT]PU, and the current device is a CPU; use 'auto'"):
+        disentangled_attention(q, q, q, implementation=name)

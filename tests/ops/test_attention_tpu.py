@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_tensors import normal
+from attention_tensors import normal, on_device
 
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.ops.attention import disentangled_attention
-from deberta_jax.ops.attention_tpu import is_supported, pallas_tpu, tile_size
-from deberta_jax.ops.attention_tpu_tiles import by_distance, by_key, visible_keys
+from deberta_jax.ops.attention_tpu import is_supported, pallas_tpu, tile_size, visible_keys
+from deberta_jax.ops.attention_tpu_tiles import by_distance, by_key
 from deberta_jax.ops.dropout import dropout_seed
 from deberta_jax.ops.fused import KernelInputs, KernelSettings
 from deberta_jax.ops.masks import make_attention_mask
@@ -133,8 +133,8 @@ def test_two_runs_are_identical():
 
 
 def test_only_visible_tiles_of_keys_are_read():
-    segment_ids = np.repeat([[0, 1, 1, 2], [0, 0, -1, -1]], 128, axis=1)[:, None]
-    inputs = KernelInputs(*[jnp.zeros((2, 4, 512))] * 3, None, None, jnp.asarray(segment_ids), None, None, None)
+    segment_ids = np.repeat([[0, 1, 1, 2], [0, 0, -1, -1]], 128, axis=1)
+    inputs = KernelInputs(*[jnp.zeros((2, 512, 1, 4))] * 3, None, None, jnp.asarray(segment_ids), None, None, None)
     settings = KernelSettings(1.0, False, 0.0, (2, 1, 512, 512), (128, 128), 16, 272, PRECISION, True)
     first, last = visible_keys(settings, inputs)
     assert first.tolist() == [[0, 1, 1, 3], [0, 0, 0, 0]] and last.tolist() == [[0, 2, 2, 3], [1, 1, -1, -1]]
@@ -185,9 +185,7 @@ def test_a_mesh_computes_and_drops_what_one_device_does():
 def test_kernels_are_supported_on_tpus_that_rotate_rows():
     assert not is_supported()
     for kind, rotates in (*((kind, True) for kind in CHIPS), ("TPU v4", False)):
-        device = jax.sharding.AbstractDevice(kind, 1, "tpu")
-        mesh = jax.sharding.AbstractMesh((1, 1, 1), ("data", "fsdp", "tensor"), abstract_device=device)
-        with jax.sharding.use_abstract_mesh(mesh):
+        with on_device(kind, "tpu"):
             assert is_supported() == rotates
 
 

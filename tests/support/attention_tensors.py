@@ -1,5 +1,6 @@
-"""Random tensors for tests of attention, and the table row of a distance."""
+"""Random tensors for tests of attention, the table row of a distance, and devices that this machine does not have."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,3 +27,11 @@ def make_tensors(T=12, S=None, dtype=jnp.float32):
     S = S or T
     shapes = (B, T, N, H), (B, S, N, H), (B, S, N, H), (R, N, H), (R, N, H)
     return tuple(normal(seed, *shape, dtype=dtype) for seed, shape in enumerate(shapes)), index_for(T, S)
+
+
+def on_device(kind, platform):
+    """A context in which programs are traced for one device."""
+    device = jax.sharding.AbstractDevice(kind, 1, platform)
+    axes = (jax.sharding.AxisType.Auto,) * 3
+    mesh = jax.sharding.AbstractMesh((1, 1, 1), ("data", "fsdp", "tensor"), axes, abstract_device=device)
+    return jax.sharding.use_abstract_mesh(mesh)
