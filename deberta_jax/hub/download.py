@@ -15,11 +15,10 @@ from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
 from deberta_jax.hub.download_errors import Repository, first_line, is_unreachable, one_line_errors
 from deberta_jax.hub.tensors import WEIGHT_FILES
-from deberta_jax.tokenizers.formats import FORMATS
+from deberta_jax.tokenizers.formats import FILES, FORMATS
 
 CONFIG_FILES = ("config.json", "model_config.json")
-_SETTINGS_FILES = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
-TOKENIZER_FILES = ("spm.model", "vocab.json", "merges.txt", "bpe_encoder.bin", "tokenizer.json", *_SETTINGS_FILES)
+TOKENIZER_FILES = FILES
 # What is downloaded: everything, or one part of it.
 Part = Literal["model", "config", "tokenizer"]
 GENERATOR_FILE = "pytorch_model.generator.bin"
@@ -161,10 +160,10 @@ def _download_part(repository: Repository, commit: str, files: Mapping[str, _Lar
     name, revision, token, endpoint = repository
     required = _required(files, part)
     if not required:
-        known = CONFIG_FILES if part == "config" else [each.files[0] for each in FORMATS.values()]
+        known = CONFIG_FILES if part == "config" else [each.names[0] for each in FORMATS.values()]
         raise InputError(f"{name}: no {part} on the Hub; expected one of {', '.join(known)}")
-    settings = [file for file in _SETTINGS_FILES if part == "tokenizer" and file in files]
-    present = [*settings, *(file for file in required if file in files)]
+    further = [file for file in TOKENIZER_FILES if part == "tokenizer" and file in files and file not in required]
+    present = [*further, *(file for file in required if file in files)]
     for file in present:
         _download_large(repository, commit, file, files[file])
     folder = Path(
@@ -178,8 +177,10 @@ def _download_part(repository: Repository, commit: str, files: Mapping[str, _Lar
 
 def _required(files: Collection[str], part: Part) -> list[str]:
     """The files of a config, or of the first tokenizer format in `files`, the one that identifies it last."""
-    kinds = [(file,) for file in CONFIG_FILES] if part == "config" else [each.files for each in FORMATS.values()]
-    return next((list(reversed(kind)) for kind in kinds if kind[0] in files), [])
+    if part == "config":
+        return next(([file] for file in CONFIG_FILES if file in files), [])
+    kinds = ((name, each) for each in FORMATS.values() for name in each.names)
+    return next(([*kind.others, name] for name, kind in kinds if name in files), [])
 
 
 def _download_large(repository: Repository, commit: str, file: str, listed: _LargeFile | None) -> None:
@@ -237,7 +238,7 @@ def _find_in_cache(name: str, revision: str | None, generator: bool, part: Part)
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     # huggingface_hub checks that files of these names are complete; which others are required is checked here.
-    patterns = {"model": (*CONFIG_FILES, *TOKENIZER_FILES), "config": (), "tokenizer": _SETTINGS_FILES}[part]
+    patterns = {"model": (*CONFIG_FILES, *TOKENIZER_FILES), "config": (), "tokenizer": TOKENIZER_FILES}[part]
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(patterns)))
     except LocalEntryNotFoundError:

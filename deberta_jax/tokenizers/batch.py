@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from deberta_jax.errors import InputError, check_at_least
+from deberta_jax.tokenizers.template import Template
 
 Truncation = Literal["longest_first", "first", "second"]
 
@@ -24,7 +25,7 @@ class Batch(NamedTuple):
     attention_mask: Int[np.ndarray, "B T"]
     """1 for tokens, 0 for padding."""
     token_type_ids: Int[np.ndarray, "B T"]
-    """0 for [CLS] A [SEP], 1 for B [SEP], 0 for padding."""
+    """0 for [CLS] A [SEP], 1 for B [SEP], 0 for padding; a tokenizer of RoBERTa has 0 only."""
     offsets: Int[np.ndarray, "B T 2"]
     """Start and end of each token in its text, in characters; (0, 0) for special tokens and padding."""
     sequence_ids: Int[np.ndarray, "B T"]
@@ -60,10 +61,9 @@ class EncodedText(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """The ids of the special tokens, and how long the sequences of a batch may be; raises InputError for a conflict."""
+    """The special tokens, and how long the sequences of a batch may be; raises InputError for a conflict."""
 
-    cls_id: int
-    sep_id: int
+    template: Template
     pad_id: int
     max_length: int | None = None
     """Maximum length of a sequence, special tokens included; the longest bucket by default."""
@@ -112,7 +112,9 @@ def make_batch(firsts: Sequence[EncodedText], seconds: Sequence[EncodedText] | N
         for index, texts in enumerate(inputs)
         for spans in _windows(index, [len(text.ids) for text in texts], options)
     ]
-    lengths = [sum(span.stop - span.start + 1 for span in spans) + 1 for *_, spans in sequences]
+    parts = options.template.single if seconds is None else options.template.pair
+    special = len(parts) - (1 if seconds is None else 2)
+    lengths = [sum(span.stop - span.start for span in spans) + special for *_, spans in sequences]
     shape = len(sequences), options.padded_length(max(lengths, default=0))
     batch = Batch(
         np.full(shape, options.pad_id, np.int32),
@@ -124,23 +126,26 @@ def make_batch(firsts: Sequence[EncodedText], seconds: Sequence[EncodedText] | N
         np.asarray([index for index, *_ in sequences], np.int32),
     )
     for row, (_, texts, spans) in enumerate(sequences):
-        batch.input_ids[row, 0] = options.cls_id
-        start = 1
-        for side, (text, span) in enumerate(zip(texts, spans, strict=True)):
-            end = start + span.stop - span.start
-            batch.input_ids[row, start:end] = text.ids[span]
-            batch.input_ids[row, end] = options.sep_id
-            batch.offsets[row, start:end] = text.offsets[span]
-            batch.word_starts[row, start:end] = text.word_starts[span]
-            batch.sequence_ids[row, start:end] = side
-            batch.token_type_ids[row, start : end + 1] = side
-            start = end + 1
+        start = 0
+        for part in parts:
+            if part.id is not None:
+                end = start + 1
+                batch.input_ids[row, start] = part.id
+            else:
+                text, span = texts[part.side], spans[part.side]
+                end = start + span.stop - span.start
+                batch.input_ids[row, start:end] = text.ids[span]
+                batch.offsets[row, start:end] = text.offsets[span]
+                batch.word_starts[row, start:end] = text.word_starts[span]
+                batch.sequence_ids[row, start:end] = part.side
+            batch.token_type_ids[row, start:end] = part.type_id
+            start = end
     return batch
 
 
 def _windows(index: int, sizes: list[int], options: BatchOptions) -> list[tuple[slice, ...]]:
     """For each sequence of an input, its tokens from each text; `sizes` are the numbers of tokens of the texts."""
-    special = 1 + len(sizes)
+    special = len(options.template.single if len(sizes) == 1 else options.template.pair) - len(sizes)
     if options.limit is None or sum(sizes) + special <= options.limit:
         return [tuple(slice(0, size) for size in sizes)]
     space = options.limit - special

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -15,11 +16,15 @@ from jaxtyping import Bool, Int
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
 from deberta_jax.tokenizers.characters import code_points, is_single_symbol, trim_spans, whitespace_table
-from deberta_jax.tokenizers.special_tokens import CLS, MASK, PAD, SEP, UNK
-from deberta_jax.tokenizers.vocabulary import Format, SavedVocabulary, read_source
+from deberta_jax.tokenizers.segments import Encoded, Encoder, SegmentEncoder
+from deberta_jax.tokenizers.special_tokens import CLS, MASK, PAD, ROBERTA_NAMES, SEP, UNK, AddedToken
+from deberta_jax.tokenizers.template import Template, roberta_template
+from deberta_jax.tokenizers.vocabulary import Format, SavedVocabulary, check_class, read_source
 from deberta_jax.torch_format.file import read_torch_file
 
 VOCAB_JSON, MERGES_TXT, BPE_ENCODER = "vocab.json", "merges.txt", "bpe_encoder.bin"
+_FILES = VOCAB_JSON, MERGES_TXT, BPE_ENCODER
+_CLASSES = "Deberta", "Roberta", "GPT2"
 # How GPT-2 splits a text before merging (Radford et al. 2019, encoder.py), without backtracking.
 _WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 _TEXTS_PER_THREAD = 64
@@ -28,15 +33,26 @@ _TEXTS_PER_THREAD = 64
 class BytePairVocabulary:
     """Tokens with their `ids`, and `merges` in the order of training; raises InputError if training cannot give them.
 
-    `files` are the files that it was read from; the first one identifies the vocabulary in messages.
+    `files` are the files that it was read from; the first one identifies the vocabulary in messages. With
+    `add_prefix_space`, a text that does not begin with a space is encoded as if it did. `added` and `template` are as
+    in `Vocabulary`.
     """
 
     # In v1 the space before a word is part of its token, and therefore of the [MASK] in its place.
     mask_strips_space = True
-    unsupported_settings: tuple[str, ...] = ("do_lower_case", "split_by_punct", "add_prefix_space")
 
-    def __init__(self, files: Sequence[Path], ids: Mapping[str, int], merges: Sequence[tuple[str, str]]):
+    def __init__(
+        self,
+        files: Sequence[Path],
+        ids: Mapping[str, int],
+        merges: Sequence[tuple[str, str]],
+        *,
+        add_prefix_space: bool = False,
+        added: Sequence[AddedToken] = (),
+        template: Template | None = None,
+    ):
         self.path, self._files = files[0], tuple(files)
+        self.added, self.template, self._add_prefix_space = tuple(added), template, add_prefix_space
         if token := _unreachable_token(merges):
             raise InputError(
                 f"{files[-1]}: the merges do not produce {token!r}; expected merges in the order of training"
@@ -44,7 +60,8 @@ class BytePairVocabulary:
         self._ids, self._merges = dict(ids), list(merges)
         self.default_ids: Mapping[str, int] = {}
         self.size = max(ids.values()) + 1
-        content = json.dumps([sorted((index, token) for token, index in ids.items()), self._merges])
+        parts = [sorted((index, token) for token, index in ids.items()), self._merges]
+        content = json.dumps(parts + [{"add_prefix_space": True}] * add_prefix_space)
         self.sha256 = hashlib.sha256(content.encode()).hexdigest()
         self._tokens = dict(zip(ids.values(), ids, strict=True))
         self._bytes = {index: _token_bytes(token) for index, token in self._tokens.items()}
@@ -69,21 +86,35 @@ class BytePairVocabulary:
         """Ids of each text; many texts are encoded on all cores."""
         return [self._id_of_rank[ranks] for ranks in self._ranks(texts)]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T 2"]]]:
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         """Ids of each text, with the start and end of each token in characters, without white space at the ends."""
         return [
             (self._id_of_rank[ranks], self._offsets(text, ranks))
             for text, ranks in zip(texts, self._ranks(texts), strict=True)
         ]
 
+    def encoder(self, added: Sequence[AddedToken]) -> Encoder:
+        """A function that encodes texts with these tokens."""
+        return SegmentEncoder(self.encode_with_offsets, added)
+
     def _offsets(self, text: str, ranks: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T 2"]:
+        if not text:
+            return np.zeros((0, 2), np.int32)
         ends = np.cumsum(self._length_of_rank[ranks])
         # The index of the character that each byte belongs to.
         character = np.cumsum(np.frombuffer(text.encode(), np.uint8) & 0xC0 != 0x80) - 1
+        if self._has_prefix(text):
+            # The space before the text belongs to its first character.
+            character = np.append(character[:1], character)
         starts = character[ends - self._length_of_rank[ranks]]
         return trim_spans(self._blank[code_points(text)], starts, character[ends - 1] + 1)
 
+    def _has_prefix(self, text: str) -> bool:
+        return self._add_prefix_space and text != "" and not text.startswith(" ")
+
     def _ranks(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
+        if self._add_prefix_space:
+            texts = [" " * self._has_prefix(text) + text for text in texts]
         groups = [texts[start : start + _TEXTS_PER_THREAD] for start in range(0, len(texts), _TEXTS_PER_THREAD)]
         if len(groups) < 2:
             return [ranks for group in groups for ranks in self._ranks_of_group(group)]
@@ -107,7 +138,9 @@ class BytePairVocabulary:
         merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in self._merges), ""])
         vocab = json.dumps(self._ids, indent=2, ensure_ascii=False) + "\n"
         files = {VOCAB_JSON: vocab.encode(), MERGES_TXT: merges.encode()}
-        bytewise = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+        files |= {file.name: read_source(file) for file in self._files if file.name in _FILES}
+        space = self._add_prefix_space
+        bytewise = {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True, "use_regex": True}
         model = {
             "type": "BPE",
             "dropout": None,
@@ -121,9 +154,9 @@ class BytePairVocabulary:
             "merges": [list(pair) for pair in self._merges],
         }
         return SavedVocabulary(
-            files | {file.name: read_source(file) for file in self._files},
+            files,
             "DebertaTokenizer",
-            settings={},
+            settings={"add_prefix_space": space},
             pipeline={"normalizer": None, "pre_tokenizer": bytewise, "decoder": bytewise, "model": model},
         )
 
@@ -166,8 +199,9 @@ def _unreachable_token(merges: Sequence[tuple[str, str]]) -> str | None:
     return None
 
 
-def _read_vocab_json(path: Path) -> BytePairVocabulary:
+def _read_vocab_json(path: Path, settings: Mapping[str, Any]) -> BytePairVocabulary:
     """Hugging Face's two files, `vocab.json` and `merges.txt` beside it."""
+    check_class(path, settings, _CLASSES)
     ids = read_json(path)
     if not ids or not all(isinstance(index, int) and index >= 0 for index in ids.values()):
         raise InputError(f"{path}: expected a JSON object of tokens and ids; download or copy it again")
@@ -182,10 +216,16 @@ def _read_vocab_json(path: Path) -> BytePairVocabulary:
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"{merges}: not UTF-8 text; download or copy it again") from None
-    return BytePairVocabulary((path, merges), ids, _parse_merges(text, merges))
+    template = None
+    if str(settings.get("tokenizer_class")).startswith("Roberta"):
+        cls, sep = (ids.get(ROBERTA_NAMES[role]) for role in ("cls", "sep"))
+        template = None if cls is None or sep is None else roberta_template(cls, sep)
+    prefix = bool(settings.get("add_prefix_space"))
+    pairs = parse_merges(text, merges)
+    return BytePairVocabulary((path, merges), ids, pairs, add_prefix_space=prefix, template=template)
 
 
-def _read_bpe_encoder(path: Path) -> BytePairVocabulary:
+def _read_bpe_encoder(path: Path, settings: Mapping[str, Any]) -> BytePairVocabulary:
     """Microsoft's `bpe_encoder.bin`: four special tokens, its dictionary in order, [MASK].
 
     The dictionary names a token by its GPT-2 id in digits; any other name is the token itself (docs/numerics.md,
@@ -199,20 +239,21 @@ def _read_bpe_encoder(path: Path) -> BytePairVocabulary:
         token_of = {str(index): token for token, index in value["encoder"].items()}
         words = value["dict_map"].keys() if isinstance(value["dict_map"], Mapping) else value["dict_map"]
         names = [str(word if isinstance(word, str | int) else word[0]) for word in words]
-        merges = _parse_merges(value["vocab"], path)
+        merges = parse_merges(value["vocab"], path)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not the layout of Microsoft's bpe_encoder.bin ({error!r}); download it again"
         ) from None
     tokens = dict.fromkeys([PAD, CLS, SEP, UNK, *(token_of.get(name, name) for name in names), MASK])
-    return BytePairVocabulary((path,), dict(zip(tokens, itertools.count())), merges)
+    prefix = bool(settings.get("add_prefix_space"))
+    return BytePairVocabulary((path,), dict(zip(tokens, itertools.count())), merges, add_prefix_space=prefix)
 
 
-FORMAT = Format((VOCAB_JSON, MERGES_TXT), _read_vocab_json)
+FORMAT = Format((VOCAB_JSON,), _read_vocab_json, others=(MERGES_TXT,))
 MICROSOFT_FORMAT = Format((BPE_ENCODER,), _read_bpe_encoder)
 
 
-def _parse_merges(content: str | Iterable[str | Sequence[str]], path: Path) -> list[tuple[str, str]]:
+def parse_merges(content: str | Iterable[str | Sequence[str]], path: Path) -> list[tuple[str, str]]:
     """Pairs of tokens, from the text of GPT-2's file, from its lines or from pairs; the first line may be a version."""
     lines = [line for line in content.split("\n") if line.strip()] if isinstance(content, str) else content
     merges = []

@@ -37,9 +37,11 @@ def is_single_symbol(token: str) -> bool:
     return len(token) == 1 and (token.isspace() or unicodedata.category(token)[0] in "PC")
 
 
-def check_encodable(texts: Sequence[str]) -> None:
-    """Raise InputError for the first lone surrogate, which UTF-8 cannot encode."""
-    for text in texts:
+def check_texts(texts: Sequence[object]) -> None:
+    """Raise InputError for the first text that is not a string, or has a lone surrogate, which UTF-8 cannot encode."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {number} is {str(text)[:40]!r} ({type(text).__name__}); expected a string")
         try:
             text.encode()
         except UnicodeEncodeError as error:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -10,12 +11,16 @@ from jaxtyping import Bool, Int
 
 from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.characters import code_points, is_single_symbol, trim_spans, whitespace_table
-from deberta_jax.tokenizers.unigram_pipeline import WORD_START, unigram_pipeline
-from deberta_jax.tokenizers.vocabulary import Format, SavedVocabulary, read_source
+from deberta_jax.tokenizers.library import SPACES, LibraryVocabulary
+from deberta_jax.tokenizers.segments import Encoded, Encoder, SegmentEncoder
+from deberta_jax.tokenizers.special_tokens import TOKENIZER_CONFIG, AddedToken
+from deberta_jax.tokenizers.unigram_pipeline import WORD_START, changes_ids, unigram_pipeline, with_settings
+from deberta_jax.tokenizers.vocabulary import Format, SavedVocabulary, check_class, read_source
 
 SPM_MODEL = "spm.model"
-# Characters that nmt_nfkc maps to a space although Python does not count them as white space.
-_SPACES = "\u2581\u200b\u200e\u200f\ufeff\ufffd"
+# The file's names in folders of other tokenizers.
+OTHER_NAMES = "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model"
+_CLASSES = "DebertaV2", "Deberta"
 # Starting threads takes longer than encoding fewer characters than this.
 _MIN_CHARACTERS_FOR_THREADS = 10_000
 
@@ -24,7 +29,8 @@ class SentencePieceVocabulary:
     """A SentencePiece model of `size` pieces; raises InputError if the file is not one."""
 
     mask_strips_space = False
-    unsupported_settings: tuple[str, ...] = ("do_lower_case", "split_by_punct")
+    added: Sequence[AddedToken] = ()
+    template = None
 
     def __init__(self, path: Path):
         self.path = path
@@ -50,7 +56,7 @@ class SentencePieceVocabulary:
             if piece.startswith("<0x") and self.model.is_byte(index):
                 self._bytes[index] = int(piece[1:-1], 16)
         self._lengths = np.asarray(list(map(len, self.pieces)), np.int32)
-        spaces = [each for each in _SPACES if self.model.normalize(f"a{each}a").lstrip(WORD_START) == f"a{WORD_START}a"]
+        spaces = [each for each in SPACES if self.model.normalize(f"a{each}a").lstrip(WORD_START) == f"a{WORD_START}a"]
         self._blank = whitespace_table("".join(spaces))
 
     def id_of(self, token: str) -> int | None:
@@ -67,9 +73,20 @@ class SentencePieceVocabulary:
         threads = 1 if sum(map(len, texts)) < _MIN_CHARACTERS_FOR_THREADS else -1
         return self.model.encode(list(texts), return_type="numpy", num_threads=threads)
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T 2"]]]:
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         """Ids of each text, with the start and end of each piece in characters, without white space at the ends."""
         return [(ids, self._offsets(text, ids)) for text, ids in zip(texts, self.encode_many(texts), strict=True)]
+
+    def encoder(self, added: Sequence[AddedToken]) -> Encoder:
+        """A function that encodes texts with these tokens.
+
+        SentencePiece does not find tokens in its normalized text: with such a token, Hugging Face tokenizers encode.
+        """
+        if any(token.normalized for token in added):
+            pipeline = self.saved().pipeline
+            if pipeline is not None:
+                return LibraryVocabulary(self.path, pipeline, files={}).encoder(added)
+        return SegmentEncoder(self.encode_with_offsets, added)
 
     def _offsets(self, text: str, ids: Int[np.ndarray, "T"]) -> Int[np.ndarray, "T 2"]:
         """Spans of the text, from spans of the normalized text.
@@ -121,4 +138,20 @@ class SentencePieceVocabulary:
         )
 
 
-FORMAT = Format((SPM_MODEL,), SentencePieceVocabulary)
+def _read_model(path: Path, settings: Mapping[str, Any]) -> SentencePieceVocabulary | LibraryVocabulary:
+    """A SentencePiece model; with settings that SentencePiece does not have, Hugging Face tokenizers encode."""
+    check_class(path, settings, _CLASSES)
+    vocabulary = SentencePieceVocabulary(path)
+    if not changes_ids(settings):
+        return vocabulary
+    pipeline = vocabulary.saved().pipeline
+    if pipeline is None:
+        raise InputError(
+            f"{path}: not a unigram model, as do_lower_case, split_by_punct and add_prefix_space in {TOKENIZER_CONFIG} "
+            "need; remove these settings"
+        )
+    pipeline = with_settings(pipeline, settings)
+    return LibraryVocabulary(path, pipeline, files={SPM_MODEL: path}, default_ids=vocabulary.default_ids)
+
+
+FORMAT = Format((SPM_MODEL, *OTHER_NAMES), _read_model)

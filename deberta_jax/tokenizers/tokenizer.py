@@ -1,27 +1,31 @@
 """The tokenizer: text to token ids, to batches and back, for the vocabularies of v1, v2 and v3."""
 
+import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import SupportsInt
+from typing import Any, SupportsInt
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.batch import Batch, BatchOptions, EncodedText, Truncation, make_batch
-from deberta_jax.tokenizers.characters import check_encodable
+from deberta_jax.tokenizers.characters import check_texts
 from deberta_jax.tokenizers.formats import read_vocabulary
 from deberta_jax.tokenizers.save import write_tokenizer
+from deberta_jax.tokenizers.segments import Encoded, Encoder, SegmentEncoder
 from deberta_jax.tokenizers.special_tokens import (
     NAMES,
+    ROBERTA_NAMES,
     AddedToken,
-    added_token_pattern,
+    SpecialTokens,
     check_new_tokens,
     read_special_tokens,
 )
+from deberta_jax.tokenizers.template import standard_template
 
 
 class Tokenizer:
@@ -29,41 +33,74 @@ class Tokenizer:
 
     `pad_id`, `cls_id`, `sep_id`, `unk_id` and `mask_id` are the ids of the special tokens, `special_ids` all five of
     them. `vocab_size` is one more than the highest id, [MASK] and added tokens included. `sha256` is equal for
-    tokenizers that give the same ids. [MASK] and added tokens are recognized in a text; [CLS] and the other special
-    tokens are read as plain text. Raises InputError for an invalid tokenizer, and for text with a lone surrogate.
+    tokenizers that give the same ids. Special and added tokens are recognized in a text, as models were fine-tuned with
+    "A [SEP] B" in one text; with `split_special_tokens`, special tokens are read as plain text, which untrusted text
+    needs. Its default is that of the folder, which is False. Raises InputError for an invalid tokenizer, and for text
+    with a lone surrogate.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, *, split_special_tokens: bool | None = None):
         self.path = Path(path)
-        self.vocabulary = read_vocabulary(self.path)
         tokens = read_special_tokens(self.path if self.path.is_dir() else None)
-        for setting in self.vocabulary.unsupported_settings:
-            if tokens.settings.get(setting):
-                raise InputError(
-                    f"{self.path}: {setting} is true in tokenizer_config.json, but no DeBERTa was trained that way; "
-                    "set it to false"
-                )
+        self.vocabulary = read_vocabulary(self.path, tokens.settings)
         self._settings = tokens.settings
-        added_ids = {token.text: token.id for token in tokens.added}
-        self.special_ids = tuple(self._special_id(role, tokens.names[role], added_ids) for role in NAMES)
+        splits = tokens.settings.get("split_special_tokens") if split_special_tokens is None else split_special_tokens
+        self.split_special_tokens = bool(splits)
+        added = self._all_added(tokens)
+        ids = {token.text: token.id for token in added}
+        names = {role: tokens.names.get(role) or self._default_name(role, ids) for role in NAMES}
+        self.special_ids = tuple(self._special_id(role, names[role], ids) for role in NAMES)
         self.pad_id, self.cls_id, self.sep_id, self.unk_id, self.mask_id = self.special_ids
-        self.mask_token = tokens.names["mask"]
-        mask = AddedToken(self.mask_token, self.mask_id, lstrip=self.vocabulary.mask_strips_space, special=True)
-        added = [token for token in tokens.added if token.id not in self.special_ids[:4]]
-        added += [mask] if all(token.text != mask.text for token in added) else []
-        ids = zip(NAMES, self.special_ids, strict=True)
-        self._special = {role: AddedToken(tokens.names[role], index, special=True) for role, index in ids}
-        self._special["mask"] = next(token for token in added if token.id == self.mask_id)
+        self.mask_token = names["mask"]
+        by_text = {token.text: token for token in added}
+        self._special = {}
+        for role, index in zip(NAMES, self.special_ids, strict=True):
+            lstrip = role == "mask" and self.vocabulary.mask_strips_space
+            token = by_text.get(names[role]) or AddedToken(names[role], index, lstrip=lstrip)
+            self._special[role] = dataclasses.replace(token, id=index, special=True)
+        self._template = self.vocabulary.template or standard_template(self.cls_id, self.sep_id)
         self._new_tokens: tuple[str, ...] = ()
-        self._set_added(added)
+        self._set_added([token for token in added if token.text not in names.values()])
+
+    def _all_added(self, tokens: SpecialTokens) -> list[AddedToken]:
+        """The added tokens of the vocabulary's file and of the settings files, which decide on their options."""
+        added = {token.text: token for token in self.vocabulary.added}
+        for token in tokens.added:
+            known = added[token.text].id if token.text in added else self.vocabulary.id_of(token.text)
+            added[token.text] = token if known is None else dataclasses.replace(token, id=known)
+        for token in tokens.further:
+            if token.text in added:
+                continue
+            known = self.vocabulary.id_of(token.text)
+            if known is None and token.text in tokens.names.values():
+                # The role decides on the id.
+                continue
+            end = max([self.vocabulary.size, *(other.id + 1 for other in added.values())])
+            added[token.text] = dataclasses.replace(token, id=end if known is None else known)
+        return list(added.values())
+
+    def _default_name(self, role: str, added_ids: Mapping[str, int]) -> str:
+        """The usual token of a role: DeBERTa's, or RoBERTa's if only that is in the vocabulary."""
+        name, other = NAMES[role], ROBERTA_NAMES[role]
+        known = [token in added_ids or self.vocabulary.id_of(token) is not None for token in (name, other)]
+        return other if known == [False, True] else name
 
     def _set_added(self, added: Sequence[AddedToken]) -> None:
-        # The pattern of the added tokens takes the first alternative that matches.
-        self.added = tuple(sorted(added, key=lambda token: -len(token.text)))
-        self._named = {token.id: token.text for token in (*self.added, *self._special.values())}
-        self._pattern = added_token_pattern(self.added)
+        self.added = tuple(sorted((*added, *self._special.values()), key=lambda token: token.id))
+        self._named = {token.id: token.text for token in self.added}
         self.vocab_size = max(self.vocabulary.size, *(index + 1 for index in self._named))
         self.sha256 = self._sha256()
+        self._encoders: dict[bool, Encoder] = {}
+
+    def _encoder(self, split_special_tokens: bool | None) -> Encoder:
+        """The function that encodes texts, made at the first call."""
+        splits = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        if splits not in self._encoders:
+            found = [token for token in self.added if not (splits and token.special)]
+            self._encoders[splits] = (
+                self.vocabulary.encoder(found) if found else SegmentEncoder(self.vocabulary.encode_with_offsets, ())
+            )
+        return self._encoders[splits]
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None, token: str | None = None) -> "Tokenizer":
@@ -76,7 +113,7 @@ class Tokenizer:
 
         return cls(resolve(name, revision=revision, token=token, part="tokenizer"))
 
-    def _special_id(self, role: str, token: str, added_ids: dict[str, int]) -> int:
+    def _special_id(self, role: str, token: str, added_ids: Mapping[str, int]) -> int:
         index = self.vocabulary.id_of(token)
         if index is None:
             index = added_ids.get(token)
@@ -92,11 +129,11 @@ class Tokenizer:
         return index
 
     def _sha256(self) -> str:
-        outside = [
-            (token.id, token.text)
-            for token in self.added
-            if self.vocabulary.id_of(token.text) != token.id or token.id not in self.special_ids
-        ]
+        outside: list[tuple[Any, ...]] = []
+        for token in self.added:
+            options = [name for name in ("rstrip", "single_word", "normalized") if getattr(token, name)]
+            if self.vocabulary.id_of(token.text) != token.id or token.id not in self.special_ids:
+                outside.append((token.id, token.text, *options))
         if outside in ([], [(self.vocabulary.size, NAMES["mask"])]):
             return self.vocabulary.sha256
         return hashlib.sha256(f"{self.vocabulary.sha256}{sorted(outside)}".encode()).hexdigest()
@@ -111,7 +148,8 @@ class Tokenizer:
         """
         new = check_new_tokens(tokens)
         named = set(self._named.values())
-        added, next_id = list(self.added), self.vocab_size
+        roles = {token.text for token in self._special.values()}
+        added, next_id = [token for token in self.added if token.text not in roles], self.vocab_size
         for text in new:
             if text in named:
                 continue
@@ -127,9 +165,9 @@ class Tokenizer:
         tokenizer._set_added(added)
         return tokenizer
 
-    def __reduce__(self) -> tuple[Callable[[str, tuple[str, ...]], "Tokenizer"], tuple[str, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[Callable[..., "Tokenizer"], tuple[str, tuple[str, ...], bool]]:
         # The path is absolute because a worker process may have another working folder.
-        return _read_again, (str(self.path.absolute()), self._new_tokens)
+        return _read_again, (str(self.path.absolute()), self._new_tokens, self.split_special_tokens)
 
     def __call__(
         self,
@@ -141,8 +179,11 @@ class Tokenizer:
         stride: int | None = None,
         buckets: Sequence[int] = (),
         pad_to_multiple_of: int = 1,
+        split_special_tokens: bool | None = None,
     ) -> Batch:
         """Encode each text as [CLS] A [SEP], or with `pairs` as [CLS] A [SEP] B [SEP], padded to the longest sequence.
+
+        If the folder's tokenizer has another template, as RoBERTa's tokenizers have, it is used.
 
         Sequences of more than `max_length` tokens are truncated at the end of the longer text ("longest_first"), of the
         first text ("first") or of the second ("second"); with truncation None they raise InputError. With `stride`, a
@@ -150,84 +191,59 @@ class Tokenizer:
 
         Sequences are padded to the shortest of `buckets` that fits, or to a multiple of `pad_to_multiple_of`, so that
         a stream of texts compiles a bounded number of programs. `max_length` defaults to the longest bucket;
-        `buckets=(128,)` pads every batch to 128.
+        `buckets=(128,)` pads every batch to 128. `split_special_tokens` is as for the class.
         """
         firsts = [texts] if isinstance(texts, str) else list(texts)
         seconds = [pairs] if isinstance(pairs, str) else list(pairs or [])
         if pairs is not None and len(firsts) != len(seconds):
             raise InputError(f"{len(firsts)} texts and {len(seconds)} pairs; give one pair for each text")
         options = BatchOptions(
-            self.cls_id, self.sep_id, self.pad_id, max_length, truncation, stride, tuple(buckets), pad_to_multiple_of
+            self._template, self.pad_id, max_length, truncation, stride, tuple(buckets), pad_to_multiple_of
         )
-        encoded = self._encode([*firsts, *seconds])
+        encoded = self._encode([*firsts, *seconds], split_special_tokens)
         return make_batch(encoded[: len(firsts)], None if pairs is None else encoded[len(firsts) :], options)
 
-    def encode(self, text: str) -> Int[np.ndarray, "T"]:
-        """Ids of a text, without [CLS] and [SEP]."""
-        check_encodable([text])
-        segments = self._split(text)
-        plain = [text[start:end] for start, end, index in segments if index is None]
-        encoded = iter(self.vocabulary.encode_many(plain))
-        ids = [next(encoded) if index is None else np.asarray([index], np.int32) for _, _, index in segments]
-        return np.concatenate(ids) if ids else np.zeros(0, np.int32)
+    def encode(self, text: str, *, split_special_tokens: bool | None = None) -> Int[np.ndarray, "T"]:
+        """Ids of a text, without [CLS] and [SEP] around it."""
+        check_texts([text])
+        [(ids, _)] = self._encoder(split_special_tokens)([text])
+        return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
-        """Ids of the texts of a corpus, in which [MASK] and added tokens are plain text; uses all cores."""
-        check_encodable(texts)
+        """Ids of the texts of a corpus, in which special and added tokens are plain text; uses all cores."""
+        check_texts(texts)
         return self.vocabulary.encode_many(texts)
 
-    def encode_with_offsets(self, text: str) -> tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T 2"]]:
-        """Ids of a text, without [CLS] and [SEP], and the start and end of each token in characters.
+    def encode_with_offsets(self, text: str, *, split_special_tokens: bool | None = None) -> Encoded:
+        """Ids of a text, without [CLS] and [SEP] around it, and the start and end of each token in characters.
 
         Offsets increase. They exclude white space, except white space inside a token; the span of a token of white
         space only is empty. All other characters are covered: a character that the normalizer deletes belongs to its
         neighbor. Two spans share at most one character with its combining marks, where several tokens come from that
         character (its bytes, or the letters of a ligature).
         """
-        [encoded] = self._encode([text])
+        [encoded] = self._encode([text], split_special_tokens)
         return encoded.ids, encoded.offsets
 
-    def _encode(self, texts: Sequence[str]) -> list[EncodedText]:
-        check_encodable(texts)
-        segments = [self._split(text) for text in texts]
-        plain = [
-            text[start:end]
-            for text, parts in zip(texts, segments, strict=True)
-            for start, end, index in parts
-            if index is None
-        ]
-        encoded_plain = iter(self.vocabulary.encode_with_offsets(plain))
+    def _encode(self, texts: Sequence[str], split_special_tokens: bool | None) -> list[EncodedText]:
+        check_texts(texts)
         encoded = []
-        for parts in segments:
-            ids, offsets = [np.zeros(0, np.int32)], [np.zeros((0, 2), np.int32)]
-            for start, end, index in parts:
-                if index is None:
-                    plain_ids, plain_offsets = next(encoded_plain)
-                    ids.append(plain_ids)
-                    offsets.append(plain_offsets + np.int32(start))
-                else:
-                    ids.append(np.asarray([index], np.int32))
-                    offsets.append(np.asarray([[start, end]], np.int32))
-            joined = np.concatenate(ids)
-            starts = self._word_starts[joined]
-            starts[:1] = True
-            encoded.append(EncodedText(joined, np.concatenate(offsets), starts))
+        for ids, offsets in self._encoder(split_special_tokens)(texts):
+            word_starts = self._word_starts[ids]
+            word_starts[:1] = True
+            encoded.append(EncodedText(ids, offsets, word_starts))
         return encoded
 
-    def _split(self, text: str) -> list[tuple[int, int, int | None]]:
-        """Start, end and id of each added token in a text; the segments between them have the id None."""
-        segments: list[tuple[int, int, int | None]] = []
-        end = 0
-        for match in self._pattern.finditer(text):
-            group = match.lastindex or 0
-            segments += [(end, match.start(), None), (*match.span(group), self.added[group - 1].id)]
-            end = match.end()
-        return [segment for segment in [*segments, (end, len(text), None)] if segment[0] < segment[1]]
-
     def decode(self, ids: Iterable[SupportsInt]) -> str:
-        """The text of token ids; special and added tokens are written by name, between spaces."""
-        text = ""
-        for named, run in itertools.groupby(map(int, ids), lambda index: index in self._named):
+        """The text of token ids; special and added tokens are written by name, between spaces.
+
+        Raises InputError for an id outside the vocabulary.
+        """
+        text, numbers = "", list(map(int, ids))
+        for index in numbers:
+            if not 0 <= index < self.vocab_size:
+                raise InputError(f"id {index} is not in the vocabulary: its ids are 0 to {self.vocab_size - 1}")
+        for named, run in itertools.groupby(numbers, lambda index: index in self._named):
             group = list(run)
             part = " ".join(map(self.token, group)) if named else self.vocabulary.decode(group)
             text = f"{text} {part.removeprefix(' ')}" if text else part
@@ -239,7 +255,7 @@ class Tokenizer:
         Other settings of the original folder are kept. Each file is written atomically. Raises InputError if a file
         cannot be written.
         """
-        write_tokenizer(Path(folder), self.vocabulary, self._special, self.added, self._settings)
+        write_tokenizer(Path(folder), self.vocabulary, self._special, self.added, self._template, self._settings)
 
     def token(self, index: SupportsInt) -> str:
         """The token with this id, as the vocabulary spells it."""
@@ -260,6 +276,6 @@ class Tokenizer:
         return starts
 
 
-def _read_again(path: str, new_tokens: tuple[str, ...]) -> Tokenizer:
+def _read_again(path: str, new_tokens: tuple[str, ...], split_special_tokens: bool) -> Tokenizer:
     """The tokenizer that was pickled."""
-    return Tokenizer(path).with_tokens(new_tokens)
+    return Tokenizer(path, split_special_tokens=split_special_tokens).with_tokens(new_tokens)

@@ -1,38 +1,134 @@
-"""`tokenizer.json`, the file of Hugging Face tokenizers."""
+"""`tokenizer.json`, the file of Hugging Face tokenizers: what transformers 5 saves, often without any other file."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from deberta_jax.tokenizers.special_tokens import AddedToken
+from deberta_jax.errors import InputError
+from deberta_jax.files import read_json
+from deberta_jax.tokenizers.byte_pair import BytePairVocabulary, parse_merges
+from deberta_jax.tokenizers.library import PIPELINE, LibraryVocabulary
+from deberta_jax.tokenizers.sentencepiece import OTHER_NAMES, SPM_MODEL, SentencePieceVocabulary
+from deberta_jax.tokenizers.special_tokens import MAX_ID, AddedToken
+from deberta_jax.tokenizers.template import PLAIN, Template, read_template, template_json
+from deberta_jax.tokenizers.vocabulary import GENERIC_CLASSES, Format, Vocabulary
+from deberta_jax.tokenizers.word_piece import VOCAB_TXT
 
 TOKENIZER_JSON = "tokenizer.json"
+# What GPT-2's byte pair encoding does not have.
+_NOT_GPT2 = "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback"
+
+
+def read_tokenizer_json(path: Path, settings: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary in a `tokenizer.json`; raises InputError for content that the library does not read.
+
+    Vocabularies that are DeBERTa's own are encoded by SentencePiece, if its file is in the folder and says the same,
+    or as in v1.
+    """
+    document = read_json(path)
+    if not isinstance(document.get("model"), dict):
+        raise InputError(f"{path}: not a tokenizer.json (it has no model); download or copy it again")
+    try:
+        added, template = _added_tokens(document), _template(document, settings)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: its added tokens or its post-processor are invalid ({error!r}); download or copy it again"
+        ) from None
+    byte_pair = _gpt2(path, document, settings, added, template)
+    if byte_pair is not None:
+        return byte_pair
+    if (pieces := _sentencepiece(path, document)) is not None:
+        pieces.added, pieces.template = added, template
+        return pieces
+    files = {name: path.with_name(name) for name in (SPM_MODEL, VOCAB_TXT) if path.with_name(name).is_file()}
+    return LibraryVocabulary(path, _pipeline(document, settings), files=files, added=added, template=template)
+
+
+def _added_tokens(document: Mapping[str, Any]) -> list[AddedToken]:
+    """The added tokens of the file with the ids that the library gives them."""
+    flags = "lstrip", "rstrip", "single_word", "special", "normalized"
+    tokens = []
+    for value in document.get("added_tokens") or ():
+        index = int(value["id"])
+        if not 0 <= index < MAX_ID:
+            raise ValueError(f"a token has the id {index}, expected less than {MAX_ID}")
+        tokens.append(AddedToken(str(value["content"]), index, **{flag: bool(value.get(flag)) for flag in flags}))
+    return tokens
+
+
+def _template(document: Mapping[str, Any], settings: Mapping[str, Any]) -> Template | None:
+    """The template of the file; without one, that of the class in `tokenizer_config.json`, which may add nothing."""
+    template = read_template(document.get("post_processor"))
+    return PLAIN if template is None and settings.get("tokenizer_class") in GENERIC_CLASSES else template
+
+
+def _pipeline(document: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The pipeline of the file, with the `add_prefix_space` of `tokenizer_config.json` as transformers applies it."""
+    pipeline = {part: document.get(part) for part in PIPELINE}
+    pre_tokenizer = pipeline["pre_tokenizer"]
+    if isinstance(pre_tokenizer, dict) and "add_prefix_space" in pre_tokenizer:
+        space = bool(settings.get("add_prefix_space", pre_tokenizer["add_prefix_space"]))
+        pipeline["pre_tokenizer"] = pre_tokenizer | {"add_prefix_space": space}
+    return pipeline
+
+
+def _gpt2(
+    path: Path,
+    document: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    added: Sequence[AddedToken],
+    template: Template | None,
+) -> BytePairVocabulary | None:
+    """The vocabulary if it is a byte pair encoding as in v1, else None."""
+    pipeline = _pipeline(document, settings)
+    model, pre_tokenizer = pipeline["model"], pipeline["pre_tokenizer"] or {}
+    is_plain = not any(model.get(name) for name in _NOT_GPT2) and not model.get("ignore_merges")
+    is_bytes = pre_tokenizer.get("type") == "ByteLevel" and pre_tokenizer.get("use_regex", True)
+    if model.get("type") != "BPE" or not (is_plain and is_bytes) or pipeline["normalizer"] or not model.get("vocab"):
+        return None
+    try:
+        return BytePairVocabulary(
+            [path],
+            {str(token): int(index) for token, index in model["vocab"].items()},
+            parse_merges(["#version", *model.get("merges", ())], path),
+            add_prefix_space=pre_tokenizer["add_prefix_space"],
+            added=added,
+            template=template,
+        )
+    except InputError:
+        # The library reads vocabularies that training does not give.
+        return None
+
+
+def _sentencepiece(path: Path, document: Mapping[str, Any]) -> SentencePieceVocabulary | None:
+    """The SentencePiece model beside the file, if the file says the same as the model; else None."""
+    beside = next((file for name in (SPM_MODEL, *OTHER_NAMES) if (file := path.with_name(name)).is_file()), None)
+    if beside is None or document["model"].get("type", "Unigram") != "Unigram":
+        return None
+    try:
+        pieces = SentencePieceVocabulary(beside)
+    except InputError:
+        return None
+    pipeline = pieces.saved().pipeline
+    is_same = pipeline is not None and all(document.get(part) == value for part, value in pipeline.items())
+    return pieces if is_same else None
 
 
 def tokenizer_json(
-    pipeline: Mapping[str, object], special: Mapping[str, AddedToken], added: Sequence[AddedToken]
+    pipeline: Mapping[str, object], special: Mapping[str, AddedToken], added: Sequence[AddedToken], template: Template
 ) -> dict[str, object]:
-    """The content of the file: the `pipeline` of a vocabulary, `special` tokens by role, and `added` tokens.
-
-    The post-processor adds [CLS] A [SEP] B [SEP] with token types 0 and 1.
-    """
-    cls, sep = special["cls"], special["sep"]
-    first = [_piece("SpecialToken", cls.text, 0), _piece("Sequence", "A", 0), _piece("SpecialToken", sep.text, 0)]
-    second = [_piece("Sequence", "B", 1), _piece("SpecialToken", sep.text, 1)]
-    names = {token.text: {"id": token.text, "ids": [token.id], "tokens": [token.text]} for token in (cls, sep)}
-    tokens = {token.id: token.to_dict() for token in (*added, *special.values())}
+    """The content of the file: the `pipeline` of a vocabulary, `special` tokens by role, `added` tokens, template."""
+    tokens = {token.id: token for token in (*added, *special.values())}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": index} | tokens[index] for index in sorted(tokens)],
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": first,
-            "pair": first + second,
-            "special_tokens": names,
-        },
+        "added_tokens": [{"id": index} | tokens[index].to_dict() for index in sorted(tokens)],
+        "post_processor": template_json(template, lambda index: tokens[index].text),
         **pipeline,
     }
 
 
-def _piece(kind: str, name: str, type_id: int) -> dict:
-    return {kind: {"id": name, "type_id": type_id}}
+FORMAT = Format((TOKENIZER_JSON,), read_tokenizer_json)

@@ -1,6 +1,7 @@
 """A unigram SentencePiece model as the parts of `tokenizer.json`."""
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import sentencepiece
@@ -46,6 +47,27 @@ def unigram_pipeline(model: sentencepiece.SentencePieceProcessor, content: bytes
             "byte_fallback": any(map(model.is_byte, range(len(model)))),
         },
     }
+
+
+def changes_ids(settings: Mapping[str, Any]) -> bool:
+    """Whether `with_settings` changes a pipeline."""
+    return any(settings.get(name) for name in ("do_lower_case", "split_by_punct")) or (
+        settings.get("add_prefix_space") is False
+    )
+
+
+def with_settings(pipeline: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The pipeline with the settings of DebertaV2Tokenizer: `do_lower_case`, `split_by_punct`, `add_prefix_space`."""
+    normalizer, spaces = pipeline["normalizer"], pipeline["pre_tokenizer"]
+    if settings.get("do_lower_case"):
+        steps = normalizer["normalizers"] if normalizer else []
+        normalizer = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    if settings.get("add_prefix_space") is False:
+        spaces = spaces | {"prepend_scheme": "first"}
+    if settings.get("split_by_punct"):
+        punctuation = {"type": "Punctuation", "behavior": "Isolated"}
+        spaces = {"type": "Sequence", "pretokenizers": [punctuation, spaces]}
+    return {**pipeline, "normalizer": normalizer, "pre_tokenizer": spaces}
 
 
 def _scores(model: sentencepiece.SentencePieceProcessor) -> list[float]:

@@ -2,12 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from deberta_jax.errors import InputError
+from deberta_jax.tokenizers.segments import Encoded, Encoder
+from deberta_jax.tokenizers.special_tokens import TOKENIZER_CONFIG, AddedToken
+from deberta_jax.tokenizers.template import Template
+
+# Classes of transformers that read any `tokenizer.json`, and have no special tokens of their own.
+GENERIC_CLASSES = "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"
 
 
 class SavedVocabulary(NamedTuple):
@@ -37,8 +43,10 @@ class Vocabulary(Protocol):
     """Ids of "unk" and "mask" where the file has no token of that name; empty if the file must have both."""
     mask_strips_space: bool
     """Whether [MASK] includes the white space before it."""
-    unsupported_settings: tuple[str, ...]
-    """Options of `tokenizer_config.json` that change ids in a way that is not implemented."""
+    added: Sequence[AddedToken]
+    """The added tokens in the vocabulary's own file."""
+    template: Template | None
+    """Where special tokens stand, if the file says so."""
 
     def id_of(self, token: str) -> int | None:
         """The id of a token, or None if it is not in the vocabulary."""
@@ -49,8 +57,11 @@ class Vocabulary(Protocol):
     def encode_many(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
         """Ids of each text."""
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T 2"]]]:
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         """Ids of each text, with the start and end of each token in characters, without white space at the ends."""
+
+    def encoder(self, added: Sequence[AddedToken]) -> Encoder:
+        """A function that encodes texts in which these tokens are recognized."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
@@ -65,10 +76,33 @@ class Vocabulary(Protocol):
 class Format(NamedTuple):
     """A vocabulary format."""
 
-    files: tuple[str, ...]
-    """The names of its files in a folder; the first one identifies the format."""
-    read: Callable[[Path], Vocabulary]
-    """Reads a vocabulary from the first file; raises InputError if the content is invalid."""
+    names: tuple[str, ...]
+    """The file names that identify the format, in order of priority."""
+    read: Callable[[Path, Mapping[str, Any]], Vocabulary]
+    """Reads a vocabulary from such a file and the content of `tokenizer_config.json`.
+
+    Raises InputError if the content is invalid.
+    """
+    others: tuple[str, ...] = ()
+    """Further files of the format."""
+
+
+def check_class(path: Path, settings: Mapping[str, Any], classes: tuple[str, ...]) -> None:
+    """Raise InputError if the folder is for a tokenizer of transformers that reads a file in another way.
+
+    `classes` are the names that are known, without "Tokenizer" and "TokenizerFast".
+    """
+    name = settings.get("tokenizer_class")
+    if (
+        not isinstance(name, str)
+        or name in GENERIC_CLASSES
+        or name.removesuffix("Fast").removesuffix("Tokenizer") in classes
+    ):
+        return
+    raise InputError(
+        f"{path}: {TOKENIZER_CONFIG} names {name}, whose ids are not those of {classes[0]}Tokenizer; open the folder "
+        "with transformers, save the tokenizer with save_pretrained, and copy its tokenizer.json here"
+    )
 
 
 def read_source(path: Path) -> bytes:

@@ -11,6 +11,7 @@ from toy_tokenizers import TEXT
 
 from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.batch import BatchOptions, EncodedText, make_batch
+from deberta_jax.tokenizers.template import standard_template
 
 LINES = TEXT.splitlines()
 LONG, SHORT = LINES[0], "Every day."
@@ -94,7 +95,7 @@ def encoded(length, base):
 @settings(max_examples=150, deadline=None)
 @given(strategies.integers(0, 12), strategies.integers(0, 12), strategies.integers(3, 20))
 def test_the_longer_text_is_truncated_token_by_token_and_the_order_stays(first, second, limit):
-    batch = make_batch([encoded(first, 100)], [encoded(second, 200)], BatchOptions(1, 2, 0, limit))
+    batch = make_batch([encoded(first, 100)], [encoded(second, 200)], BatchOptions(standard_template(1, 2), 0, limit))
     while first + second + 3 > limit:
         first, second = (first - 1, second) if first > second else (first, second - 1)
     assert real(batch) == [1, *range(100, 100 + first), 2, *range(200, 200 + second), 2]
@@ -106,7 +107,7 @@ def test_windows_cover_every_token_and_overlap_by_the_stride(size, space, stride
     stride = min(stride, space - 1)
     seconds = [encoded(3, 500)] if paired else None
     limit = space + (6 if paired else 2)
-    batch = make_batch([encoded(size, 100)], seconds, BatchOptions(1, 2, 0, limit, "first", stride))
+    batch = make_batch([encoded(size, 100)], seconds, BatchOptions(standard_template(1, 2), 0, limit, "first", stride))
     windows = [real(batch, row, 0) for row in range(len(batch.sources))]
     assert sorted({index for window in windows for index in window}) == list(range(100, 100 + size))
     assert all(len(window) == space for window in windows[:-1])

@@ -10,6 +10,7 @@ from toy_tokenizers import write_byte_pair, write_unigram
 import deberta_jax as dj
 from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.formats import FORMATS, has_tokenizer, read_vocabulary
+from deberta_jax.tokenizers.segments import SegmentEncoder
 from deberta_jax.tokenizers.special_tokens import NAMES
 from deberta_jax.tokenizers.vocabulary import Format, SavedVocabulary
 
@@ -21,9 +22,10 @@ class WordVocabulary:
 
     default_ids = {}  # noqa: RUF012
     mask_strips_space = False
-    unsupported_settings = ()
+    added = ()
+    template = None
 
-    def __init__(self, path):
+    def __init__(self, path, settings):
         self.path = path
         self.words = path.read_text("utf-8").split()
         self.size = len(self.words)
@@ -52,6 +54,9 @@ class WordVocabulary:
                 offsets[row] = start, end
             encoded.append((ids, offsets))
         return encoded
+
+    def encoder(self, added):
+        return SegmentEncoder(self.encode_with_offsets, added)
 
     def decode(self, ids):
         return " ".join(map(self.token, ids))
@@ -90,7 +95,7 @@ def test_of_several_formats_in_a_folder_the_first_in_the_table_is_read(tmp_path,
     write_unigram(tmp_path)
     assert dj.Tokenizer(tmp_path).sha256 == v3.sha256
     reversed_table = dict(reversed(FORMATS.items()))
-    assert read_vocabulary(tmp_path, reversed_table).sha256 == v1.sha256
+    assert read_vocabulary(tmp_path, {}, reversed_table).sha256 == v1.sha256
 
 
 def test_a_file_is_identified_by_its_name_or_its_suffix(tmp_path, v3, v1):
@@ -105,11 +110,11 @@ def test_a_file_is_identified_by_its_name_or_its_suffix(tmp_path, v3, v1):
 
 def test_a_folder_without_a_known_format_lists_the_expected_files(tmp_path, v3_folder):
     with pytest.raises(
-        InputError, match=r"no tokenizer found; expected one of spm.model, vocab.json, bpe_encoder.bin:"
+        InputError,
+        match=r"no tokenizer found; expected one of tokenizer.json, spm.model, vocab.json, bpe_encoder.bin, vocab.txt:",
     ):
         dj.Tokenizer(tmp_path)
-    dj.Tokenizer(v3_folder).save(v3_folder)
-    (v3_folder / "spm.model").unlink()
-    with pytest.raises(InputError, match=r"\(tokenizer.json alone is not enough\)"):
+    (v3_folder / "spm.model").rename(v3_folder / "merges.txt")
+    with pytest.raises(InputError, match="found only merges.txt: copy the original file"):
         dj.Tokenizer(v3_folder)
     assert not has_tokenizer(v3_folder)

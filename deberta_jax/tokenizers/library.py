@@ -1,0 +1,180 @@
+"""Vocabularies that the library Hugging Face tokenizers encodes: the parts of a `tokenizer.json`."""
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from jaxtyping import Bool, Int
+
+from deberta_jax.errors import InputError
+from deberta_jax.tokenizers.characters import code_points, is_single_symbol, trim_spans, whitespace_table
+from deberta_jax.tokenizers.segments import Encoded, Encoder
+from deberta_jax.tokenizers.special_tokens import AddedToken
+from deberta_jax.tokenizers.template import Template
+from deberta_jax.tokenizers.vocabulary import SavedVocabulary, read_source
+
+# The parts of a `tokenizer.json` that make ids of plain text.
+PIPELINE = "normalizer", "pre_tokenizer", "decoder", "model"
+# Characters that a normalizer may map to a space although Python does not count them as white space.
+SPACES = "\u2581\u200b\u200e\u200f\ufeff\ufffd"
+_WORD_STARTS = "\u2581", "\u0120"
+# The score of a special token in a unigram model of plain text.
+_NEVER = -1000.0
+
+
+class LibraryVocabulary:
+    """The `pipeline` of a tokenizer; raises InputError if the library cannot read it.
+
+    `path` is the file that it was read from, `files` are the files to keep beside it when it is saved, by name. `added`
+    tokens and `template` are those of a `tokenizer.json`. `default_ids` is as in `Vocabulary`.
+    """
+
+    mask_strips_space = False
+
+    def __init__(
+        self,
+        path: Path,
+        pipeline: Mapping[str, Any],
+        *,
+        files: Mapping[str, Path],
+        added: Sequence[AddedToken] = (),
+        template: Template | None = None,
+        default_ids: Mapping[str, int] | None = None,
+    ):
+        self.path, self._files = path, dict(files)
+        self.pipeline = {part: pipeline.get(part) for part in PIPELINE}
+        self.added, self.template = tuple(added), template
+        self.default_ids: Mapping[str, int] = default_ids or {}
+        self._plain = build(path, self.pipeline, ())
+        ids = self._plain.get_vocab(with_added_tokens=False)
+        if not ids:
+            raise InputError(f"{path}: the vocabulary is empty; download or copy it again")
+        self.size = max(ids.values()) + 1
+        self.sha256 = hashlib.sha256(json.dumps(self.pipeline, sort_keys=True).encode()).hexdigest()
+        self._is_bytes = _contains(self.pipeline["pre_tokenizer"], "ByteLevel")
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token, or None if it is not in the vocabulary."""
+        return self._plain.token_to_id(token)
+
+    def token(self, index: int) -> str:
+        """The token with this id, as the vocabulary spells it."""
+        return self._plain.id_to_token(index) or ""
+
+    def encode_many(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
+        """Ids of each text, on all cores."""
+        encoded = self._safe.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(each.ids, np.int32) for each in encoded]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Ids of each text, with the start and end of each token in characters, without white space at the ends."""
+        return self._encode(self._safe, texts)
+
+    @functools.cached_property
+    def _safe(self) -> tokenizers.Tokenizer:
+        """The tokenizer of plain text, in which no special token is found."""
+        return build(self.path, self._pipeline(()), ())
+
+    def _pipeline(self, added: Sequence[AddedToken]) -> dict[str, Any]:
+        """The pipeline, in which special tokens that are not in `added` are not found as pieces of a unigram model."""
+        model: Any = self.pipeline["model"]
+        names = {token.text for token in self.added if token.special} - {token.text for token in added}
+        if model.get("type") != "Unigram" or not names:
+            return self.pipeline
+        vocab = [[piece, _NEVER if piece in names else score] for piece, score in model["vocab"]]
+        return self.pipeline | {"model": model | {"vocab": vocab}}
+
+    def encoder(self, added: Sequence[AddedToken]) -> Encoder:
+        """A function that encodes texts with these tokens as the library does."""
+        tokenizer = build(self.path, self._pipeline(added), added)
+        # The library numbers tokens by their order: a gap in the ids of a file would shift the later ones.
+        ids = np.arange(max([self.size, *(token.id + 1 for token in added)]) + len(added), dtype=np.int32)
+        for token in added:
+            ids[tokenizer.token_to_id(token.text)] = token.id
+        is_identity = bool((ids == np.arange(len(ids))).all())
+
+        def encode(texts: Sequence[str]) -> list[Encoded]:
+            encoded = self._encode(tokenizer, texts)
+            return encoded if is_identity else [(ids[numbers], offsets) for numbers, offsets in encoded]
+
+        return encode
+
+    def _encode(self, tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Encoded]:
+        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.asarray(each.ids, np.int32), self._offsets(text, each.offsets))
+            for text, each in zip(texts, encoded, strict=True)
+        ]
+
+    def _offsets(self, text: str, pairs: Sequence[tuple[int, int]]) -> Int[np.ndarray, "T 2"]:
+        """Spans without white space at their ends; a character that the normalizer deletes belongs to a neighbor."""
+        if not pairs:
+            return np.zeros((0, 2), np.int32)
+        flat = np.fromiter(itertools.chain.from_iterable(pairs), np.int32, 2 * len(pairs)).reshape(-1, 2)
+        starts, ends = flat[:, 0], flat[:, 1]
+        starts = np.maximum.accumulate(starts)
+        starts[starts == starts[0]] = 0
+        ends = np.maximum(ends, np.append(starts[1:], np.int32(len(text))))
+        return trim_spans(self._blank[code_points(text)], starts, np.maximum(ends, starts))
+
+    @functools.cached_property
+    def _blank(self) -> Bool[np.ndarray, "P"]:
+        normalizer = self._plain.normalizer
+        if normalizer is None:
+            return whitespace_table()
+        spaces = [each for each in SPACES if normalizer.normalize_str(f"a{each}a") in ("a a", "a\u2581a")]
+        return whitespace_table("".join(spaces))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return self._plain.decode(list(ids), skip_special_tokens=False)
+
+    def word_starts(self) -> Bool[np.ndarray, "V"]:
+        """For each id, whether the token begins a word: as this kind of model marks it, or as a single symbol."""
+        tokens = list(map(self.token, range(self.size)))
+        model = self.pipeline["model"]
+        if model.get("type") == "WordPiece":
+            prefix = model.get("continuing_subword_prefix", "##")
+            return np.asarray([not token.startswith(prefix) for token in tokens])
+        return np.asarray([token.startswith(_WORD_STARTS) or is_single_symbol(token) for token in tokens])
+
+    def saved(self) -> SavedVocabulary:
+        """The files that it was read from, and the pipeline."""
+        return SavedVocabulary(
+            files={name: read_source(path) for name, path in self._files.items()},
+            tokenizer_class="PreTrainedTokenizerFast",
+            settings={},
+            pipeline=self.pipeline,
+        )
+
+
+def build(path: Path, pipeline: Mapping[str, Any], added: Sequence[AddedToken]) -> tokenizers.Tokenizer:
+    """The library's tokenizer for the parts of a `tokenizer.json`; raises InputError with its reason."""
+    order = sorted(added, key=lambda token: token.id)
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": token.id} | token.to_dict() for token in order],
+        "post_processor": None,
+        **pipeline,
+    }
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(document))
+    # The library raises Exception itself.
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a tokenizer that tokenizers {tokenizers.__version__} reads ({reason})") from None
+
+
+def _contains(part: object, kind: str) -> bool:
+    """Whether a part of a pipeline is of this type, or a sequence with such a part."""
+    if isinstance(part, Mapping):
+        return part.get("type") == kind or any(_contains(each, kind) for each in part.values())
+    return isinstance(part, list) and any(_contains(each, kind) for each in part)
