@@ -23,7 +23,7 @@ from deberta_jax.tokenizers.vocabulary import Format, SavedVocabulary, check_cla
 from deberta_jax.torch_format.file import read_torch_file
 
 VOCAB_JSON, MERGES_TXT, BPE_ENCODER = "vocab.json", "merges.txt", "bpe_encoder.bin"
-_FILES = VOCAB_JSON, MERGES_TXT, BPE_ENCODER
+BYTE_PAIR_FILES = VOCAB_JSON, MERGES_TXT, BPE_ENCODER
 _CLASSES = "Deberta", "Roberta", "GPT2"
 # How GPT-2 splits a text before merging (Radford et al. 2019, encoder.py), without backtracking.
 _WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -138,7 +138,7 @@ class BytePairVocabulary:
         merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in self._merges), ""])
         vocab = json.dumps(self._ids, indent=2, ensure_ascii=False) + "\n"
         files = {VOCAB_JSON: vocab.encode(), MERGES_TXT: merges.encode()}
-        files |= {file.name: read_source(file) for file in self._files if file.name in _FILES}
+        files |= {file.name: read_source(file) for file in self._files if file.name in BYTE_PAIR_FILES}
         space = self._add_prefix_space
         bytewise = {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True, "use_regex": True}
         model = {

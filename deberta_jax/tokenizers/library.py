@@ -56,7 +56,7 @@ class LibraryVocabulary:
         if not ids:
             raise InputError(f"{path}: the vocabulary is empty; download or copy it again")
         self.size = max(ids.values()) + 1
-        self.sha256 = hashlib.sha256(json.dumps(self.pipeline, sort_keys=True).encode()).hexdigest()
+        self.sha256 = _digest(self.pipeline)
         self._is_bytes = _contains(self.pipeline["pre_tokenizer"], "ByteLevel")
 
     def id_of(self, token: str) -> int | None:
@@ -106,7 +106,16 @@ class LibraryVocabulary:
         return encode
 
     def _encode(self, tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Encoded]:
-        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        try:
+            encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        # The library's own errors on a text are panics, which are not Exceptions.
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InputError(
+                f"{self.path}: tokenizers {tokenizers.__version__} fails on a text ({error}); set lstrip, rstrip and "
+                "normalized of the added tokens to false"
+            ) from None
         return [
             (np.asarray(each.ids, np.int32), self._offsets(text, each.offsets))
             for text, each in zip(texts, encoded, strict=True)
@@ -171,6 +180,15 @@ def build(path: Path, pipeline: Mapping[str, Any], added: Sequence[AddedToken]) 
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a tokenizer that tokenizers {tokenizers.__version__} reads ({reason})") from None
+
+
+def _digest(pipeline: Mapping[str, Any]) -> str:
+    """A digest of what decides on ids; scores are rounded, because the library changes their last digit."""
+    model = pipeline["model"]
+    if model.get("type") == "Unigram":
+        model = model | {"vocab": [[piece, f"{score:.6g}"] for piece, score in model["vocab"]]}
+    content = [pipeline["normalizer"], pipeline["pre_tokenizer"], model]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _contains(part: object, kind: str) -> bool:

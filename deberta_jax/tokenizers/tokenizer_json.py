@@ -6,7 +6,7 @@ from typing import Any
 
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
-from deberta_jax.tokenizers.byte_pair import BytePairVocabulary, parse_merges
+from deberta_jax.tokenizers.byte_pair import BYTE_PAIR_FILES, BytePairVocabulary, parse_merges
 from deberta_jax.tokenizers.library import PIPELINE, LibraryVocabulary
 from deberta_jax.tokenizers.sentencepiece import OTHER_NAMES, SPM_MODEL, SentencePieceVocabulary
 from deberta_jax.tokenizers.special_tokens import MAX_ID, AddedToken
@@ -89,8 +89,9 @@ def _gpt2(
     if model.get("type") != "BPE" or not (is_plain and is_bytes) or pipeline["normalizer"] or not model.get("vocab"):
         return None
     try:
+        beside = (file for name in BYTE_PAIR_FILES if (file := path.with_name(name)).is_file())
         return BytePairVocabulary(
-            [path],
+            [path, *beside],
             {str(token): int(index) for token, index in model["vocab"].items()},
             parse_merges(["#version", *model.get("merges", ())], path),
             add_prefix_space=pre_tokenizer["add_prefix_space"],

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import regex
+import sentencepiece
 from hypothesis import strategies
 
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -118,3 +119,86 @@ def write_bpe_encoder(path, as_text=False):
     counts = [(str(encoder.get(token, token)), 100 - index) for index, token in enumerate(tokens)]
     vocab = merges_text(merges) if as_text else merges
     path.write_bytes(pickle.dumps({"dict_map": counts, "vocab": vocab, "encoder": encoder}, protocol=2))
+
+
+def special_tokens_json(ids):
+    """The `added_tokens` of a `tokenizer.json`: the five special tokens with their ids."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    names = "[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"
+    pairs = sorted(zip(ids, names, strict=True))
+    return [{"id": index, "content": name} | flags for index, name in pairs]
+
+
+def template_json(cls_id, sep_id, separators=1):
+    """The `post_processor` of a `tokenizer.json`; transformers 5 writes two separators for version 1."""
+    cls, sep = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("[CLS]", "[SEP]"))
+    one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    tokens = {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in (("[CLS]", cls_id), ("[SEP]", sep_id))}
+    pair = [cls, one, *[sep] * separators, two, sep]
+    return {"type": "TemplateProcessing", "single": [cls, one, sep], "pair": pair, "special_tokens": tokens}
+
+
+def unigram_json(*, byte_fallback=False):
+    """As transformers 5 saves versions 2 and 3: its own normalizer, and the pieces of the model."""
+    model = sentencepiece.SentencePieceProcessor(model_proto=unigram_model())
+    vocab = [[model.id_to_piece(index), model.get_score(index)] for index in range(len(model))]
+    steps = [
+        {"type": "Replace", "pattern": {"Regex": r"\s{2,}|[\n\r\t]"}, "content": " "},
+        {"type": "NFC"},
+        {"type": "Strip", "strip_left": False, "strip_right": True},
+    ]
+    spaces = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    return {
+        "added_tokens": special_tokens_json([0, 1, 2, 3, len(vocab)]),
+        "normalizer": {"type": "Sequence", "normalizers": steps},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [spaces]},
+        "post_processor": template_json(1, 2),
+        "decoder": spaces,
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab, "byte_fallback": byte_fallback},
+    }
+
+
+def byte_pair_json(*, add_prefix_space=False):
+    """As transformers 5 saves version 1."""
+    encoder, merges = gpt2_files()
+    ids = microsoft_ids(encoder)
+    bytewise = {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True, "use_regex": True}
+    return {
+        "added_tokens": special_tokens_json([0, 1, 2, 3, ids["[MASK]"]]),
+        "normalizer": None,
+        "pre_tokenizer": bytewise,
+        "post_processor": template_json(1, 2, separators=2),
+        "decoder": bytewise,
+        "model": {"type": "BPE", "vocab": ids, "merges": [list(pair) for pair in merges]},
+    }
+
+
+def word_pieces():
+    """A vocabulary of WordPiece: special tokens, characters and some words."""
+    letters = sorted({*TEXT} - {" ", "\n"})
+    words = ["the", "fox", "##es", "eats", "sing", "##s", "日", "本", "ko", "##ln"]
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *words]
+
+
+def word_piece_json(*, lowercase=True):
+    """As transformers saves BertTokenizer."""
+    vocab = {token: index for index, token in enumerate(word_pieces())}
+    flags = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": lowercase}
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": vocab}
+    return {
+        "added_tokens": special_tokens_json([0, 2, 3, 1, 4]),
+        "normalizer": {"type": "BertNormalizer"} | flags,
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": template_json(2, 3),
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": model | {"max_input_chars_per_word": 100},
+    }
+
+
+def write_tokenizer_json(folder, document, settings=None):
+    """Write `tokenizer.json` and `tokenizer_config.json`; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"version": "1.0", "truncation": None, "padding": None} | document
+    (folder / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings or {}), encoding="utf-8")
+    return folder

@@ -15,6 +15,7 @@ from toy_tokenizers import ANY_TEXT, TEXT
 
 import deberta_jax as dj
 from deberta_jax.errors import InputError
+from deberta_jax.tokenizers.characters import check_texts
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def reference(v3):
 @given(ANY_TEXT)
 def test_ids_equal_those_of_sentencepiece_and_offsets_locate_each_piece(v3, reference, text):
     ids = reference.encode(text)
-    assert v3.encode(text).tolist() == ids
+    assert v3.encode(text, split_special_tokens=True).tolist() == ids
     assert v3.encode_many([text, text])[1].tolist() == ids
     assert check_offsets(v3, text, reference).tolist() == ids
 
@@ -46,7 +47,7 @@ def is_white(character, model):
 
 def check_offsets(tokenizer, text, model=None):
     """Check the spans of all tokens and return the ids."""
-    ids, offsets = tokenizer.encode_with_offsets(text)
+    ids, offsets = tokenizer.encode_with_offsets(text, split_special_tokens=True)
     starts, ends = offsets.T
     assert ((starts >= 0) & (starts <= ends) & (ends <= len(text))).all()
     assert (np.diff(starts) >= 0).all()
@@ -106,13 +107,34 @@ def test_decoded_pieces_are_the_normalized_text(v3):
     assert v3.decode([v3.cls_id, *v3.encode("A [MASK] sings"), v3.sep_id]) == "[CLS] A [MASK] sings [SEP]"
 
 
-def test_mask_is_recognized_in_a_text_and_other_special_tokens_are_plain_text(tokenizer):
-    ids, offsets = tokenizer.encode_with_offsets("A man [MASK], [CLS][MASK]")
+def test_special_tokens_are_recognized_in_a_text_unless_it_is_not_trusted(tokenizer):
+    text = "A man [MASK], [CLS][MASK]"
+    ids, offsets = tokenizer.encode_with_offsets(text)
     assert offsets[ids == tokenizer.mask_id].tolist() == [[6, 12], [19, 25]]
-    assert not {tokenizer.cls_id, tokenizer.unk_id, tokenizer.pad_id, tokenizer.sep_id} & set(ids.tolist())
-    assert tokenizer.decode(ids) == "A man [MASK] , [CLS] [MASK]"
-    assert (tokenizer.encode("A man [MASK], [CLS][MASK]") == ids).all()
+    assert offsets[ids == tokenizer.cls_id].tolist() == [[14, 19]]
+    assert tokenizer.decode(ids).split() == ["A", "man", "[MASK]", ",", "[CLS]", "[MASK]"]
+    assert (tokenizer.encode(text) == ids).all()
     assert tokenizer.mask_id not in tokenizer.encode_many(["[MASK]"])[0]
+    special = {*tokenizer.special_ids} - {tokenizer.unk_id}
+    plain = dj.Tokenizer(tokenizer.path, split_special_tokens=True)
+    for ids in (tokenizer.encode(text, split_special_tokens=True), plain.encode(text), *plain(text).input_ids[:, 1:-1]):
+        assert not special & {*ids.tolist()}
+    assert pickle.loads(pickle.dumps(plain)).split_special_tokens
+    assert special >= {*plain.encode("[MASK][CLS]", split_special_tokens=False).tolist()}
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"), [([None], "text 0 is 'None' .NoneType"), (["a", 3], "text 1 is '3' .int")]
+)
+def test_a_text_that_is_not_a_string_is_reported(texts, message):
+    with pytest.raises(InputError, match=message):
+        check_texts(texts)
+
+
+def test_an_id_outside_the_vocabulary_is_reported(tokenizer):
+    for index in (-1, tokenizer.vocab_size, 10**12):
+        with pytest.raises(InputError, match=rf"id {index} is not in the vocabulary: its ids are 0 to"):
+            tokenizer.decode([1, index])
 
 
 def test_mask_includes_the_space_before_it_in_v1(v1):
@@ -195,10 +217,7 @@ def test_a_model_without_the_special_pieces_needs_their_names(tmp_path):
     check_offsets(tokenizer, "日本 a  ﬁ x日", tokenizer.vocabulary.model)
 
 
-def test_settings_that_change_ids_are_rejected(v3_folder):
-    (v3_folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
-    with pytest.raises(InputError, match="do_lower_case is true"):
-        dj.Tokenizer(v3_folder)
+def test_damaged_settings_are_rejected(v3_folder):
     (v3_folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(InputError, match=r"tokenizer_config.json: not valid JSON"):
         dj.Tokenizer(v3_folder)
