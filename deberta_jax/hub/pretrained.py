@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from deberta_jax.config import Precision
+from deberta_jax.errors import InputError
 from deberta_jax.files import make_folder
 from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
@@ -175,7 +176,8 @@ def from_pretrained(
         revision: a branch, tag or commit on the Hub.
         token: an access token of the Hub.
         key: initializes the parts of a head that are missing in the file, whose names are logged; by default seed 0.
-        require_tokenizer: raise InputError if the folder has no tokenizer; with False, return None in its place.
+        require_tokenizer: raise InputError if the folder has no tokenizer that can be read; with False, return None in
+            its place, and log the reason.
 
     Raises:
         InputError: an unknown head; a name that is neither a folder nor a model on the Hub; a folder without config,
@@ -226,6 +228,8 @@ def load_pretrained(
     config, tensors, source = read_folder(folder, generator=generator)
     if require_tokenizer:
         check_tokenizer(folder, " (to load the model alone from Python, pass require_tokenizer=False)")
+    # Before the weights, which take longer.
+    tokenizer = Tokenizer(folder) if require_tokenizer else _readable_tokenizer(folder)
     config, tensors = with_labels(config, tensors, head, labels)
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -240,7 +244,18 @@ def load_pretrained(
         return spec.model(config, key=key, **options)
 
     model = load_model(build, config, tensors, source=source, key=key, mesh=mesh, dtype=param_dtype)
-    return model, Tokenizer(folder) if has_tokenizer(folder) else None
+    return model, tokenizer
+
+
+def _readable_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a folder, None if it has none or only one that cannot be read."""
+    if not has_tokenizer(folder):
+        return None
+    try:
+        return Tokenizer(folder)
+    except InputError as error:
+        _log.warning("the model has no tokenizer: %s", error)
+        return None
 
 
 def save_pretrained(

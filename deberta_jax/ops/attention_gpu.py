@@ -57,7 +57,7 @@ def pallas_gpu(operands: Operands, *, tile: int = TILE, **options: Any) -> Float
     """
     if operands.q.dtype == jnp.float64:
         raise ValueError("implementation: 'pallas_gpu' does not support float64; use 'xla'")
-    if operands.mask is not None and _pair_bytes(operands, tile) >= _MAX_PAIR_BYTES:
+    if _pair_bytes(operands, tile) >= _MAX_PAIR_BYTES:
         raise ValueError(
             f"mask: {_pair_bytes(operands, tile) / 2**30:.1f} GiB for all pairs, more than the 2 GiB that 'pallas_gpu' "
             "addresses; pass segment_ids for padding and documents, or use a smaller batch"
@@ -66,7 +66,9 @@ def pallas_gpu(operands: Operands, *, tile: int = TILE, **options: Any) -> Float
 
 
 def _pair_bytes(operands: Operands, tile: int) -> Any:
-    """The size of the mask as the kernels read it, padded to whole tiles."""
+    """The size of the mask as the kernels read it, padded to whole tiles; 0 without one."""
+    if operands.mask is None:
+        return 0
     sequences, heads = operands.mask.shape[:2]
     tokens = operands.k.shape[1]
     return sequences * heads * (tokens + -tokens % tile) ** 2

@@ -56,7 +56,7 @@ class LibraryVocabulary:
         if not ids:
             raise InputError(f"{path}: the vocabulary is empty; download or copy it again")
         self.size = max(ids.values()) + 1
-        self.sha256 = _digest(self.pipeline)
+        self.sha256 = digest(self.pipeline)
         self._is_bytes = _contains(self.pipeline["pre_tokenizer"], "ByteLevel")
 
     def id_of(self, token: str) -> int | None:
@@ -147,7 +147,7 @@ class LibraryVocabulary:
     def word_starts(self) -> Bool[np.ndarray, "V"]:
         """For each id, whether the token begins a word: as this kind of model marks it, or as a single symbol."""
         tokens = list(map(self.token, range(self.size)))
-        model = self.pipeline["model"]
+        model: Any = self.pipeline["model"]
         if model.get("type") == "WordPiece":
             prefix = model.get("continuing_subword_prefix", "##")
             return np.asarray([not token.startswith(prefix) for token in tokens])
@@ -182,7 +182,7 @@ def build(path: Path, pipeline: Mapping[str, Any], added: Sequence[AddedToken]) 
         raise InputError(f"{path}: not a tokenizer that tokenizers {tokenizers.__version__} reads ({reason})") from None
 
 
-def _digest(pipeline: Mapping[str, Any]) -> str:
+def digest(pipeline: Mapping[str, Any]) -> str:
     """A digest of what decides on ids; scores are rounded, because the library changes their last digit."""
     model = pipeline["model"]
     if model.get("type") == "Unigram":

@@ -78,7 +78,7 @@ def _splitter(added: Sequence[AddedToken]) -> tokenizers.Tokenizer:
     plain = _PLAIN
     while any(token.text == plain for token in added):
         plain += "_"
-    model = tokenizers.models.WordLevel({plain: 0}, unk_token=plain)  # type: ignore[call-arg]
+    model = tokenizers.models.WordLevel({plain: 0}, unk_token=plain)
     splitter = tokenizers.Tokenizer(model)
     splitter.add_tokens([library_token(token) for token in added])
     return splitter

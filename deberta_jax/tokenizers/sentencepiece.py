@@ -14,6 +14,7 @@ from deberta_jax.tokenizers.characters import code_points, is_single_symbol, tri
 from deberta_jax.tokenizers.library import SPACES, LibraryVocabulary
 from deberta_jax.tokenizers.segments import Encoded, Encoder, SegmentEncoder
 from deberta_jax.tokenizers.special_tokens import TOKENIZER_CONFIG, AddedToken
+from deberta_jax.tokenizers.template import Template
 from deberta_jax.tokenizers.unigram_pipeline import WORD_START, changes_ids, unigram_pipeline, with_settings
 from deberta_jax.tokenizers.vocabulary import Format, SavedVocabulary, check_class, read_source
 
@@ -29,8 +30,8 @@ class SentencePieceVocabulary:
     """A SentencePiece model of `size` pieces; raises InputError if the file is not one."""
 
     mask_strips_space = False
-    added: Sequence[AddedToken] = ()
-    template = None
+    added: tuple[AddedToken, ...] = ()
+    template: Template | None = None
 
     def __init__(self, path: Path):
         self.path = path

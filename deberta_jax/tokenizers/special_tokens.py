@@ -77,8 +77,10 @@ def read_special_tokens(folder: Path | None) -> SpecialTokens:
     try:
         added = {int(index): AddedToken(text, _id(index), normalized=True) for text, index in added_ids.items()}
         added |= {_id(index): _added_token(_id(index), value) for index, value in decoder.items()}
-        roles = [_added_token(-1, value | {"special": True}) for value in values.values() if isinstance(value, Mapping)]
-        further = [_added_token(-1, {"special": True} | _mapping(value)) for value in extra]
+        roles = [
+            _added_token(-1, {**value, "special": True}) for value in values.values() if isinstance(value, Mapping)
+        ]
+        further = [_added_token(-1, {"special": True, **_mapping(value)}) for value in extra]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder}: the added tokens in {TOKENIZER_CONFIG} or {ADDED_TOKENS} are invalid ({error}); restore the "

@@ -7,7 +7,7 @@ from typing import Any
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
 from deberta_jax.tokenizers.byte_pair import BYTE_PAIR_FILES, BytePairVocabulary, parse_merges
-from deberta_jax.tokenizers.library import PIPELINE, LibraryVocabulary
+from deberta_jax.tokenizers.library import PIPELINE, LibraryVocabulary, digest
 from deberta_jax.tokenizers.sentencepiece import OTHER_NAMES, SPM_MODEL, SentencePieceVocabulary
 from deberta_jax.tokenizers.special_tokens import MAX_ID, AddedToken
 from deberta_jax.tokenizers.template import PLAIN, Template, read_template, template_json
@@ -40,7 +40,7 @@ def read_tokenizer_json(path: Path, settings: Mapping[str, Any]) -> Vocabulary:
     if byte_pair is not None:
         return byte_pair
     if (pieces := _sentencepiece(path, document)) is not None:
-        pieces.added, pieces.template = added, template
+        pieces.added, pieces.template = tuple(added), template
         return pieces
     files = {name: path.with_name(name) for name in (SPM_MODEL, VOCAB_TXT) if path.with_name(name).is_file()}
     return LibraryVocabulary(path, _pipeline(document, settings), files=files, added=added, template=template)
@@ -93,7 +93,7 @@ def _gpt2(
         return BytePairVocabulary(
             [path, *beside],
             {str(token): int(index) for token, index in model["vocab"].items()},
-            parse_merges(["#version", *model.get("merges", ())], path),
+            parse_merges(["#version", *(model.get("merges") or ())], path),
             add_prefix_space=pre_tokenizer["add_prefix_space"],
             added=added,
             template=template,
@@ -113,7 +113,10 @@ def _sentencepiece(path: Path, document: Mapping[str, Any]) -> SentencePieceVoca
     except InputError:
         return None
     pipeline = pieces.saved().pipeline
-    is_same = pipeline is not None and all(document.get(part) == value for part, value in pipeline.items())
+    if pipeline is None:
+        return None
+    stored = {part: document.get(part) for part in PIPELINE}
+    is_same = {*pipeline["model"]} <= {*stored["model"]} and digest(pipeline) == digest(stored)
     return pieces if is_same else None
 
 

@@ -15,7 +15,7 @@ _UNIGRAM = 1
 _NEVER = -1000.0
 
 
-def unigram_pipeline(model: sentencepiece.SentencePieceProcessor, content: bytes) -> dict[str, object] | None:
+def unigram_pipeline(model: sentencepiece.SentencePieceProcessor, content: bytes) -> dict[str, Any] | None:
     """Normalizer, pre-tokenizer, decoder and model for Hugging Face tokenizers; `content` is the model file.
 
     None if the model is not a unigram model; all released models are. Ids differ from SentencePiece's for several

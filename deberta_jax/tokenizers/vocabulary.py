@@ -25,7 +25,7 @@ class SavedVocabulary(NamedTuple):
     """The class of transformers that reads these files, used if there is no `pipeline`."""
     settings: Mapping[str, object]
     """Further values of `tokenizer_config.json`."""
-    pipeline: dict[str, object] | None
+    pipeline: dict[str, Any] | None
     """`normalizer`, `pre_tokenizer`, `decoder` and `model` of `tokenizer.json`; None if these cannot express it."""
 
 
@@ -43,7 +43,7 @@ class Vocabulary(Protocol):
     """Ids of "unk" and "mask" where the file has no token of that name; empty if the file must have both."""
     mask_strips_space: bool
     """Whether [MASK] includes the white space before it."""
-    added: Sequence[AddedToken]
+    added: tuple[AddedToken, ...]
     """The added tokens in the vocabulary's own file."""
     template: Template | None
     """Where special tokens stand, if the file says so."""
