@@ -148,8 +148,8 @@ def _read_model(path: Path, settings: Mapping[str, Any]) -> SentencePieceVocabul
     pipeline = vocabulary.saved().pipeline
     if pipeline is None:
         raise InputError(
-            f"{path}: not a unigram model, as do_lower_case, split_by_punct and add_prefix_space in {TOKENIZER_CONFIG} "
-            "need; remove these settings"
+            f"{path}: not a unigram model, as do_lower_case and split_by_punct in {TOKENIZER_CONFIG} need; remove "
+            "these settings"
         )
     pipeline = with_settings(pipeline, settings)
     return LibraryVocabulary(path, pipeline, files={SPM_MODEL: path}, default_ids=vocabulary.default_ids)

@@ -46,38 +46,43 @@ class Tokenizer:
         self._settings = tokens.settings
         splits = tokens.settings.get("split_special_tokens") if split_special_tokens is None else split_special_tokens
         self.split_special_tokens = bool(splits)
-        added = self._all_added(tokens)
-        ids = {token.text: token.id for token in added}
+        added = self._added_with_ids(tokens)
+        ids = {token.text: token.id for token in added.values()}
         names = {role: tokens.names.get(role) or self._default_name(role, ids) for role in NAMES}
         self.special_ids = tuple(self._special_id(role, names[role], ids) for role in NAMES)
         self.pad_id, self.cls_id, self.sep_id, self.unk_id, self.mask_id = self.special_ids
         self.mask_token = names["mask"]
-        by_text = {token.text: token for token in added}
+        further = {token.text: token for token in tokens.further}
         self._special = {}
         for role, index in zip(NAMES, self.special_ids, strict=True):
             lstrip = role == "mask" and self.vocabulary.mask_strips_space
-            token = by_text.get(names[role]) or AddedToken(names[role], index, lstrip=lstrip)
+            default = further.get(names[role]) or AddedToken(names[role], index, lstrip=lstrip)
+            token = added.pop(names[role], default)
             self._special[role] = dataclasses.replace(token, id=index, special=True)
+        added |= self._further(tokens, {**added, **{token.text: token for token in self._special.values()}})
         self._template = self.vocabulary.template or standard_template(self.cls_id, self.sep_id)
         self._new_tokens: tuple[str, ...] = ()
-        self._set_added([token for token in added if token.text not in names.values()])
+        self._set_added([*added.values()])
 
-    def _all_added(self, tokens: SpecialTokens) -> list[AddedToken]:
+    def _added_with_ids(self, tokens: SpecialTokens) -> dict[str, AddedToken]:
         """The added tokens of the vocabulary's file and of the settings files, which decide on their options."""
         added = {token.text: token for token in self.vocabulary.added}
         for token in tokens.added:
             known = added[token.text].id if token.text in added else self.vocabulary.id_of(token.text)
             added[token.text] = token if known is None else dataclasses.replace(token, id=known)
+        return added
+
+    def _further(self, tokens: SpecialTokens, known: Mapping[str, AddedToken]) -> dict[str, AddedToken]:
+        """Tokens that the settings name without an id: that of the vocabulary, or the next one."""
+        end = max([self.vocabulary.size, *(token.id + 1 for token in known.values())])
+        further: dict[str, AddedToken] = {}
         for token in tokens.further:
-            if token.text in added:
+            if token.text in known or token.text in further:
                 continue
-            known = self.vocabulary.id_of(token.text)
-            if known is None and token.text in tokens.names.values():
-                # The role decides on the id.
-                continue
-            end = max([self.vocabulary.size, *(other.id + 1 for other in added.values())])
-            added[token.text] = dataclasses.replace(token, id=end if known is None else known)
-        return list(added.values())
+            index = self.vocabulary.id_of(token.text)
+            index, end = (end, end + 1) if index is None else (index, end)
+            further[token.text] = dataclasses.replace(token, id=index)
+        return further
 
     def _default_name(self, role: str, added_ids: Mapping[str, int]) -> str:
         """The usual token of a role: DeBERTa's, or RoBERTa's if only that is in the vocabulary."""

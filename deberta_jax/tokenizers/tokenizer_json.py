@@ -116,7 +116,7 @@ def _sentencepiece(path: Path, document: Mapping[str, Any]) -> SentencePieceVoca
     if pipeline is None:
         return None
     stored = {part: document.get(part) for part in PIPELINE}
-    is_same = {*pipeline["model"]} <= {*stored["model"]} and digest(pipeline) == digest(stored)
+    is_same = pipeline["model"].keys() <= document["model"].keys() and digest(pipeline) == digest(stored)
     return pieces if is_same else None
 
 

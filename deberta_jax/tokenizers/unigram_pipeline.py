@@ -51,19 +51,15 @@ def unigram_pipeline(model: sentencepiece.SentencePieceProcessor, content: bytes
 
 def changes_ids(settings: Mapping[str, Any]) -> bool:
     """Whether `with_settings` changes a pipeline."""
-    return any(settings.get(name) for name in ("do_lower_case", "split_by_punct")) or (
-        settings.get("add_prefix_space") is False
-    )
+    return any(settings.get(name) for name in ("do_lower_case", "split_by_punct"))
 
 
 def with_settings(pipeline: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The pipeline with the settings of DebertaV2Tokenizer: `do_lower_case`, `split_by_punct`, `add_prefix_space`."""
+    """The pipeline with the settings `do_lower_case` and `split_by_punct` of DebertaV2Tokenizer."""
     normalizer, spaces = pipeline["normalizer"], pipeline["pre_tokenizer"]
     if settings.get("do_lower_case"):
         steps = normalizer["normalizers"] if normalizer else []
         normalizer = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
-    if settings.get("add_prefix_space") is False:
-        spaces = spaces | {"prepend_scheme": "first"}
     if settings.get("split_by_punct"):
         punctuation = {"type": "Punctuation", "behavior": "Isolated"}
         spaces = {"type": "Sequence", "pretokenizers": [punctuation, spaces]}

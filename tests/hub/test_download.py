@@ -113,7 +113,8 @@ def test_only_required_files_are_downloaded_and_only_once(hub, folder):
 
 
 @pytest.mark.parametrize(
-    ("part", "required"), [("config", ["config.json"]), ("tokenizer", ["spm.model", "tokenizer_config.json"])]
+    ("part", "required"),
+    [("config", ["config.json"]), ("tokenizer", ["spm.model", "tokenizer.json", "tokenizer_config.json"])],
 )
 def test_only_the_files_of_one_part_are_downloaded(part, required, hub, folder, monkeypatch):
     (folder / "model_config.json").write_text("{}")
@@ -142,7 +143,7 @@ def test_a_part_that_the_hub_does_not_have_is_refused(hub, folder):
     (folder / "config.json").unlink()
     (folder / "spm.model").unlink()
     refused("no config on the Hub; expected one of config.json, model_config.json", NAME, part="config")
-    refused("no tokenizer on the Hub; expected one of spm.model, vocab.json, bpe_enc", NAME, part="tokenizer")
+    refused("no tokenizer on the Hub; expected one of tokenizer.json, spm.model, vocab", NAME, part="tokenizer")
 
 
 def test_the_generator_is_downloaded_on_request(hub, folder):

@@ -67,7 +67,7 @@ def test_a_folder_without_a_tokenizer_is_refused_before_the_weights_are_read(fol
     for load in (from_pretrained, load_pretrained):
         with pytest.raises(InputError) as error:
             load(folder, "masked_lm")
-        message = "no tokenizer in this folder; expected one of spm.model, vocab.json, bpe_encoder.bin: copy the "
+        message = "no tokenizer in this folder; expected one of tokenizer.json, spm.model, vocab.json, "
         assert str(error.value).startswith(f"{folder}: {message}") and "require_tokenizer=False" in str(error.value)
         assert "\n" not in str(error.value)
     assert from_pretrained(folder, require_tokenizer=False)[1] is None
