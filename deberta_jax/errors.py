@@ -17,9 +17,9 @@ class StopRequested(Exception):
 
 def listed(names: Iterable[object], limit: int = 20) -> str:
     """Names for a message, separated by commas; after `limit` of them only their number is given."""
-    names = [str(name) for name in names]
-    rest = f", … ({len(names):,} in total)" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    texts = [str(name) for name in names]
+    rest = f", … ({len(texts):,} in total)" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + rest
 
 
 def check_at_least(name: str, value: int | float | None, minimum: int | float) -> None:

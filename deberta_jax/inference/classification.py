@@ -50,7 +50,7 @@ def classify(
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     *,
-    function: ScoreFunction | None = None,
+    function: ScoreFunction = "auto",
     batching: Batching = BATCHING,
 ) -> list[Classification | Regression]:
     """Classify texts, or pairs of texts; a regression model gives a `Regression` per text.
@@ -66,14 +66,14 @@ def classify(
 
 
 def classification_pipeline(
-    model: Model, tokenizer: Tokenizer, *, function: ScoreFunction | None = None, batching: Batching = BATCHING
+    model: Model, tokenizer: Tokenizer, *, function: ScoreFunction = "auto", batching: Batching = BATCHING
 ) -> Pipeline[Classification | Regression]:
     """The pipeline of `classify`; an example is `(text,)` or `(text, pair)`."""
     require_head(model, "sequence_classification", "classify")
     config = encoder_of(model).config
     check_function(function, config.labels)
     kind = config.problem_type or ("regression" if len(config.labels) == 1 else "single_label_classification")
-    read_logits = _READERS[function or _FUNCTIONS[kind]]
+    read_logits = _READERS[_FUNCTIONS[kind] if function == "auto" else function]
 
     def read(example: tuple, rows: list[EncodedRow]) -> Classification | Regression:
         [row] = rows

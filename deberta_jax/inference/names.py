@@ -16,5 +16,5 @@ PipelineName = Literal[
     "embeddings",
 ]
 Pooling = Literal["mean", "cls"]
-# What turns the logits of a classification head into scores.
-ScoreFunction = Literal["sigmoid", "softmax", "none"]
+# What turns the logits of a classification head into scores; "auto" depends on the task and the model.
+ScoreFunction = Literal["auto", "sigmoid", "softmax", "none"]

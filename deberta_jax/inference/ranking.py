@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError, check_at_least, listed
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
@@ -23,7 +24,7 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 class RankedDocument(NamedTuple):
     """A document, its index in the list of documents, and its score; a higher score is more relevant."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     document: str
     score: float
 
@@ -37,7 +38,7 @@ def rank(
     top: int | None = 10,
     windows: bool = False,
     relevant: str | None = None,
-    function: ScoreFunction | None = None,
+    function: ScoreFunction = "auto",
     batching: Batching = BATCHING,
 ) -> list[RankedDocument]:
     """The documents with the highest scores, the best first and ties in their order; `top=None` returns all of them.
@@ -75,27 +76,16 @@ def rank_pipeline(
     top: int | None = 10,
     windows: bool = False,
     relevant: str | None = None,
-    function: ScoreFunction | None = None,
+    function: ScoreFunction = "auto",
     batching: Batching = BATCHING,
 ) -> Pipeline[list[RankedDocument]]:
     """The pipeline of `rank`; an example is `(query, documents)`."""
     require_head(model, "sequence_classification", "rank")
     check_at_least("top", top, 1)
     config = encoder_of(model).config
+    label = _relevant_label(config, relevant)
+    function = _default_function(config) if function == "auto" else function
     check_function(function, config.labels)
-    if len(config.labels) == 1:
-        label = 0 if relevant is None else label_index(config.labels, relevant, "relevant")
-        function = function or folder_function(config) or "sigmoid"
-        check_function(function, config.labels)
-    elif relevant is None:
-        raise InputError(
-            f"the model's labels are {listed(config.labels)}: name the one of relevant documents with relevant=... "
-            "(--relevant)"
-        )
-    else:
-        label = label_index(config.labels, relevant, "relevant")
-        is_multi_label = config.problem_type == "multi_label_classification"
-        function = function or ("sigmoid" if is_multi_label else "softmax")
     to_scores = SCORE_FUNCTIONS[function]
 
     def read(example: tuple, rows: list[EncodedRow]) -> list[RankedDocument]:
@@ -109,6 +99,24 @@ def rank_pipeline(
 
     encode_pairs = encode_windows if windows else functools.partial(encode, texts_of=_query_and_documents)
     return Pipeline(model, tokenizer, class_logits, encode_pairs, read, batching)
+
+
+def _relevant_label(config: DebertaConfig, relevant: str | None) -> int:
+    """The index of the label of relevant documents."""
+    if relevant is not None:
+        return label_index(config.labels, relevant, "relevant")
+    if len(config.labels) > 1:
+        raise InputError(
+            f"the model's labels are {listed(config.labels)}: name the one of relevant documents with relevant=... "
+            "(--relevant)"
+        )
+    return 0
+
+
+def _default_function(config: DebertaConfig) -> ScoreFunction:
+    if len(config.labels) == 1:
+        return folder_function(config) or "sigmoid"
+    return "sigmoid" if config.problem_type == "multi_label_classification" else "softmax"
 
 
 def encode_windows(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
@@ -129,7 +137,9 @@ def _query_and_documents(example: tuple) -> list[Texts]:
     query, documents = example
     for index, document in enumerate(documents):
         if not isinstance(document, str):
-            raise InputError(f"document {index}: expected a string, not {type(document).__name__}: {str(document)[:40]}")
+            raise InputError(
+                f"document {index}: expected a string, not {type(document).__name__}: {str(document)[:40]}"
+            )
     return [(query, document) for document in documents]
 
 

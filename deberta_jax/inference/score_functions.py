@@ -20,9 +20,9 @@ SCORE_FUNCTIONS: dict[ScoreFunction, Callable[[Float[np.ndarray, "C"]], Float[np
 _TORCH_CLASSES: dict[str, ScoreFunction] = {"Sigmoid": "sigmoid", "Identity": "none", "Softmax": "softmax"}
 
 
-def check_function(function: ScoreFunction | None, labels: Sequence[str]) -> None:
+def check_function(function: ScoreFunction, labels: Sequence[str]) -> None:
     """Raise InputError for an unknown function, and for the softmax of a single label."""
-    if function is not None and function not in SCORE_FUNCTIONS:
+    if function not in get_args(ScoreFunction):
         raise InputError(f"unknown function {function!r}: use one of {', '.join(get_args(ScoreFunction))}")
     if function == "softmax" and len(labels) == 1:
         raise InputError("the softmax of a single label is always 1: use the function sigmoid or none")

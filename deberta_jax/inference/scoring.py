@@ -24,7 +24,7 @@ def score(
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     *,
-    function: ScoreFunction | None = None,
+    function: ScoreFunction = "auto",
     batching: Batching = BATCHING,
 ) -> Float[np.ndarray, "B"]:
     """A float32 number per text or pair, from a model with one label; for a reward model, of prompts and responses.
@@ -39,7 +39,7 @@ def score(
 
 
 def score_pipeline(
-    model: Model, tokenizer: Tokenizer, *, function: ScoreFunction | None = None, batching: Batching = BATCHING
+    model: Model, tokenizer: Tokenizer, *, function: ScoreFunction = "auto", batching: Batching = BATCHING
 ) -> Pipeline[float]:
     """The pipeline of `score`; an example is `(text,)` or `(text, pair)`."""
     require_head(model, "sequence_classification", "score")
@@ -49,9 +49,10 @@ def score_pipeline(
         raise InputError(
             f"score needs a model with one label, this one has {listed(labels)}: use classify (--task classification)"
         )
+    to_score = SCORE_FUNCTIONS["none" if function == "auto" else function]
 
     def read(example: tuple, rows: list[EncodedRow]) -> float:
         [row] = rows
-        return float(SCORE_FUNCTIONS[function or "none"](row.outputs.astype(np.float64))[0])
+        return float(to_score(row.outputs.astype(np.float64))[0])
 
     return Pipeline(model, tokenizer, class_logits, encode, read, batching)

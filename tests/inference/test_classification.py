@@ -116,7 +116,7 @@ def test_a_sigmoid_makes_a_classifier_of_a_model_with_one_label(tokenizer):
         classify(model, tokenizer, TEXTS, function="sigmoid"), logits_of(model, tokenizer, TEXTS), strict=True
     ):
         assert result.label == "unsafe"
-        assert result.probability == pytest.approx(jax.nn.sigmoid(logit[0]), rel=1e-4)
+        assert result.probability == pytest.approx(float(jax.nn.sigmoid(logit[0])), rel=1e-4)
         assert result.labels == ["unsafe"] * (result.probability > 0.5)
     with pytest.raises(InputError, match="the softmax of a single label is always 1"):
         classify(model, tokenizer, TEXTS, function="softmax")

@@ -19,7 +19,9 @@ def test_a_score_is_the_logit_or_its_sigmoid(tokenizer):
     assert scores.dtype == np.float32
     assert scores.tolist() == [result.value for result in classify(model, tokenizer, PROMPTS, RESPONSES)]
     assert score(model, tokenizer, PROMPTS, RESPONSES, function="none").tolist() == scores.tolist()
-    np.testing.assert_allclose(score(model, tokenizer, PROMPTS, RESPONSES, function="sigmoid"), expit(scores), rtol=1e-5)
+    np.testing.assert_allclose(
+        score(model, tokenizer, PROMPTS, RESPONSES, function="sigmoid"), expit(scores), rtol=1e-5
+    )
     assert score(model, tokenizer, PROMPTS).shape == (2,)
     assert score(model, tokenizer, []).shape == (0,)
 

@@ -33,8 +33,8 @@ def pipeline(tmp_path, tokenizer):
 def test_classification_agrees_with_transformers(pipeline, tokenizer):
     model, reference = pipeline("text-classification", "sequence_classification", ("no", "maybe", "yes"), top_k=None)
     for result, expected in zip(classify(model, tokenizer, TEXTS), reference(TEXTS), strict=True):
-        for score in expected:
-            assert result.scores[score["label"]] == pytest.approx(score["score"], abs=1e-5)
+        for item in expected:
+            assert result.scores[item["label"]] == pytest.approx(item["score"], abs=1e-5)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -50,7 +50,9 @@ def test_zero_shot_agrees_with_transformers(multi_label, pipeline, tokenizer):
 DOCUMENTS = ["The fox and the dog", "sea", "A man eats. The dog eats. The fox is over the sea.", "", "Where is it?"]
 
 
-@pytest.mark.parametrize("activation", ["torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid", None])
+@pytest.mark.parametrize(
+    "activation", ["torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid", None]
+)
 def test_rank_agrees_with_the_forward_pass_of_transformers(activation, tmp_path, tokenizer):
     import torch
     import transformers
@@ -65,7 +67,7 @@ def test_rank_agrees_with_the_forward_pass_of_transformers(activation, tmp_path,
     for document in DOCUMENTS:
         batch = tokenizer(["Over the sea"], [document], max_length=32)
         with torch.no_grad():
-            logits = reference(**{key: torch.asarray(batch[key]) for key in batch.keys()}).logits[0]
+            logits = reference(*map(torch.asarray, batch[:3])).logits[0]
         expected.append((logits if activation and "Identity" in activation else torch.sigmoid(logits)).item())
     loaded, _ = from_pretrained(tmp_path, "sequence_classification")
     ranked = rank(loaded, tokenizer, "Over the sea", DOCUMENTS)
