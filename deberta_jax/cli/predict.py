@@ -6,17 +6,17 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from deberta_jax.cli.predict_examples import ARRAYS, PREDICTION, Fields, encode_line, example_of
-from deberta_jax.cli.predict_options import CHUNK, FieldNames, PredictConfig
+from deberta_jax.cli.predict_examples import ARRAYS, PREDICTION, Fields, add_text, encode_line, example_of
+from deberta_jax.cli.predict_options import CHUNK, PredictConfig
 from deberta_jax.cli.predict_output import Output, open_resumable, open_stream, result_line
-from deberta_jax.cli.predict_sources import Source, is_stream, read_texts, source_of_file, source_of_options
+from deberta_jax.cli.predict_sources import Inputs, is_stream, read_inputs
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import CONFIG_FILES, TOKENIZER_FILES, resolve
 from deberta_jax.hub.folder import read_folder
@@ -33,16 +33,6 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 LINES_PER_WRITE = 256
 # Invalid lines that are reported one by one.
 MAX_REPORTED = 20
-# Options that give a list to every example.
-_LISTS = "choices", "documents"
-
-
-class Inputs(NamedTuple):
-    """The records to predict, and parts of every example that are not in a record, with the SHA-256 of their file."""
-
-    source: Source
-    given: dict[str, Any]
-    given_sha256: str | None = None
 
 
 class Line(NamedTuple):
@@ -66,7 +56,7 @@ def run(config: PredictConfig) -> None:
     folder = resolve(config.model, revision=config.revision, generator=config.generator)
     name = _pipeline_name(config, folder)
     _check_options(config, name)
-    inputs = _inputs(config, name)
+    inputs = read_inputs(config, name)
     try:
         with _open_output(config, name, inputs, folder) as output:
             lines, errors = _predict_all(config, name, folder, inputs, output)
@@ -125,48 +115,6 @@ def _check_options(config: PredictConfig, name: PipelineName) -> None:
         raise InputError(f"--return needs one text or pair per example, but {name} encodes several sequences")
     if config.parts and is_stream(config.output):
         raise InputError("--return writes arrays next to the output: name a file with --output")
-
-
-def _inputs(config: PredictConfig, name: PipelineName) -> Inputs:
-    """The records of the input file or of the command line, and the documents of a file, which apply to each."""
-    if config.documents_file is None:
-        return Inputs(_source(config, PIPELINES[name], name), {})
-    if name != "rank":
-        raise InputError(f"--documents-file is for rank, but the task is {name}: choose another task with --task")
-    if config.documents:
-        raise InputError("--documents and --documents-file exclude each other: use one of them")
-    documents, sha256 = read_texts(config.documents_file, config.columns)
-    spec = PIPELINES[name]._replace(fields=("query",))
-    return Inputs(_source(config, spec, name), {"documents": documents}, sha256)
-
-
-def _source(config: PredictConfig, spec: PipelineSpec, name: PipelineName) -> Source:
-    """The records of the input file, or the texts of the command line as lines; lists apply to every text."""
-    columns = {key: getattr(config, key) for key in ("text", "pair", "question", "context", "query", *_LISTS)}
-    given = {key: values for key, values in columns.items() if values}
-    if config.input is not None:
-        if config.output.exists() and config.input.exists() and config.output.samefile(config.input):
-            raise InputError(f"{config.output} is the --input: name another file with --output")
-        if given:
-            raise InputError(f"{_listed(given)} and --input exclude each other: use one of them")
-        return source_of_file(config.input, spec, config.columns)
-    if config.columns != FieldNames():
-        raise InputError("--columns names the columns of a file: --input")
-    if unused := given.keys() - {*spec.fields, *["pair"] * spec.pairs}:
-        raise InputError(f"{_listed(unused)}: not used by {name}, which takes {_listed(spec.fields)}")
-    if not set(spec.fields) <= columns.keys():
-        raise InputError(f"{name} takes its examples from a file: --input")
-    if missing := [key for key in spec.fields if key not in given]:
-        raise InputError(f"{name} needs {_listed(missing)}, or a file of examples: --input")
-    lists = {key: list(given.pop(key)) for key in _LISTS if key in given}
-    if len({len(values) for values in given.values()}) > 1:
-        numbers = [f"{len(values)} of --{key}" for key, values in given.items()]
-        raise InputError(f"{' and '.join(numbers)}: each example needs one of each")
-    return source_of_options(dict(zip(given, row, strict=True)) | lists for row in zip(*given.values(), strict=True))
-
-
-def _listed(keys: Iterable[str]) -> str:
-    return " and ".join(f"--{key}" for key in keys)
 
 
 def _open_output(
@@ -246,7 +194,7 @@ def _predict_lines(
         for number, record in records:
             fields: Fields = {}
             try:
-                fields = inputs.source.decode(record)
+                fields = add_text(inputs.source.decode(record), spec, config.columns)
                 example = example_of(fields, spec, config.columns, inputs.given)
             except InputError as error:
                 waiting.append((Line(number, fields, ()), error))

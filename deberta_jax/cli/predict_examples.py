@@ -86,6 +86,13 @@ def _plain(name: str, value: Any) -> Any:
     raise InputError(f'"{name}" contains {type(value).__name__}, which JSON cannot represent: remove the column')
 
 
+def add_text(fields: Fields, spec: PipelineSpec, names: FieldNames) -> Fields:
+    """The fields with the text of words, for a task that is trained on words, if there is no text."""
+    if not spec.words or names.text in fields or names.words not in fields:
+        return fields
+    return fields | {names.text: " ".join(map(str, list_items(fields[names.words], None)))}
+
+
 def check_names(
     present: Sequence[str],
     spec: PipelineSpec,
@@ -138,7 +145,9 @@ def _choices(fields: Fields, *names: str) -> list[str]:
     if len(names) > 1:
         return [_text(fields, name) for name in names]
     value = fields[names[0]]
-    if not isinstance(value, list) or not value or not all(isinstance(choice, str) for choice in value):
+    if value == []:
+        raise InputError(f'"{names[0]}" is empty')
+    if not isinstance(value, list) or not all(isinstance(choice, str) for choice in value):
         raise InputError(f'"{names[0]}" must be a list of strings, not {_json_type(value)}')
     return value
 

@@ -26,6 +26,8 @@ class FieldNames:
     """Column with the text."""
     pair: str | None = None
     """Column with the second text; by default "pair" or "text_pair" if there is one."""
+    words: str = "words"
+    """Column with the words of the text, a list or separated by spaces, if there is no text (token-classification)."""
     question: str = "question"
     """Column with the question (question-answering)."""
     context: str = "context"

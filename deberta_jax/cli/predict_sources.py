@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 from deberta_jax.cli.predict_examples import (
     MAX_LINE_BYTES,
     Fields,
+    add_text,
     check_names,
     decode_line,
     decode_row,
     encode_line,
 )
-from deberta_jax.cli.predict_options import FieldNames
+from deberta_jax.cli.predict_options import FieldNames, PredictConfig
 from deberta_jax.errors import InputError
+from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.pipelines import PIPELINES, PipelineSpec
 from deberta_jax.tasks.file_types import HEAD_BYTES, check_text, read_head
 from deberta_jax.tasks.jsonl import load_json
@@ -28,6 +30,8 @@ from deberta_jax.tasks.tables import location, numbered_rows, table_format
 # If none of this many lines starts as a JSON object does, the file contains something else.
 _MAX_LINES_WITHOUT_OBJECT = 20
 _TABLES = "csv", "tsv", "parquet", "xlsx"
+# Options that give a list to every example.
+_LISTS = "choices", "documents"
 
 
 class Source(NamedTuple):
@@ -48,6 +52,58 @@ class Source(NamedTuple):
     def records(self, skip: int = 0) -> Iterator[tuple[int, Any]]:
         """The records after the first `skip`, with their numbers."""
         return itertools.islice(self.open(), skip, None)
+
+
+class Inputs(NamedTuple):
+    """The records to predict, and parts of every example that are not in a record, with the SHA-256 of their file."""
+
+    source: Source
+    given: dict[str, Any]
+    given_sha256: str | None = None
+
+
+def read_inputs(config: PredictConfig, name: PipelineName) -> Inputs:
+    """The records of the input file or of the command line, and the documents of a file, which apply to each."""
+    if config.documents_file is None:
+        return Inputs(_source(config, PIPELINES[name], name), {})
+    if name != "rank":
+        raise InputError(f"--documents-file is for rank, but the task is {name}: choose another task with --task")
+    if config.documents:
+        raise InputError("--documents and --documents-file exclude each other: use one of them")
+    documents, sha256 = read_texts(config.documents_file, config.columns)
+    spec = PIPELINES[name]._replace(fields=("query",))
+    return Inputs(_source(config, spec, name), {"documents": documents}, sha256)
+
+
+def _source(config: PredictConfig, spec: PipelineSpec, name: PipelineName) -> Source:
+    """The records of the input file, or the texts of the command line as lines; lists apply to every text."""
+    columns = {key: getattr(config, key) for key in ("text", "pair", "question", "context", "query", *_LISTS)}
+    given = {key: values for key, values in columns.items() if values}
+    if config.input is not None:
+        if config.output.exists() and config.input.exists() and config.output.samefile(config.input):
+            raise InputError(f"{config.output} is the --input: name another file with --output")
+        if given:
+            hint = "pass a file of documents as --documents-file" if "query" in given else "use one of them"
+            raise InputError(f"{_listed(given)} and --input exclude each other: {hint}")
+        return source_of_file(config.input, spec, config.columns)
+    if config.columns != FieldNames() and config.documents_file is None:
+        raise InputError("--columns names the columns of a file: --input")
+    if unused := given.keys() - {*spec.fields, *["pair"] * spec.pairs}:
+        raise InputError(f"{_listed(unused)}: not used by {name}, which takes {_listed(spec.fields)}")
+    if not set(spec.fields) <= columns.keys():
+        raise InputError(f"{name} takes its examples from a file: --input")
+    if missing := [key for key in spec.fields if key not in given]:
+        other = " or --documents-file" * ("documents" in missing)
+        raise InputError(f"{name} needs {_listed(missing)}{other}, or a file of examples: --input")
+    lists = {key: list(given.pop(key)) for key in _LISTS if key in given}
+    if len({len(values) for values in given.values()}) > 1:
+        numbers = [f"{len(values)} of --{key}" for key, values in given.items()]
+        raise InputError(f"{' and '.join(numbers)}: each example needs one of each")
+    return source_of_options(dict(zip(given, row, strict=True)) | lists for row in zip(*given.values(), strict=True))
+
+
+def _listed(keys: Iterable[str]) -> str:
+    return " and ".join(f"--{key}" for key in keys)
 
 
 def source_of_options(examples: Iterable[Fields]) -> Source:
@@ -137,9 +193,9 @@ def _check_objects(name: str, lines: Iterator[tuple[int, bytes]]) -> Iterator[tu
 
 def _no_objects(name: str, lines: list[tuple[int, bytes]]) -> InputError:
     content = next(line.strip() for _, line in lines if line.strip())
-    hint = "name a file of texts .txt, and a table .csv or .tsv"
+    hint = "texts must be in a .txt file, a table in a .csv or .tsv file"
     if content.startswith(b"["):
-        hint = "name a file with one list of objects .json"
+        hint = "a list of objects must be in a .json file"
     many = f"none of the first {len(lines)} lines" if len(lines) > 1 else "line 1"
     return InputError(
         f'{name}: {many} is {"" if len(lines) > 1 else "not "}a JSON object, as {{"text": "..."}} is; {hint}'
@@ -179,12 +235,12 @@ def _table_source(path: Path, spec: PipelineSpec, names: FieldNames) -> Source:
 
 def _check_columns(path: Path, row: Fields, spec: PipelineSpec, names: FieldNames) -> None:
     """Raise InputError if the columns of a table do not fit the task."""
-    if len(row) == 1 and (header := next(iter(row))).startswith("{"):
+    if (header := next(iter(row), "")).startswith("{"):
         raise InputError(
             f"{path}: the first line is not a header but {header[:40]!r}; name a file of JSON objects .jsonl"
         )
     try:
-        check_names(list(row), spec, names, word="column")
+        check_names(list(add_text(row, spec, names)), spec, names, word="column")
         decode_row(row, spec, names)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -27,7 +27,8 @@ class PipelineSpec(NamedTuple):
     """A pipeline.
 
     `build(model, tokenizer, *, batching, **options)` takes a model with `head`, and the keyword arguments `options`.
-    `fields` name the elements of an example; with `pairs`, an example may have a second text after them.
+    `fields` name the elements of an example; with `pairs`, an example may have a second text after them. With `words`,
+    training reads the words of a text.
     """
 
     head: Head | None
@@ -35,6 +36,7 @@ class PipelineSpec(NamedTuple):
     options: tuple[str, ...] = ()
     fields: tuple[str, ...] = ("text",)
     pairs: bool = False
+    words: bool = False
 
 
 # If several pipelines need the same head, the first is the default of the head.
@@ -53,7 +55,7 @@ PIPELINES: dict[PipelineName, PipelineSpec] = {
         options=("top", "windows", "relevant", "function"),
         fields=("query", "documents"),
     ),
-    "token-classification": PipelineSpec("token_classification", tag_entities_pipeline),
+    "token-classification": PipelineSpec("token_classification", tag_entities_pipeline, words=True),
     "question-answering": PipelineSpec(
         "question_answering",
         answer_pipeline,

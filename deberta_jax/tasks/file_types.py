@@ -1,5 +1,6 @@
 """The types of files that are given as text by mistake, known by their first bytes."""
 
+import codecs
 from pathlib import Path
 
 from deberta_jax.errors import InputError
@@ -35,8 +36,8 @@ _SIGNATURES = (
 )
 # Control characters that text does not contain; tab, line ends, form feed and escape are not among them.
 _CONTROL = bytes([*range(9), *range(14, 27), *range(28, 32)])
-# A larger share of them is binary data.
-_MAX_CONTROL = 0.1
+# A larger share of them is binary data, in UTF-8 and in other bytes.
+_MAX_CONTROL = {True: 0.1, False: 0.01}
 
 
 def binary_type(head: bytes) -> tuple[str, str] | None:
@@ -46,9 +47,20 @@ def binary_type(head: bytes) -> tuple[str, str] | None:
             return name, hint
     if head.count(0) > len(head) / 4 and not (head[::2].count(0) and head[1::2].count(0)):
         return "UTF-16 text", "; save it as UTF-8"
-    if len(head) - len(head.translate(None, _CONTROL)) > _MAX_CONTROL * len(head):
+    if head[4:9] == b"\0\0\0\0{":
+        return "a safetensors file", _CONVERT
+    if len(head) - len(head.translate(None, _CONTROL)) > _MAX_CONTROL[_is_utf8(head)] * len(head):
         return "binary data", _CONVERT
     return None
+
+
+def _is_utf8(head: bytes) -> bool:
+    """Whether bytes are UTF-8; the last character may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def check_text(name: object, head: bytes) -> None:

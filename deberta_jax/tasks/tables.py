@@ -143,6 +143,7 @@ def _csv_rows(path: Path, separator: str | None) -> Iterator[tuple[int, Row | Un
             rows = csv.reader(file, delimiter=separator)
             header = [name.strip() for name in next(rows, [])]
             _check_header(path, header)
+            header_lines = rows.line_num
             start = rows.line_num + 1
             for fields in rows:
                 number, start = start, rows.line_num + 1
@@ -157,6 +158,8 @@ def _csv_rows(path: Path, separator: str | None) -> Iterator[tuple[int, Row | Un
                     yield number, UnusableRow(f"{len(fields)} fields instead of {len(header)}")
                     continue
                 yield number, dict(zip(header, fields, strict=True))
+            if start == header_lines + 1 and header_lines > 1:
+                raise InputError(f"{path} line 1: a double quote opens a header of {header_lines} lines; close it")
         except UnicodeDecodeError:
             raise InputError(f"{path} line {_line_not_utf8(path)}: not UTF-8; save the table as UTF-8") from None
         except csv.Error as error:
