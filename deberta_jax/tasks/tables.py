@@ -35,7 +35,10 @@ def location(path: Path, number: int) -> str:
 
 
 def table_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, Row]]:
-    """Yield the number and the fields of each row; rows that cannot be read are reported as skipped."""
+    """Yield the number and the fields of each row; rows that cannot be read are reported as skipped.
+
+    Rows of a csv or tsv file in which all cells are empty are left out.
+    """
     suffix = table_format(path)
     if suffix not in FORMATS:
         raise InputError(f"{path}: unknown table format; convert the file to one of {', '.join(FORMATS)}")
@@ -48,7 +51,7 @@ def table_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, Row]]:
     for number, row in numbered_rows(path):
         if isinstance(row, UnusableRow):
             report.skip(str(row), number)
-        else:
+        elif suffix not in ("csv", "tsv") or any(field.strip() for field in row.values()):
             yield number, row
 
 
@@ -56,6 +59,7 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, Row | UnusableRow]]:
     """Yield the number of each row with its fields, or with the reason why it cannot be read.
 
     The number is that of the first line in a csv or tsv file, that of the sheet in an xlsx file, else the position.
+    Lines without a cell are left out.
     """
     suffix = table_format(path)
     if suffix == "json":
@@ -152,7 +156,7 @@ def _csv_rows(path: Path, separator: str | None) -> Iterator[tuple[int, Row | Un
                         f"{path} line {number}: a double quote opens a field of {start - number:,} lines; close it, "
                         "or double a quote that is part of the text"
                     )
-                if not any(field.strip() for field in fields):
+                if len(fields) != len(header) and not any(field.strip() for field in fields):
                     continue
                 if len(fields) != len(header):
                     yield number, UnusableRow(f"{len(fields)} fields instead of {len(header)}")

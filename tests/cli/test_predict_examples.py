@@ -61,7 +61,8 @@ def test_an_invalid_line_is_reported_in_its_place_and_the_others_are_processed(m
 
 
 def test_a_line_that_is_too_long_is_not_read_into_memory(masked_lm, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(predict_examples, "MAX_LINE_BYTES", 64)
+    for module in (predict_examples, predict_sources):
+        monkeypatch.setattr(module, "MAX_LINE_BYTES", 64)
     (tmp_path / "in.txt").write_bytes(b"a [MASK]\n" + b"x" * 1000 + b"\nb [MASK]\n" + b"y" * 65)
     assert main(["predict", masked_lm, "--input", str(tmp_path / "in.txt")]) == 2
     rows = printed_lines(capfd)
