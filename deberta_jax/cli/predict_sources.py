@@ -214,7 +214,7 @@ def _is_json_table(path: Path) -> bool:
 
 
 def _table_source(path: Path, spec: PipelineSpec, names: FieldNames) -> Source:
-    """The rows of a table, all of which are read once to count and check them."""
+    """The rows of a table; the file is read once to count and check them."""
     total, first = 0, None
     for _, row in numbered_rows(path):
         total += 1

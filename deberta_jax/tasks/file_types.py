@@ -36,8 +36,8 @@ _SIGNATURES = (
 )
 # Control characters that text does not contain; tab, line ends, form feed and escape are not among them.
 _CONTROL = bytes([*range(9), *range(14, 27), *range(28, 32)])
-# A larger share of them is binary data, in UTF-8 and in other bytes.
-_MAX_CONTROL = {True: 0.1, False: 0.01}
+# More of them are binary data: their share, and in valid UTF-8 also their number.
+_MAX_SHARE, _MAX_SHARE_UTF8, _MAX_NUMBER_UTF8 = 0.01, 0.1, 32
 
 
 def binary_type(head: bytes) -> tuple[str, str] | None:
@@ -49,9 +49,9 @@ def binary_type(head: bytes) -> tuple[str, str] | None:
         return "UTF-16 text", "; save it as UTF-8"
     if head[4:9] == b"\0\0\0\0{":
         return "a safetensors file", _CONVERT
-    if len(head) - len(head.translate(None, _CONTROL)) > _MAX_CONTROL[_is_utf8(head)] * len(head):
-        return "binary data", _CONVERT
-    return None
+    number = len(head) - len(head.translate(None, _CONTROL))
+    limit = max(_MAX_SHARE_UTF8 * len(head), _MAX_NUMBER_UTF8) if _is_utf8(head) else _MAX_SHARE * len(head)
+    return ("binary data", _CONVERT) if number > limit else None
 
 
 def _is_utf8(head: bytes) -> bool:

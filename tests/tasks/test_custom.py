@@ -191,7 +191,7 @@ def test_a_tenth_of_a_single_table_is_the_development_set_without_common_texts(t
 def test_an_unknown_format_is_refused(tmp_path):
     (tmp_path / "train.ods").write_text("")
     with pytest.raises(InputError, match="unknown table format; convert the file to one of csv, tsv, jsonl"):
-        task_of().read(tmp_path / "train.xlsx", "train")
+        task_of().read(tmp_path / "train.ods", "train")
 
 
 def test_predictions_are_written_with_the_ids_of_the_table(tmp_path):
