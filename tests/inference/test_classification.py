@@ -121,7 +121,7 @@ def test_a_sigmoid_makes_a_classifier_of_a_model_with_one_label(tokenizer):
         assert result.labels == ["unsafe"] * (result.probability > 0.5)
     with pytest.raises(InputError, match="the softmax of a single label is always 1"):
         classify(model, tokenizer, TEXTS, function="softmax")
-    with pytest.raises(InputError, match="unknown function 'tanh': use one of sigmoid, softmax, none"):
+    with pytest.raises(InputError, match="unknown function 'tanh': use one of auto, sigmoid, softmax, none"):
         # Without the check of types that the tests add.
         inspect.unwrap(check_function)("tanh", ("unsafe",))
 
