@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from deberta_jax.inference.multiple_choice import choose
     from deberta_jax.inference.pipelines import pipeline, predict
     from deberta_jax.inference.question_answering import answer
+    from deberta_jax.inference.ranking import rank
     from deberta_jax.inference.replaced_tokens import detect_replaced
+    from deberta_jax.inference.scoring import score
     from deberta_jax.inference.stream import stream
     from deberta_jax.model.deberta import Deberta
     from deberta_jax.model.heads import (
@@ -115,11 +117,13 @@ _MODULES = {
     "pipeline": "inference.pipelines",
     "plain_objective": "finetuning.objectives",
     "predict": "inference.pipelines",
+    "rank": "inference.ranking",
     "relative_index": "ops.positions",
     "replace_tokens": "pretraining.replaced_token_losses",
     "resized": "model.surgery",
     "save_pretrained": "hub.pretrained",
     "scale_by_layer": "training.optimizer",
+    "score": "inference.scoring",
     "score_entities": "inference.entity_ranking",
     "shardings": "model.shardings",
     "stream": "inference.stream",
@@ -186,11 +190,13 @@ __all__ = [
     "pipeline",
     "plain_objective",
     "predict",
+    "rank",
     "relative_index",
     "replace_tokens",
     "resized",
     "save_pretrained",
     "scale_by_layer",
+    "score",
     "score_entities",
     "shardings",
     "stream",

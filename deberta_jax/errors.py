@@ -1,5 +1,7 @@
 """Errors that the user can fix, and the checks of options that raise them."""
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad input: one line that says what is wrong, where, and what to do. Commands print it and exit with 2."""
@@ -11,6 +13,13 @@ class StopRequested(Exception):
     def __init__(self, signal: int, step: int):
         self.signal, self.step = signal, step
         super().__init__(f"stopped after step {step}; to resume, run the same command again")
+
+
+def listed(names: Iterable[object], limit: int = 20) -> str:
+    """Names for a message, separated by commas; after `limit` of them only their number is given."""
+    texts = [str(name) for name in names]
+    rest = f", … ({len(texts):,} in total)" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + rest
 
 
 def check_at_least(name: str, value: int | float | None, minimum: int | float) -> None:

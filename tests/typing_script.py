@@ -56,6 +56,8 @@ results: list[Any] = [
     dj.predict(classifier, tokenizer, texts),
     list(dj.stream(dj.pipeline(classifier, tokenizer), [("A man",)])),
 ]
+rewards: np.ndarray = dj.score(classifier, tokenizer, texts, texts, function="sigmoid")
+best: int = dj.rank(classifier, tokenizer, "a", texts, top=None, windows=True)[0].index
 vectors: np.ndarray = dj.embed(encoder, tokenizer, texts)
 
 # Training.

@@ -6,27 +6,17 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from deberta_jax.cli.predict_examples import (
-    ARRAYS,
-    PREDICTION,
-    Fields,
-    Source,
-    decode_line,
-    encode_line,
-    example_of,
-    is_stream,
-    source_of_file,
-    source_of_options,
-)
+from deberta_jax.cli.predict_examples import ARRAYS, PREDICTION, Fields, add_text, encode_line, example_of
 from deberta_jax.cli.predict_options import CHUNK, PredictConfig
 from deberta_jax.cli.predict_output import Output, open_resumable, open_stream, result_line
+from deberta_jax.cli.predict_sources import Inputs, is_stream, read_inputs
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import CONFIG_FILES, TOKENIZER_FILES, resolve
 from deberta_jax.hub.folder import read_folder
@@ -34,17 +24,19 @@ from deberta_jax.hub.heads import heads_in_file, named_head
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.activations import activations
 from deberta_jax.inference.names import PipelineName
-from deberta_jax.inference.pipelines import PIPELINES
+from deberta_jax.inference.pipelines import PIPELINES, PipelineSpec
 from deberta_jax.inference.stream import Pipeline, stream
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # Results that are written together.
 LINES_PER_WRITE = 256
+# Invalid lines that are reported one by one.
+MAX_REPORTED = 20
 
 
 class Line(NamedTuple):
-    """The number of a line, its fields, and the example of the pipeline."""
+    """The number of a record, its fields, and the example of the pipeline."""
 
     number: int
     fields: Fields
@@ -64,27 +56,27 @@ def run(config: PredictConfig) -> None:
     folder = resolve(config.model, revision=config.revision, generator=config.generator)
     name = _pipeline_name(config, folder)
     _check_options(config, name)
-    source = _source(config, name)
+    inputs = read_inputs(config, name)
     try:
-        with _open_output(config, name, source, folder) as output:
-            lines, errors = _predict_all(config, name, folder, source, output)
+        with _open_output(config, name, inputs, folder) as output:
+            lines, errors = _predict_all(config, name, folder, inputs, output)
     except KeyboardInterrupt:
         if not is_stream(config.output) and config.output.exists():
             print(f"{config.output} is incomplete: run the same command again to resume", file=sys.stderr)
         raise
-    _report_end(config, lines, errors)
+    _report_end(config, inputs.source.unit, lines, errors)
 
 
-def _report_end(config: PredictConfig, lines: int, errors: int) -> None:
+def _report_end(config: PredictConfig, unit: str, lines: int, errors: int) -> None:
     """Print where the results are; raises InputError if lines were invalid."""
     to_file = not is_stream(config.output)
     if errors:
         hint = f'; {config.output} has an "error" for each: fix them, and run the command with another --output'
-        raise InputError(f"{errors:,} of {lines:,} lines are invalid{hint if to_file else ''}")
+        raise InputError(f"{errors:,} of {lines:,} {unit}s are invalid{hint if to_file else ''}")
     if to_file:
         arrays = f", arrays in {_arrays_folder(config.output)}" if config.parts else ""
         plural = "s" * (lines != 1)
-        print(f"results of {lines:,} line{plural} are in {config.output}{arrays}", file=sys.stderr)
+        print(f"results of {lines:,} {unit}{plural} are in {config.output}{arrays}", file=sys.stderr)
 
 
 def _pipeline_name(config: PredictConfig, folder: Path) -> PipelineName:
@@ -114,51 +106,26 @@ def _check_options(config: PredictConfig, name: PipelineName) -> None:
         users = [user for user in PIPELINES if field.name in _options(user)]
         if users and name not in users and getattr(config, field.name) != field.default:
             option = field.name.replace("_", "-")
-            raise InputError(f"--{option} is for {users[0]}, but the task is {name}: choose another task with --task")
+            raise InputError(
+                f"--{option} is for {', '.join(users)}, but the task is {name}: choose another task with --task"
+            )
     if name == "zero-shot" and not config.labels:
         raise InputError("zero-shot needs the labels to choose from: --labels")
-    if config.parts and name in ("zero-shot", "multiple-choice", "entity-ranking"):
+    if config.parts and name in ("zero-shot", "multiple-choice", "entity-ranking", "rank"):
         raise InputError(f"--return needs one text or pair per example, but {name} encodes several sequences")
     if config.parts and is_stream(config.output):
         raise InputError("--return writes arrays next to the output: name a file with --output")
 
 
-def _source(config: PredictConfig, name: PipelineName) -> Source:
-    """The lines of the input file, or the texts of the command line as lines; `choices` apply to every text."""
-    spec = PIPELINES[name]
-    columns = {key: getattr(config, key) for key in ("text", "pair", "question", "context", "choices")}
-    given = {key: values for key, values in columns.items() if values}
-    if config.input is not None:
-        if config.output.exists() and config.input.exists() and config.output.samefile(config.input):
-            raise InputError(f"{config.output} is the --input: name another file with --output")
-        if given:
-            raise InputError(f"{_listed(given)} and --input exclude each other: use one of them")
-        return source_of_file(config.input)
-    if unused := given.keys() - {*spec.fields, *["pair"] * spec.pairs}:
-        raise InputError(f"{_listed(unused)}: not used by {name}, which takes {_listed(spec.fields)}")
-    if not set(spec.fields) <= columns.keys():
-        raise InputError(f"{name} takes its examples from a file: --input")
-    if missing := [key for key in spec.fields if key not in given]:
-        raise InputError(f"{name} needs {_listed(missing)}, or a file of examples: --input")
-    choices = {"choices": list(given.pop("choices"))} if "choices" in given else {}
-    if len({len(values) for values in given.values()}) > 1:
-        numbers = [f"{len(values)} of --{key}" for key, values in given.items()]
-        raise InputError(f"{' and '.join(numbers)}: each example needs one of each")
-    return source_of_options(dict(zip(given, row, strict=True)) | choices for row in zip(*given.values(), strict=True))
-
-
-def _listed(keys: Iterable[str]) -> str:
-    return " and ".join(f"--{key}" for key in keys)
-
-
 def _open_output(
-    config: PredictConfig, name: PipelineName, source: Source, folder: Path
+    config: PredictConfig, name: PipelineName, inputs: Inputs, folder: Path
 ) -> AbstractContextManager[Output]:
     if is_stream(config.output):
         return open_stream(config.output)
     names = *_options(name), "dtype", "precision", "attention", "max_length"
     settings = {"task": name} | {option: getattr(config, option) for option in names} | {"return": config.parts}
-    return open_resumable(config.output, settings | {"model": _sha256(folder), "input": source.sha256})
+    settings |= {"columns": dataclasses.asdict(config.columns), "documents": inputs.given_sha256}
+    return open_resumable(config.output, settings | {"model": _sha256(folder), "input": inputs.source.sha256})
 
 
 def _sha256(folder: Path) -> str:
@@ -185,46 +152,50 @@ def _load(config: PredictConfig, name: PipelineName, folder: Path) -> Loaded:
 
 
 def _predict_all(
-    config: PredictConfig, name: PipelineName, folder: Path, source: Source, output: Output
+    config: PredictConfig, name: PipelineName, folder: Path, inputs: Inputs, output: Output
 ) -> tuple[int, int]:
     """Write the lines that the output does not have yet; returns its number of lines, and of errors among them."""
+    source = inputs.source
     if output.lines:
         print(f"{config.output}: resuming after line {output.lines:,}", file=sys.stderr)
     loaded = _load(config, name, folder)
     lines, errors, started = output.lines, output.errors, time.perf_counter()
     ready: list[bytes] = []
-    with progress_bar("lines") as progress:
-        for line, result in _predict_lines(source, name, loaded.pipeline, output.lines):
-            lines = line.number
+    with progress_bar(f"{source.unit}s") as progress:
+        for line, result in _predict_lines(config, inputs, PIPELINES[name], loaded.pipeline, output.lines):
+            lines += 1
             try:
                 ready.append(_output_line(config, loaded, line, result))
             except InputError as error:
                 errors += 1
-                print(f"{source.name}, line {lines}: {error}", file=sys.stderr)
-                ready.append(encode_line({"line": lines, "error": str(error)}))
+                if errors - output.errors <= MAX_REPORTED:
+                    print(f"{source.name}, {source.locate(line.number)}: {error}", file=sys.stderr)
+                ready.append(encode_line({"line": line.number, "error": str(error)}))
             if len(ready) == LINES_PER_WRITE:
                 output.write(b"".join(ready))
                 ready.clear()
             progress(lines, source.total or lines)
         output.write(b"".join(ready))
+    if (hidden := errors - output.errors - MAX_REPORTED) > 0:
+        print(f"{source.name}: {hidden:,} more invalid {source.unit}s are not listed", file=sys.stderr)
     if config.input is not None:
-        done, seconds = lines - output.lines, time.perf_counter() - started
-        print(f"{source.name}: {done:,} lines ({seconds:.0f} s, {done / seconds:,.1f} lines/s)", file=sys.stderr)
+        done, seconds, unit = lines - output.lines, time.perf_counter() - started, f"{source.unit}s"
+        print(f"{source.name}: {done:,} {unit} ({seconds:.0f} s, {done / seconds:,.1f} {unit}/s)", file=sys.stderr)
     return lines, errors
 
 
 def _predict_lines(
-    source: Source, name: PipelineName, pipeline: Pipeline[Any], skip: int
+    config: PredictConfig, inputs: Inputs, spec: PipelineSpec, pipeline: Pipeline[Any], skip: int
 ) -> Iterator[tuple[Line, Any]]:
-    """All lines after the first `skip`, in order, with the result or the error of each."""
+    """All records after the first `skip`, in order, with the result or the error of each."""
     waiting: deque[tuple[Line, InputError | None]] = deque()
 
-    def examples(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple]:
-        for number, line in lines:
+    def examples(records: Iterator[tuple[int, Any]]) -> Iterator[tuple]:
+        for number, record in records:
             fields: Fields = {}
             try:
-                fields = decode_line(line, plain_text=source.plain_text)
-                example = example_of(fields, PIPELINES[name])
+                fields = add_text(inputs.source.decode(record), spec, config.columns)
+                example = example_of(fields, spec, config.columns, inputs.given)
             except InputError as error:
                 waiting.append((Line(number, fields, ()), error))
             else:
@@ -234,9 +205,9 @@ def _predict_lines(
             if len(waiting) >= 4 * CHUNK:
                 return
 
-    lines = source.lines(skip)
-    for first in lines:
-        for result in stream(pipeline, examples(itertools.chain([first], lines))):
+    records = inputs.source.records(skip)
+    for first in records:
+        for result in stream(pipeline, examples(itertools.chain([first], records))):
             while waiting[0][1] is not None:
                 yield waiting.popleft()
             yield waiting.popleft()[0], result

@@ -1,82 +1,26 @@
-"""Examples of `deberta-jax predict`: lines of a file, a stream or the command line, decoded and checked."""
+"""Examples of `deberta-jax predict`: records of a file or of the command line, decoded and checked."""
 
-import codecs
-import hashlib
-import io
-import itertools
+import datetime
+import decimal
 import json
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+import math
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal
 
-from deberta_jax.errors import InputError
+from deberta_jax.cli.predict_options import FieldNames
+from deberta_jax.errors import InputError, listed
 from deberta_jax.inference.pipelines import PipelineSpec
+from deberta_jax.tasks.custom_rows import list_items
 
 # A longer line is an error: a file without line ends must not fill the memory.
 MAX_LINE_BYTES = 1 << 22
 # Fields of the output, which no example may have.
 PREDICTION, ARRAYS = "prediction", "arrays"
+# The parts of examples that are lists; in a text cell, their items are a JSON list or have this separator.
+_LISTS = {"choices", "documents", "entities"}
+_SEPARATOR = "|"
 Fields = dict[str, Any]
-
-
-class Source(NamedTuple):
-    """Numbered lines. `total` and `sha256` are None for a stream, which can be read only once."""
-
-    name: str
-    open: Callable[[], io.BufferedIOBase]
-    # Whether each line is a text; otherwise it is a JSON object.
-    plain_text: bool = False
-    total: int | None = None
-    sha256: str | None = None
-
-    def lines(self, skip: int) -> Iterator[tuple[int, bytes]]:
-        """Lines with their numbers, which start at 1, without the first `skip` lines."""
-        with self.open() as file:
-            for number, line in itertools.islice(enumerate(_read_lines(file), 1), skip, None):
-                yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-
-
-def source_of_options(examples: Iterable[Fields]) -> Source:
-    """The examples of the command line, as if they were lines of a file."""
-    content = b"".join(encode_line(fields) for fields in examples)
-    return _file_source("the command line", lambda: io.BytesIO(content), plain_text=False)
-
-
-def source_of_file(path: Path) -> Source:
-    """Lines of a file: texts for `.txt`, else JSON objects; `-` (standard input), pipes and devices are streams."""
-    if str(path) == "-":
-        return Source("standard input", lambda: open(0, "rb", closefd=False))
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    plain_text = path.suffix == ".txt"
-    if is_stream(path):
-        return Source(str(path), lambda: path.open("rb"), plain_text)
-    return _file_source(str(path), lambda: path.open("rb"), plain_text)
-
-
-def _file_source(name: str, open_file: Callable[[], io.BufferedIOBase], plain_text: bool) -> Source:
-    """A source that can be read again, with its number of lines and its SHA-256."""
-    digest, newlines, last = hashlib.sha256(), 0, b"\n"
-    with open_file() as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            newlines += block.count(b"\n")
-            last = block[-1:]
-    return Source(name, open_file, plain_text, newlines + (last != b"\n"), digest.hexdigest())
-
-
-def _read_lines(file: io.BufferedIOBase) -> Iterator[bytes]:
-    """Lines with their line ends; a line that is too long is cut one byte after the limit."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        rest = line
-        while rest and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES)
-        yield line
-
-
-def is_stream(path: Path) -> bool:
-    """Whether a path is `-`, a pipe or a device: it is read or written once, from the start."""
-    return str(path) == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def decode_line(line: bytes, *, plain_text: bool) -> Fields:
@@ -116,41 +60,102 @@ def encode_line(fields: Fields) -> bytes:
         raise InputError("contains NaN or an infinite number") from None
 
 
-def example_of(fields: Fields, spec: PipelineSpec) -> tuple:
-    """The example of a pipeline from the fields of a line; raises InputError for missing or wrong fields."""
-    for key in (PREDICTION, ARRAYS):
-        if key in fields:
-            raise InputError(f'the field "{key}" is reserved for results: rename it')
-    readers = {"choices": _choices, "entities": _spans}
-    values = [readers.get(key, _text)(fields, key) for key in spec.fields]
-    if spec.pairs:
-        pair = next((key for key in ("pair", "text_pair") if fields.get(key) is not None), None)
-        values += [] if pair is None else [_text(fields, pair)]
-    elif "pair" in fields:
-        raise InputError('the field "pair" is not used by this task: remove it')
+def decode_row(row: Fields, spec: PipelineSpec, names: FieldNames) -> Fields:
+    """The fields of a row of a table as values of JSON; cells that contain a list may be texts."""
+    fields = {name: _plain(name, value) for name, value in row.items()}
+    for key in _LISTS & set(spec.fields):
+        parts = names.of(key)
+        if len(parts) == 1 and isinstance(fields.get(parts[0]), str):
+            fields[parts[0]] = list_items(fields[parts[0]], _SEPARATOR)
+    encode_line(fields)
+    return fields
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A cell as a value of JSON: numbers that are not finite as null, dates and decimal numbers as text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(name, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(name, item) for item in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta | decimal.Decimal | uuid.UUID):
+        return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
+    raise InputError(f'"{name}" contains {type(value).__name__}, which JSON cannot represent: remove the column')
+
+
+def add_text(fields: Fields, spec: PipelineSpec, names: FieldNames) -> Fields:
+    """The fields with the text of words, for a task that is trained on words, if there is no text."""
+    if not spec.words or names.text in fields or names.words not in fields:
+        return fields
+    return fields | {names.text: " ".join(map(str, list_items(fields[names.words], None)))}
+
+
+def check_names(
+    present: Sequence[str],
+    spec: PipelineSpec,
+    names: FieldNames,
+    *,
+    given: Collection[str] = (),
+    word: Literal["field", "column"] = "field",
+) -> None:
+    """Raise InputError for missing, unused and reserved fields; the parts in `given` are not in the example."""
+    for reserved in (PREDICTION, ARRAYS):
+        if reserved in present:
+            raise InputError(f'the {word} "{reserved}" is reserved for results: rename it')
+    required = [(key, name) for key in spec.fields if key not in given for name in names.of(key)]
+    if spec.pairs and names.pair is not None:
+        required.append(("pair", names.pair))
+    for key, name in required:
+        if name not in present:
+            others = listed([f'"{other}"' for other in present]) or "none"
+            hint = f"; name the one to use with --columns.{key}" if word == "column" else ""
+            raise InputError(f'no {word} "{name}" ({word}s: {others}){hint}')
+    if not spec.pairs and "pair" in present:
+        raise InputError(f'the {word} "pair" is not used by this task: remove it')
+
+
+def example_of(fields: Fields, spec: PipelineSpec, names: FieldNames, given: Mapping[str, Any] | None = None) -> tuple:
+    """The example of a pipeline from the fields of a record; raises InputError for missing or wrong fields.
+
+    `given` are parts of every example that are not in the record.
+    """
+    given = given or {}
+    check_names(list(fields), spec, names, given=given)
+    values = [given[key] if key in given else _READERS.get(key, _text)(fields, *names.of(key)) for key in spec.fields]
+    pair = names.pair_in([name for name, value in fields.items() if value is not None]) if spec.pairs else None
+    if pair is not None and fields[pair] is not None:
+        values.append(_text(fields, pair))
     return tuple(values)
 
 
-def _text(fields: Fields, key: str) -> str:
-    value = _value(fields, key)
+def _text(fields: Fields, name: str) -> str:
+    value = fields[name]
     if not isinstance(value, str):
-        raise InputError(f'"{key}" must be a string, not {_json_type(value)}')
+        raise InputError(f'"{name}" must be a string, not {_json_type(value)}')
     if not value.strip():
-        raise InputError(f'"{key}" is empty')
+        raise InputError(f'"{name}" is empty')
     return value
 
 
-def _choices(fields: Fields, key: str) -> list[str]:
-    value = _value(fields, key)
-    if not isinstance(value, list) or not value or not all(isinstance(choice, str) for choice in value):
-        raise InputError(f'"{key}" must be a list of strings, not {_json_type(value)}')
+def _choices(fields: Fields, *names: str) -> list[str]:
+    """The texts of a list, or of one field each."""
+    if len(names) > 1:
+        return [_text(fields, name) for name in names]
+    value = fields[names[0]]
+    if value == []:
+        raise InputError(f'"{names[0]}" is empty')
+    if not isinstance(value, list) or not all(isinstance(choice, str) for choice in value):
+        raise InputError(f'"{names[0]}" must be a list of strings, not {_json_type(value)}')
     return value
 
 
-def _spans(fields: Fields, key: str) -> list[tuple[int, int]]:
-    value = _value(fields, key)
+def _spans(fields: Fields, name: str) -> list[tuple[int, int]]:
+    value = fields[name]
     if not isinstance(value, list) or not all(_is_span(span) for span in value):
-        raise InputError(f'"{key}" must be a list of [start, end], in characters of the passage')
+        raise InputError(f'"{name}" must be a list of [start, end], in characters of the passage')
     return [(start, end) for start, end in value]
 
 
@@ -158,14 +163,10 @@ def _is_span(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
 
 
-def _value(fields: Fields, key: str) -> Any:
-    if key not in fields:
-        names = ", ".join(f'"{name}"' for name in fields)
-        raise InputError(f'no field "{key}" (fields: {names[:100] or "none"})')
-    return fields[key]
-
-
 def _json_type(value: object) -> str:
     """The name of a value's type in JSON."""
     types = {str: "a string", bool: "true or false", list: "a list", dict: "an object", type(None): "null"}
     return types.get(type(value), "a number")
+
+
+_READERS: dict[str, Callable[..., Any]] = {"choices": _choices, "documents": _choices, "entities": _spans}

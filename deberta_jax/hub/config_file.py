@@ -14,6 +14,8 @@ from deberta_jax.hub.heads import HEADS, Head, Model, architecture
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.deberta import Deberta
 
+SENTENCE_TRANSFORMERS_FILE = "config_sentence_transformers.json"
+
 
 def config_of(model: Model) -> DebertaConfig:
     return model.config if isinstance(model, Deberta) else model.deberta.config
@@ -41,7 +43,7 @@ def read_config(folder: Path, *, generator: bool = False) -> DebertaConfig:
         if _is_pair(values):
             generator_config, discriminator_config, _ = read_rtd_pair(path)
             return generator_config if generator else discriminator_config
-        return DebertaConfig.from_dict(values)
+        return DebertaConfig.from_dict(_with_score_function(values, folder))
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix('config: ').removeprefix(f'{path}: ')}") from None
 
@@ -65,6 +67,20 @@ def _read_values(folder: Path) -> tuple[Path, dict[str, Any]]:
     if path is None:
         raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; a model folder needs it, or {CONFIG_FILES[1]}")
     return path, read_json(path)
+
+
+def _with_score_function(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values of `config.json` with the activation of a cross-encoder, where sentence-transformers 4 writes it.
+
+    Later versions write it in a separate file, which takes precedence.
+    """
+    path = folder / SENTENCE_TRANSFORMERS_FILE
+    function = read_json(path).get("activation_fn") if path.is_file() else None
+    if function is None:
+        return values
+    settings = values.get("sentence_transformers")
+    settings = settings if isinstance(settings, dict) else {}
+    return {**values, "sentence_transformers": {**settings, "activation_fn": function}}
 
 
 def _is_pair(values: Mapping[str, Any]) -> bool:

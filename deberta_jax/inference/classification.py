@@ -10,12 +10,14 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, listed
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, Texts, encode
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import require_head
+from deberta_jax.inference.names import ScoreFunction
+from deberta_jax.inference.score_functions import check_function, label_index
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.heads import SequenceClassification
@@ -48,30 +50,34 @@ def classify(
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     *,
+    function: ScoreFunction = "auto",
     batching: Batching = BATCHING,
 ) -> list[Classification | Regression]:
     """Classify texts, or pairs of texts; a regression model gives a `Regression` per text.
 
-    The config's `problem_type` selects the kind, as in transformers: "single_label_classification",
-    "multi_label_classification" or "regression"; without it, a model with one label is a regression. Longer texts are
-    truncated, which is logged. Raises InputError for a model without the head "sequence_classification", and with the
-    index of an invalid text.
+    The config's `problem_type` selects the function of the logits, as in transformers: the softmax for
+    "single_label_classification", the sigmoid for "multi_label_classification", none for "regression"; without it, a
+    model with one label is a regression. `function` replaces this: "softmax" and "sigmoid" give a `Classification`,
+    "none" gives the logits as a `Regression`. Longer texts are truncated, which is logged. Raises InputError for a
+    model without the head "sequence_classification", and with the index of an invalid text.
     """
     columns = [texts] if pairs is None else [texts, pairs]
-    return complete(classification_pipeline(model, tokenizer, batching=batching), *columns)
+    return complete(classification_pipeline(model, tokenizer, function=function, batching=batching), *columns)
 
 
 def classification_pipeline(
-    model: Model, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+    model: Model, tokenizer: Tokenizer, *, function: ScoreFunction = "auto", batching: Batching = BATCHING
 ) -> Pipeline[Classification | Regression]:
     """The pipeline of `classify`; an example is `(text,)` or `(text, pair)`."""
     require_head(model, "sequence_classification", "classify")
     config = encoder_of(model).config
+    check_function(function, config.labels)
     kind = config.problem_type or ("regression" if len(config.labels) == 1 else "single_label_classification")
+    read_logits = _READERS[_FUNCTIONS[kind] if function == "auto" else function]
 
     def read(example: tuple, rows: list[EncodedRow]) -> Classification | Regression:
         [row] = rows
-        return _READERS[kind](config.labels, row.outputs.astype(np.float64))
+        return read_logits(config.labels, row.outputs.astype(np.float64))
 
     return Pipeline(model, tokenizer, class_logits, encode, read, batching)
 
@@ -84,17 +90,26 @@ def zero_shot(
     *,
     template: str = "This example is {}.",
     multi_label: bool = False,
+    entailment: str | None = None,
     batching: Batching = BATCHING,
 ) -> list[Classification]:
     """Classify texts by any labels with a model of natural language inference (Yin, Hay and Roth 2019).
 
     The text is the premise, and `template` with a label in place of {} is the hypothesis. Scores are the softmax of
     the labels' entailment logits. With `multi_label`, and for a single label, each score is independent: the softmax
-    of entailment against contradiction. Raises InputError for a model without the head "sequence_classification" or
-    without a label "entailment", and with the index of an invalid text.
+    of entailment against contradiction. `entailment` names the model's label of entailment if this is not clear from
+    the names. Then, as in transformers, a contradiction without a clear name is the first label, or the last one if
+    the first is the entailment. Raises InputError for a model without the head "sequence_classification" or without a
+    label of entailment, and with the index of an invalid text.
     """
     pipeline = zero_shot_pipeline(
-        model, tokenizer, labels, template=template, multi_label=multi_label, batching=batching
+        model,
+        tokenizer,
+        labels,
+        template=template,
+        multi_label=multi_label,
+        entailment=entailment,
+        batching=batching,
     )
     return complete(pipeline, texts)
 
@@ -106,6 +121,7 @@ def zero_shot_pipeline(
     *,
     template: str = "This example is {}.",
     multi_label: bool = False,
+    entailment: str | None = None,
     batching: Batching = BATCHING,
 ) -> Pipeline[Classification]:
     """The pipeline of `zero_shot`; an example is `(text,)`."""
@@ -114,7 +130,7 @@ def zero_shot_pipeline(
         raise InputError(f"labels are {labels!r}: expected a list of different labels")
     if "{}" not in template:
         raise InputError(f"template {template!r} has no {{}} for the label")
-    entailment, contradiction = _inference_labels(encoder_of(model).config.labels)
+    entailed, contradicted = _inference_labels(encoder_of(model).config.labels, entailment)
     hypotheses = [template.replace("{}", label) for label in labels]
 
     def pairs(example: tuple) -> list[Texts]:
@@ -125,8 +141,8 @@ def zero_shot_pipeline(
     def read(example: tuple, rows: list[EncodedRow]) -> Classification:
         logits = np.stack([row.outputs for row in rows]).astype(np.float64)
         if multi_label or len(labels) == 1:
-            return read_multi_label(labels, logits[:, entailment] - logits[:, contradiction])
-        return read_single_label(labels, logits[:, entailment])
+            return read_multi_label(labels, logits[:, entailed] - logits[:, contradicted])
+        return read_single_label(labels, logits[:, entailed])
 
     # Each example has a row per label: a chunk has as many rows as in other pipelines.
     batching = dataclasses.replace(batching, chunk=max(batching.chunk // len(labels), 1))
@@ -139,19 +155,27 @@ def class_logits(model: SequenceClassification, inputs: ModelInputs) -> Float[Ar
     return model(inputs.input_ids, inputs.attention_mask, token_type_ids=inputs.token_type_ids)
 
 
-def _inference_labels(labels: Sequence[str]) -> tuple[int, int]:
-    """The indices of entailment and contradiction; of two labels, the other one is the contradiction."""
+def _inference_labels(labels: Sequence[str], entailment: str | None) -> tuple[int, int]:
+    """The indices of entailment and contradiction; of two labels, the other one is the contradiction.
+
+    With the name of the entailment, transformers' rule selects a contradiction that is not clear from the names.
+    """
     names = [label.lower() for label in labels]
-    entailment = [index for index, name in enumerate(names) if name.startswith("entail")]
-    contradiction = [index for index, name in enumerate(names) if name.startswith("contra")]
-    if len(names) == 2 and entailment:
-        contradiction = [1 - entailment[0]]
-    if len(entailment) != 1 or len(contradiction) != 1:
+    if entailment is None:
+        entailed = [index for index, name in enumerate(names) if name.startswith("entail")]
+    else:
+        entailed = [label_index(labels, entailment, "entailment")]
+    contradicted = [index for index, name in enumerate(names) if name.startswith("contra") and [index] != entailed]
+    if len(names) == 2 and entailed:
+        contradicted = [1 - entailed[0]]
+    if entailment is not None and len(names) > 2 and len(contradicted) != 1:
+        contradicted = [0 if entailed[0] else len(names) - 1]
+    if len(entailed) != 1 or len(contradicted) != 1:
         raise InputError(
-            f"the model's labels are {', '.join(labels)}: zero-shot classification needs a model of natural language "
-            "inference, with the labels entailment and contradiction"
+            f"the model's labels are {listed(labels)}: zero-shot classification needs a model of natural language "
+            "inference; name its label of entailment with entailment=... (--entailment)"
         )
-    return entailment[0], contradiction[0]
+    return entailed[0], contradicted[0]
 
 
 def read_single_label(labels: Sequence[str], logits: Float[np.ndarray, "C"]) -> Classification:
@@ -173,8 +197,14 @@ def read_regression(labels: Sequence[str], logits: Float[np.ndarray, "C"]) -> Re
     return Regression(float(logits[0]), dict(zip(labels, logits.tolist(), strict=True)))
 
 
-_READERS: dict[str, Callable[[Sequence[str], np.ndarray], Classification | Regression]] = {
-    "single_label_classification": read_single_label,
-    "multi_label_classification": read_multi_label,
-    "regression": read_regression,
+# The function of each `problem_type`, and the result of each function.
+_FUNCTIONS: dict[str, ScoreFunction] = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": "none",
+}
+_READERS: dict[ScoreFunction, Callable[[Sequence[str], np.ndarray], Classification | Regression]] = {
+    "softmax": read_single_label,
+    "sigmoid": read_multi_label,
+    "none": read_regression,
 }

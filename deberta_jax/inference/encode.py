@@ -19,22 +19,24 @@ class EncodedRows(NamedTuple):
 
     `batch.sources` are indices of examples. `errors` and `truncated` are by the same indices: invalid examples, and
     those whose texts were truncated. `positions` are token positions that a program reads besides, one array per row,
-    padded with 0.
+    padded with 0. `parts` are the indices of the rows' texts among those of their example.
     """
 
     batch: Batch
     errors: dict[int, InputError]
     truncated: set[int]
     positions: Sequence[Int[np.ndarray, "..."]] | None = None
+    parts: Int[np.ndarray, "B"] | None = None
 
 
 class EncodedRow(NamedTuple):
-    """A row without padding, and the outputs of the program for it."""
+    """A row without padding, the outputs of the program for it, and the index of its text in the example."""
 
     input_ids: Int[np.ndarray, "T"]
     offsets: Int[np.ndarray, "T 2"]
     sequence_ids: Int[np.ndarray, "T"]
     outputs: Any
+    part: int = 0
 
 
 def text_or_pair(example: tuple) -> list[Texts]:
@@ -58,6 +60,7 @@ def encode(
     """
     errors: dict[int, InputError] = {}
     sources: list[int] = []
+    parts: list[int] = []
     texts: list[Texts] = []
     for source, example in enumerate(examples):
         try:
@@ -66,6 +69,7 @@ def encode(
             errors[source] = error
         else:
             sources += [source] * len(example_texts)
+            parts += range(len(example_texts))
             texts += example_texts
 
     def tokenize(indices: Sequence[int]) -> Batch:
@@ -82,8 +86,9 @@ def encode(
         errors |= {sources[index]: error for index, error in failures.items()}
     batch = _concatenate(batches or [tokenizer([])])
     truncated = _truncated_texts(tokenizer, texts, batch, max_length) if stride is None else []
+    row_parts = np.asarray(parts, np.int32)[batch.sources]
     batch = batch._replace(sources=np.asarray(sources, np.int32)[batch.sources])
-    return EncodedRows(batch, errors, {sources[index] for index in truncated})
+    return EncodedRows(batch, errors, {sources[index] for index in truncated}, parts=row_parts)
 
 
 def _check_strings(texts: Texts) -> Texts:

@@ -6,6 +6,8 @@ PipelineName = Literal[
     "fill-mask",
     "classification",
     "zero-shot",
+    "score",
+    "rank",
     "token-classification",
     "question-answering",
     "multiple-choice",
@@ -14,3 +16,5 @@ PipelineName = Literal[
     "embeddings",
 ]
 Pooling = Literal["mean", "cls"]
+# What turns the logits of a classification head into scores; "auto" depends on the task and the model.
+ScoreFunction = Literal["auto", "sigmoid", "softmax", "none"]

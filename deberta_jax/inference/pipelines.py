@@ -14,7 +14,9 @@ from deberta_jax.inference.fill_mask import fill_mask_pipeline
 from deberta_jax.inference.multiple_choice import choose_pipeline
 from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.question_answering import answer_pipeline
+from deberta_jax.inference.ranking import rank_pipeline
 from deberta_jax.inference.replaced_tokens import detect_replaced_pipeline
+from deberta_jax.inference.scoring import score_pipeline
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import EntityScoring
@@ -25,7 +27,8 @@ class PipelineSpec(NamedTuple):
     """A pipeline.
 
     `build(model, tokenizer, *, batching, **options)` takes a model with `head`, and the keyword arguments `options`.
-    `fields` name the elements of an example; with `pairs`, an example may have a second text after them.
+    `fields` name the elements of an example; with `pairs`, an example may have a second text after them. With `words`,
+    training reads the words of a text.
     """
 
     head: Head | None
@@ -33,16 +36,26 @@ class PipelineSpec(NamedTuple):
     options: tuple[str, ...] = ()
     fields: tuple[str, ...] = ("text",)
     pairs: bool = False
+    words: bool = False
 
 
 # If several pipelines need the same head, the first is the default of the head.
 PIPELINES: dict[PipelineName, PipelineSpec] = {
     "fill-mask": PipelineSpec("masked_lm", fill_mask_pipeline, options=("top_k",), pairs=True),
-    "classification": PipelineSpec("sequence_classification", classification_pipeline, pairs=True),
-    "zero-shot": PipelineSpec(
-        "sequence_classification", zero_shot_pipeline, options=("labels", "template", "multi_label")
+    "classification": PipelineSpec(
+        "sequence_classification", classification_pipeline, options=("function",), pairs=True
     ),
-    "token-classification": PipelineSpec("token_classification", tag_entities_pipeline),
+    "zero-shot": PipelineSpec(
+        "sequence_classification", zero_shot_pipeline, options=("labels", "template", "multi_label", "entailment")
+    ),
+    "score": PipelineSpec("sequence_classification", score_pipeline, options=("function",), pairs=True),
+    "rank": PipelineSpec(
+        "sequence_classification",
+        rank_pipeline,
+        options=("top", "windows", "relevant", "function"),
+        fields=("query", "documents"),
+    ),
+    "token-classification": PipelineSpec("token_classification", tag_entities_pipeline, words=True),
     "question-answering": PipelineSpec(
         "question_answering",
         answer_pipeline,

@@ -72,8 +72,8 @@ def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Re
     """The result of each example, in the same order, or the error of an invalid one; the stream may be of any length.
 
     An example is a tuple with one element of each list that the pipeline's function takes: `(text,)`, `(text, pair)`,
-    `(question, context)`, `(text, choices)`, `(passage, query, entities)`. The number of truncated texts is logged at
-    the end.
+    `(question, context)`, `(text, choices)`, `(query, documents)`, `(passage, query, entities)`. The number of
+    truncated texts is logged at the end.
     """
     total = truncated = 0
     for batch in _delay_by_one(_dispatch(pipeline, examples)):
@@ -158,10 +158,17 @@ def _take_chunk(examples: Iterator[tuple], size: int) -> list[tuple]:
     characters = 0
     for example in itertools.islice(examples, size):
         taken.append(example)
-        characters += sum(len(part) for part in example if isinstance(part, str))
+        characters += sum(map(_characters, example))
         if characters > MAX_CHUNK_CHARACTERS:
             break
     return taken
+
+
+def _characters(part: Any) -> int:
+    """The number of characters of a text, or of a list of texts."""
+    if isinstance(part, str):
+        return len(part)
+    return sum(len(text) for text in part if isinstance(text, str)) if isinstance(part, list | tuple) else 0
 
 
 def _delay_by_one(items: Iterator[Item]) -> Iterator[Item]:
@@ -175,7 +182,7 @@ def _delay_by_one(items: Iterator[Item]) -> Iterator[Item]:
 
 def _results(pipeline: Pipeline[Result], chunk: _Chunk) -> Iterator[Result | InputError]:
     """The results of a chunk whose outputs are complete."""
-    batch, errors = chunk.rows.batch, chunk.rows.errors
+    batch, errors, parts = chunk.rows.batch, chunk.rows.errors, chunk.rows.parts
     rows: dict[int, list[EncodedRow]] = {source: [] for source in range(len(chunk.examples))}
     lengths = batch.attention_mask.sum(1).tolist()
     for index, (source, length) in enumerate(zip(batch.sources.tolist(), lengths, strict=True)):
@@ -183,6 +190,7 @@ def _results(pipeline: Pipeline[Result], chunk: _Chunk) -> Iterator[Result | Inp
             ids, offsets, sequence_ids = (
                 x[index, :length] for x in (batch.input_ids, batch.offsets, batch.sequence_ids)
             )
-            rows[source].append(EncodedRow(ids, offsets, sequence_ids, chunk.outputs[index]))
+            part = 0 if parts is None else int(parts[index])
+            rows[source].append(EncodedRow(ids, offsets, sequence_ids, chunk.outputs[index], part))
     for source, example in enumerate(chunk.examples):
         yield errors[source] if source in errors else pipeline.read(example, rows[source])

@@ -16,7 +16,7 @@ from deberta_jax.tasks.tables import FORMATS, table_rows
 from deberta_jax.tasks.task import Metrics, Task, no_labels, unchanged
 
 GENERIC = "generic"
-DESCRIPTION = "your own table: csv, tsv, jsonl, json or parquet"
+DESCRIPTION = "your own table: csv, tsv, jsonl, json, parquet or xlsx"
 _FILE_NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
 # One in this many rows of a single table becomes the development set.
 _DEV_SHARE = 10

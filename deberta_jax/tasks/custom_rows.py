@@ -38,18 +38,18 @@ def parse_multi_label(row_id: str, row: dict[str, Any], columns: Columns, is_tes
     texts = _texts(row, columns)
     if is_test and _is_empty(cell):
         return TextExample(row_id, *texts, None)
-    labels = {label_name(label) for label in _items(cell, columns.separator) if not _is_empty(label)}
+    labels = {label_name(label) for label in list_items(cell, columns.separator) if not _is_empty(label)}
     return TextExample(row_id, *texts, tuple(sorted(labels)))
 
 
 def parse_token(row_id: str, row: dict[str, Any], columns: Columns, is_test: bool) -> WordsExample:
     """Words with one tag each."""
-    items = _items(row[columns.words], None)
+    items = list_items(row[columns.words], None)
     if not items or any(_is_empty(item) for item in items):
         raise UnusableRow(f"no words in {columns.words!r}")
     words = tuple(str(item) for item in items)
     cell = _answer(row, columns.tags, is_test)
-    tags = None if cell is None else tuple(label_name(tag) for tag in _items(cell, None))
+    tags = None if cell is None else tuple(label_name(tag) for tag in list_items(cell, None))
     if tags is not None and len(tags) != len(words):
         raise UnusableRow(f"{len(tags)} tags for {len(words)} words")
     return WordsExample(row_id, words, tags, (len(words),))
@@ -82,7 +82,7 @@ def parse_multiple_choice(row_id: str, row: dict[str, Any], columns: Columns, is
     """A text with at least two choices; the label is the text of a choice or its index from 0."""
     text = text_in(row, columns.text)
     if len(columns.choices) == 1:
-        items = _items(row[columns.choices[0]], columns.separator)
+        items = list_items(row[columns.choices[0]], columns.separator)
     else:
         items = [row[name] for name in columns.choices]
     if len(items) < 2 or any(_is_empty(item) for item in items):
@@ -134,7 +134,7 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip()) or value != value
 
 
-def _items(cell: Any, separator: str | None) -> list[Any]:
+def list_items(cell: Any, separator: str | None) -> list[Any]:
     """Return the items of a list, or of a text that is a JSON list or has separators (white space for None)."""
     if isinstance(cell, list | tuple):
         return list(cell)

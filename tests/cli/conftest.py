@@ -18,6 +18,15 @@ def model_folders(tmp_path_factory) -> dict[str | None, str]:
     return {head: str(root / str(head)) for head in HEADS}
 
 
+@pytest.fixture(scope="session")
+def reranker(tmp_path_factory) -> str:
+    """A model folder with one label."""
+    root = tmp_path_factory.mktemp("reranker")
+    tokenizer = write_unigram(root)
+    save_pretrained(root / "model", random_model("sequence_classification", labels=("LABEL_0",)), tokenizer)
+    return str(root / "model")
+
+
 @pytest.fixture
 def masked_lm(model_folders) -> str:
     return model_folders["masked_lm"]

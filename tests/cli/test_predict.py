@@ -234,7 +234,7 @@ def test_bfloat16_results_are_written_as_numbers(one_example, model_folders, cap
         ("question_answering", "--text x", "--text: not used by question-answering, which takes --question and --c"),
         ("masked_lm", "--text x --input y", "--text and --input exclude each other: use one of them"),
         ("masked_lm", "--input nowhere.jsonl", "nowhere.jsonl: no such file"),
-        ("masked_lm", "--input .", ".: Is a directory"),
+        ("masked_lm", "--input .", ".: cannot be read (Is a directory)"),
         ("masked_lm", "--text x --output .", ". is a folder: name a file with --output"),
         ("masked_lm", "--text x --labels a", "--labels is for zero-shot, but the task is fill-mask"),
         ("masked_lm", "--text x --pooling cls", "--pooling is for embeddings, but the task is fill-mask"),

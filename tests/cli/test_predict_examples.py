@@ -6,7 +6,7 @@ import os
 import pytest
 from json_lines import printed_lines, read_lines
 
-from deberta_jax.cli import predict, predict_examples, predict_output
+from deberta_jax.cli import predict, predict_examples, predict_output, predict_sources
 from deberta_jax.cli.main import main
 
 VALID = b'{"text": "a [MASK]"}'
@@ -51,13 +51,18 @@ def test_an_invalid_line_is_reported_in_its_place_and_the_others_are_processed(m
         assert row.keys() == {"line", "error"}
         assert row["line"] == 2 * number + 1
         assert row["error"].startswith(message)
-        assert any(line.endswith(f"in.jsonl, line {row['line']}: {row['error']}") for line in messages)
+        reported = any(line.endswith(f"in.jsonl, line {row['line']}: {row['error']}") for line in messages)
+        assert reported == (number < predict.MAX_REPORTED)
+    hidden = len(INVALID) - predict.MAX_REPORTED
+    assert hidden > 0
+    assert any(line.endswith(f"in.jsonl: {hidden} more invalid lines are not listed") for line in messages)
     assert all(row["text"] == "a [MASK]" and len(row["prediction"]) == 1 for row in rows[1::2])
     assert messages[-1].startswith(f"deberta-jax predict: {len(INVALID)} of {len(lines)} lines are invalid; {output}")
 
 
 def test_a_line_that_is_too_long_is_not_read_into_memory(masked_lm, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(predict_examples, "MAX_LINE_BYTES", 64)
+    for module in (predict_examples, predict_sources):
+        monkeypatch.setattr(module, "MAX_LINE_BYTES", 64)
     (tmp_path / "in.txt").write_bytes(b"a [MASK]\n" + b"x" * 1000 + b"\nb [MASK]\n" + b"y" * 65)
     assert main(["predict", masked_lm, "--input", str(tmp_path / "in.txt")]) == 2
     rows = printed_lines(capfd)
@@ -67,7 +72,7 @@ def test_a_line_that_is_too_long_is_not_read_into_memory(masked_lm, tmp_path, mo
 
 def test_invalid_lines_do_not_accumulate_in_memory(masked_lm, tmp_path, monkeypatch):
     read, read_before_write = [], []
-    decode_line, write = predict.decode_line, predict_output._write
+    decode_line, write = predict_sources.decode_line, predict_output._write
     monkeypatch.setattr(predict, "CHUNK", 2)
     monkeypatch.setattr(predict, "LINES_PER_WRITE", 1)
 
@@ -79,7 +84,7 @@ def test_invalid_lines_do_not_accumulate_in_memory(masked_lm, tmp_path, monkeypa
         read_before_write.append(len(read))
         write(file, lines)
 
-    monkeypatch.setattr(predict, "decode_line", recorded_decode)
+    monkeypatch.setattr(predict_sources, "decode_line", recorded_decode)
     monkeypatch.setattr(predict_output, "_write", recorded_write)
     (tmp_path / "in.jsonl").write_bytes(b"{}\n" * 50 + VALID + b"\n" + b"{}\n" * 49)
     output = tmp_path / "out.jsonl"

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from deberta_jax.inference.classification import (
     zero_shot,
 )
 from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.score_functions import check_function
 from deberta_jax.inference.stream import complete
 
 TEXTS = ["A man eats.", "Over the dog"]
@@ -96,3 +98,69 @@ def test_zero_shot_names_what_is_missing(tokenizer):
     for labels in ([], ["a", "a"]):
         with pytest.raises(InputError, match="expected a list of different labels"):
             zero_shot(model, tokenizer, TEXTS, labels)
+
+
+def test_the_function_of_the_call_replaces_that_of_the_problem_type(tokenizer):
+    model = random_model("sequence_classification")
+    logits = logits_of(model, tokenizer, TEXTS)
+    [single] = classify(model, tokenizer, TEXTS[:1], function="softmax")
+    assert single == classify(model, tokenizer, TEXTS[:1])[0]
+    [independent] = classify(model, tokenizer, TEXTS[:1], function="sigmoid")
+    np.testing.assert_allclose(list(independent.scores.values()), jax.nn.sigmoid(logits[0]), rtol=1e-4)
+    [plain] = classify(model, tokenizer, TEXTS[:1], function="none")
+    np.testing.assert_allclose(list(plain.values.values()), logits[0], rtol=1e-4)
+
+
+def test_a_sigmoid_makes_a_classifier_of_a_model_with_one_label(tokenizer):
+    model = random_model("sequence_classification", labels=("unsafe",))
+    for result, logit in zip(
+        classify(model, tokenizer, TEXTS, function="sigmoid"), logits_of(model, tokenizer, TEXTS), strict=True
+    ):
+        assert result.label == "unsafe"
+        assert result.probability == pytest.approx(float(jax.nn.sigmoid(logit[0])), rel=1e-4)
+        assert result.labels == ["unsafe"] * (result.probability > 0.5)
+    with pytest.raises(InputError, match="the softmax of a single label is always 1"):
+        classify(model, tokenizer, TEXTS, function="softmax")
+    with pytest.raises(InputError, match="unknown function 'tanh': use one of auto, sigmoid, softmax, none"):
+        # Without the check of types that the tests add.
+        inspect.unwrap(check_function)("tanh", ("unsafe",))
+
+
+UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+@pytest.mark.parametrize(
+    ("labels", "entailment", "indices"),
+    [
+        (UNNAMED, "LABEL_0", (0, 2)),
+        (UNNAMED, "LABEL_1", (1, 0)),
+        (UNNAMED, "LABEL_2", (2, 0)),
+        (("no", "maybe", "contradiction"), "maybe", (1, 2)),
+        (("entailment", "neutral", "contradiction"), "neutral", (1, 2)),
+        (("entailment", "neutral", "contradiction"), "contradiction", (2, 0)),
+    ],
+)
+def test_the_label_of_entailment_can_be_named(tokenizer, labels, entailment, indices):
+    model = random_model("sequence_classification", labels=labels)
+    candidates = ["food", "songs"]
+    logits = np.stack([logits_of(model, tokenizer, TEXTS, [f"It is {name}."] * 2) for name in candidates], axis=1)
+    for multi_label, expected in (
+        (False, jax.nn.softmax(logits[..., indices[0]])),
+        (True, jax.nn.sigmoid(logits[..., indices[0]] - logits[..., indices[1]])),
+    ):
+        options = {"template": "It is {}.", "multi_label": multi_label, "entailment": entailment}
+        results = zero_shot(model, tokenizer, TEXTS, candidates, **options)
+        scores = [[result.scores[name] for name in candidates] for result in results]
+        np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+
+def test_unnamed_labels_of_a_zero_shot_model_lead_to_the_option(tokenizer):
+    model = random_model("sequence_classification", labels=UNNAMED)
+    with pytest.raises(InputError, match=r"LABEL_0, LABEL_1, LABEL_2: .*with entailment=\.\.\. \(--entailment\)"):
+        zero_shot(model, tokenizer, TEXTS, ["food"])
+    with pytest.raises(InputError, match="entailment is 'yes', but the model's labels are LABEL_0, LABEL_1, LABEL_2"):
+        zero_shot(model, tokenizer, TEXTS, ["food"], entailment="yes")
+    two = random_model("sequence_classification", labels=UNNAMED[:2])
+    [result] = zero_shot(two, tokenizer, TEXTS[:1], ["food"], entailment="LABEL_0", template="{}")
+    logits = logits_of(two, tokenizer, TEXTS[:1], ["food"])[0]
+    assert result.probability == pytest.approx(float(jax.nn.softmax(logits)[0]), rel=1e-4)

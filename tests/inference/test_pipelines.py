@@ -14,12 +14,16 @@ from deberta_jax.inference.multiple_choice import choose
 from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.pipelines import PIPELINES, pipeline, predict
 from deberta_jax.inference.question_answering import answer, span_ranking_pipeline
+from deberta_jax.inference.ranking import rank
 from deberta_jax.inference.replaced_tokens import detect_replaced
+from deberta_jax.inference.scoring import score
 
 CALLS = {
     "fill_mask": ("masked_lm", lambda *model: fill_mask(*model, ["A [MASK]"])),
     "classify": ("sequence_classification", lambda *model: classify(*model, ["A fox"])),
     "zero_shot": ("sequence_classification", lambda *model: zero_shot(*model, ["A fox"], ["animal"])),
+    "score": ("sequence_classification", lambda *model: score(*model, ["A fox"])),
+    "rank": ("sequence_classification", lambda *model: rank(*model, "What?", ["A fox"])),
     "tag_entities": ("token_classification", lambda *model: tag_entities(*model, ["A fox"])),
     "answer": ("question_answering", lambda *model: answer(*model, ["What?"], ["A fox"])),
     "span_ranking_pipeline": ("question_answering", lambda *model: span_ranking_pipeline(*model)),

@@ -1,0 +1,149 @@
+"""Ranking of documents by their relevance to a query, with a cross-encoder: a model that reads both together."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from deberta_jax.config import DebertaConfig
+from deberta_jax.errors import InputError, check_at_least, listed
+from deberta_jax.hub.heads import Model
+from deberta_jax.inference.buckets import BATCHING, Batching
+from deberta_jax.inference.classification import class_logits
+from deberta_jax.inference.encode import EncodedRow, EncodedRows, Texts, encode
+from deberta_jax.inference.models import require_head
+from deberta_jax.inference.names import ScoreFunction
+from deberta_jax.inference.score_functions import SCORE_FUNCTIONS, check_function, folder_function, label_index
+from deberta_jax.inference.stream import Pipeline, stream
+from deberta_jax.inference.windows import window_stride
+from deberta_jax.model.deberta import encoder_of
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+
+
+class RankedDocument(NamedTuple):
+    """A document, its index in the list of documents, and its score; a higher score is more relevant."""
+
+    index: int  # type: ignore[assignment]
+    document: str
+    score: float
+
+
+def rank(
+    model: Model,
+    tokenizer: Tokenizer,
+    query: str,
+    documents: Sequence[str],
+    *,
+    top: int | None = 10,
+    windows: bool = False,
+    relevant: str | None = None,
+    function: ScoreFunction = "auto",
+    batching: Batching = BATCHING,
+) -> list[RankedDocument]:
+    """The documents with the highest scores, the best first and ties in their order; `top=None` returns all of them.
+
+    Query and document are one pair of texts. Longer pairs are truncated, which is logged; with `windows`, a longer
+    document is read in windows that overlap by a quarter of a row, and has the score of its best window.
+
+    The score of a model with one label is its logit under `function`. By default this is the function that
+    sentence-transformers stored in the folder, without one the sigmoid, as in its CrossEncoder. A model with several
+    labels needs the name of the label of relevant documents, `relevant`, and the score is its probability. Raises
+    InputError for a model without the head "sequence_classification", and with the index of an invalid document.
+    """
+    if not isinstance(query, str):
+        raise InputError(f"the query must be a string, not {type(query).__name__}: call rank for each query")
+    if isinstance(documents, str):
+        raise InputError(f"expected a list of documents, not a single text: {documents[:40]!r}; put it in a list")
+    check_at_least("top", top, 1)
+    pipeline = rank_pipeline(
+        model, tokenizer, top=None, windows=windows, relevant=relevant, function=function, batching=batching
+    )
+    scores = []
+    # One document per example: chunks of documents are tokenized while the device computes.
+    outcomes = stream(pipeline, ((query, [document]) for document in documents))
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, InputError):
+            raise InputError(f"document {index}: {str(outcome).removeprefix('document 0: ')}")
+        scores.append(outcome[0].score)
+    return _best_documents(documents, scores, top)
+
+
+def rank_pipeline(
+    model: Model,
+    tokenizer: Tokenizer,
+    *,
+    top: int | None = 10,
+    windows: bool = False,
+    relevant: str | None = None,
+    function: ScoreFunction = "auto",
+    batching: Batching = BATCHING,
+) -> Pipeline[list[RankedDocument]]:
+    """The pipeline of `rank`; an example is `(query, documents)`."""
+    require_head(model, "sequence_classification", "rank")
+    check_at_least("top", top, 1)
+    config = encoder_of(model).config
+    label = _relevant_label(config, relevant)
+    function = _default_function(config) if function == "auto" else function
+    check_function(function, config.labels)
+    to_scores = SCORE_FUNCTIONS[function]
+
+    def read(example: tuple, rows: list[EncodedRow]) -> list[RankedDocument]:
+        documents = example[1]
+        scores = [-np.inf] * len(documents)
+        for row in rows:
+            row_score = float(to_scores(row.outputs.astype(np.float64))[label])
+            # NaN is returned, not hidden behind the score of another window.
+            scores[row.part] = float(np.maximum(scores[row.part], row_score))
+        return _best_documents(documents, scores, top)
+
+    encode_pairs = encode_windows if windows else functools.partial(encode, texts_of=_query_and_documents)
+    return Pipeline(model, tokenizer, class_logits, encode_pairs, read, batching)
+
+
+def _relevant_label(config: DebertaConfig, relevant: str | None) -> int:
+    """The index of the label of relevant documents."""
+    if relevant is not None:
+        return label_index(config.labels, relevant, "relevant")
+    if len(config.labels) > 1:
+        raise InputError(
+            f"the model's labels are {listed(config.labels)}: name the one of relevant documents with relevant=... "
+            "(--relevant)"
+        )
+    return 0
+
+
+def _default_function(config: DebertaConfig) -> ScoreFunction:
+    if len(config.labels) == 1:
+        return folder_function(config) or "sigmoid"
+    return "sigmoid" if config.problem_type == "multi_label_classification" else "softmax"
+
+
+def encode_windows(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
+    """The overlapping windows of the documents of examples `(query, documents)`, each with its query."""
+    return encode(
+        tokenizer,
+        examples,
+        max_length,
+        texts_of=_query_and_documents,
+        truncation="second",
+        stride=window_stride(max_length),
+    )
+
+
+def _query_and_documents(example: tuple) -> list[Texts]:
+    if len(example) != 2 or isinstance(example[1], str) or not isinstance(example[1], Sequence):
+        raise InputError("expected a query and a list of documents")
+    query, documents = example
+    for index, document in enumerate(documents):
+        if not isinstance(document, str):
+            raise InputError(
+                f"document {index}: expected a string, not {type(document).__name__}: {str(document)[:40]}"
+            )
+    return [(query, document) for document in documents]
+
+
+def _best_documents(documents: Sequence[str], scores: Sequence[float], top: int | None) -> list[RankedDocument]:
+    """The documents by descending score, ties by index; NaN is last."""
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")[:top]
+    return [RankedDocument(index, documents[index], scores[index]) for index in order.tolist()]
