@@ -7,7 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from deberta_jax.cli.convert_options import ConvertConfig
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import lock_folder
 from deberta_jax.hub.config_file import config_text
 from deberta_jax.hub.download import resolve
@@ -75,7 +75,7 @@ def _without_copies(model: StoredModel) -> StoredModel:
     other_heads = {"cls", "lm_predictions"} - {masked_lm_prefix(model.tensors, model.config)}
     second_head = [name for name in model.tensors if name.partition(".")[0] in other_heads]
     if second_head:
-        _log.warning("%s: contains two masked-LM heads; not converted: %s", model.source, ", ".join(second_head))
+        _log.warning("%s: contains two masked-LM heads; not converted: %s", model.source, list_names(second_head))
     excluded = {*TIED, *second_head, "deberta.embeddings.position_ids"}
     return model._replace(tensors={name: tensor for name, tensor in model.tensors.items() if name not in excluded})
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.inference.pipelines import PipelineSpec
 
 # A longer line is an error: a file without line ends must not fill the memory.
@@ -160,7 +160,7 @@ def _is_span(value: Any) -> bool:
 
 def _value(fields: Fields, key: str) -> Any:
     if key not in fields:
-        names = ", ".join(f'"{name}"' for name in fields)
+        names = list_names(f'"{name}"' for name in fields)
         raise InputError(f'no field "{key}" (fields: {names[:100] or "none"})')
     return fields[key]
 

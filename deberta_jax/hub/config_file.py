@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deberta_jax.config import DebertaConfig, read_rtd_pair
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import read_json
 from deberta_jax.hub.download import CONFIG_FILES, resolve
 from deberta_jax.hub.heads import HEADS, Head, Model, architecture
@@ -96,9 +96,9 @@ def with_labels(
     if labels is None:
         return config, dict(tensors)
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels) or not labels:
-        raise InputError(f"labels must be a list of names, not {labels!r}")
+        raise InputError(f"labels must be a list of names, not {shorten(repr(labels))}")
     if len(set(labels)) != len(labels):
-        raise InputError(f"labels must differ from each other, not {', '.join(labels)}")
+        raise InputError(f"labels must differ from each other, not {list_names(labels)}")
     are_unnamed = config.labels == numbered_labels(len(config.labels))
     if len(labels) == len(config.labels) and (are_unnamed or set(labels) == set(config.labels)):
         return dataclasses.replace(config, labels=tuple(labels) if are_unnamed else config.labels), dict(tensors)

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from deberta_jax.config import DebertaConfig
+from deberta_jax.errors import list_names
 from deberta_jax.hub.tensors import ComputedTensor, Tensor
 
 Shape = tuple[int, ...]
@@ -174,7 +175,7 @@ def entries(
         selected.append(Entry(fused, f"{attention_name}in_proj.weight", SAME))
     unnamed = paths - {path for entry in selected for path in entry.paths}
     if unnamed:
-        raise ValueError(f"the table has no name for {', '.join(sorted(unnamed))}")
+        raise ValueError(f"the table has no name for {list_names(sorted(unnamed))}")
     return selected
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, Texts, encode
@@ -111,7 +111,7 @@ def zero_shot_pipeline(
     """The pipeline of `zero_shot`; an example is `(text,)`."""
     require_head(model, "sequence_classification", "zero_shot")
     if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
-        raise InputError(f"labels are {labels!r}: expected a list of different labels")
+        raise InputError(f"labels are {shorten(repr(labels))}: expected a list of different labels")
     if "{}" not in template:
         raise InputError(f"template {template!r} has no {{}} for the label")
     entailment, contradiction = _inference_labels(encoder_of(model).config.labels)
@@ -148,7 +148,7 @@ def _inference_labels(labels: Sequence[str]) -> tuple[int, int]:
         contradiction = [1 - entailment[0]]
     if len(entailment) != 1 or len(contradiction) != 1:
         raise InputError(
-            f"the model's labels are {', '.join(labels)}: zero-shot classification needs a model of natural language "
+            f"the model's labels are {list_names(labels)}: zero-shot classification needs a model of natural language "
             "inference, with the labels entailment and contradiction"
         )
     return entailment[0], contradiction[0]
