@@ -1,12 +1,11 @@
 """The architecture of a model, with the field names of Hugging Face's `config.json`."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from deberta_jax.config_values import MAX_LABELS, from_microsoft, label_names, score_terms, typed_value
+from deberta_jax.config_values import MAX_LABELS, from_microsoft, label_names, range_problem, score_terms, typed_value
 from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import read_json
 
@@ -28,30 +27,6 @@ ACTIVATIONS = (
 PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
 # How a discriminator shares its generator's tables: Microsoft's names and ours.
 _SHARING: dict[str, Sharing] = {"gdes": "gdes", "es": "es", "nes": "none", "none": "none"}
-_MINIMUM = {
-    "vocab_size": 1,
-    "hidden_size": 1,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 1,
-    "max_position_embeddings": 1,
-    "embedding_size": 1,
-    "attention_head_size": 1,
-    "pooler_hidden_size": 1,
-    "conv_groups": 1,
-    "type_vocab_size": 0,
-    "pad_token_id": 0,
-    "layer_norm_eps": 0,
-    "initializer_range": 0,
-}
-# Sizes beyond any model; larger ones are errors before anything is computed from them.
-_MAXIMUM = {
-    **dict.fromkeys(("num_hidden_layers", "conv_kernel_size"), 10_000),
-    **dict.fromkeys(("hidden_size", "embedding_size", "attention_head_size", "pooler_hidden_size"), 2**20),
-    **dict.fromkeys(("num_attention_heads", "conv_groups"), 2**20),
-    **dict.fromkeys(("vocab_size", "intermediate_size", "type_vocab_size"), 2**28),
-    **dict.fromkeys(("max_position_embeddings", "max_relative_positions", "position_buckets"), 2**24),
-}
 # Fields that version 1 does not have, and their values in its configs.
 _SINCE_V2 = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
 _HUGGING_FACE_DEFAULTS = {
@@ -249,18 +224,9 @@ def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, Shari
 
 
 def _problems(config: DebertaConfig) -> Iterator[str]:
-    for name, minimum in _MINIMUM.items():
-        if (value := getattr(config, name)) is not None and value < minimum:
-            yield f"{name} must be at least {minimum}, not {shorten(value)}"
-            return
-    for name, maximum in _MAXIMUM.items():
-        if (value := getattr(config, name)) is not None and value > maximum:
-            yield f"{name} must be at most {maximum:,}, not {shorten(value)}"
-            return
-    for field in dataclasses.fields(config):
-        if isinstance(value := getattr(config, field.name), float) and not math.isfinite(value):
-            yield f"{field.name} must be a finite number, not {value}"
-            return
+    if problem := range_problem(config):
+        yield problem
+        return
     if config.model_type not in _HUGGING_FACE_DEFAULTS:
         yield f"model_type {shorten(repr(config.model_type))} is not 'deberta' or 'deberta-v2'"
     if "p2p" in config.pos_att_type:

@@ -1,6 +1,7 @@
 """The values of a `config.json` or a `model_config.json`, checked and in the types of the config's fields."""
 
 import logging
+import math
 import re
 import typing
 from typing import Any
@@ -9,6 +10,30 @@ from deberta_jax.errors import InputError, list_names, shorten
 
 # More labels than any classifier has: their names alone would fill the memory.
 MAX_LABELS = 1_000_000
+# The smallest values of fields, and the largest: larger sizes are errors before anything is computed from them.
+_MINIMUM = {
+    "vocab_size": 1,
+    "hidden_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 1,
+    "max_position_embeddings": 1,
+    "embedding_size": 1,
+    "attention_head_size": 1,
+    "pooler_hidden_size": 1,
+    "conv_groups": 1,
+    "type_vocab_size": 0,
+    "pad_token_id": 0,
+    "layer_norm_eps": 0,
+    "initializer_range": 0,
+}
+_MAXIMUM = {
+    **dict.fromkeys(("num_hidden_layers", "conv_kernel_size"), 10_000),
+    **dict.fromkeys(("hidden_size", "embedding_size", "attention_head_size", "pooler_hidden_size"), 2**20),
+    **dict.fromkeys(("num_attention_heads", "conv_groups"), 2**20),
+    **dict.fromkeys(("vocab_size", "intermediate_size", "type_vocab_size"), 2**28),
+    **dict.fromkeys(("max_position_embeddings", "max_relative_positions", "position_buckets"), 2**24),
+}
 _log = logging.getLogger(__name__)
 # Microsoft's names of fields.
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
@@ -80,3 +105,17 @@ def label_names(values: dict[str, Any]) -> tuple[str, ...]:
 
 def _is_id(key: Any) -> bool:
     return re.fullmatch(r"-?[0-9]{1,18}", str(key)) is not None
+
+
+def range_problem(config: Any) -> str | None:
+    """The first number of a config that is too small, too large or not finite, as a message."""
+    for name, minimum in _MINIMUM.items():
+        if (value := getattr(config, name)) is not None and value < minimum:
+            return f"{name} must be at least {minimum}, not {shorten(value)}"
+    for name, maximum in _MAXIMUM.items():
+        if (value := getattr(config, name)) is not None and value > maximum:
+            return f"{name} must be at most {maximum:,}, not {shorten(value)}"
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name} must be a finite number, not {value}"
+    return None

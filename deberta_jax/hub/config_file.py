@@ -10,7 +10,9 @@ from deberta_jax.config import DebertaConfig, read_rtd_pair
 from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import read_json
 from deberta_jax.hub.download import CONFIG_FILES, resolve
+from deberta_jax.hub.foreign import check_application, check_model_type, folder_files, other_weights
 from deberta_jax.hub.heads import HEADS, Head, Model, architecture
+from deberta_jax.hub.quantized import QUANTIZATION_KEYS
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.deberta import Deberta
 
@@ -19,15 +21,25 @@ def config_of(model: Model) -> DebertaConfig:
     return model.config if isinstance(model, Deberta) else model.deberta.config
 
 
-def config_text(config: DebertaConfig, head: Head | None, *, projected: bool = False, dtype: str) -> str:
+def config_text(
+    config: DebertaConfig, head: Head | None, *, projected: bool = False, untied: bool = False, dtype: str
+) -> str:
     """`config.json` of a model, with the keys that transformers needs beside the architecture.
 
-    transformers has no class for token classification after a dense layer (`projected`).
+    transformers has no class for token classification after a dense layer (`projected`). The output table of an
+    `untied` masked language model is not its word embeddings.
     """
     values = config.to_dict() | {"architectures": [architecture(config, None if projected else head)], "dtype": dtype}
     if head == "masked_lm":
         # The names of the head begin with `cls.predictions`, not `lm_predictions`.
         values["legacy"] = True
+        if untied or "tie_word_embeddings" in values:
+            values["tie_word_embeddings"] = not untied
+    # Version 4 reads this key, version 5 `dtype`.
+    if "torch_dtype" in values:
+        values["torch_dtype"] = dtype
+    for key in QUANTIZATION_KEYS:
+        values.pop(key, None)
     return json.dumps(values, indent=2) + "\n"
 
 
@@ -62,9 +74,13 @@ def load_config(
 
 def _read_values(folder: Path) -> tuple[Path, dict[str, Any]]:
     path = next((folder / name for name in CONFIG_FILES if (folder / name).is_file()), None)
+    check_application(folder, lambda name: (folder / name).is_file())
     if path is None:
-        raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; a model folder needs it, or {CONFIG_FILES[1]}")
-    return path, read_json(path)
+        other = other_weights(folder_files(folder)) or f"a model folder needs it, or {CONFIG_FILES[1]}"
+        raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; {other}")
+    values = read_json(path)
+    check_model_type(path, values)
+    return path, values
 
 
 def _is_pair(values: Mapping[str, Any]) -> bool:

@@ -91,8 +91,8 @@ def _add_differences(
             missing.append(name)
     if missing:
         raise InputError(
-            f"{source}: contains only the difference to a generator's tables for {list_names(missing)}; put the weights "
-            "of the generator into the same folder as pytorch_model.generator.bin"
+            f"{source}: contains only the difference to a generator's tables for {list_names(missing)}; put the "
+            "weights of the generator into the same folder as pytorch_model.generator.bin"
         )
     return summed
 

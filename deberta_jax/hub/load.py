@@ -15,7 +15,7 @@ from jaxtyping import Array, DTypeLike, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError, list_names
-from deberta_jax.hub.layout import TIED, Entry, entries, masked_lm_prefix, may_be_ignored, model_paths
+from deberta_jax.hub.layout import DECODER, TIED, Entry, entries, masked_lm_prefix, may_be_ignored, model_paths
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model import shardings as model_shardings
 
@@ -116,7 +116,8 @@ def _check(
     stored = [entry for entry in table if entry not in missing]
     if problems := _problems(stored, leaves, tensors):
         raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {list_names(problems, '; ')}")
-    if any(entry.name.startswith("cls.") for entry in stored):
+    names = [entry.name for entry in stored]
+    if any(name.startswith("cls.") for name in names) and DECODER not in names:
         _check_tied(tensors, source)
     return stored, missing
 

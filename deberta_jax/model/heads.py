@@ -55,8 +55,8 @@ class Pooler(Configured):
         activation(config.pooler_hidden_act)
         if config.pooler_hidden_size is not None:
             raise InputError(
-                f"config: pooler_hidden_size is {config.pooler_hidden_size}, but the pooler reads states of hidden_size "
-                f"{config.hidden_size}, as in transformers; set both to the same number"
+                f"config: pooler_hidden_size is {config.pooler_hidden_size}, but the pooler reads states of "
+                f"hidden_size {config.hidden_size}, as in transformers; set both to the same number"
             )
         self.config = config
         self.dense = square(config, key)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError, list_names, shorten
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.encoder import Layer
 from deberta_jax.model.heads import TokenClassification
@@ -91,7 +91,7 @@ def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
     stddev = encoder_of(model).config.initializer_range
 
     def resize(name: str, leaf: Array) -> Array:
-        if not name.endswith(("embeddings.word.embedding", "head.bias")):
+        if not name.endswith(("embeddings.word.embedding", "head.bias", "head.decoder")):
             return leaf
         new = jnp.zeros((max(vocab_size - leaf.shape[0], 0), *leaf.shape[1:]), leaf.dtype)
         if leaf.ndim > 1:
@@ -157,7 +157,7 @@ def _abstract(model: AnyModel, config: DebertaConfig) -> AnyModel:
         "attention": encoder.encoder.layers.attention.attention,
     }
     if isinstance(model, MaskedLM):
-        options["enhanced_mask_decoder"] = model.decoder is not None
+        options |= {"enhanced_mask_decoder": model.decoder is not None, "untied": model.head.decoder is not None}
     if isinstance(model, TokenClassification):
         options["projected"] = model.projection is not None
     kind: Any = type(model)
