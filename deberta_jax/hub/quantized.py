@@ -3,11 +3,10 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from deberta_jax.errors import InputError
+from deberta_jax.hub.tensors import Tensor
 
 # Keys of a `config.json` that describe quantized weights; they are left out of the config of weights in floating point.
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
@@ -29,15 +28,7 @@ _TOOLS = (
 )
 
 
-class _Tensor(Protocol):
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype: ...
-
-
-def check_quantized(tensors: Mapping[str, _Tensor], values: Mapping[str, Any], source: str | Path) -> None:
+def check_quantized(tensors: Mapping[str, Tensor], values: Mapping[str, Any], source: str | Path) -> None:
     """Raise InputError if the tensors of a file are quantized; `values` are those of its config."""
     for pattern, tool in _TOOLS:
         end = re.compile(f".*{pattern}", re.DOTALL)

@@ -101,7 +101,7 @@ def weight_file(folder: Path) -> Path:
         other = (
             other_weights(folder_files(folder)) or f"expected {SAFETENSORS} or {TORCH}, or the index of several files"
         )
-        raise InputError(f"{folder}: no weights to read; {other}")
+        raise InputError(f"{folder}: no weights; {other}")
     return candidates[0]
 
 
@@ -112,8 +112,8 @@ def _numbers(path: Path) -> list[int]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a weight file, or of the files that an index lists; other values are left out.
 
-    Only headers are read. Names are without the prefixes of wrappers such as `module.`. Raises InputError for files that
-    are damaged, missing or not weight files.
+    Only headers are read. Names are without the prefixes of wrappers such as `module.`. Raises InputError for files
+    that are damaged, missing or not weight files.
     """
     return without_wrapper(_read_file(path), path)
 

@@ -120,8 +120,6 @@ _OPAQUE = frozenset(
         *(("numpy._core.numeric", "_frombuffer"), ("numpy.core.numeric", "_frombuffer"), ("numpy", "ndarray")),
         *(("torch._C", "Generator"), ("torch", "Generator"), ("uuid", "UUID"), ("decimal", "Decimal")),
         *((module, name) for module in ("builtins", "__builtin__") for name in _TYPES),
-        ("copy_reg", "_reconstructor"),
-        ("copyreg", "_reconstructor"),
     ]
 )
 _QUANTIZED = ("torch._utils._rebuild_qtensor",)

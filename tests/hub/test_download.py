@@ -232,6 +232,9 @@ def test_other_origins_do_not_receive_the_token(hub):
 def test_a_repository_without_a_model_is_refused_before_a_download(hub, folder, missing):
     (folder / missing).unlink()
     expected = "expected config.json, and model.safetensors or pytorch_model.bin"
+    if missing == "pytorch_model.bin":
+        # The repository has TensorFlow's weights too.
+        expected = "it contains TensorFlow weights; convert them with transformers 4"
     refused(f"not a DeBERTa on the Hub; {expected}", NAME)
     assert hub.fetched() == []
 
