@@ -81,7 +81,7 @@ def label_names(values: dict[str, Any]) -> tuple[str, ...]:
     """
     named, number = values.pop("id2label", None), values.pop("num_labels", None)
     values.pop("label2id", None)
-    if named is None:
+    if named is None or named == {}:
         number = 2 if number is None else number
         if type(number) is not int or not 1 <= number <= MAX_LABELS:
             limit = f"an integer from 1 to {MAX_LABELS:,}"

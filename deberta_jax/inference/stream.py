@@ -16,8 +16,8 @@ from deberta_jax.inference.buckets import BATCHING, Batching, plan
 from deberta_jax.inference.encode import EncodedRow, EncodedRows
 from deberta_jax.inference.inputs import ModelInputs, pad_rows
 from deberta_jax.inference.models import max_row_length
-from deberta_jax.sharding import batch_parts, batch_sharding
 from deberta_jax.model.deberta import encoder_of
+from deberta_jax.sharding import batch_parts, batch_sharding
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
