@@ -164,7 +164,7 @@ def entries(
         table.append((f"{attention_path}value.bias", f"{attention_name}v_bias", FLAT))
     table += _POSITIONS + _MASKED_LM_HEADS[lm_prefix] + _TASK_HEADS
     if lm_prefix == "cls":
-        table.append(("head.decoder", DECODER, SAME))
+        table.append(("head.decoder.embedding", DECODER, SAME))
     norms = [(path, name, order) for path, name, order in table if path.endswith("norm")]
     table = [row for row in table if row not in norms]
     table += [(f"{path}.scale", f"{name}.weight", order) for path, name, order in norms]

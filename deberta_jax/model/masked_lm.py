@@ -107,16 +107,14 @@ class MaskedLMHead(Configured):
         self.dense = Linear((config.hidden_size, E), (None, "embed"), stddev=config.initializer_range, key=key)
         self.norm = LayerNorm(E, epsilon=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size), axes=("vocab",))
-        self.decoder = None
-        if untied:
-            table = config.initializer_range * jax.random.normal(jax.random.fold_in(key, 1), (config.vocab_size, E))
-            self.decoder = nnx.Param(table, axes=("vocab", "embed"))
+        sizes, stddev, decoder_key = (config.vocab_size, E), config.initializer_range, jax.random.fold_in(key, 1)
+        self.decoder = Embedding(*sizes, ("vocab", "embed"), stddev=stddev, key=decoder_key) if untied else None
 
     @in_precision
     def __call__(self, x: Float[Array, "B M D"], words: Float[Array, "V E"]) -> Float[Array, "B M V"]:
         """Logits over the vocabulary, in float32 or wider."""
         x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
-        words = words if self.decoder is None else self.decoder[...]
+        words = words if self.decoder is None else self.decoder.embedding[...]
         dtype = accumulation_dtype(x.dtype)
         logits = einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=dtype)
         return logits + over_rows(self.bias[...].astype(logits.dtype), logits)

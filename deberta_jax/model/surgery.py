@@ -91,7 +91,7 @@ def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
     stddev = encoder_of(model).config.initializer_range
 
     def resize(name: str, leaf: Array) -> Array:
-        if not name.endswith(("embeddings.word.embedding", "head.bias", "head.decoder")):
+        if not name.endswith(("embeddings.word.embedding", "head.bias", "head.decoder.embedding")):
             return leaf
         new = jnp.zeros((max(vocab_size - leaf.shape[0], 0), *leaf.shape[1:]), leaf.dtype)
         if leaf.ndim > 1:
