@@ -82,6 +82,8 @@ def resolve(
             if not is_unreachable(error):
                 raise
             return _cached_folder(repository, generator, part, error)
+        if part != "tokenizer":
+            check_application(name, files.__contains__)
         if part != "model":
             return _download_part(repository, commit, files, part)
         return _download(repository, commit, files, generator)
@@ -140,7 +142,6 @@ def _download(repository: Repository, commit: str, files: Mapping[str, _LargeFil
     from huggingface_hub import hf_hub_download, snapshot_download
 
     name, revision, token, endpoint = repository
-    check_application(name, files.__contains__)
     weights = next((file for file in WEIGHT_FILES if file in files), None)
     if weights is None or not files.keys() & set(CONFIG_FILES):
         expected = f"{CONFIG_FILES[0]}, and {' or '.join(_SINGLE_FILES)}"

@@ -13,6 +13,7 @@ from deberta_jax.hub.download import GENERATOR_FILE
 from deberta_jax.hub.legacy_names import canonical_tensors
 from deberta_jax.hub.quantized import QUANTIZATION_KEYS, check_quantized
 from deberta_jax.hub.tensors import Tensor, read_tensors, weight_file
+from deberta_jax.hub.training_checkpoints import check_merged
 
 
 class StoredModel(NamedTuple):
@@ -38,6 +39,7 @@ def read_folder(folder: Path, *, generator: bool = False, generator_folder: Path
     generator_tensors = None if generator_at is None else partial(_generator_tensors, generator_at)
     stored = read_tensors(source)
     check_quantized(stored, config.extra, source)
+    check_merged(stored, source)
     # Settings of weights that were quantized when they were loaded, and saved in floating point.
     extra = {key: value for key, value in config.extra.items() if key not in QUANTIZATION_KEYS}
     config = dataclasses.replace(config, extra=extra)

@@ -62,7 +62,7 @@ _FOLDERS = (
     _Kind(r"(.*/)?.*\.tflite", "a TensorFlow Lite model", f"run it with LiteRT, {_EXPORTED}"),
     _Kind(r"(.*/)?.*\.(engine|plan|trt)", "a TensorRT engine", f"run it with TensorRT, {_EXPORTED}"),
     _Kind(r"weights.*\.npz", "an MLX model", f"load it with MLX, {_EXPORTED}"),
-    _Kind(r"meta\.json|config\.cfg", "a spaCy pipeline", "load it with `spacy.load(…)`"),
+    _Kind(r"config\.cfg", "a spaCy pipeline", "load it with `spacy.load(…)`"),
     _Kind(
         r"pytorch_adapter\.bin|pytorch_model_head\.bin",
         "an adapter of the package adapters",
@@ -92,6 +92,7 @@ _NO_WEIGHTS = re.compile(
     r"(optimizer|scheduler|scaler|rng_state.*|training_args|bpe_encoder|openvino.*|adapter_model)\.(pt|pth|bin)|"
     r"adapter_model\.safetensors"
 )
+_IN_SUBFOLDER = re.compile(r"([^.].*)/(model(-.*)?\.safetensors|pytorch_model(-.*)?\.bin)")
 _CHECKPOINT = re.compile(r"(checkpoint-\d+)/(model.*\.safetensors|pytorch_model.*\.bin)")
 
 
@@ -125,6 +126,8 @@ def other_weights(files: Iterable[str]) -> str:
     checkpoints = sorted({match[1] for file in files if (match := _CHECKPOINT.fullmatch(file))})
     if checkpoints:
         return f"it contains training checkpoints; name one of them: {list_names(checkpoints)}"
+    if folders := sorted({match[1] for file in files if (match := _IN_SUBFOLDER.fullmatch(file))}):
+        return f"its weights are in a subfolder ({list_names(folders)}); name that folder, of a repository a copy of it"
     for kind in _FOLDERS:
         if any(re.fullmatch(kind.pattern, file) for file in files):
             return f"it contains {kind.name}; {kind.advice}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError, list_names
+from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.hub.layout import FUSED
 from deberta_jax.hub.tensors import ComputedTensor, Tensor
 
@@ -82,7 +82,7 @@ def _add_differences(
         difference = tensors[name.removesuffix(".weight") + _DIFFERENCE]
         shared = generator.get(name)
         if shared is not None and shared.shape != difference.shape:
-            raise InputError(f"{source}: shape {difference.shape} of {name}, {shared.shape} in the generator")
+            raise InputError(f"{source}: shape {difference.shape} of {shorten(name)}, {shared.shape} in the generator")
         if shared is not None:
             summed[name] = _sum(shared, difference)
         elif name in tensors:

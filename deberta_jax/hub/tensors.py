@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from deberta_jax.errors import InputError, list_names
+from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import is_file_name, read_json, replace_file
 from deberta_jax.hub.foreign import folder_files, other_weights
 from deberta_jax.hub.training_checkpoints import state_dict, without_wrapper
@@ -115,7 +115,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Only headers are read. Names are without the prefixes of wrappers such as `module.`. Raises InputError for files
     that are damaged, missing or not weight files.
     """
-    return without_wrapper(_read_file(path), path)
+    tensors = _read_file(path)
+    # The names in an adapter are those of the model that it is for, in its wrapper.
+    return tensors if path.name.startswith("adapter_model.") else without_wrapper(tensors, path)
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -161,7 +163,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _dtype(path: Path, name: str, code: str) -> np.dtype:
     if code not in _DTYPES:
-        raise InputError(f"{path}: {name} has the unsupported type {code}; convert the weights to float32")
+        raise InputError(f"{path}: {shorten(name)} has the unsupported type {code}; convert the weights to float32")
     return np.dtype(_DTYPES[code])
 
 

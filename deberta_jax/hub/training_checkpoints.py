@@ -30,7 +30,7 @@ def state_dict(content: Any, source: str | Path) -> dict[str, TorchTensor]:
     """The tensors of a PyTorch file: a state dict, or the only one of a model in a training checkpoint."""
     if isinstance(content, Opaque):
         raise InputError(f"{source}: a whole object, {content.name}; save `model.state_dict()` with torch.save instead")
-    candidates = list(_state_dicts(content, "", _MAX_DEPTH))
+    candidates = list(_state_dicts(content, "", _MAX_DEPTH, set()))
     models = [(key, tensors) for key, tensors in candidates if any(map(_WORDS.fullmatch, tensors))]
     distinct = {frozenset((name, id(x.storage), x.offset) for name, x in tensors.items()) for _, tensors in models}
     if len(distinct) > 1:
@@ -44,16 +44,17 @@ def state_dict(content: Any, source: str | Path) -> dict[str, TorchTensor]:
     return (models or usual)[0][1]
 
 
-def _state_dicts(content: Any, key: str, depth: int) -> Iterator[tuple[str, dict[str, TorchTensor]]]:
-    """Every dict with tensors as values, and the keys that lead to it; optimizers have none of names."""
-    if not isinstance(content, Mapping):
+def _state_dicts(content: Any, key: str, depth: int, seen: set[int]) -> Iterator[tuple[str, dict[str, TorchTensor]]]:
+    """Every dict with tensors as values, once, and the keys that lead to it; `seen` are the dicts so far."""
+    if not isinstance(content, Mapping) or id(content) in seen:
         return
+    seen.add(id(content))
     tensors = {str(name): value for name, value in content.items() if isinstance(value, TorchTensor)}
     if tensors:
         yield key, tensors
     if depth:
         for name, value in content.items():
-            yield from _state_dicts(value, f"{key}.{name}" if key else str(name), depth - 1)
+            yield from _state_dicts(value, f"{key}.{name}" if key else str(name), depth - 1, seen)
 
 
 def without_wrapper(tensors: Mapping[str, AnyTensor], source: str | Path) -> dict[str, AnyTensor]:
@@ -86,6 +87,15 @@ def without_wrapper(tensors: Mapping[str, AnyTensor], source: str | Path) -> dic
     }
     _check_distinct(names.values(), prefix, source)
     return {short: tensors[name] for name, short in names.items()}
+
+
+def check_merged(names: Iterable[str], source: str | Path) -> None:
+    """Raise InputError if the tensors of a model include those of LoRA, which are not merged into its weights."""
+    if any(".lora_A." in name or ".base_layer." in name for name in names):
+        raise InputError(
+            f"{source}: contains LoRA weights beside those of the model; merge them with `model.merge_and_unload()` in "
+            "PEFT and save the model, or save the adapter alone with `model.save_pretrained(…)`"
+        )
 
 
 def _without_pair(prefix: str) -> str:

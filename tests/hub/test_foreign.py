@@ -38,6 +38,10 @@ WITHOUT_WEIGHTS = {
         ["checkpoint-500/model.safetensors", "checkpoint-1000/model.safetensors"],
         "contains training checkpoints; name one of them: checkpoint-1000, checkpoint-500",
     ),
+    "subfolder": (
+        ["encoder/model.safetensors", "onnx/model.onnx"],
+        r"weights are in a subfolder \(encoder\); name that",
+    ),
     "another name": (
         ["best.ckpt"],
         "it contains best.ckpt; if these are the weights of the model, name the file pytorch",
@@ -93,6 +97,13 @@ def test_a_gliner_folder_is_described(has_weights, tmp_path):
     assert "a GLiNER model, not a DeBERTa alone; load it with the package gliner" in refusal(folder)
     with pytest.raises(InputError, match="GLiNER"):
         DebertaConfig.from_pretrained(folder)
+
+
+def test_a_gliner_repository_has_no_config(tmp_path, monkeypatch):
+    with serving({"me/gliner": write(tmp_path / "gliner", ["gliner_config.json", "pytorch_model.bin"])}) as hub:
+        hub.use(monkeypatch, tmp_path / "cache")
+        with pytest.raises(InputError, match="me/gliner: a GLiNER model"):
+            DebertaConfig.from_pretrained("me/gliner")
 
 
 @pytest.mark.parametrize(

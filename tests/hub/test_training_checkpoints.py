@@ -230,3 +230,20 @@ def test_usual_prefixes_are_removed_without_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         load(folder)
     assert not caplog.records
+
+
+def test_lora_weights_that_are_not_merged_are_an_error(tmp_path):
+    folder = write_folder(tmp_path, V3)
+    named = {n.replace("query_proj.", "query_proj.base_layer."): x for n, x in toy_tensors(V3, HEAD).items()}
+    write_torch_file(folder / "pytorch_model.bin", [(f"base_model.model.{name}", x) for name, x in named.items()])
+    with pytest.raises(InputError, match=r"contains LoRA weights .*; merge them with `model.merge_and_unload\(\)`"):
+        read_folder(folder)
+
+
+def test_a_dict_that_contains_itself_is_searched_once(tmp_path):
+    folder = write_folder(tmp_path, V3)
+    keys = b"".join(literal(f"k{number}") + b"h\xfe" for number in range(2000))
+    nested, storages = operations(toy_tensors(V3, HEAD))
+    content = b"\x80\x02}q\xfe(" + keys + literal("model") + nested + b"u."
+    write_zip(folder / "pytorch_model.bin", content, {key: x.tobytes() for key, x in storages.items()})
+    assert same_parameters(load(folder), toy_model(V3, HEAD))
