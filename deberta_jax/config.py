@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from deberta_jax.config_values import from_microsoft, label_names, score_terms, typed_value
-from deberta_jax.errors import InputError
+from deberta_jax.config_values import MAX_LABELS, from_microsoft, label_names, range_problem, score_terms, typed_value
+from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import read_json
 
 # What the backward pass computes again: nothing that costs a matrix product, the attention scores too, or everything.
@@ -17,27 +17,16 @@ Precision = Literal["float32", "tf32"]
 AttentionName = Literal["auto", "xla", "xla_per_head", "cudnn", "pallas_gpu", "pallas_tpu"]
 # How a discriminator shares the embeddings of its generator.
 Sharing = Literal["gdes", "es", "none"]
-# The activation functions of `model.activation`.
-ACTIVATIONS = "gelu", "gelu_new", "relu", "silu", "swish", "tanh", "sigmoid", "linear"
+_WITH_PARAMETERS = "prelu", "xielu"
+# The activation functions of `model.activation`: all of transformers but prelu and xielu, which have parameters.
+ACTIVATIONS = (
+    *("gelu", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python", "gelu_python_tanh", "gelu_pytorch_tanh"),
+    *("gelu_10", "quick_gelu", "relu", "relu2", "relu6", "leaky_relu", "silu", "swish", "mish", "hardswish", "tanh"),
+    *("sigmoid", "laplace", "sqrtsoftplus", "linear"),
+)
 PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
 # How a discriminator shares its generator's tables: Microsoft's names and ours.
 _SHARING: dict[str, Sharing] = {"gdes": "gdes", "es": "es", "nes": "none", "none": "none"}
-_MINIMUM = {
-    "vocab_size": 1,
-    "hidden_size": 1,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 1,
-    "max_position_embeddings": 1,
-    "embedding_size": 1,
-    "attention_head_size": 1,
-    "pooler_hidden_size": 1,
-    "conv_groups": 1,
-    "type_vocab_size": 0,
-    "pad_token_id": 0,
-    "layer_norm_eps": 0,
-    "initializer_range": 0,
-}
 # Fields that version 1 does not have, and their values in its configs.
 _SINCE_V2 = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
 _HUGGING_FACE_DEFAULTS = {
@@ -105,7 +94,7 @@ class DebertaConfig:
             object.__setattr__(self, "labels", tuple(self.labels))
         problems = list(_problems(self))
         if problems:
-            raise InputError("config: " + "; ".join(problems))
+            raise InputError("config: " + list_names(problems, "; "))
         # Equal architectures are equal configs, however they are written.
         object.__setattr__(self, "pos_att_type", tuple(sorted(set(self.pos_att_type))))
         derived = {"embedding_size": self.hidden_size, "pooler_hidden_size": self.hidden_size}
@@ -167,7 +156,9 @@ class DebertaConfig:
             values = {**defaults, **_HUGGING_FACE_DEFAULTS[model_type], **values}
             values.setdefault("clamp_distances", False)
         else:
-            raise InputError(f"config: model_type {model_type!r} is not a DeBERTa ('deberta' or 'deberta-v2')")
+            raise InputError(
+                f"config: model_type {shorten(repr(model_type))} is not a DeBERTa ('deberta' or 'deberta-v2')"
+            )
         if values.pop("talking_head", False):
             raise InputError("config: talking_head is not supported (no released model uses it)")
         values["pos_att_type"] = score_terms(values["pos_att_type"])
@@ -226,21 +217,22 @@ def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, Shari
     sharing = _SHARING.get(str(values.get("embedding_sharing", "none")).lower())
     if sharing is None:
         known = ", ".join(_SHARING)
-        raise InputError(f"{path}: embedding_sharing is {values['embedding_sharing']!r}; it must be one of {known}")
+        raise InputError(
+            f"{path}: embedding_sharing is {shorten(repr(values['embedding_sharing']))}; it must be one of {known}"
+        )
     return generator, discriminator, sharing
 
 
 def _problems(config: DebertaConfig) -> Iterator[str]:
-    for name, minimum in _MINIMUM.items():
-        if (value := getattr(config, name)) is not None and value < minimum:
-            yield f"{name} must be at least {minimum}, not {value}"
-            return
+    if problem := range_problem(config):
+        yield problem
+        return
     if config.model_type not in _HUGGING_FACE_DEFAULTS:
-        yield f"model_type {config.model_type!r} is not 'deberta' or 'deberta-v2'"
+        yield f"model_type {shorten(repr(config.model_type))} is not 'deberta' or 'deberta-v2'"
     if "p2p" in config.pos_att_type:
         yield "pos_att_type p2p is not computed by any DeBERTa: use c2p, p2c or both"
     elif unknown := set(config.pos_att_type) - {"c2p", "p2c"}:
-        yield f"pos_att_type may contain c2p and p2c, not {', '.join(sorted(unknown))}"
+        yield f"pos_att_type may contain c2p and p2c, not {list_names(sorted(unknown))}"
     if config.hidden_size % config.num_attention_heads and not config.attention_head_size:
         yield f"hidden_size {config.hidden_size} is not divisible by num_attention_heads {config.num_attention_heads}"
     elif config.head_size * config.num_attention_heads != config.hidden_size:
@@ -248,22 +240,20 @@ def _problems(config: DebertaConfig) -> Iterator[str]:
             f"attention_head_size {config.head_size} x num_attention_heads {config.num_attention_heads} must be "
             f"hidden_size {config.hidden_size}"
         )
-    if config.pooler_hidden_size not in (None, config.hidden_size):
-        yield f"pooler_hidden_size {config.pooler_hidden_size} must be hidden_size {config.hidden_size}"
     if config.problem_type not in (None, *PROBLEM_TYPES):
-        yield f"problem_type {config.problem_type!r} is not one of {', '.join(PROBLEM_TYPES)}"
-    if not config.labels or isinstance(config.labels, str):
-        yield "labels must name at least one class, in a tuple or a list"
+        problem_type = shorten(repr(config.problem_type))
+        yield f"problem_type {problem_type} is not one of {', '.join(PROBLEM_TYPES)}, as in transformers; omit it"
+    if not config.labels or isinstance(config.labels, str) or len(config.labels) > MAX_LABELS:
+        yield f"labels must name at least one class and at most {MAX_LABELS:,}, in a tuple or a list"
     for name in ("hidden_act", *(("conv_act",) if config.conv_kernel_size > 0 else ())):
-        if getattr(config, name) not in ACTIVATIONS:
-            yield f"{name} is {getattr(config, name)!r}, expected one of {', '.join(ACTIVATIONS)}"
+        if (function := getattr(config, name)) in _WITH_PARAMETERS:
+            yield f"{name} {function!r} has parameters of its own, which are not supported"
+        elif function not in ACTIVATIONS:
+            yield f"{name} is {shorten(repr(function))}, expected one of {', '.join(ACTIVATIONS)}"
     if set(config.norm_rel_ebd.split("|")) - {"none", "layer_norm"}:
-        yield f"norm_rel_ebd is {config.norm_rel_ebd!r}, expected one of none, layer_norm"
-    if config.position_buckets == 1:
+        yield f"norm_rel_ebd is {shorten(repr(config.norm_rel_ebd))}, expected one of none, layer_norm"
+    if config.position_buckets == 1 and config.relative_attention:
         yield "position_buckets 1 cannot represent a sign: use at least 2, or -1 for no buckets"
-    if config.position_buckets > 0 and config.max_distance <= config.position_buckets // 2 + 1:
-        sizes = f"position_buckets {config.position_buckets}", f"not {config.max_distance}"
-        yield f"{sizes[0]} needs a maximum distance above half of it, {sizes[1]}"
     if config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 0:
         yield f"conv_kernel_size {config.conv_kernel_size} must be odd, so that the sequence length is preserved"
     if config.conv_kernel_size > 0 and config.hidden_size % config.conv_groups:

@@ -1,10 +1,40 @@
 """The values of a `config.json` or a `model_config.json`, checked and in the types of the config's fields."""
 
+import logging
+import math
+import re
 import typing
 from typing import Any
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names, shorten
 
+# More labels than any classifier has: their names alone would fill the memory.
+MAX_LABELS = 1_000_000
+# The smallest values of fields, and the largest: larger sizes are errors before anything is computed from them.
+_MINIMUM = {
+    "vocab_size": 1,
+    "hidden_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 1,
+    "max_position_embeddings": 1,
+    "embedding_size": 1,
+    "attention_head_size": 1,
+    "pooler_hidden_size": 1,
+    "conv_groups": 1,
+    "type_vocab_size": 0,
+    "pad_token_id": 0,
+    "layer_norm_eps": 0,
+    "initializer_range": 0,
+}
+_MAXIMUM = {
+    **dict.fromkeys(("num_hidden_layers", "conv_kernel_size"), 10_000),
+    **dict.fromkeys(("hidden_size", "embedding_size", "attention_head_size", "pooler_hidden_size"), 2**20),
+    **dict.fromkeys(("num_attention_heads", "conv_groups"), 2**20),
+    **dict.fromkeys(("vocab_size", "intermediate_size", "type_vocab_size"), 2**28),
+    **dict.fromkeys(("max_position_embeddings", "max_relative_positions", "position_buckets"), 2**24),
+}
+_log = logging.getLogger(__name__)
 # Microsoft's names of fields.
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
 # The defaults of Microsoft's configuration class for keys that a `model_config.json` lacks.
@@ -19,7 +49,7 @@ def from_microsoft(values: dict[str, Any]) -> dict[str, Any]:
             values[name] = values.pop(microsoft_name)
     pooling = values.pop("pooling", None) or {}
     if not isinstance(pooling, dict):
-        raise InputError(f"config: pooling must be an object, not {pooling!r}")
+        raise InputError(f"config: pooling must be an object, not {shorten(repr(pooling))}")
     values["pooler_hidden_act"] = pooling.get("hidden_act", values.get("hidden_act", "gelu"))
     values["pooler_dropout"] = pooling.get("dropout", 0.0)
     return values
@@ -31,7 +61,7 @@ def typed_value(name: str, value: Any, declared: Any) -> Any:
     if float in types and type(value) is int:
         return float(value)
     if type(value) not in types:
-        raise InputError(f"config: {name} must be {types[0].__name__}, not {value!r}")
+        raise InputError(f"config: {name} must be {types[0].__name__}, not {shorten(repr(value))}")
     return value
 
 
@@ -39,20 +69,53 @@ def score_terms(value: Any) -> tuple[str, ...]:
     """`pos_att_type` as a sorted tuple: "p2c|c2p" and ["c2p", "p2c"] are the same."""
     names = value.lower().split("|") if isinstance(value, str) else value or ()
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"config: pos_att_type must be a string or a list of strings, not {value!r}")
+        raise InputError(f"config: pos_att_type must be a string or a list of strings, not {shorten(repr(value))}")
     return tuple(sorted({name.strip() for name in names} - {"", "none"}))
 
 
 def label_names(values: dict[str, Any]) -> tuple[str, ...]:
-    """The names of a classifier's outputs, removed from `values`; `LABEL_0`… if a file only gives their number."""
+    """The names of a classifier's outputs, removed from `values`; `LABEL_0`… for those that a file does not name.
+
+    As in transformers, a classifier has as many outputs as `id2label` has names, and the ids are their positions: a
+    name with an id beyond them is not used, which is logged.
+    """
     named, number = values.pop("id2label", None), values.pop("num_labels", None)
     values.pop("label2id", None)
-    if named is None:
+    if named is None or named == {}:
         number = 2 if number is None else number
-        if type(number) is not int or number < 1:
-            raise InputError(f"config: num_labels must be a positive integer, not {number!r}")
+        if type(number) is not int or not 1 <= number <= MAX_LABELS:
+            limit = f"an integer from 1 to {MAX_LABELS:,}"
+            raise InputError(f"config: num_labels must be {limit}, not {shorten(repr(number))}")
         return tuple(f"LABEL_{index}" for index in range(number))
-    numbered = isinstance(named, dict) and {str(key) for key in named} == {str(index) for index in range(len(named))}
-    if not named or not numbered or (number or len(named)) != len(named):
-        raise InputError(f"config: id2label must name the labels 0, 1, … up to num_labels, not {named!r}")
-    return tuple(str(label) for _, label in sorted(named.items(), key=lambda pair: int(pair[0])))
+    if not isinstance(named, dict) or not named or not all(map(_is_id, named)):
+        raise InputError(f"config: id2label must name labels by their ids, 0, 1, …, not {shorten(repr(named))}")
+    names = {int(index): str(label) for index, label in named.items()}
+    if len(names) > MAX_LABELS or len(names) < len(named):
+        raise InputError(f"config: id2label must name at most {MAX_LABELS:,} labels, each by another id")
+    if unused := sorted(names.keys() - range(len(names))):
+        _log.warning(
+            "config: id2label names the ids %s, but a classifier of %d labels has 0 to %d; as in transformers, outputs "
+            "without a name are called LABEL_0, LABEL_1, …",
+            list_names(unused),
+            len(names),
+            len(names) - 1,
+        )
+    return tuple(names.get(index, f"LABEL_{index}") for index in range(len(names)))
+
+
+def _is_id(key: Any) -> bool:
+    return re.fullmatch(r"-?[0-9]{1,18}", str(key)) is not None
+
+
+def range_problem(config: Any) -> str | None:
+    """The first number of a config that is too small, too large or not finite, as a message."""
+    for name, minimum in _MINIMUM.items():
+        if (value := getattr(config, name)) is not None and value < minimum:
+            return f"{name} must be at least {minimum}, not {shorten(value)}"
+    for name, maximum in _MAXIMUM.items():
+        if (value := getattr(config, name)) is not None and value > maximum:
+            return f"{name} must be at most {maximum:,}, not {shorten(value)}"
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name} must be a finite number, not {value}"
+    return None

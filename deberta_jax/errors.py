@@ -1,6 +1,10 @@
-"""Errors that the user can fix, and the checks of options that raise them."""
+"""Errors that the user can fix, the checks of options that raise them, and short forms of values in messages."""
 
+import itertools
 from collections.abc import Iterable
+
+# A message lists this many names at most, and shows this many characters of each.
+MAX_LISTED, MAX_CHARACTERS = 20, 200
 
 
 class InputError(ValueError):
@@ -15,13 +19,6 @@ class StopRequested(Exception):
         super().__init__(f"stopped after step {step}; to resume, run the same command again")
 
 
-def listed(names: Iterable[object], limit: int = 20) -> str:
-    """Names for a message, separated by commas; after `limit` of them only their number is given."""
-    texts = [str(name) for name in names]
-    rest = f", … ({len(texts):,} in total)" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + rest
-
-
 def check_at_least(name: str, value: int | float | None, minimum: int | float) -> None:
     """Raise InputError if the option `name` is set and below `minimum`."""
     if value is not None and value < minimum:
@@ -32,3 +29,19 @@ def check_fraction(name: str, value: int | float) -> None:
     """Raise InputError if the option `name` is not in [0, 1)."""
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value}; it must be in [0, 1)")
+
+
+def list_names(names: Iterable[object], separator: str = ", ") -> str:
+    """The first names for a message, each shortened, and the number of the others: "a, b, … and 980 more"."""
+    names = iter(names)
+    listed = [shorten(name) for name in itertools.islice(names, MAX_LISTED)]
+    others = sum(1 for _ in names)
+    return separator.join(listed) + (f"{separator}… and {others:,} more" if others else "")
+
+
+def shorten(value: object) -> str:
+    """A value as text for a message, at most `MAX_CHARACTERS` of it and in one line."""
+    text = str(value)
+    shown = text[:MAX_CHARACTERS]
+    shown = shown if shown.isprintable() else repr(shown)[1:-1]
+    return shown + (f"… ({len(text):,} characters)" if len(text) > MAX_CHARACTERS else "")

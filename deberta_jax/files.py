@@ -12,6 +12,8 @@ import filelock
 
 from deberta_jax.errors import InputError
 
+# Values in a JSON file may be nested this deeply: later code visits them recursively.
+MAX_JSON_DEPTH = 100
 # Errors of file systems that have no locks: there, no process is kept out.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -59,18 +61,49 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object; raises InputError with the file, and the position where it is not valid JSON."""
+    """Read a JSON object; raises InputError with the file, and the position where it is not valid JSON.
+
+    Values that are nested too deeply, and integers that Python does not convert (4,300 digits), are errors too.
+    """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
+    except RecursionError:
+        raise InputError(_too_deep(path)) from None
+    except ValueError:
+        raise InputError(f"{path}: contains an integer of thousands of digits; correct or download the file") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    if not _is_shallow(values):
+        raise InputError(_too_deep(path))
     return values
+
+
+def _too_deep(path: str | Path) -> str:
+    return f"{path}: its values are nested more than {MAX_JSON_DEPTH} levels deep; correct or download the file"
+
+
+def _is_shallow(values: Any) -> bool:
+    """Whether a JSON value is nested at most `MAX_JSON_DEPTH` levels deep; checked level by level."""
+    level = [values]
+    for _ in range(MAX_JSON_DEPTH):
+        parts = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [item for part in parts for item in part if isinstance(item, (dict, list))]
+        if not level:
+            return True
+    return False
+
+
+def is_file_name(name: Any) -> bool:
+    """Whether a name from a file or the Hub is that of a file in the same folder, on every system."""
+    if not isinstance(name, str) or not 0 < len(name) <= 255 or not name.isprintable():
+        return False
+    return name not in (".", "..") and not any(character in name for character in "/\\:")
 
 
 @contextmanager

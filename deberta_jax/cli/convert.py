@@ -7,16 +7,17 @@ from collections.abc import Generator
 from pathlib import Path
 
 from deberta_jax.cli.convert_options import ConvertConfig
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import lock_folder
 from deberta_jax.hub.config_file import config_text
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import StoredModel, read_folder
 from deberta_jax.hub.heads import HEADS, head_of_file, head_options
-from deberta_jax.hub.layout import TIED, masked_lm_prefix, with_lm_prefix
+from deberta_jax.hub.layout import DECODER, DECODER_BIAS, TIED, masked_lm_prefix, with_lm_prefix
 from deberta_jax.hub.load import check_tensors
 from deberta_jax.hub.microsoft import write_microsoft
 from deberta_jax.hub.tensors import write_safetensors
+from deberta_jax.hub.tied import masked_lm_tensors
 from deberta_jax.pretraining.checkpoints import is_run, read_run, write_run
 from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -32,6 +33,12 @@ def run(config: ConvertConfig) -> None:
     model, tokenizer = _read(config)
     head = head_of_file(model.config, model.tensors)
     options = head_options(head, model.tensors)
+    tensors, untied = masked_lm_tensors(model.tensors, model.config, source=model.source)
+    model = model._replace(tensors=tensors)
+    if untied and config.to != "huggingface":
+        raise InputError(f"{model.source}: {DECODER} is not the word embeddings; convert it with --to huggingface")
+    if head == "masked_lm":
+        options["untied"] = untied
     check_tensors(
         lambda key: HEADS[head].model(model.config, key=key, **options),
         model.config,
@@ -47,8 +54,11 @@ def run(config: ConvertConfig) -> None:
             next_step = f"pass {config.target / 'pytorch_model.bin'} to microsoft/DeBERTa as --init_model"
         else:
             dtype = str(model.tensors["deberta.embeddings.word_embeddings.weight"].dtype)
-            text = config_text(model.config, head, projected=options.get("projected", False), dtype=dtype)
+            projected = options.get("projected", False)
+            text = config_text(model.config, head, projected=projected, untied=untied, dtype=dtype)
             tensors = {with_lm_prefix(name, "cls"): tensor for name, tensor in model.tensors.items()}
+            if untied:
+                tensors[DECODER_BIAS] = tensors[TIED[DECODER_BIAS]]
             write_safetensors(folder, tensors, texts={"config.json": text})
             argument = "" if tokenizer else ", require_tokenizer=False"
             next_step = f'load it with `deberta_jax.from_pretrained("{config.target}"{argument})` or with transformers'
@@ -71,12 +81,12 @@ def _read(config: ConvertConfig) -> tuple[StoredModel, Tokenizer | None]:
 
 
 def _without_copies(model: StoredModel) -> StoredModel:
-    """The model without tied copies and buffers, and with one masked-LM head of two."""
+    """The model without buffers, and with one masked-LM head of two."""
     other_heads = {"cls", "lm_predictions"} - {masked_lm_prefix(model.tensors, model.config)}
     second_head = [name for name in model.tensors if name.partition(".")[0] in other_heads]
     if second_head:
-        _log.warning("%s: contains two masked-LM heads; not converted: %s", model.source, ", ".join(second_head))
-    excluded = {*TIED, *second_head, "deberta.embeddings.position_ids"}
+        _log.warning("%s: contains two masked-LM heads; not converted: %s", model.source, list_names(second_head))
+    excluded = {*second_head, "deberta.embeddings.position_ids"}
     return model._replace(tensors={name: tensor for name, tensor in model.tensors.items() if name not in excluded})
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from deberta_jax.cli.predict_options import FieldNames
-from deberta_jax.errors import InputError, listed
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.inference.pipelines import PipelineSpec
 from deberta_jax.tasks.custom_rows import list_items
 
@@ -110,7 +110,7 @@ def check_names(
         required.append(("pair", names.pair))
     for key, name in required:
         if name not in present:
-            others = listed([f'"{other}"' for other in present]) or "none"
+            others = list_names([f'"{other}"' for other in present]) or "none"
             hint = f"; name the one to use with --columns.{key}" if word == "column" else ""
             raise InputError(f'no {word} "{name}" ({word}s: {others}){hint}')
     if not spec.pairs and "pair" in present:

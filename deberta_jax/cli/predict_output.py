@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deberta_jax.cli.predict_examples import Fields, encode_line
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import lock_folder, make_folder, read_json, write_json
 
 
@@ -147,7 +147,7 @@ def _refuse_other_settings(path: Path, started: Path, settings: Mapping[str, obj
         differences = ["the input is a stream, which cannot be read again"]
     if differences:
         raise InputError(
-            f"{path} was started with other settings: {', '.join(differences)}; use the same settings to resume, or "
+            f"{path} was started with other settings: {list_names(differences)}; use the same settings to resume, or "
             f"delete {path} and {started.parent}"
         )
 

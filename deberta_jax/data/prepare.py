@@ -20,7 +20,7 @@ from deberta_jax.data.manifest import (
 )
 from deberta_jax.data.shards import CorpusTokenizer, ShardJob, make_shard
 from deberta_jax.data.sources import Part, split_files, total_size
-from deberta_jax.errors import InputError, check_at_least
+from deberta_jax.errors import InputError, check_at_least, list_names
 from deberta_jax.files import lock_folder, read_json, write_json
 
 _SHARD_BYTES = 2 << 20
@@ -90,7 +90,7 @@ def prepare(
         all_shards = sorted([*filter(None, complete.values()), *created], key=lambda shard: shard.name)
         manifest = Manifest(length, tokenizer.sha256, tokenizer.vocab_size, text_files, tuple(all_shards))
         if not manifest.sequences:
-            raise InputError(f"{', '.join(files)}: the text has no tokens; check the files and the tokenizer")
+            raise InputError(f"{list_names(files)}: the text has no tokens; check the files and the tokenizer")
         write_manifest(folder, manifest)
     seconds = time.perf_counter() - started
     return PrepareReport(

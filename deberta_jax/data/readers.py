@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deberta_jax.data.compression import open_decompressed
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 # Text without blank lines is split into documents of this size, so that a document always fits into memory.
@@ -92,7 +92,7 @@ def _read_parquet(path: str) -> Iterator[str]:
     try:
         with closing(parquet.ParquetFile(path)) as file:
             if "text" not in file.schema_arrow.names:
-                names = ", ".join(file.schema_arrow.names)
+                names = list_names(file.schema_arrow.names)
                 raise InputError(
                     f'{path}: no column "text" (columns: {names}); rename the column that contains the text'
                 )

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 
 BALANCED = "balanced"
 
@@ -26,7 +26,7 @@ def class_weights(options: Sequence[str], labels: Sequence[str], counts: Counter
     for option in options:
         label, _, value = option.rpartition("=")
         if label not in weights:
-            raise InputError(f"class_weights: no label {label!r}; the labels are {', '.join(labels)}")
+            raise InputError(f"class_weights: no label {label!r}; the labels are {list_names(labels)}")
         try:
             weights[label] = float(value)
         except ValueError:

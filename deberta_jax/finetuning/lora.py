@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.config import Precision
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.finetuning.config import LoraConfig, Targets
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.linear import Linear
@@ -123,9 +123,9 @@ def _check(base: Any, config: LoraConfig, targets: Sequence[str]) -> None:
         raise InputError(f"lora.rank is {config.rank}; a model with adapters needs at least 1")
     known = _projection_paths(_layers(base))
     if unknown := [name for name in targets if name not in known]:
-        raise InputError(f"targets: unknown {', '.join(unknown)}; a layer of this model has {', '.join(known)}")
+        raise InputError(f"targets: unknown {list_names(unknown)}; a layer of this model has {', '.join(known)}")
     if len(set(targets)) < len(targets) or not targets:
-        raise InputError(f"targets: expected distinct projections, not {', '.join(targets) or 'none'}")
+        raise InputError(f"targets: expected distinct projections, not {list_names(targets) or 'none'}")
 
 
 def _frozen_path(model: LoraModel) -> str:

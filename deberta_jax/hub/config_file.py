@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from deberta_jax.config import DebertaConfig, read_rtd_pair
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import read_json
 from deberta_jax.hub.download import CONFIG_FILES, resolve
+from deberta_jax.hub.foreign import check_application, check_model_type, folder_files, other_weights
 from deberta_jax.hub.heads import HEADS, Head, Model, architecture
+from deberta_jax.hub.quantized import QUANTIZATION_KEYS
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.deberta import Deberta
 
@@ -21,15 +23,25 @@ def config_of(model: Model) -> DebertaConfig:
     return model.config if isinstance(model, Deberta) else model.deberta.config
 
 
-def config_text(config: DebertaConfig, head: Head | None, *, projected: bool = False, dtype: str) -> str:
+def config_text(
+    config: DebertaConfig, head: Head | None, *, projected: bool = False, untied: bool = False, dtype: str
+) -> str:
     """`config.json` of a model, with the keys that transformers needs beside the architecture.
 
-    transformers has no class for token classification after a dense layer (`projected`).
+    transformers has no class for token classification after a dense layer (`projected`). The output table of an
+    `untied` masked language model is not its word embeddings.
     """
     values = config.to_dict() | {"architectures": [architecture(config, None if projected else head)], "dtype": dtype}
     if head == "masked_lm":
         # The names of the head begin with `cls.predictions`, not `lm_predictions`.
         values["legacy"] = True
+        if untied or "tie_word_embeddings" in values:
+            values["tie_word_embeddings"] = not untied
+    # Version 4 reads this key, version 5 `dtype`.
+    if "torch_dtype" in values:
+        values["torch_dtype"] = dtype
+    for key in QUANTIZATION_KEYS:
+        values.pop(key, None)
     return json.dumps(values, indent=2) + "\n"
 
 
@@ -64,9 +76,13 @@ def load_config(
 
 def _read_values(folder: Path) -> tuple[Path, dict[str, Any]]:
     path = next((folder / name for name in CONFIG_FILES if (folder / name).is_file()), None)
+    check_application(folder, lambda name: (folder / name).is_file())
     if path is None:
-        raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; a model folder needs it, or {CONFIG_FILES[1]}")
-    return path, read_json(path)
+        other = other_weights(folder_files(folder)) or f"a model folder needs it, or {CONFIG_FILES[1]}"
+        raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; {other}")
+    values = read_json(path)
+    check_model_type(path, values)
+    return path, values
 
 
 def _with_score_function(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -112,9 +128,9 @@ def with_labels(
     if labels is None:
         return config, dict(tensors)
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels) or not labels:
-        raise InputError(f"labels must be a list of names, not {labels!r}")
+        raise InputError(f"labels must be a list of names, not {shorten(repr(labels))}")
     if len(set(labels)) != len(labels):
-        raise InputError(f"labels must differ from each other, not {', '.join(labels)}")
+        raise InputError(f"labels must differ from each other, not {list_names(labels)}")
     are_unnamed = config.labels == numbered_labels(len(config.labels))
     if len(labels) == len(config.labels) and (are_unnamed or set(labels) == set(config.labels)):
         return dataclasses.replace(config, labels=tuple(labels) if are_unnamed else config.labels), dict(tensors)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError
-from deberta_jax.files import read_json
+from deberta_jax.errors import InputError, list_names, shorten
+from deberta_jax.files import is_file_name, read_json
 from deberta_jax.hub.download_errors import Repository, first_line, is_unreachable, one_line_errors
+from deberta_jax.hub.foreign import check_application, check_model_type, other_weights
 from deberta_jax.hub.tensors import WEIGHT_FILES
 from deberta_jax.tokenizers.formats import FILES, FORMATS
 
@@ -80,6 +81,8 @@ def resolve(
             if not is_unreachable(error):
                 raise
             return _cached_folder(repository, generator, part, error)
+        if part != "tokenizer":
+            check_application(name, files.__contains__)
         if part != "model":
             return _download_part(repository, commit, files, part)
         return _download(repository, commit, files, generator)
@@ -103,6 +106,13 @@ def _list_files(repository: Repository) -> tuple[str, dict[str, _LargeFile | Non
     )
     siblings = info.siblings or ()
     files = {file.rfilename: _LargeFile(file.lfs.sha256, file.lfs.size) if file.lfs else None for file in siblings}
+    # Digests and commits become names of files in the cache.
+    digests = {file: listed.sha256 for file, listed in files.items() if listed}
+    wrong = [file for file, digest in digests.items() if not re.fullmatch(r"[0-9a-f]{64}", str(digest))]
+    if wrong or not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", str(info.sha)):
+        where = f"{repository.name}: the Hub {repository.endpoint}"
+        what = f"a wrong sha256 for {list_names(wrong)}" if wrong else f"{shorten(repr(info.sha))} as the commit"
+        raise InputError(f"{where} lists {what}; check HF_ENDPOINT, and whether a proxy changes the response")
     return str(info.sha), files
 
 
@@ -134,7 +144,8 @@ def _download(repository: Repository, commit: str, files: Mapping[str, _LargeFil
     weights = next((file for file in WEIGHT_FILES if file in files), None)
     if weights is None or not files.keys() & set(CONFIG_FILES):
         expected = f"{CONFIG_FILES[0]}, and {' or '.join(_SINGLE_FILES)}"
-        raise InputError(f"{name}: not a DeBERTa on the Hub; expected {expected}")
+        other = other_weights(files) if weights is None else ""
+        raise InputError(f"{name}: not a DeBERTa on the Hub; {other or f'expected {expected}'}")
     if generator and GENERATOR_FILE not in files:
         problem = f"{name}: the Hub has no {GENERATOR_FILE}; load the model without its generator"
         raise GeneratorNotFound(problem, offline=False)
@@ -144,6 +155,7 @@ def _download(repository: Repository, commit: str, files: Mapping[str, _LargeFil
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=first, token=token, endpoint=endpoint))
     if CONFIG_FILES[0] in files:
         # Before the weights come: raises InputError for another kind of model.
+        check_model_type(folder / CONFIG_FILES[0], read_json(folder / CONFIG_FILES[0]))
         DebertaConfig.from_file(folder / CONFIG_FILES[0])
     for file in (*_shards(folder, weights), *[GENERATOR_FILE] * generator):
         if file not in files:
@@ -258,6 +270,6 @@ def _shards(folder: Path, weights: str) -> Collection[str]:
     if weights in _SINGLE_FILES:
         return [weights]
     file_of = read_json(folder / weights).get("weight_map")
-    if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
-        raise InputError(f"{folder / weights}: expected a weight_map from tensors to files")
+    if not isinstance(file_of, dict) or not all(map(is_file_name, file_of.values())):
+        raise InputError(f"{folder / weights}: expected a weight_map from tensors to names of files in the same folder")
     return sorted(set(file_of.values()))

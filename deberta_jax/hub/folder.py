@@ -11,7 +11,9 @@ from deberta_jax.errors import InputError
 from deberta_jax.hub.config_file import numbered_labels, read_config
 from deberta_jax.hub.download import GENERATOR_FILE
 from deberta_jax.hub.legacy_names import canonical_tensors
+from deberta_jax.hub.quantized import QUANTIZATION_KEYS, check_quantized
 from deberta_jax.hub.tensors import Tensor, read_tensors, weight_file
+from deberta_jax.hub.training_checkpoints import check_merged
 
 
 class StoredModel(NamedTuple):
@@ -35,9 +37,13 @@ def read_folder(folder: Path, *, generator: bool = False, generator_folder: Path
         raise InputError(f"{folder}: no generator; expected {GENERATOR_FILE}")
     generator_at = folder if separate.is_file() else generator_folder
     generator_tensors = None if generator_at is None else partial(_generator_tensors, generator_at)
-    tensors = canonical_tensors(
-        read_tensors(source), config, source=source, generator=generator, generator_tensors=generator_tensors
-    )
+    stored = read_tensors(source)
+    check_quantized(stored, config.extra, source)
+    check_merged(stored, source)
+    # Settings of weights that were quantized when they were loaded, and saved in floating point.
+    extra = {key: value for key, value in config.extra.items() if key not in QUANTIZATION_KEYS}
+    config = dataclasses.replace(config, extra=extra)
+    tensors = canonical_tensors(stored, config, source=source, generator=generator, generator_tensors=generator_tensors)
     if generator:
         config = _with_depth_of(config, tensors)
     classifier = tensors.get("classifier.weight")

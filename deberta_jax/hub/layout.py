@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from deberta_jax.config import DebertaConfig
+from deberta_jax.errors import list_names
 from deberta_jax.hub.tensors import ComputedTensor, Tensor
 
 Shape = tuple[int, ...]
@@ -69,7 +70,7 @@ _PROJECTIONS = {
 }
 FUSED = ("query", "key", "value")
 POSITIONS = "deberta.embeddings.position_embeddings.weight"
-_DECODER = [("decoder.position.embedding", POSITIONS, SAME)]
+_POSITIONS = [("decoder.position.embedding", POSITIONS, SAME)]
 _MASKED_LM_HEADS: dict[MaskedLMPrefix, list[tuple[str, str, Order]]] = {
     "lm_predictions": [
         ("head.dense.kernel", "lm_predictions.lm_head.dense.weight", KERNEL),
@@ -97,11 +98,9 @@ _TASK_HEADS = [
     ("detector.classifier.bias", "mask_predictions.classifier.bias", SAME),
 ]
 _HEAD_PARTS = {name.partition(".")[0] for _, name, _ in _TASK_HEADS} | _MASKED_LM_HEADS.keys()
-# Copies of other tensors in the same file.
-TIED = {
-    "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
+DECODER, DECODER_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
+# Copies of other tensors in the same file, except in an untied masked language model (`hub.tied`).
+TIED = {DECODER: "deberta.embeddings.word_embeddings.weight", DECODER_BIAS: "cls.predictions.bias"}
 # A part that only some models use, and a buffer.
 _UNUSED = (POSITIONS, "deberta.embeddings.position_ids")
 
@@ -163,7 +162,9 @@ def entries(
     if config.model_type == "deberta":
         table.append((f"{attention_path}query.bias", f"{attention_name}q_bias", FLAT))
         table.append((f"{attention_path}value.bias", f"{attention_name}v_bias", FLAT))
-    table += _DECODER + _MASKED_LM_HEADS[lm_prefix] + _TASK_HEADS
+    table += _POSITIONS + _MASKED_LM_HEADS[lm_prefix] + _TASK_HEADS
+    if lm_prefix == "cls":
+        table.append(("head.decoder.embedding", DECODER, SAME))
     norms = [(path, name, order) for path, name, order in table if path.endswith("norm")]
     table = [row for row in table if row not in norms]
     table += [(f"{path}.scale", f"{name}.weight", order) for path, name, order in norms]
@@ -174,7 +175,7 @@ def entries(
         selected.append(Entry(fused, f"{attention_name}in_proj.weight", SAME))
     unnamed = paths - {path for entry in selected for path in entry.paths}
     if unnamed:
-        raise ValueError(f"the table has no name for {', '.join(sorted(unnamed))}")
+        raise ValueError(f"the table has no name for {list_names(sorted(unnamed))}")
     return selected
 
 

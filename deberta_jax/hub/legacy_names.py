@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.hub.layout import FUSED
 from deberta_jax.hub.tensors import ComputedTensor, Tensor
 
@@ -60,7 +60,7 @@ def _rename(tensors: Mapping[str, Tensor], source: str | Path) -> dict[str, Tens
     for name in tensors:
         old_names.setdefault(_current_name(name), []).append(name)
     if repeated := [" and ".join(names) for names in old_names.values() if len(names) > 1]:
-        raise InputError(f"{source}: contains the same tensor under two names: {'; '.join(repeated)}")
+        raise InputError(f"{source}: contains the same tensor under two names: {list_names(repeated, '; ')}")
     return {new: tensors[old] for new, (old,) in old_names.items()}
 
 
@@ -82,7 +82,7 @@ def _add_differences(
         difference = tensors[name.removesuffix(".weight") + _DIFFERENCE]
         shared = generator.get(name)
         if shared is not None and shared.shape != difference.shape:
-            raise InputError(f"{source}: shape {difference.shape} of {name}, {shared.shape} in the generator")
+            raise InputError(f"{source}: shape {difference.shape} of {shorten(name)}, {shared.shape} in the generator")
         if shared is not None:
             summed[name] = _sum(shared, difference)
         elif name in tensors:
@@ -91,8 +91,8 @@ def _add_differences(
             missing.append(name)
     if missing:
         raise InputError(
-            f"{source}: contains only the difference to a generator's tables for {', '.join(missing)}; put the weights "
-            "of the generator into the same folder as pytorch_model.generator.bin"
+            f"{source}: contains only the difference to a generator's tables for {list_names(missing)}; put the "
+            "weights of the generator into the same folder as pytorch_model.generator.bin"
         )
     return summed
 
@@ -121,10 +121,10 @@ def _fuse_projections(tensors: Mapping[str, Tensor], config: DebertaConfig, sour
                 part = part.replace(f"{later}.", f"{first}.")
             result[prefix + part if match else name] = tensor
     if problems:
-        raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {'; '.join(problems)}")
+        raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {list_names(problems, '; ')}")
     if biases:
         raise InputError(
-            f'{source}: model_type "deberta" has no bias for keys, but these are not zero: {", ".join(biases)}; '
+            f'{source}: model_type "deberta" has no bias for keys, but these are not zero: {list_names(biases)}; '
             'set model_type to "deberta-v2"'
         )
     return result

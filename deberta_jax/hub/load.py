@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, DTypeLike, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError
-from deberta_jax.hub.layout import TIED, Entry, entries, masked_lm_prefix, may_be_ignored, model_paths
+from deberta_jax.errors import InputError, list_names
+from deberta_jax.hub.layout import DECODER, TIED, Entry, entries, masked_lm_prefix, may_be_ignored, model_paths
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model import shardings as model_shardings
 
@@ -51,7 +51,7 @@ def load_model(
         build, config, tensors, source=source, key=key, shardings=shardings, dtype=dtype
     )
     if initialized and jax.process_index() == 0:
-        _log.warning("%s: not in the file, initialized randomly: %s", source, ", ".join(initialized))
+        _log.warning("%s: not in the file, initialized randomly: %s", source, list_names(initialized))
     return model
 
 
@@ -115,8 +115,9 @@ def _check(
     missing = [entry for entry in table if may_be_missing and _part(entry) not in present]
     stored = [entry for entry in table if entry not in missing]
     if problems := _problems(stored, leaves, tensors):
-        raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {'; '.join(problems)}")
-    if any(entry.name.startswith("cls.") for entry in stored):
+        raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {list_names(problems, '; ')}")
+    names = [entry.name for entry in stored]
+    if any(name.startswith("cls.") for name in names) and DECODER not in names:
         _check_tied(tensors, source)
     return stored, missing
 

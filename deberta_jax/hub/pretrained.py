@@ -16,9 +16,10 @@ from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.heads import Head, Model, head_of_model, head_options, head_spec
-from deberta_jax.hub.layout import POSITIONS, file_tensors
+from deberta_jax.hub.layout import DECODER_BIAS, POSITIONS, TIED, file_tensors
 from deberta_jax.hub.load import floating_dtype, load_model
 from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
+from deberta_jax.hub.tied import masked_lm_tensors
 from deberta_jax.model.attention import AttentionChoice
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import (
@@ -239,11 +240,16 @@ def load_pretrained(
     }
     if head == "masked_lm":
         _warn_of_masked_lm(folder, tensors)
+        tensors, options["untied"] = masked_lm_tensors(tensors, config, source=source)
 
     def build(key: PRNGKeyArray) -> Any:
         return spec.model(config, key=key, **options)
 
-    model = load_model(build, config, tensors, source=source, key=key, mesh=mesh, dtype=param_dtype)
+    try:
+        model = load_model(build, config, tensors, source=source, key=key, mesh=mesh, dtype=param_dtype)
+    except InputError as error:
+        problem = str(error)
+        raise InputError(f"{folder}: {problem}" if problem.startswith("config: ") else problem) from None
     return model, tokenizer
 
 
@@ -273,8 +279,11 @@ def save_pretrained(
     config = config_of(model)
     projected = isinstance(model, TokenClassification) and model.projection is not None
     dtype = str(jax.tree.leaves(model)[0].dtype)
-    text = config_text(config, head_of_model(model), projected=projected, dtype=dtype)
+    untied = isinstance(model, MaskedLM) and model.head.decoder is not None
+    text = config_text(config, head_of_model(model), projected=projected, untied=untied, dtype=dtype)
     tensors = file_tensors(model, config, lm_prefix="cls")
+    if untied:
+        tensors[DECODER_BIAS] = tensors[TIED[DECODER_BIAS]]
     write_safetensors(folder, tensors, max_file_bytes, texts={"config.json": text})
     if tokenizer is not None:
         tokenizer.save(folder)

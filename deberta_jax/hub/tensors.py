@@ -16,10 +16,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from deberta_jax.errors import InputError
-from deberta_jax.files import read_json, replace_file
+from deberta_jax.errors import InputError, list_names, shorten
+from deberta_jax.files import is_file_name, read_json, replace_file
+from deberta_jax.hub.foreign import folder_files, other_weights
+from deberta_jax.hub.training_checkpoints import state_dict, without_wrapper
 from deberta_jax.torch_format.file import read_torch_file
-from deberta_jax.torch_format.tensor import Tensor as TorchTensor
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 INDEX = "{}.index.json"
@@ -33,6 +34,10 @@ _DTYPES: dict[str, Any] = {
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
     "BF16": ml_dtypes.bfloat16,
     "BOOL": "bool",
+    # Quantized weights, which `hub.quantized` describes.
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
 }
 
 
@@ -93,7 +98,10 @@ def weight_file(folder: Path) -> Path:
     if not candidates:
         candidates = sorted(folder.glob("pytorch.model-*.bin"), key=_numbers, reverse=True)
     if not candidates:
-        raise InputError(f"{folder}: no weights; expected {SAFETENSORS} or {TORCH}, or the index of several files")
+        other = (
+            other_weights(folder_files(folder)) or f"expected {SAFETENSORS} or {TORCH}, or the index of several files"
+        )
+        raise InputError(f"{folder}: no weights; {other}")
     return candidates[0]
 
 
@@ -104,36 +112,36 @@ def _numbers(path: Path) -> list[int]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a weight file, or of the files that an index lists; other values are left out.
 
-    Only headers are read. Raises InputError for files that are damaged, missing or not weight files.
+    Only headers are read. Names are without the prefixes of wrappers such as `module.`. Raises InputError for files
+    that are damaged, missing or not weight files.
     """
+    tensors = _read_file(path)
+    # The names in an adapter are those of the model that it is for, in its wrapper.
+    return tensors if path.name.startswith("adapter_model.") else without_wrapper(tensors, path)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
     if path.name.endswith(".json"):
         return _read_index(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    content = read_torch_file(path)
-    if isinstance(content, Mapping) and not any(isinstance(value, TorchTensor) for value in content.values()):
-        # Training scripts save the state dict inside another dict.
-        nested = [content[key] for key in ("state_dict", "model", "module") if isinstance(content.get(key), Mapping)]
-        content = nested[0] if nested else content
-    if not isinstance(content, Mapping) or not any(isinstance(value, TorchTensor) for value in content.values()):
-        raise InputError(f"{path}: contains no named tensors")
-    return {str(name): value for name, value in content.items() if isinstance(value, TorchTensor)}
+    return dict(state_dict(read_torch_file(path), path))
 
 
 def _read_index(path: Path) -> dict[str, Tensor]:
     file_of = read_json(path).get("weight_map")
     if not isinstance(file_of, dict) or not file_of:
         raise InputError(f"{path}: expected a weight_map from tensors to files")
-    if outside := sorted({str(name) for name in file_of.values() if Path(str(name)).name != name}):
-        raise InputError(f"{path}: refers to files outside its folder: {', '.join(outside)}")
+    if outside := sorted({str(name) or "''" for name in file_of.values() if not is_file_name(name)}):
+        raise InputError(f"{path}: refers to files outside its folder: {list_names(outside)}")
     files = {name: path.parent / name for name in sorted(set(file_of.values()))}
     if others := [name for name in files if Path(name).suffix not in (".safetensors", ".bin")]:
-        raise InputError(f"{path}: refers to files of an unknown kind: {', '.join(others)}")
+        raise InputError(f"{path}: refers to files of an unknown kind: {list_names(others)}")
     if missing := [name for name, file in files.items() if not file.is_file()]:
-        raise InputError(f"{path}: {len(missing)} of {len(files)} files are missing: {', '.join(missing)}")
-    tensors = {name: read_tensors(file) for name, file in files.items()}
+        raise InputError(f"{path}: {len(missing)} of {len(files)} files are missing: {list_names(missing)}")
+    tensors = {name: _read_file(file) for name, file in files.items()}
     if absent := [name for name, file in file_of.items() if name not in tensors[file]]:
-        raise InputError(f"{path}: {len(absent)} tensors are not in the listed files: {', '.join(absent)}")
+        raise InputError(f"{path}: {len(absent)} tensors are not in the listed files: {list_names(absent)}")
     return {name: tensors[file][name] for name, file in file_of.items()}
 
 
@@ -155,7 +163,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _dtype(path: Path, name: str, code: str) -> np.dtype:
     if code not in _DTYPES:
-        raise InputError(f"{path}: {name} has the unsupported type {code}")
+        raise InputError(f"{path}: {shorten(name)} has the unsupported type {code}; convert the weights to float32")
     return np.dtype(_DTYPES[code])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float
 
-from deberta_jax.errors import InputError, listed
+from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, Texts, encode
@@ -127,7 +127,7 @@ def zero_shot_pipeline(
     """The pipeline of `zero_shot`; an example is `(text,)`."""
     require_head(model, "sequence_classification", "zero_shot")
     if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
-        raise InputError(f"labels are {labels!r}: expected a list of different labels")
+        raise InputError(f"labels are {shorten(repr(labels))}: expected a list of different labels")
     if "{}" not in template:
         raise InputError(f"template {template!r} has no {{}} for the label")
     entailed, contradicted = _inference_labels(encoder_of(model).config.labels, entailment)
@@ -172,7 +172,7 @@ def _inference_labels(labels: Sequence[str], entailment: str | None) -> tuple[in
         contradicted = [0 if entailed[0] else len(names) - 1]
     if len(entailed) != 1 or len(contradicted) != 1:
         raise InputError(
-            f"the model's labels are {listed(labels)}: zero-shot classification needs a model of natural language "
+            f"the model's labels are {list_names(labels)}: zero-shot classification needs a model of natural language "
             "inference; name its label of entailment with entailment=... (--entailment)"
         )
     return entailed[0], contradicted[0]

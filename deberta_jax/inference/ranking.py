@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError, check_at_least, listed
+from deberta_jax.errors import InputError, check_at_least, list_names
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.classification import class_logits
@@ -107,7 +107,7 @@ def _relevant_label(config: DebertaConfig, relevant: str | None) -> int:
         return label_index(config.labels, relevant, "relevant")
     if len(config.labels) > 1:
         raise InputError(
-            f"the model's labels are {listed(config.labels)}: name the one of relevant documents with relevant=... "
+            f"the model's labels are {list_names(config.labels)}: name the one of relevant documents with relevant=... "
             "(--relevant)"
         )
     return 0

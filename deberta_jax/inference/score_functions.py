@@ -8,7 +8,7 @@ import scipy.special
 from jaxtyping import Float
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError, listed
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.inference.names import ScoreFunction
 
 SCORE_FUNCTIONS: dict[ScoreFunction, Callable[[Float[np.ndarray, "C"]], Float[np.ndarray, "C"]]] = {
@@ -51,5 +51,5 @@ def folder_function(config: DebertaConfig) -> ScoreFunction | None:
 def label_index(labels: Sequence[str], label: str, option: str) -> int:
     """The index of the label that an option names; raises InputError if the model does not have it."""
     if label not in labels:
-        raise InputError(f"{option} is {label!r}, but the model's labels are {listed(labels)}")
+        raise InputError(f"{option} is {label!r}, but the model's labels are {list_names(labels)}")
     return list(labels).index(label)

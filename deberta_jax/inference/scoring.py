@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from deberta_jax.errors import InputError, listed
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.classification import class_logits
@@ -47,7 +47,8 @@ def score_pipeline(
     check_function(function, labels)
     if len(labels) != 1:
         raise InputError(
-            f"score needs a model with one label, this one has {listed(labels)}: use classify (--task classification)"
+            f"score needs a model with one label, this one has {list_names(labels)}: use classify "
+            "(--task classification)"
         )
     to_score = SCORE_FUNCTIONS["none" if function == "auto" else function]
 

@@ -11,11 +11,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, shorten
 from deberta_jax.inference.buckets import BATCHING, Batching, plan
 from deberta_jax.inference.encode import EncodedRow, EncodedRows
 from deberta_jax.inference.inputs import ModelInputs, pad_rows
 from deberta_jax.inference.models import max_row_length
+from deberta_jax.model.deberta import encoder_of
 from deberta_jax.sharding import batch_parts, batch_sharding
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -79,6 +80,7 @@ def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Re
     for batch in _delay_by_one(_dispatch(pipeline, examples)):
         chunk = batch.chunk
         fetched = jax.device_get(batch.outputs)
+        _report_overflow(pipeline, chunk, batch.indices, fetched)
         for row, index in enumerate(batch.indices):
             chunk.outputs[index] = jax.tree.map(lambda x, row=row: x[row], fetched)
         if batch.last:
@@ -87,6 +89,23 @@ def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Re
             truncated += len(chunk.rows.truncated - chunk.rows.errors.keys())
     if truncated:
         _log.warning("%d of %d texts were truncated to %d tokens", truncated, total, pipeline.max_length)
+
+
+def _report_overflow(pipeline: Pipeline[Result], chunk: _Chunk, indices: Sequence[int], outputs: Any) -> None:
+    """Add an error for each example with an output that is not a finite number."""
+    valid = np.ones(len(indices), bool)
+    for leaf in jax.tree.leaves(outputs):
+        if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+            valid &= np.isfinite(leaf[: len(indices)]).reshape(len(indices), -1).all(1)
+    for row in np.flatnonzero(~valid).tolist():
+        source = int(chunk.rows.batch.sources[indices[row]])
+        text = f"{shorten(chunk.examples[source][0])[:40]!r}"
+        embeddings = encoder_of(pipeline.model).embeddings
+        if (dtype := jax.numpy.dtype(embeddings.dtype or embeddings.word.embedding.dtype)) == jax.numpy.float16:
+            advice = "float16 has overflowed; load the model with dtype bfloat16 or float32"
+        else:
+            advice = f"the model, which computes in {dtype}, may be damaged; download it again, or train it again"
+        chunk.rows.errors.setdefault(source, InputError(f"{text} gives outputs that are not finite numbers: {advice}"))
 
 
 def complete(pipeline: Pipeline[Result], *columns: Sequence[Any]) -> list[Result]:

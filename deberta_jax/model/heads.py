@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
+from deberta_jax.errors import InputError
 from deberta_jax.model.activation import activation, gelu
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import EncoderOutput
@@ -52,6 +53,11 @@ class Pooler(Configured):
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
         activation(config.pooler_hidden_act)
+        if config.pooler_hidden_size is not None:
+            raise InputError(
+                f"config: pooler_hidden_size is {config.pooler_hidden_size}, but the pooler reads states of "
+                f"hidden_size {config.hidden_size}, as in transformers; set both to the same number"
+            )
         self.config = config
         self.dense = square(config, key)
 

@@ -94,19 +94,27 @@ class EnhancedMaskDecoder(nnx.Module):
 
 
 class MaskedLMHead(Configured):
-    """Dense layer, activation, norm, then the product with the word embeddings and a bias."""
+    """Dense layer, activation, norm, then the product with the word embeddings and a bias.
 
-    def __init__(self, config: DebertaConfig, *, precision: Precision = "float32", key: PRNGKeyArray):
+    An `untied` head has a table of its own, `decoder` [V, E], in place of the word embeddings.
+    """
+
+    def __init__(
+        self, config: DebertaConfig, *, untied: bool = False, precision: Precision = "float32", key: PRNGKeyArray
+    ):
         self.config, self.precision = config, precision
         E = config.word_size
         self.dense = Linear((config.hidden_size, E), (None, "embed"), stddev=config.initializer_range, key=key)
         self.norm = LayerNorm(E, epsilon=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size), axes=("vocab",))
+        sizes, stddev, decoder_key = (config.vocab_size, E), config.initializer_range, jax.random.fold_in(key, 1)
+        self.decoder = Embedding(*sizes, ("vocab", "embed"), stddev=stddev, key=decoder_key) if untied else None
 
     @in_precision
     def __call__(self, x: Float[Array, "B M D"], words: Float[Array, "V E"]) -> Float[Array, "B M V"]:
         """Logits over the vocabulary, in float32 or wider."""
         x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
+        words = words if self.decoder is None else self.decoder.embedding[...]
         dtype = accumulation_dtype(x.dtype)
         logits = einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=dtype)
         return logits + over_rows(self.bias[...].astype(logits.dtype), logits)
@@ -115,7 +123,8 @@ class MaskedLMHead(Configured):
 class MaskedLM(HeadModel):
     """DeBERTa with a masked language model head: through the enhanced mask decoder, or from the last layer without it.
 
-    A model whose input contains absolute positions has no decoder.
+    A model whose input contains absolute positions has no decoder. The head of an `untied` model has its own table of
+    words instead of the embeddings.
     """
 
     def __init__(
@@ -123,6 +132,7 @@ class MaskedLM(HeadModel):
         config: DebertaConfig,
         *,
         enhanced_mask_decoder: bool = True,
+        untied: bool = False,
         key: PRNGKeyArray,
         **options: Unpack[ModelOptions],
     ):
@@ -130,7 +140,7 @@ class MaskedLM(HeadModel):
         self.deberta = Deberta(config, key=keys[0], **options)
         has_decoder = enhanced_mask_decoder and not config.position_biased_input
         self.decoder = EnhancedMaskDecoder(config, key=keys[1]) if has_decoder else None
-        self.head = MaskedLMHead(config, precision=self.precision, key=keys[2])
+        self.head = MaskedLMHead(config, untied=untied, precision=self.precision, key=keys[2])
         cast_parameters(self, options.get("param_dtype"))
 
     @on_explicit_meshes

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.encoder import Layer
 from deberta_jax.model.heads import TokenClassification
@@ -39,7 +39,7 @@ def with_config(model: AnyModel, **changes: Any) -> AnyModel:
     """
     config = encoder_of(model).config
     if unknown := [name for name in changes if name not in {field.name for field in dataclasses.fields(config)}]:
-        raise InputError(f"with_config: DebertaConfig has no field {', '.join(unknown)}")
+        raise InputError(f"with_config: DebertaConfig has no field {list_names(unknown)}")
     config = dataclasses.replace(config, **changes)
     abstract = _abstract(model, config)
     if problems := list(_differences(model, abstract, config)):
@@ -91,7 +91,7 @@ def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
     stddev = encoder_of(model).config.initializer_range
 
     def resize(name: str, leaf: Array) -> Array:
-        if not name.endswith(("embeddings.word.embedding", "head.bias")):
+        if not name.endswith(("embeddings.word.embedding", "head.bias", "head.decoder.embedding")):
             return leaf
         new = jnp.zeros((max(vocab_size - leaf.shape[0], 0), *leaf.shape[1:]), leaf.dtype)
         if leaf.ndim > 1:
@@ -132,7 +132,7 @@ def check_parameters(model: Deberta | HeadModel) -> None:
         if not jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
     if problems:
-        raise InputError(f"{type(model).__name__}: " + "; ".join(problems))
+        raise InputError(f"{type(model).__name__}: " + list_names(problems, "; "))
 
 
 def _check_shapes(function: str, model: Deberta | HeadModel) -> None:
@@ -157,7 +157,7 @@ def _abstract(model: AnyModel, config: DebertaConfig) -> AnyModel:
         "attention": encoder.encoder.layers.attention.attention,
     }
     if isinstance(model, MaskedLM):
-        options["enhanced_mask_decoder"] = model.decoder is not None
+        options |= {"enhanced_mask_decoder": model.decoder is not None, "untied": model.head.decoder is not None}
     if isinstance(model, TokenClassification):
         options["projected"] = model.projection is not None
     kind: Any = type(model)

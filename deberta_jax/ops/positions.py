@@ -11,19 +11,23 @@ def log_bucket(
 
     With `buckets` < 1 distances are returned unchanged. `clamp` limits distances to +-(max_distance - 1) first, as
     Microsoft's code does; without it buckets keep growing, as in Hugging Face (docs/numerics.md, "Relative positions
-    and buckets"). Computed in float64 on the host: in jitted float32 some sizes are off by one bucket. Raises
-    ValueError for 1 bucket, and for a `max_distance` that leaves no distance for logarithmic buckets.
+    buckets"). A `max_distance` up to `buckets // 2 + 1` leaves no distance for logarithmic buckets: each distance has
+    its own, and further ones share the last. Computed in float64 on the host: in jitted float32 some sizes are off by
+    one bucket. Raises ValueError for 1 bucket.
     """
     distance = np.asarray(distance, np.int64)
     if buckets < 1:
         return distance
     if buckets == 1:
         raise ValueError("buckets is 1, which cannot represent a sign: use at least 2, or 0 for no buckets")
-    if max_distance <= buckets // 2 + 1:
-        raise ValueError(f"max_distance is {max_distance}, expected more than {buckets // 2 + 1} for {buckets} buckets")
+    if max_distance < 1:
+        raise ValueError(f"max_distance is {max_distance}, expected at least 1")
     if clamp:
         distance = np.clip(distance, 1 - max_distance, max_distance - 1)
     middle = buckets // 2
+    if max_distance <= middle + 1:
+        # The logarithm of the maximum distance over `middle` would be the denominator: 0 or negative.
+        return np.clip(distance, -middle, middle)
     size = np.abs(distance)
     far = np.maximum(size, middle).astype(np.float64)
     quotient = np.log(far / middle) / np.log((max_distance - 1) / middle)

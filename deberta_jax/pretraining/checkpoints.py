@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import read_json
 from deberta_jax.hub.config_file import config_of
 from deberta_jax.hub.download import resolve
@@ -80,7 +80,7 @@ def write_run(folder: Path, model: StoredModel, tokenizer: Tokenizer | None, tar
     loaded = load_model(build, config, model.tensors, source=model.source, key=model_key(_SEED), mesh=mesh)
     used = {"deberta", masked_lm_prefix(model.tensors, config)}
     if unused := [name for name in model.tensors if name.partition(".")[0] not in used]:
-        _log.warning("%s: not used by a masked-LM run, not converted: %s", model.source, ", ".join(unused))
+        _log.warning("%s: not used by a masked-LM run, not converted: %s", model.source, list_names(unused))
     with closing(Checkpointer(folder / CHECKPOINTS)) as checkpointer:
         checkpointer.save(initial_state(build, optimizer, _SEED, mesh, loaded), {"next_batch": 0, "settings": {}})
     if tokenizer is not None:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.hub.download import GENERATOR_FILE, GeneratorNotFound, resolve
 from deberta_jax.hub.folder import has_generator, read_folder, read_generator
 from deberta_jax.hub.load import import_tensors
@@ -84,7 +84,7 @@ def load_file(build: Build, config: DebertaConfig, file: ModelFile, key: PRNGKey
         build, config, file.tensors, source=file.path, key=key, shardings=model_shardings, dtype=jnp.float32
     )
     if new:
-        _log.warning("%s: not in the file, initialized randomly: %s", file.path, ", ".join(new))
+        _log.warning("%s: not in the file, initialized randomly: %s", file.path, list_names(new))
     return model
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.conll import CONLL
 from deberta_jax.tasks.custom import DESCRIPTION, GENERIC
 from deberta_jax.tasks.examples import Examples, TextExample
@@ -97,7 +97,7 @@ def check_labels(labels: Sequence[str], splits: Mapping[str, Examples]) -> None:
                 if unknown := [value for value in values if isinstance(value, str) and value not in known]:
                     raise InputError(
                         f"{split}, example {example.id}: label {unknown[0]!r} is not one of the model's labels: "
-                        f"{', '.join(labels)}"
+                        f"{list_names(labels)}"
                     )
 
 
@@ -111,5 +111,5 @@ def fit_to_model(task: Task, labels: Sequence[str], model: str) -> Task:
     if set(task.labels) == set(ENTAILMENT_LABELS) and set(labels) == set(NLI_LABELS):
         return dataclasses.replace(task, label_map=dict.fromkeys(("contradiction", "neutral"), "not_entailment"))
     raise InputError(
-        f"{model}: its labels are {', '.join(labels)}, but those of {task.name} are {', '.join(task.labels)}"
+        f"{model}: its labels are {list_names(labels)}, but those of {task.name} are {', '.join(task.labels)}"
     )

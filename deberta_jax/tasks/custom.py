@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.examples import Examples, ReadReport
 from deberta_jax.tasks.rows import UnusableRow, is_test, read_rows
 from deberta_jax.tasks.submissions import objects_writer
@@ -132,7 +132,7 @@ def _check_columns(path: Path, row: Mapping[str, Any], required: Sequence[str | 
     if missing is not None:
         similar = difflib.get_close_matches(missing, list(row), 1)
         raise InputError(
-            f"{path}: no column {missing!r}; the columns are {', '.join(row)}"
+            f"{path}: no column {missing!r}; the columns are {list_names(row)}"
             + (f"; did you mean {similar[0]!r}?" if similar else "")
         )
 

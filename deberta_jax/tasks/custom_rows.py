@@ -144,7 +144,7 @@ def list_items(cell: Any, separator: str | None) -> list[Any]:
     if text.startswith("[") and text.endswith("]"):
         try:
             values = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
         if isinstance(values, list):
             return values

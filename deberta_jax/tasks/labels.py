@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 
 NLI_LABELS = "contradiction", "neutral", "entailment"
 ENTAILMENT_LABELS = "not_entailment", "entailment"
@@ -34,7 +34,7 @@ def _sorted(labels: Collection[str], minimum: int) -> tuple[str, ...]:
     """Sort labels by number if all of them are numbers."""
     if len(labels) < minimum:
         raise InputError(
-            f"the labels of the training data are: {', '.join(sorted(labels)) or 'none'}; at least {minimum} required"
+            f"the labels of the training data are: {list_names(sorted(labels)) or 'none'}; at least {minimum} required"
         )
     return tuple(sorted(labels, key=float if all(map(_is_number, labels)) else str))
 

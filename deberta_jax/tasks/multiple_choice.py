@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.examples import ChoiceExample, Examples, ReadReport
 from deberta_jax.tasks.jsonl import load_json
 from deberta_jax.tasks.metrics import accuracy
@@ -81,7 +81,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
         try:
             names = rows.fieldnames or ()
             if missing := sorted({"sent1", "sent2", *_ENDINGS} - set(names)):
-                raise InputError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(names)}")
+                raise InputError(f"{path}: no column {list_names(missing)}; the columns are {list_names(names)}")
             for row in rows:
                 yield rows.line_num, row
         except (csv.Error, UnicodeDecodeError) as error:

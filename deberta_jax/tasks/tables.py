@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.examples import ReadReport
 from deberta_jax.tasks.file_types import check_signature, check_text, read_head
 from deberta_jax.tasks.jsonl import load_json, numbered_objects
@@ -180,7 +180,7 @@ def _check_header(path: Path, header: list[str]) -> None:
     if not any(header):
         raise InputError(f"{path}: no header; the first line must name the columns")
     if len(set(header)) < len(header):
-        raise InputError(f"{path}: duplicate column names in {', '.join(header)}")
+        raise InputError(f"{path}: duplicate column names in {list_names(header)}")
 
 
 def _line_not_utf8(path: Path) -> int:

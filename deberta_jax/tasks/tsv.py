@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.examples import Examples, ReadReport, TextExample
 from deberta_jax.tasks.jsonl import numbered_lines
 from deberta_jax.tasks.rows import UnusableRow, is_test, read_rows, unknown_label
@@ -86,4 +86,4 @@ def _no_label(text: str) -> UnusableRow:
 
 
 def _missing_column(path: Path, names: Sequence[str], row: Mapping[str, str]) -> InputError:
-    return InputError(f"{path}: no column {' or '.join(map(repr, names))}; the columns are {', '.join(row)}")
+    return InputError(f"{path}: no column {' or '.join(map(repr, names))}; the columns are {list_names(row)}")

@@ -69,7 +69,9 @@ def _pipeline(document: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
     pipeline = {part: document.get(part) for part in PIPELINE}
     pre_tokenizer = pipeline["pre_tokenizer"]
     if isinstance(pre_tokenizer, dict) and "add_prefix_space" in pre_tokenizer:
-        space = bool(settings.get("add_prefix_space", pre_tokenizer["add_prefix_space"]))
+        # The classes of DebertaTokenizer and RobertaTokenizer have False as the default, whatever the file says.
+        default = pre_tokenizer["add_prefix_space"] if settings.get("tokenizer_class") in GENERIC_CLASSES else False
+        space = bool(settings.get("add_prefix_space", default))
         pipeline["pre_tokenizer"] = pre_tokenizer | {"add_prefix_space": space}
     return pipeline
 

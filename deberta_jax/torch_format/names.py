@@ -11,7 +11,7 @@ import numpy as np
 from deberta_jax.errors import InputError
 from deberta_jax.torch_format.storage import STORAGE_DTYPES, Storage
 from deberta_jax.torch_format.tensor import Tensor
-from deberta_jax.torch_format.unpickler import Function, check_key, printable
+from deberta_jax.torch_format.unpickler import Function, Opaque, check_key, printable
 
 _DTYPES = {str(dtype): dtype for dtype in STORAGE_DTYPES.values()} | {
     "uint16": np.dtype(np.uint16),
@@ -33,7 +33,12 @@ def find_name(module: str, name: str) -> Any:
     if module.endswith("deberta.config") and name in ("ModelConfig", "AbsModelConfig"):
         return _REPLACEMENTS["argparse", "Namespace"]
     reference = f"{printable(module)}.{printable(name)}"
-    raise InputError(f"refers to {reference}, which files of tensors never need; the file was not loaded")
+    if module.partition(".")[0] in _OPAQUE_PACKAGES or (module, name) in _OPAQUE:
+        return Function(lambda *_: Opaque(reference))
+    if reference in _QUANTIZED:
+        raise InputError("contains weights quantized by PyTorch; load it with PyTorch and save its weights as float32")
+    hint = "; save `model.state_dict()` instead of the model" if module.startswith("torch.nn.modules.") else ""
+    raise InputError(f"refers to {reference}, which files of tensors never need; the file was not loaded{hint}")
 
 
 def _rebuild_tensor(
@@ -70,13 +75,17 @@ def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> 
     return _rebuild_tensor_v2(*arguments)
 
 
-def _numpy_dtype(name: Any, *_: Any) -> np.dtype:
+def _numpy_dtype(name: Any, *_: Any) -> Any:
+    if re.fullmatch(r"[<|]?[USMmV][0-9]{1,9}|[<|]?[Mm]8\[.*\]", name):
+        return Opaque("numpy.dtype")
     if not re.fullmatch(r"[<|]?([biu][1248]|f[248])", name):
         raise InputError(f"refers to the numpy type {printable(name)}, which is not a number")
     return np.dtype(name)
 
 
 def _numpy_scalar(dtype: Any, data: Any) -> Any:
+    if isinstance(dtype, Opaque):
+        return dtype
     if not isinstance(dtype, np.dtype):
         raise TypeError("a number without a type")
     return np.frombuffer(data, dtype, count=1)[0].item()
@@ -94,6 +103,26 @@ def _empty_bytes() -> bytes:
     return b""
 
 
+# Training programs save objects of these packages beside the weights: settings, schedules, callbacks.
+_OPAQUE_PACKAGES = frozenset(
+    [
+        *("transformers", "accelerate", "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"),
+        *("omegaconf", "deepspeed", "sentence_transformers", "DeBERTa"),
+    ]
+)
+_TYPES = "bool", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "slice", "str"
+_OPAQUE = frozenset(
+    [
+        *(("pathlib", name) for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath")),
+        *(("pathlib._local", name) for name in ("Path", "PosixPath", "WindowsPath")),
+        *(("datetime", name) for name in ("datetime", "date", "timedelta", "timezone")),
+        *(("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")),
+        *(("numpy._core.numeric", "_frombuffer"), ("numpy.core.numeric", "_frombuffer"), ("numpy", "ndarray")),
+        *(("torch._C", "Generator"), ("torch", "Generator"), ("uuid", "UUID"), ("decimal", "Decimal")),
+        *((module, name) for module in ("builtins", "__builtin__") for name in _TYPES),
+    ]
+)
+_QUANTIZED = ("torch._utils._rebuild_qtensor",)
 _SET = Function(lambda items: set(map(check_key, items)))
 _REPLACEMENTS: Mapping[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): Function(_rebuild_tensor),
@@ -110,6 +139,8 @@ _REPLACEMENTS: Mapping[tuple[str, str], Any] = {
     **{("torch", name): dtype for name, dtype in (STORAGE_DTYPES | _DTYPES).items()},
     **{("torch.cuda", name): dtype for name, dtype in STORAGE_DTYPES.items()},
     ("collections", "OrderedDict"): Function(_dict),
+    ("collections", "defaultdict"): Function(lambda *_: {}),
+    ("collections", "Counter"): Function(lambda *items: dict(*items)),
     ("argparse", "Namespace"): Function(_namespace),
     ("builtins", "set"): _SET,
     # Protocol 2 uses the names of Python 2 and has no operation for bytes.

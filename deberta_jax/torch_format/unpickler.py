@@ -83,6 +83,13 @@ def check_key(key: Any) -> Any:
     return key
 
 
+@dataclass(frozen=True)
+class Opaque:
+    """An object of a class that is not needed to read tensors; its state is left out. `name` is that of the class."""
+
+    name: str
+
+
 @dataclass
 class _Machine:
     """The state of one pickle: the stack above the last mark, the stacks below the open marks, and the memo."""
@@ -151,12 +158,15 @@ class _Machine:
         return self.stack[-1]
 
     def set_items(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is Opaque:
+            return
         target = self.last(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[check_key(key)] = value
 
     def append_items(self, items: list[Any]) -> None:
-        self.last(list).extend(items)
+        if type(self.stack[-1]) is not Opaque:
+            self.last(list).extend(items)
 
     def add_items(self, items: list[Any]) -> None:
         self.last(set).update(map(check_key, items))
@@ -177,6 +187,8 @@ class _Machine:
 
     def set_state(self) -> None:
         state = self.stack.pop()
+        if type(self.stack[-1]) is Opaque:
+            return
         if isinstance(self.stack[-1], np.dtype):
             if state[1] == ">":
                 raise InputError("contains numbers of a big-endian machine")

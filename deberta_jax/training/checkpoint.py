@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.model.tree import named_leaves
 from deberta_jax.training.fingerprint import fingerprint
 from deberta_jax.training.state import TrainState
@@ -177,7 +177,9 @@ class Checkpointer:
             if (saved_shape, saved_dtype) != (shape, dtype):
                 problems.append(f"has {saved_dtype}{saved_shape} where the run has {dtype}{shape}, for {name}")
         if problems:
-            raise InputError(f"checkpoint {self.folder / str(step)} belongs to another run: it {'; '.join(problems)}")
+            raise InputError(
+                f"checkpoint {self.folder / str(step)} belongs to another run: it {list_names(problems, '; ')}"
+            )
 
     def _read_error(self, step: int, error: Exception) -> Exception:
         """DamagedCheckpoint, or InputError if the error does not mean that the files are damaged."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import make_folder, read_json, write_json
 
 # Settings that may change when a run resumes: they change where and when work is done. (`accumulate` also changes the
@@ -58,7 +58,9 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             continue
         differences.append(f"{name} ({before} in the folder, {now} now)")
     if differences:
-        raise InputError(f"{folder} contains a run with other settings: {'; '.join(differences)}; use another folder")
+        raise InputError(
+            f"{folder} contains a run with other settings: {list_names(differences, '; ')}; use another folder"
+        )
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

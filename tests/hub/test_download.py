@@ -233,6 +233,9 @@ def test_other_origins_do_not_receive_the_token(hub):
 def test_a_repository_without_a_model_is_refused_before_a_download(hub, folder, missing):
     (folder / missing).unlink()
     expected = "expected config.json, and model.safetensors or pytorch_model.bin"
+    if missing == "pytorch_model.bin":
+        # The repository has TensorFlow's weights too.
+        expected = "it contains TensorFlow weights; convert them with transformers 4"
     refused(f"not a DeBERTa on the Hub; {expected}", NAME)
     assert hub.fetched() == []
 
@@ -395,3 +398,41 @@ def test_an_incomplete_model_in_the_cache_is_not_used(hub, monkeypatch):
 def test_importing_the_module_does_not_import_huggingface_hub():
     code = "import deberta_jax.hub.download, sys; assert 'huggingface_hub' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("digest", ["../../../x", "", "0" * 63, "G" * 64, "/etc/passwd", None])
+def test_a_digest_that_is_not_one_is_refused(digest, hub, folder, monkeypatch):
+    import huggingface_hub
+
+    original = huggingface_hub.HfApi.model_info
+
+    def model_info(*arguments, **options):
+        info = original(*arguments, **options)
+        for file in info.siblings:
+            if file.lfs:
+                file.lfs.sha256 = digest
+        return info
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    refused("me/tiny: the Hub .* lists a wrong sha256 for .*; check HF_ENDPOINT", NAME)
+
+
+def test_a_commit_that_is_not_one_is_refused(hub, folder, monkeypatch):
+    import huggingface_hub
+
+    original = huggingface_hub.HfApi.model_info
+
+    def model_info(*arguments, **options):
+        info = original(*arguments, **options)
+        info.sha = "../../x"
+        return info
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    refused("me/tiny: the Hub .* lists '../../x' as the commit", NAME)
+
+
+@pytest.mark.parametrize("file", ["../x.bin", "/x.bin", "", "a\\x.bin", "sub/x.bin", 3])
+def test_an_index_of_the_hub_that_names_other_folders_is_refused(file, hub, folder):
+    (folder / "pytorch_model.bin").unlink()
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
+    refused("expected a weight_map from tensors to names of files in the same folder", NAME)

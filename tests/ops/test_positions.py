@@ -35,6 +35,16 @@ def test_buckets_are_odd_and_grow_with_the_distance(buckets, more, clamp):
     assert (np.diff(table) >= 0).all()
 
 
+@given(st.integers(2, 256), st.integers(1, 600), st.booleans())
+def test_a_short_maximum_distance_gives_each_distance_its_own_bucket(buckets, distance, clamp):
+    distance = min(distance, buckets // 2 + 1)
+    near = np.arange(1 - distance, distance)
+    assert (log_bucket(near, buckets, distance, clamp=clamp) == near).all()
+    assert (log_bucket(near, buckets, 4 * buckets, clamp=clamp) == near).all()
+    far = log_bucket(np.arange(-2000, 2001), buckets, distance, clamp=clamp)
+    assert (np.diff(far) >= 0).all() and abs(far).max() <= buckets // 2
+
+
 def test_without_buckets_distances_are_unchanged():
     assert (log_bucket(np.arange(-5, 6), -1, 512) == np.arange(-5, 6)).all()
 
@@ -54,7 +64,7 @@ def test_the_index_of_a_query_and_a_key_is_the_row_of_their_distance(T, S, size,
     ("sizes", "message"),
     [
         ((0, 0), "max_distance is 0, expected at least 1 without buckets"),
-        ((4, 2), "max_distance is 2, expected more than 3 for 4 buckets"),
+        ((4, 0), "max_distance is 0, expected at least 1"),
         ((1, 8), "buckets is 1, which cannot represent a sign"),
     ],
 )
