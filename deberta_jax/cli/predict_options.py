@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from deberta_jax.config import AttentionName, Precision
+from deberta_jax.config import AttentionName, Pooling, Precision
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.names import PipelineName, Pooling
+from deberta_jax.inference.names import PipelineName
 
 # Examples per chunk: a chunk is in memory together, and is computed again if the process is killed.
 CHUNK = 1024

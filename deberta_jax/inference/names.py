@@ -13,4 +13,3 @@ PipelineName = Literal[
     "replaced-tokens",
     "embeddings",
 ]
-Pooling = Literal["mean", "cls"]
