@@ -66,10 +66,17 @@ class PredictConfig:
     """
     top_k: int = 5
     """Number of tokens to return for each [MASK] (fill-mask)."""
-    pooling: Pooling = "mean"
-    """Mean of all token states, or the state of [CLS] (embeddings)."""
+    pooling: Pooling | None = None
+    """How token states become one vector (embeddings).
+
+    By default as the folder says, with its dense layers and its normalization, or the mean of all token states.
+    """
+    prompt: str | None = None
+    """Name of a prompt of the folder, or text to write before each text; by default the folder's (embeddings)."""
     parts: Annotated[tuple[ArrayName, ...], tyro.conf.arg(name="return")] = ()
     """Also write these arrays for each text, as .npz files in OUTPUT.arrays; "arrays" in the output names the file."""
+    base: str | None = None
+    """Base model of a PEFT adapter; by default the one that the adapter names."""
     generator: bool = False
     """Use the generator that a v3 model was trained with (fill-mask)."""
     revision: str | None = None

@@ -17,13 +17,12 @@ from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
 from deberta_jax.hub.config_file import numbered_labels, read_config
-from deberta_jax.hub.download import CONFIG_FILES, resolve
+from deberta_jax.hub.download import resolve
 from deberta_jax.hub.heads import HEADS, Head, architecture
+from deberta_jax.hub.repository_files import ADAPTER_CONFIG, ADAPTER_FILES, CONFIG_FILES
 from deberta_jax.hub.sentence_modules import transformer_folder
 from deberta_jax.hub.tensors import ComputedTensor, Tensor, read_tensors
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # The heads of peft's tasks.
 TASK_HEADS: dict[str, Head | None] = {
     "SEQ_CLS": "sequence_classification",
@@ -44,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Matrices(NamedTuple):
-    """The matrices beside one weight: A [rank, in] and B [out, rank], or of an embedding A [rank, V] and B [E, rank]."""
+    """The matrices beside one weight: A [rank, in] and B [out, rank], for an embedding [rank, V] and [E, rank]."""
 
     a: Tensor
     b: Tensor
@@ -69,7 +68,9 @@ def find_base(folder: Path, base: str | Path | None = None, *, token: str | None
             raise InputError(f"{folder}: not a PEFT adapter ({ADAPTER_CONFIG}), so it takes no base model; omit base")
         return None
     values = _read_settings(folder)
-    name, revision = (base, None) if base is not None else (values.get("base_model_name_or_path"), values.get("revision"))
+    name, revision = (
+        (base, None) if base is not None else (values.get("base_model_name_or_path"), values.get("revision"))
+    )
     how = "pass base=FOLDER (--base FOLDER)"
     if not isinstance(name, str | Path) or not str(name):
         raise InputError(f"{folder}: a PEFT adapter whose config names no base model; {how}")
@@ -77,7 +78,9 @@ def find_base(folder: Path, base: str | Path | None = None, *, token: str | None
         return transformer_folder(folder / name)
     try:
         is_folder = Path(name).is_dir()
-        base_folder = resolve(name, revision=revision if isinstance(revision, str) and not is_folder else None, token=token)
+        base_folder = resolve(
+            name, revision=revision if isinstance(revision, str) and not is_folder else None, token=token
+        )
     except InputError as error:
         raise InputError(f"{folder}: a PEFT adapter without its base model; {how}: {error}") from None
     return transformer_folder(base_folder)
@@ -94,7 +97,7 @@ def with_adapter(
     kind, and for tensors that do not fit the base, at most 20 of them by name.
     """
     values = _read_settings(folder)
-    source = _adapter_file(folder)
+    source = adapter_file(folder)
     matrices, whole = _split(read_tensors(source), source)
     merged, problems = dict(tensors), []
     for name, tensor in whole.items():
@@ -127,11 +130,13 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     values = read_json(path)
     kind, initial = values.get("peft_type"), values.get("init_lora_weights")
     if kind != "LORA":
-        raise InputError(f"{path}: peft_type is {kind!r}, only LORA is supported; merge it with peft and save the model")
+        raise InputError(
+            f"{path}: peft_type is {kind!r}, only LORA is supported; merge it with peft and save the model"
+        )
     if unsupported := [name for name in _UNSUPPORTED if values.get(name)]:
         raise InputError(
-            f"{path}: {', '.join(unsupported)} is not supported; merge the adapter with peft (merge_and_unload) and save "
-            "the model"
+            f"{path}: {', '.join(unsupported)} is not supported; merge the adapter with peft (merge_and_unload) and "
+            "save the model"
         )
     if isinstance(initial, str) and _CHANGES_BASE.fullmatch(initial):
         raise InputError(
@@ -141,16 +146,15 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _adapter_file(folder: Path) -> Path:
+def adapter_file(folder: Path) -> Path:
+    """The weight file of an adapter; raises InputError if there is none."""
     path = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
     if path is None:
         raise InputError(f"{folder}: {ADAPTER_CONFIG} without weights; expected {' or '.join(ADAPTER_FILES)}")
     return path
 
 
-def _split(
-    tensors: Mapping[str, Tensor], source: Path
-) -> tuple[dict[str, _Matrices], dict[str, Tensor]]:
+def _split(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict[str, _Matrices], dict[str, Tensor]]:
     """The matrices by the name of their module, and the tensors of parts that were trained as a whole."""
     parts: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}

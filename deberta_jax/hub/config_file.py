@@ -9,9 +9,9 @@ from typing import Any
 from deberta_jax.config import DebertaConfig, read_rtd_pair
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
-from deberta_jax.hub.download import CONFIG_FILES, resolve
+from deberta_jax.hub.download import resolve
 from deberta_jax.hub.heads import HEADS, Head, Model, architecture
-from deberta_jax.hub.sentence_modules import transformer_folder
+from deberta_jax.hub.repository_files import CONFIG_FILES
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.deberta import Deberta
 
@@ -51,7 +51,7 @@ def load_config(
     name: str | Path, *, revision: str | None = None, token: str | None = None, generator: bool = False
 ) -> DebertaConfig:
     """The config of a folder or of a model on the Hub, without its weights (see `DebertaConfig.from_pretrained`)."""
-    folder = transformer_folder(resolve(name, revision=revision, token=token, part="config"))
+    folder = resolve(name, revision=revision, token=token, part="config")
     config = read_config(folder, generator=generator)
     if generator and not _is_pair(_read_values(folder)[1]):
         raise InputError(

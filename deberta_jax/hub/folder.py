@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.hub.adapter import find_base, with_adapter
+from deberta_jax.hub.adapter import adapter_file, find_base, with_adapter
 from deberta_jax.hub.config_file import numbered_labels, read_config
 from deberta_jax.hub.download import GENERATOR_FILE
 from deberta_jax.hub.legacy_names import canonical_tensors
@@ -42,7 +42,7 @@ def read_folder(
     if base_folder is None:
         return _read_model(transformer, generator, generator_folder)
     config, tensors, _ = _read_model(base_folder, generator, generator_folder)
-    return StoredModel(*with_adapter(config, tensors, transformer), transformer)
+    return StoredModel(*with_adapter(config, tensors, transformer), adapter_file(transformer))
 
 
 def tokenizer_folder(folder: Path, *, base: str | Path | None = None) -> Path:

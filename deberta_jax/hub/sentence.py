@@ -14,7 +14,7 @@ from jaxtyping import Array, DTypeLike
 from deberta_jax.config import Pooling
 from deberta_jax.errors import InputError
 from deberta_jax.files import make_folder, read_json, write_json
-from deberta_jax.hub.sentence_modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, Module, check_modules, read_modules
+from deberta_jax.hub.sentence_modules import MODULES, SETTINGS, TRANSFORMER_FILES, Module, check_modules, read_modules
 from deberta_jax.hub.tensors import ComputedTensor, Tensor, read_tensors, weight_file, write_safetensors
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.sentence import Dense, DenseConfig, SentenceConfig, SentenceEncoder, with_layers
@@ -49,7 +49,6 @@ _ACTIVATIONS = {
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
 _TYPE = "sentence_transformers.models.{}"
-_TRANSFORMER_FILES = TRANSFORMER_SETTINGS, "sentence_roberta_config.json"
 # What `SentenceConfig` has fields for.
 _FIELDS = ("prompts", "default_prompt_name")
 _LONGEST = 10**9
@@ -108,9 +107,7 @@ def load_sentence(
         values = np.ascontiguousarray(values.T if transpose else values, dtype)
         if mesh is None:
             return jax.device_put(values)
-        return jax.make_array_from_callback(
-            values.shape, NamedSharding(mesh, PartitionSpec()), values.__getitem__
-        )
+        return jax.make_array_from_callback(values.shape, NamedSharding(mesh, PartitionSpec()), values.__getitem__)
 
     dense = []
     for config, tensors in zip(stored.config.dense, stored.dense, strict=True):
@@ -125,7 +122,7 @@ def load_sentence(
         raise InputError(f"{source}: {error}") from None
 
 
-def stored_sentence(model: Deberta) -> StoredSentence | None:
+def stored_sentence(model: Any) -> StoredSentence | None:
     """The layers of a sentence encoder, to be written; None for another model."""
     if not isinstance(model, SentenceEncoder):
         return None
@@ -167,7 +164,7 @@ def write_sentence(folder: Path, stored: StoredSentence | None) -> None:
     settings = {**config.extra, "prompts": dict(config.prompts), "default_prompt_name": config.default_prompt}
     write_json(folder / SETTINGS, settings)
     lengths = {"max_seq_length": config.max_length, "do_lower_case": config.lower_case}
-    write_json(folder / TRANSFORMER_SETTINGS, lengths)
+    write_json(folder / TRANSFORMER_FILES[0], lengths)
     values = [
         {"idx": index, "name": str(index), "path": path, "type": _TYPE.format(kind)}
         for index, (kind, path) in enumerate(modules)
@@ -186,7 +183,11 @@ def _read_pooling(path: Path) -> tuple[tuple[Pooling, ...], bool]:
         old = tuple(mode for name, mode in _OLD_POOLING.items() if values.get(name) is True)
         return old or ("mean",), values.get("include_prompt") is not False
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or not modes or not all(isinstance(mode, str) and mode in _POOLING for mode in modes):
+    if (
+        not isinstance(modes, list)
+        or not modes
+        or not all(isinstance(mode, str) and mode in _POOLING for mode in modes)
+    ):
         raise InputError(f"{path}: pooling_mode is {modes!r}, expected some of {', '.join(_POOLING)}")
     return tuple(_POOLING[mode] for mode in modes), values.get("include_prompt") is not False
 
@@ -205,13 +206,13 @@ def _read_dense(folder: Path) -> tuple[DenseConfig, dict[str, Tensor]]:
     """A dense layer and its tensors; raises InputError if they do not fit."""
     path = folder / "config.json"
     values = read_json(path)
-    sizes = [values.get(key) for key in ("in_features", "out_features")]
-    if not all(type(size) is int and size > 0 for size in sizes):
-        raise InputError(f"{path}: expected in_features and out_features as positive integers, not {sizes}")
+    inputs, outputs = values.get("in_features"), values.get("out_features")
+    if type(inputs) is not int or type(outputs) is not int or min(inputs, outputs) < 1:
+        raise InputError(f"{path}: in_features and out_features are {inputs} and {outputs}, expected positive integers")
     name = values.get("activation_function", next(iter(_ACTIVATIONS)))
     if name not in _ACTIVATIONS:
         raise InputError(f"{path}: activation_function is {name!r}, expected one of {', '.join(_ACTIVATIONS)}")
-    config = DenseConfig(*sizes, values.get("bias", True) is True, _ACTIVATIONS[name])
+    config = DenseConfig(inputs, outputs, values.get("bias", True) is True, _ACTIVATIONS[name])
     expected: dict[str, tuple[int, ...]] = {"linear.weight": (config.outputs, config.inputs)}
     if config.bias:
         expected["linear.bias"] = (config.outputs,)
@@ -251,8 +252,7 @@ def _lengths(folder: Path, transformer: Module) -> dict[str, Any]:
     Without `max_seq_length`, which newer versions do not write, the tokenizer and the number of positions limit it.
     """
     root = folder / transformer.path
-    # Old versions named the file after the kind of the transformer.
-    path = next((root / name for name in _TRANSFORMER_FILES if (root / name).is_file()), None)
+    path = next((root / name for name in TRANSFORMER_FILES if (root / name).is_file()), None)
     values = read_json(path) if path else {}
     length = values.get("max_seq_length")
     if not (length is None or (type(length) is int and length > 0)):

@@ -9,7 +9,8 @@ from deberta_jax.errors import InputError
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
-TRANSFORMER_SETTINGS = "sentence_bert_config.json"
+# Old versions named the file after the kind of the transformer.
+TRANSFORMER_FILES = "sentence_bert_config.json", "sentence_roberta_config.json"
 # The modules that can be read, by the last part of their type.
 KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 

@@ -50,8 +50,8 @@ def embed(
         pooling: pools the states in this way alone, without the dense layers and the normalization of the folder:
             "mean", "cls" (the state of [CLS]), "max", "mean_sqrt_len" (the sum over the square root of the number of
             tokens), "weighted_mean" (by position) or "last" (the last token).
-        prompt: the name of a prompt of the folder, such as "query", or a text to write before each text, which ends with
-            a space or a punctuation mark; "" for none. By default the folder's default prompt, if it has one.
+        prompt: the name of a prompt of the folder, such as "query", or a text to write before each text, which ends
+            with a space or a punctuation mark; "" for none. By default the folder's default prompt, if it has one.
         batching: sizes of batches. Texts longer than its `max_length`, by default that of the folder or the model's
             number of positions, are truncated, which is logged.
 
@@ -107,8 +107,8 @@ def prompt_text(sentence: SentenceConfig, prompt: str | None) -> str:
     if re.fullmatch(r"\S*\w", prompt):
         names = f"it has {', '.join(prompts)}" if prompts else "it has no prompts"
         raise InputError(
-            f"the model has no prompt named {prompt!r} ({names}); a text to write before each text ends with a space or "
-            "a punctuation mark"
+            f"the model has no prompt named {prompt!r} ({names}); a text to write before each text ends with a space "
+            "or a punctuation mark"
         )
     return prompt
 

@@ -115,8 +115,8 @@ class SentenceEncoder(Deberta):
     ) -> Float[Array, "B E"]:
         """The vector of each text from the states of the last layer, in float32 or wider.
 
-        `attention_mask` [B, T] is 1 for real tokens. `excluded` is the number of tokens at the start of each text, those
-        of a prompt, that are not pooled.
+        `attention_mask` [B, T] is 1 for real tokens. `excluded` is the number of tokens at the start of each text,
+        those of a prompt, that are not pooled.
         """
         mask = as_token_mask(attention_mask)
         mask = jnp.ones(states.shape[:2], bool) if mask is None else mask
