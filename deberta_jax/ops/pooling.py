@@ -5,14 +5,13 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deberta_jax.config import Pooling
 from deberta_jax.ops.precision import einsum, upcast
 
 
 def pool(
     states: Float[Array, "B T D"],
     attention_mask: Bool[Array, "B T"],
-    pooling: Pooling,
+    pooling: str,
     excluded: Int[Array, "B"] | None = None,
 ) -> Float[Array, "B D"]:
     """One vector per text, in float32 or wider; zero for a row without tokens.
@@ -64,7 +63,7 @@ def _at(states: Array, mask: Array, index: Array) -> Array:
     return jnp.where(mask.any(1)[:, None], selected, jnp.zeros((), states.dtype))
 
 
-_POOLING: dict[Pooling, Callable[[Array, Array, Array], Array]] = {
+_POOLING: dict[str, Callable[[Array, Array, Array], Array]] = {
     "mean": _mean,
     "cls": _first,
     "max": _max,
