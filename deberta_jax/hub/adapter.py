@@ -39,6 +39,8 @@ _UNSUPPORTED = (
 _CHANGES_BASE = re.compile(r"pissa.*|olora|corda|loftq|lora_ga")
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B)(\.default)?(?P<kind>\.weight|\.bias)?")
 _MAX_NAMES = 20
+# The rank and the alpha of a config without them.
+_DEFAULT = 8
 _log = logging.getLogger(__name__)
 
 
@@ -191,16 +193,14 @@ def _current_name(name: str) -> str:
 
 def _rank_and_scale(values: Mapping[str, Any], module: str, folder: Path) -> tuple[int, float]:
     """The rank of the adapter of a module, and what its product is multiplied by."""
-    rank = _for_module(values, "rank_pattern", "r", 8, module, folder)
-    alpha = _for_module(values, "alpha_pattern", "lora_alpha", 8, module, folder)
+    rank = _for_module(values, "rank_pattern", "r", module, folder)
+    alpha = _for_module(values, "alpha_pattern", "lora_alpha", module, folder)
     if rank < 1:
         raise InputError(f"{folder / ADAPTER_CONFIG}: the rank of {module} is {rank}, expected at least 1")
     return int(rank), alpha / (math.sqrt(rank) if values.get("use_rslora") else rank)
 
 
-def _for_module(
-    values: Mapping[str, Any], pattern_key: str, key: str, default: float, module: str, folder: Path
-) -> float:
+def _for_module(values: Mapping[str, Any], pattern_key: str, key: str, module: str, folder: Path) -> int | float:
     """The value of the first pattern that matches the end of a module's name, else that of all modules."""
     path = folder / ADAPTER_CONFIG
     patterns = values.get(pattern_key) or {}
@@ -214,7 +214,7 @@ def _for_module(
         )
     except re.error as error:
         raise InputError(f"{path}: {pattern_key} contains an invalid pattern ({error})") from None
-    value = values.get(key, default) if match is None else match
+    value = values.get(key, _DEFAULT) if match is None else match
     if type(value) not in (int, float) or not math.isfinite(value):
         raise InputError(f"{path}: {key} of {module} is {value!r}, expected a number")
     return value
