@@ -257,14 +257,16 @@ def _lengths(folder: Path, transformer: Module) -> dict[str, Any]:
     length = values.get("max_seq_length")
     if not (length is None or (type(length) is int and length > 0)):
         raise InputError(f"{path}: max_seq_length is {length!r}, expected a positive integer")
-    if length is None and (root / TOKENIZER_CONFIG).is_file() and (root / "config.json").is_file():
-        limits = read_json(root / TOKENIZER_CONFIG).get("model_max_length"), _positions(root)
-        length = min((limit for limit in limits if type(limit) is int and limit < _LONGEST), default=None)
+    if length is None and (root / TOKENIZER_CONFIG).is_file():
+        limit = read_json(root / TOKENIZER_CONFIG).get("model_max_length")
+        length = min(limit, _positions(root, limit)) if type(limit) is int and 0 < limit < _LONGEST else None
     return {"max_length": length, "lower_case": values.get("do_lower_case") is True}
 
 
-def _positions(folder: Path) -> Any:
-    return read_json(folder / "config.json").get("max_position_embeddings")
+def _positions(folder: Path, default: int) -> int:
+    path = folder / "config.json"
+    positions = read_json(path).get("max_position_embeddings") if path.is_file() else None
+    return positions if type(positions) is int and positions > 0 else default
 
 
 def _tensor(array: Array) -> Tensor:

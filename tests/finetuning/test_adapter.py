@@ -73,3 +73,25 @@ def test_a_head_that_transformers_lacks_is_refused(tmp_path):
     with pytest.raises(InputError, match="no class for the head 'entity_scoring', so PEFT cannot load it"):
         save_adapter(tmp_path / "adapter", model, base="x")
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("head", ["sequence_classification", "token_classification", None])
+def test_peft_loads_a_saved_adapter_and_agrees(name, head, tmp_path):
+    peft = pytest.importorskip("peft")
+    import torch
+
+    model = lora_model(CONFIGS[name], head, targets=TARGETS)
+    save_pretrained(tmp_path / "base", model.base)
+    save_adapter(tmp_path / "adapter", model, base=tmp_path / "base")
+    kinds = {"sequence_classification": "SequenceClassification", "token_classification": "TokenClassification"}
+    kind = getattr(peft, f"AutoPeftModelFor{kinds.get(head, 'FeatureExtraction')}")
+    reference = kind.from_pretrained(tmp_path / "adapter").eval()
+    ids = np.random.default_rng(0).integers(1, CONFIGS[name].vocab_size, (2, 10))
+    with torch.no_grad():
+        expected = reference(input_ids=torch.tensor(ids), attention_mask=torch.ones(ids.shape))[0].numpy()
+    output = model(ids.astype(np.int32))
+    output = output.last_hidden_state if head is None else output
+    np.testing.assert_allclose(output, expected, atol=1e-5 * max(1, expected.std()))

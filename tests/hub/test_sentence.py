@@ -199,3 +199,22 @@ def test_unsupported_modules_and_settings_are_refused_by_name(tmp_path):
     for content in ("[]", "{}", '[{"type": 1, "path": ""}]', "[" * 100000):
         (folder / "modules.json").write_text(content)
         refused("modules.json", folder)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", ["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_sentence_transformers_loads_a_saved_folder_and_agrees(mode, include_prompt, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    settings = {"prompts": {"query": "the fox: "}, "default_prompt_name": "query"}
+    pooling = {"pooling_mode": mode, "include_prompt": include_prompt}
+    layers = dense(D, 12), "Normalize", dense(12, 6, False, IDENTITY)
+    lengths = {"max_seq_length": 12}
+    folder = write_sentence_folder(tmp_path / "st", pooling, *layers, settings=settings, lengths=lengths)
+    model, tokenizer = load_pretrained(folder)
+    save_pretrained(tmp_path / "saved", model, tokenizer)
+    reference = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    np.testing.assert_allclose(embed(model, tokenizer, TEXTS), reference.encode(TEXTS), atol=1e-5)
+    expected = reference.encode(TEXTS, prompt="")
+    np.testing.assert_allclose(embed(model, tokenizer, TEXTS, prompt=""), expected, atol=1e-5)

@@ -25,7 +25,7 @@ def test_a_head_does_not_change_the_vectors(tokenizer):
     assert (embed(model, tokenizer, ["A fox"]) == embed(model.deberta, tokenizer, ["A fox"])).all()
 
 
-def test_a_text_may_precede_each_input_of_a_model_without_prompts(tokenizer):
+def test_a_text_may_precede_each_input_of_a_model_without_prompts(tokenizer, unchecked_shapes):
     model = random_model(None)
     vectors = embed(model, tokenizer, ["fox", "dog"], ["eats", "finds"], prompt="A quick ")
     np.testing.assert_array_equal(vectors, embed(model, tokenizer, ["A quick fox", "A quick dog"], ["eats", "finds"]))
