@@ -143,8 +143,7 @@ def from_pretrained(
 ) -> tuple[Any, Tokenizer | None]:
     """Load a model folder, or a model of the Hugging Face Hub, and its tokenizer.
 
-    A sentence-transformers folder gives a `SentenceEncoder`, a `Deberta` that `embed` pools as the folder says. A PEFT
-    adapter (LoRA) is merged into its base model.
+    A sentence-transformers folder gives a `SentenceEncoder`; a PEFT adapter is merged into its base model.
 
     Args:
         name: a folder, or the id of a model on the Hub, such as "microsoft/deberta-v3-base".
@@ -159,8 +158,8 @@ def from_pretrained(
         precision: "tf32" computes float32 matrix products faster and less exactly on GPU and TPU.
         attention: how attention is computed, as an option of `Deberta` (docs/attention.md).
         mesh: the devices over which parameters are sharded; the host holds one tensor at a time.
-        base: the base model of a PEFT adapter, a folder or an id; by default the one that the adapter names.
         generator: load the generator of a replaced-token detection pair instead of the discriminator.
+        base: the base model of a PEFT adapter, a folder or an id; by default the one that the adapter names.
         revision: a branch, tag or commit on the Hub.
         token: an access token of the Hub.
         key: initializes the parts of a head that are missing in the file, whose names are logged; by default seed 0.
