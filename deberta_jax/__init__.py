@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from deberta_jax.data.masking import Masking, MaskingVocabulary, mask_tokens
     from deberta_jax.data.packing import pack
     from deberta_jax.errors import InputError
+    from deberta_jax.finetuning.adapter import save_adapter
     from deberta_jax.finetuning.config import LoraConfig
     from deberta_jax.finetuning.lora import LoraModel, lora_objective, merge_lora
     from deberta_jax.finetuning.objectives import classification_objective, plain_objective
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from deberta_jax.model.masked_lm import MaskedLM
     from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
     from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
+    from deberta_jax.model.sentence import SentenceEncoder
     from deberta_jax.model.shardings import shardings
     from deberta_jax.model.surgery import first_layers, label, layer, parameters, resized, with_config
     from deberta_jax.ops.attention import attention_implementation, attention_with_probabilities, disentangled_attention
@@ -77,6 +79,7 @@ _MODULES = {
     "QuestionAnswering": "model.heads",
     "ReplacedTokenDetection": "model.replaced_token_detection",
     "ReplacedTokenPair": "model.pair",
+    "SentenceEncoder": "model.sentence",
     "SequenceClassification": "model.heads",
     "Sums": "training.objective",
     "TokenClassification": "model.heads",
@@ -121,6 +124,7 @@ _MODULES = {
     "relative_index": "ops.positions",
     "replace_tokens": "pretraining.replaced_token_losses",
     "resized": "model.surgery",
+    "save_adapter": "finetuning.adapter",
     "save_pretrained": "hub.pretrained",
     "scale_by_layer": "training.optimizer",
     "score": "inference.scoring",
@@ -149,6 +153,7 @@ __all__ = [
     "QuestionAnswering",
     "ReplacedTokenDetection",
     "ReplacedTokenPair",
+    "SentenceEncoder",
     "SequenceClassification",
     "Sums",
     "TokenClassification",
@@ -194,6 +199,7 @@ __all__ = [
     "relative_index",
     "replace_tokens",
     "resized",
+    "save_adapter",
     "save_pretrained",
     "scale_by_layer",
     "score",

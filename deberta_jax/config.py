@@ -15,6 +15,8 @@ Remat = Literal["none", "dots", "full"]
 Precision = Literal["float32", "tf32"]
 # How attention is computed (docs/attention.md): `ops.attention.IMPLEMENTATIONS`, or the default for device and shape.
 AttentionName = Literal["auto", "xla", "xla_per_head", "cudnn", "pallas_gpu", "pallas_tpu"]
+# How the states of the tokens of a text become one vector (`ops.pooling`).
+Pooling = Literal["mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last"]
 # How a discriminator shares the embeddings of its generator.
 Sharing = Literal["gdes", "es", "none"]
 _WITH_PARAMETERS = "prelu", "xielu"

@@ -20,7 +20,7 @@ from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.lora import LoraModel, lora_objective, trainable
 from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.finetuning.sift import sift
-from deberta_jax.inference.embeddings import pool_mean
+from deberta_jax.inference.embeddings import pooled_states
 from deberta_jax.inference.fill_mask import top_tokens
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.model.attention import AttentionInputs
@@ -146,7 +146,7 @@ def inference(**options):
     """The programs of a pipeline that call parts of a model."""
     inputs = ModelInputs(IDS, MASK, jnp.zeros_like(IDS), POSITIONS)
     words = jnp.ones(V3.vocab_size, bool)
-    counts = products(pool_mean, abstract(lambda **key: Deberta(V3, **key), **options), inputs)
+    counts = products(pooled_states, abstract(lambda **key: Deberta(V3, **key), **options), inputs)
     lm = abstract(lambda **key: MaskedLM(V3, **key), **options)
     return counts + products(lambda lm: top_tokens(lm, inputs, known=words, allowed=words, top_k=2), lm)
 

@@ -58,7 +58,9 @@ results: list[Any] = [
 ]
 rewards: np.ndarray = dj.score(classifier, tokenizer, texts, texts, function="sigmoid")
 best: int = dj.rank(classifier, tokenizer, "a", texts, top=None, windows=True)[0].index
-vectors: np.ndarray = dj.embed(encoder, tokenizer, texts)
+vectors: np.ndarray = dj.embed(encoder, tokenizer, texts, pooling="max", prompt="query: ")
+if isinstance(encoder, dj.SentenceEncoder):
+    pooled: jax.Array = encoder.pool(states, batch.attention_mask)
 
 # Training.
 mesh = dj.make_mesh()
@@ -70,6 +72,8 @@ state, metrics = step(state, {"input_ids": jax.numpy.asarray(ids)})
 pair: dj.ReplacedTokenPair = dj.initial_pair(config, config, key=key)
 lora = dj.LoraModel(classifier, dj.LoraConfig(rank=8), targets=["attention.query", "up"], key=key)
 merged = dj.merge_lora(lora)
+dj.save_adapter("adapter", lora, tokenizer, base="microsoft/deberta-v3-base")
+adapted, _ = dj.from_pretrained("adapter", "sequence_classification", base="microsoft/deberta-v3-base")
 objective = dj.lora_objective(dj.plain_objective(dj.classification_objective(label_smoothing=0.1)))
 sums: dj.Sums = objective(lora, {"input_ids": jax.numpy.asarray(ids)}, None)
 replaced = dj.replace_tokens({"input_ids": jax.numpy.asarray(ids)}, jax.numpy.asarray(ids))

@@ -9,13 +9,15 @@ from pathlib import Path
 from deberta_jax.cli.convert_options import ConvertConfig
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import lock_folder
+from deberta_jax.hub.adapter import find_base
 from deberta_jax.hub.config_file import config_text
 from deberta_jax.hub.download import resolve
-from deberta_jax.hub.folder import StoredModel, read_folder
+from deberta_jax.hub.folder import StoredModel, read_folder, tokenizer_folder
 from deberta_jax.hub.heads import HEADS, head_of_file, head_options
 from deberta_jax.hub.layout import DECODER, DECODER_BIAS, TIED, masked_lm_prefix, with_lm_prefix
 from deberta_jax.hub.load import check_tensors
 from deberta_jax.hub.microsoft import write_microsoft
+from deberta_jax.hub.sentence import StoredSentence, read_sentence, write_sentence
 from deberta_jax.hub.tensors import write_safetensors
 from deberta_jax.hub.tied import masked_lm_tensors
 from deberta_jax.pretraining.checkpoints import is_run, read_run, write_run
@@ -30,7 +32,7 @@ def run(config: ConvertConfig) -> None:
     target = config.target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{config.target}: not an empty folder; choose another target")
-    model, tokenizer = _read(config)
+    model, tokenizer, sentence = _read(config)
     head = head_of_file(model.config, model.tensors)
     options = head_options(head, model.tensors)
     tensors, untied = masked_lm_tensors(model.tensors, model.config, source=model.source)
@@ -60,6 +62,7 @@ def run(config: ConvertConfig) -> None:
             if untied:
                 tensors[DECODER_BIAS] = tensors[TIED[DECODER_BIAS]]
             write_safetensors(folder, tensors, texts={"config.json": text})
+            write_sentence(folder, sentence)
             argument = "" if tokenizer else ", require_tokenizer=False"
             next_step = f'load it with `deberta_jax.from_pretrained("{config.target}"{argument})` or with transformers'
         if tokenizer is not None and config.to != "checkpoint":
@@ -69,15 +72,23 @@ def run(config: ConvertConfig) -> None:
     print(f"next: {next_step}")
 
 
-def _read(config: ConvertConfig) -> tuple[StoredModel, Tokenizer | None]:
-    """The model of a run, of a folder or of the hub, with its tokenizer; tensors are not read yet."""
+def _read(config: ConvertConfig) -> tuple[StoredModel, Tokenizer | None, StoredSentence | None]:
+    """The model of a run, of a folder or of the hub, with its tokenizer and the layers after a sentence encoder.
+
+    Tensors are not read yet.
+    """
     if is_run(Path(config.source)):
         if config.revision:
             raise InputError(f"{config.source}: a run has no revisions; --revision is for models on the hub")
-        return read_run(Path(config.source), generator=config.generator)
+        return *read_run(Path(config.source), generator=config.generator), None
     folder = resolve(config.source, revision=config.revision, generator=config.generator)
-    tokenizer = Tokenizer(folder) if has_tokenizer(folder) else None
-    return read_folder(folder, generator=config.generator), tokenizer
+    base = find_base(folder, config.base)
+    tokenizer_at = tokenizer_folder(folder, base=base)
+    tokenizer = Tokenizer(tokenizer_at) if has_tokenizer(tokenizer_at) else None
+    sentence = read_sentence(folder)
+    if sentence is not None and config.to != "huggingface":
+        _log.warning("%s: pooling and the other modules of sentence-transformers are not converted", folder)
+    return read_folder(folder, generator=config.generator, base=base), tokenizer, sentence
 
 
 def _without_copies(model: StoredModel) -> StoredModel:

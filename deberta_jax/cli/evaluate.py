@@ -48,6 +48,7 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     model, tokenizer = load_pretrained(
         folder,
         kind.head,
+        base=config.base,
         dtype=config.dtype,
         param_dtype=config.dtype,
         precision=config.precision,

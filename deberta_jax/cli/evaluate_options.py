@@ -23,6 +23,8 @@ class EvaluateConfig:
 
     model: str = ""
     """Model folder, or owner/name on the Hugging Face hub, with a head for the task."""
+    base: str | None = None
+    """Base model of a PEFT adapter; by default the one that the adapter names."""
     data: Path | None = None
     """Folder with the task's files under their official names. For `generic` also one file, evaluated as a whole."""
     folder: Path | None = None

@@ -125,8 +125,10 @@ def _train(
 
 
 def _keep_seed(folder: Path, seed: int, metrics: Sequence[Mapping[str, float]]) -> None:
-    """Copy the model and the metrics of the best seed to the folder of the run."""
-    shutil.copytree(folder / f"seed-{seed}" / "model", folder / "model", dirs_exist_ok=True)
+    """Copy the model, its adapters and the metrics of the best seed to the folder of the run."""
+    for name in ("model", "adapter"):
+        if (folder / f"seed-{seed}" / name).is_dir():
+            shutil.copytree(folder / f"seed-{seed}" / name, folder / name, dirs_exist_ok=True)
     shutil.copy(folder / f"seed-{seed}" / "metrics.jsonl", folder / "metrics.jsonl")
     write_json(folder / "seeds.json", metrics)
     for name in metrics[0]:

@@ -6,8 +6,9 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +19,14 @@ from deberta_jax.cli.predict_options import CHUNK, PredictConfig
 from deberta_jax.cli.predict_output import Output, open_resumable, open_stream, result_line
 from deberta_jax.cli.predict_sources import Inputs, is_stream, read_inputs
 from deberta_jax.errors import InputError
-from deberta_jax.hub.download import CONFIG_FILES, TOKENIZER_FILES, resolve
+from deberta_jax.hub.adapter import find_base
+from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.heads import heads_in_file, named_head
 from deberta_jax.hub.pretrained import load_pretrained
+from deberta_jax.hub.repository_files import ADAPTER_CONFIG, CONFIG_FILES, TOKENIZER_FILES
+from deberta_jax.hub.sentence import read_sentence
+from deberta_jax.hub.sentence_modules import MODULES, SETTINGS, TRANSFORMER_FILES, read_modules
 from deberta_jax.inference.activations import activations
 from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.pipelines import PIPELINES, PipelineSpec
@@ -29,6 +34,8 @@ from deberta_jax.inference.stream import Pipeline, stream
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
+# The files that decide about results, beside weights.
+_MODEL_FILES = {*CONFIG_FILES, *TOKENIZER_FILES, ADAPTER_CONFIG, MODULES, SETTINGS, *TRANSFORMER_FILES}
 # Results that are written together.
 LINES_PER_WRITE = 256
 # Invalid lines that are reported one by one.
@@ -54,12 +61,14 @@ class Loaded(NamedTuple):
 def run(config: PredictConfig) -> None:
     """Predict all examples; raises InputError at the end if some of them are invalid."""
     folder = resolve(config.model, revision=config.revision, generator=config.generator)
-    name = _pipeline_name(config, folder)
+    base = find_base(folder, config.base)
+    name = _pipeline_name(config, folder, base)
     _check_options(config, name)
     inputs = read_inputs(config, name)
     try:
-        with _open_output(config, name, inputs, folder) as output:
-            lines, errors = _predict_all(config, name, folder, inputs, output)
+        with _open_output(config, name, inputs, [folder] if base is None else [folder, base]) as output:
+            load = partial(_load, config, name, folder, base)
+            lines, errors = _predict_all(config, name, load, inputs, output)
     except KeyboardInterrupt:
         if not is_stream(config.output) and config.output.exists():
             print(f"{config.output} is incomplete: run the same command again to resume", file=sys.stderr)
@@ -79,13 +88,18 @@ def _report_end(config: PredictConfig, unit: str, lines: int, errors: int) -> No
         print(f"results of {lines:,} {unit}{plural} are in {config.output}{arrays}", file=sys.stderr)
 
 
-def _pipeline_name(config: PredictConfig, folder: Path) -> PipelineName:
-    """The task of --task, or of the head that config.json names; raises InputError if the file lacks its head."""
-    model_config, tensors, _ = read_folder(folder, generator=config.generator)
+def _pipeline_name(config: PredictConfig, folder: Path, base: Path | None) -> PipelineName:
+    """The task of --task, or of the head that config.json names; raises InputError if the file lacks its head.
+
+    A sentence encoder gives embeddings.
+    """
+    model_config, tensors, _ = read_folder(folder, generator=config.generator, base=base)
     heads = {None, *heads_in_file(tensors)}
     available = [name for name, spec in PIPELINES.items() if spec.head in heads]
     head = "masked_lm" if config.generator else named_head(model_config)
     default = next((name for name, spec in PIPELINES.items() if head and spec.head == head), None)
+    if head is None and read_sentence(folder) is not None:
+        default = "embeddings"
     name = config.task or default
     hint = f"its tensors serve {', '.join(available)}"
     if name is None:
@@ -118,32 +132,34 @@ def _check_options(config: PredictConfig, name: PipelineName) -> None:
 
 
 def _open_output(
-    config: PredictConfig, name: PipelineName, inputs: Inputs, folder: Path
+    config: PredictConfig, name: PipelineName, inputs: Inputs, folders: Iterable[Path]
 ) -> AbstractContextManager[Output]:
     if is_stream(config.output):
         return open_stream(config.output)
     names = *_options(name), "dtype", "precision", "attention", "max_length"
     settings = {"task": name} | {option: getattr(config, option) for option in names} | {"return": config.parts}
     settings |= {"columns": dataclasses.asdict(config.columns), "documents": inputs.given_sha256}
-    return open_resumable(config.output, settings | {"model": _sha256(folder), "input": inputs.source.sha256})
+    return open_resumable(config.output, settings | {"model": _sha256(folders), "input": inputs.source.sha256})
 
 
-def _sha256(folder: Path) -> str:
-    """The SHA-256 of all files that a model and its tokenizer can be read from."""
+def _sha256(folders: Iterable[Path]) -> str:
+    """The SHA-256 of all files that a model, its base model and its tokenizer can be read from."""
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.name in (*CONFIG_FILES, *TOKENIZER_FILES) or path.suffix in (".safetensors", ".bin"):
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for folder in folders:
+        subfolders = [folder / module.path for module in read_modules(folder) if module.path]
+        for path in sorted(path for each in (folder, *subfolders) if each.is_dir() for path in each.iterdir()):
+            if path.name in _MODEL_FILES or path.suffix in (".safetensors", ".bin"):
+                with path.open("rb") as file:
+                    digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
-def _load(config: PredictConfig, name: PipelineName, folder: Path) -> Loaded:
+def _load(config: PredictConfig, name: PipelineName, folder: Path, base: Path | None) -> Loaded:
     """Load the model with the head of the pipeline, which the file contains."""
     spec = PIPELINES[name]
     dtypes: dict[str, Any] = {"dtype": config.dtype, "param_dtype": config.dtype, "precision": config.precision}
     dtypes["attention"] = config.attention
-    model, tokenizer = load_pretrained(folder, spec.head, generator=config.generator, **dtypes)
+    model, tokenizer = load_pretrained(folder, spec.head, generator=config.generator, base=base, **dtypes)
     options = {option: getattr(config, option) for option in spec.options}
     pipeline = spec.build(model, tokenizer, batching=config.batching, **options)
     if spec.head == "masked_lm" and model.decoder is not None:
@@ -152,13 +168,13 @@ def _load(config: PredictConfig, name: PipelineName, folder: Path) -> Loaded:
 
 
 def _predict_all(
-    config: PredictConfig, name: PipelineName, folder: Path, inputs: Inputs, output: Output
+    config: PredictConfig, name: PipelineName, load: Callable[[], Loaded], inputs: Inputs, output: Output
 ) -> tuple[int, int]:
     """Write the lines that the output does not have yet; returns its number of lines, and of errors among them."""
     source = inputs.source
     if output.lines:
         print(f"{config.output}: resuming after line {output.lines:,}", file=sys.stderr)
-    loaded = _load(config, name, folder)
+    loaded = load()
     lines, errors, started = output.lines, output.errors, time.perf_counter()
     ready: list[bytes] = []
     with progress_bar(f"{source.unit}s") as progress:

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from deberta_jax.config import AttentionName, Precision
+from deberta_jax.config import AttentionName, Pooling, Precision
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.names import PipelineName, Pooling, ScoreFunction
+from deberta_jax.inference.names import PipelineName, ScoreFunction
 
 # Examples per chunk: a chunk is in memory together, and is computed again if the process is killed.
 CHUNK = 1024
@@ -127,10 +127,17 @@ class PredictConfig:
     """
     top_k: int = 5
     """Number of tokens to return for each [MASK] (fill-mask)."""
-    pooling: Pooling = "mean"
-    """Mean of all token states, or the state of [CLS] (embeddings)."""
+    pooling: Pooling | None = None
+    """How token states become one vector (embeddings).
+
+    By default as the folder says, with its dense layers and its normalization, or the mean of all token states.
+    """
+    prompt: str | None = None
+    """Name of a prompt of the folder, or text to write before each text; by default the folder's (embeddings)."""
     parts: Annotated[tuple[ArrayName, ...], tyro.conf.arg(name="return")] = ()
     """Also write these arrays for each text, as .npz files in OUTPUT.arrays; "arrays" in the output names the file."""
+    base: str | None = None
+    """Base model of a PEFT adapter; by default the one that the adapter names."""
     generator: bool = False
     """Use the generator that a v3 model was trained with (fill-mask)."""
     revision: str | None = None

@@ -1,12 +1,14 @@
 """The evaluation of a model in training, and the best model of a run."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from deberta_jax.finetuning.adapter import save_adapter
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.predictions import predict
 from deberta_jax.hub.pretrained import save_pretrained
@@ -20,7 +22,8 @@ class BestModel:
     """Evaluates a model during a run and saves the best one in `folder/model`.
 
     The history of metrics is read from `metrics.jsonl`, so that a resumed run selects the same model. `merge` converts
-    the model in training to the model that is saved.
+    the model in training to the model that is saved. With `adapter_base`, the name of the base model, the adapters of
+    the model in training are also saved, in `folder/adapter`.
     """
 
     def __init__(
@@ -35,10 +38,11 @@ class BestModel:
         merge: Callable[[Any], Any],
         patience: int,
         evaluate_every: int,
+        adapter_base: str | None = None,
     ):
         self._task, self._kind, self._tokenizer, self._examples = task, kind, tokenizer, examples
         self._folder, self._batching, self._merge = folder, batching, merge
-        self._patience, self._evaluate_every = patience, evaluate_every
+        self._patience, self._evaluate_every, self._adapter_base = patience, evaluate_every, adapter_base
         self._history: dict[int, dict[str, float]] = {}
 
     def evaluate(self, step: int, model: Any, check_stop: Callable[[], None]) -> dict[str, float]:
@@ -54,7 +58,10 @@ class BestModel:
         predictions = [self._task.resolve(outcome.prediction) for outcome in outcomes]
         self._history[step] = self._task.metrics(self._examples, predictions)
         if self._best_step() == step:
-            _save(self._folder / "model", merged, self._tokenizer)
+            _save(save_pretrained, self._folder / "model", merged, self._tokenizer)
+            if self._adapter_base is not None:
+                save = partial(save_adapter, base=self._adapter_base)
+                _save(save, self._folder / "adapter", model, self._tokenizer)
         return self._history[step]
 
     @property
@@ -73,8 +80,8 @@ class BestModel:
         return max(self._history, key=lambda step: (self._history[step][self._task.best_metric], -step))
 
 
-def _save(folder: Path, model: Any, tokenizer: Tokenizer) -> None:
+def _save(save: Callable[[Path, Any, Tokenizer], None], folder: Path, model: Any, tokenizer: Tokenizer) -> None:
     if jax.process_count() > 1:
         model = multihost_utils.process_allgather(model, tiled=True)
     if jax.process_index() == 0:
-        save_pretrained(folder, model, tokenizer)
+        save(folder, model, tokenizer)

@@ -59,7 +59,8 @@ class FinetuneConfig:
 
     The folder of the run contains `model` (the best model, which transformers loads), `metrics.json`, predictions in
     the format of the task's leaderboard, `report.html` with figures, `metrics.jsonl`, TensorBoard events and
-    checkpoints. Run the same command again to resume; the result is bit-identical.
+    checkpoints; with LoRA also `adapter`, the adapters and the head of the best model, which PEFT loads. Run the same
+    command again to resume; the result is bit-identical.
 
     Some defaults depend on the task and on --model, for which they were published: --epochs, --batch-size,
     --head-dropout, --optimizer.learning-rate and --optimizer.warmup. Use --help together with --model to see them.

@@ -12,14 +12,17 @@ from jaxtyping import DTypeLike
 
 from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
 from deberta_jax.errors import InputError
+from deberta_jax.finetuning.adapter import ADAPTER_HEADS
 from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.lora import LoraModel
+from deberta_jax.hub.adapter import is_adapter
 from deberta_jax.hub.config_file import with_labels
 from deberta_jax.hub.download import resolve
-from deberta_jax.hub.folder import read_folder
+from deberta_jax.hub.folder import read_folder, tokenizer_folder
 from deberta_jax.hub.heads import HEADS, head_options
 from deberta_jax.hub.load import load_model
+from deberta_jax.hub.sentence_modules import transformer_folder
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.shardings import shardings
 from deberta_jax.tokenizers.formats import check_tokenizer
@@ -34,6 +37,8 @@ class PretrainedFolder(NamedTuple):
     tensors: dict[str, Tensor]
     source: Path
     tokenizer: Tokenizer
+    # The name of the model for those who load it again; None if the weights are not in one folder.
+    name: str | None = None
 
 
 def open_pretrained(name: str) -> PretrainedFolder:
@@ -42,14 +47,18 @@ def open_pretrained(name: str) -> PretrainedFolder:
         raise InputError("no model given: use --model with a folder, or with owner/name on the Hugging Face hub")
     folder = resolve(name)
     config, tensors, source = read_folder(folder)
-    check_tokenizer(folder)
-    return PretrainedFolder(config, tensors, source, Tokenizer(folder))
+    tokenizer_at = tokenizer_folder(folder)
+    check_tokenizer(tokenizer_at)
+    transformer = transformer_folder(folder)
+    name = str(transformer) if transformer != folder or Path(name).is_dir() else name
+    return PretrainedFolder(config, tensors, source, Tokenizer(tokenizer_at), None if is_adapter(transformer) else name)
 
 
 class ModelSpec(NamedTuple):
     """The model of a task before it is created: its config, its constructor and the tensors of the file.
 
-    `from_scratch` means that the tensors are not used.
+    `from_scratch` means that the tensors are not used. `adapter_base` is the name of the base model for adapters that
+    are saved; None if they cannot be, because PEFT cannot load the base model with this head.
     """
 
     config: DebertaConfig
@@ -57,6 +66,7 @@ class ModelSpec(NamedTuple):
     tensors: dict[str, Tensor]
     source: Path
     from_scratch: bool
+    adapter_base: str | None = None
 
 
 def model_spec(
@@ -88,7 +98,9 @@ def model_spec(
     def build(key: jax.Array) -> Any:
         return head(config, **options, key=key)
 
-    return ModelSpec(config, build, tensors, pretrained.source, from_scratch)
+    can_save = kind.head in ADAPTER_HEADS and not from_scratch and not options.get("projected")
+    adapter_base = pretrained.name if can_save else None
+    return ModelSpec(config, build, tensors, pretrained.source, from_scratch, adapter_base)
 
 
 def with_lora(spec: ModelSpec, lora: LoraConfig | None) -> Build:

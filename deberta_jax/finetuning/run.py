@@ -52,7 +52,8 @@ def finetune(
     The same call resumes a run that was stopped. `settings` describe the run as JSON; a folder of a run with other
     settings is refused. Sequences have at most `max_length` tokens. `objective` is that of the kind by default. With
     `patience`, the run ends after this number of evaluations without improvement. With `lora`, only adapters (of a
-    positive rank) and the head are trained. Raises StopRequested if the process is asked to stop.
+    positive rank) and the head are trained, and the adapters of the best model are also saved, in `folder/adapter`, if
+    PEFT can load them. Raises StopRequested if the process is asked to stop.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
 
@@ -78,6 +79,7 @@ def finetune(
         merge=jax.jit(merge_lora) if lora else lambda model: model,
         patience=patience,
         evaluate_every=training.evaluate_every,
+        adapter_base=inputs.model.adapter_base if lora else None,
     )
     train(
         training,

@@ -9,10 +9,11 @@ from typing import Any
 from deberta_jax.config import DebertaConfig, read_rtd_pair
 from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import read_json
-from deberta_jax.hub.download import CONFIG_FILES, resolve
+from deberta_jax.hub.download import resolve
 from deberta_jax.hub.foreign import check_application, check_model_type, folder_files, other_weights
 from deberta_jax.hub.heads import HEADS, Head, Model, architecture
 from deberta_jax.hub.quantized import QUANTIZATION_KEYS
+from deberta_jax.hub.repository_files import CONFIG_FILES
 from deberta_jax.hub.tensors import Tensor
 from deberta_jax.model.deberta import Deberta
 

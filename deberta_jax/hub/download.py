@@ -15,16 +15,20 @@ from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import is_file_name, read_json
 from deberta_jax.hub.download_errors import Repository, first_line, is_unreachable, one_line_errors
 from deberta_jax.hub.foreign import check_application, check_model_type, other_weights
+from deberta_jax.hub.repository_files import (
+    CONFIG_FILES,
+    SINGLE_FILES,
+    TOKENIZER_FILES,
+    model_files,
+    required_files,
+)
+from deberta_jax.hub.sentence_modules import MODULES, Module, read_modules, transformer_folder
 from deberta_jax.hub.tensors import WEIGHT_FILES
-from deberta_jax.tokenizers.formats import FILES, FORMATS
+from deberta_jax.tokenizers.formats import FORMATS, has_tokenizer
 
-CONFIG_FILES = ("config.json", "model_config.json")
-TOKENIZER_FILES = FILES
 # What is downloaded: everything, or one part of it.
 Part = Literal["model", "config", "tokenizer"]
 GENERATOR_FILE = "pytorch_model.generator.bin"
-# Weights in one file; the others of WEIGHT_FILES are indices.
-_SINGLE_FILES = WEIGHT_FILES[::2]
 _log = logging.getLogger(__name__)
 
 
@@ -53,11 +57,12 @@ def resolve(
 ) -> Path:
     """The folder of a model: `name` itself if it is a folder, else the model of the Hub in the usual cache.
 
-    The config, the tokenizer and one kind of weights are downloaded, safetensors if there are any, else `.bin`;
-    `generator` adds the generator of a Microsoft model. With `part` "config" or "tokenizer", only that part is
-    downloaded. Large files are checked against the sha256 that the Hub lists, and an interrupted download resumes. If
-    the Hub cannot be reached, the cache is used, with a warning, provided that it contains all files of `revision` (a
-    branch, a tag or a commit; `main` by default). `HF_ENDPOINT`, `HF_HUB_OFFLINE` and `HF_TOKEN` are read at each call.
+    The config, the tokenizer and one kind of weights are downloaded, safetensors if there are any, else `.bin`, and of
+    a sentence-transformers model its other modules; `generator` adds the generator of a Microsoft model. With `part`
+    "config" or "tokenizer", only that part is downloaded. Large files are checked against the sha256 that the Hub
+    lists, and an interrupted download resumes. If the Hub cannot be reached, the cache is used, with a warning,
+    provided that it contains all files of `revision` (a branch, a tag or a commit; `main` by default). `HF_ENDPOINT`,
+    `HF_HUB_OFFLINE` and `HF_TOKEN` are read at each call.
 
     Raises `InputError`, one line with what to do: no such folder, repository or revision; not a DeBERTa; a token
     without access; a Hub that does not respond or interrupts the download; a full disk; a file with the wrong content.
@@ -66,7 +71,7 @@ def resolve(
     if name and Path(name).is_dir():
         if revision is not None:
             raise InputError(f"{name}: a local folder has no revision {revision}; omit it, or name a model on the Hub")
-        return Path(name)
+        return _part_folder(Path(name), part)
     if not re.fullmatch(r"[^./~\\:][^/\\:]*(/[^/\\:]+)?", name) or Path(name).exists():
         raise InputError(f"{name!r}: no such folder; name a model folder, or a model on the Hub as owner/name")
 
@@ -80,12 +85,18 @@ def resolve(
         except Exception as error:
             if not is_unreachable(error):
                 raise
-            return _cached_folder(repository, generator, part, error)
+            return _part_folder(_cached_folder(repository, generator, part, error), part)
         if part != "tokenizer":
             check_application(name, files.__contains__)
         if part != "model":
-            return _download_part(repository, commit, files, part)
+            return _part_folder(_download_part(repository, commit, files, part), part)
         return _download(repository, commit, files, generator)
+
+
+def _part_folder(folder: Path, part: Part) -> Path:
+    """The folder of a part of a model: that of the transformer, for the config and the tokenizer."""
+    transformer = folder if part == "model" else transformer_folder(folder)
+    return folder if part == "tokenizer" and not has_tokenizer(transformer) else transformer
 
 
 def _is_offline() -> bool:
@@ -141,22 +152,23 @@ def _download(repository: Repository, commit: str, files: Mapping[str, _LargeFil
     from huggingface_hub import hf_hub_download, snapshot_download
 
     name, revision, token, endpoint = repository
-    weights = next((file for file in WEIGHT_FILES if file in files), None)
-    if weights is None or not files.keys() & set(CONFIG_FILES):
-        expected = f"{CONFIG_FILES[0]}, and {' or '.join(_SINGLE_FILES)}"
+    selected = model_files(files, _modules(repository, files))
+    weights = selected.weights
+    if weights is None or not (selected.config or selected.is_adapter):
+        expected = f"{CONFIG_FILES[0]}, and {' or '.join(WEIGHT_FILES[::2])}"
         other = other_weights(files) if weights is None else ""
         raise InputError(f"{name}: not a DeBERTa on the Hub; {other or f'expected {expected}'}")
     if generator and GENERATOR_FILE not in files:
         problem = f"{name}: the Hub has no {GENERATOR_FILE}; load the model without its generator"
         raise GeneratorNotFound(problem, offline=False)
-    first = [file for file in (*CONFIG_FILES, *TOKENIZER_FILES, weights) if file in files and file not in _SINGLE_FILES]
+    first = [*selected.others, *[weights] * (not _is_single(weights))]
     for file in first:
         _download_large(repository, commit, file, files[file])
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=first, token=token, endpoint=endpoint))
-    if CONFIG_FILES[0] in files:
+    if selected.config is not None and selected.config.endswith(CONFIG_FILES[0]):
         # Before the weights come: raises InputError for another kind of model.
-        check_model_type(folder / CONFIG_FILES[0], read_json(folder / CONFIG_FILES[0]))
-        DebertaConfig.from_file(folder / CONFIG_FILES[0])
+        check_model_type(folder / selected.config, read_json(folder / selected.config))
+        DebertaConfig.from_file(folder / selected.config)
     for file in (*_shards(folder, weights), *[GENERATOR_FILE] * generator):
         if file not in files:
             raise InputError(f"{name}: {weights} refers to {file}, which is not on the Hub; report it to the owner")
@@ -165,16 +177,33 @@ def _download(repository: Repository, commit: str, files: Mapping[str, _LargeFil
     return folder
 
 
+def _modules(repository: Repository, files: Collection[str]) -> list[Module]:
+    """The modules of a sentence-transformers model, whose list is downloaded; none for another model."""
+    from huggingface_hub import hf_hub_download
+
+    if MODULES not in files:
+        return []
+    name, revision, token, endpoint = repository
+    return read_modules(Path(hf_hub_download(name, MODULES, revision=revision, token=token, endpoint=endpoint)).parent)
+
+
+def _is_single(weights: str) -> bool:
+    """Whether a file contains weights, and is not an index of such files."""
+    return weights.rpartition("/")[2] in SINGLE_FILES
+
+
 def _download_part(repository: Repository, commit: str, files: Mapping[str, _LargeFile | None], part: Part) -> Path:
     """Download the config or the tokenizer; the files that identify it come last."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     name, revision, token, endpoint = repository
-    required = _required(files, part)
+    required = required_files(files, part, _modules(repository, files))
     if not required:
         known = CONFIG_FILES if part == "config" else [each.names[0] for each in FORMATS.values()]
         raise InputError(f"{name}: no {part} on the Hub; expected one of {', '.join(known)}")
-    further = [file for file in TOKENIZER_FILES if part == "tokenizer" and file in files and file not in required]
+    prefix = required[-1].rpartition("/")[0]
+    names = [f"{prefix}/{file}" if prefix else file for file in TOKENIZER_FILES]
+    further = [file for file in names if part == "tokenizer" and file in files and file not in required]
     present = [*further, *(file for file in required if file in files)]
     for file in present:
         _download_large(repository, commit, file, files[file])
@@ -185,14 +214,6 @@ def _download_part(repository: Repository, commit: str, files: Mapping[str, _Lar
     )
     hf_hub_download(name, present[-1], revision=commit, token=token, endpoint=endpoint)
     return folder
-
-
-def _required(files: Collection[str], part: Part) -> list[str]:
-    """The files of a config, or of the first tokenizer format in `files`, the one that identifies it last."""
-    if part == "config":
-        return next(([file] for file in CONFIG_FILES if file in files), [])
-    kinds = ((name, each) for each in FORMATS.values() for name in each.names)
-    return next(([*kind.others, name] for name, kind in kinds if name in files), [])
 
 
 def _download_large(repository: Repository, commit: str, file: str, listed: _LargeFile | None) -> None:
@@ -255,21 +276,23 @@ def _find_in_cache(name: str, revision: str | None, generator: bool, part: Part)
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(patterns)))
     except LocalEntryNotFoundError:
         return None
-    files = {path.name for path in folder.iterdir() if path.is_file()}
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    modules = read_modules(folder)
     if part != "model":
-        required = _required(files, part)
+        required = required_files(files, part, modules)
         return folder if required and files.issuperset(required) else None
-    weights = next((file for file in WEIGHT_FILES if file in files), None)
-    if weights is None or not files & set(CONFIG_FILES):
+    selected = model_files(files, modules)
+    if selected.weights is None or not (selected.config or selected.is_adapter):
         return None
-    return folder if files.issuperset([*_shards(folder, weights), *[GENERATOR_FILE] * generator]) else None
+    return folder if files.issuperset([*_shards(folder, selected.weights), *[GENERATOR_FILE] * generator]) else None
 
 
 def _shards(folder: Path, weights: str) -> Collection[str]:
     """The files with the weights that an index lists; the file itself if it is not an index."""
-    if weights in _SINGLE_FILES:
+    if _is_single(weights):
         return [weights]
+    prefix = weights.removesuffix(weights.rpartition("/")[2])
     file_of = read_json(folder / weights).get("weight_map")
     if not isinstance(file_of, dict) or not all(map(is_file_name, file_of.values())):
         raise InputError(f"{folder / weights}: expected a weight_map from tensors to names of files in the same folder")
-    return sorted(set(file_of.values()))
+    return sorted({prefix + file for file in file_of.values()})

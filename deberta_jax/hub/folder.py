@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
+from deberta_jax.hub.adapter import adapter_file, find_base, with_adapter
 from deberta_jax.hub.config_file import numbered_labels, read_config
 from deberta_jax.hub.download import GENERATOR_FILE
 from deberta_jax.hub.legacy_names import canonical_tensors
 from deberta_jax.hub.quantized import QUANTIZATION_KEYS, check_quantized
+from deberta_jax.hub.sentence_modules import transformer_folder
 from deberta_jax.hub.tensors import Tensor, read_tensors, weight_file
 from deberta_jax.hub.training_checkpoints import check_merged
+from deberta_jax.tokenizers.formats import has_tokenizer
 
 
 class StoredModel(NamedTuple):
@@ -24,8 +27,37 @@ class StoredModel(NamedTuple):
     source: Path
 
 
-def read_folder(folder: Path, *, generator: bool = False, generator_folder: Path | None = None) -> StoredModel:
+def read_folder(
+    folder: Path,
+    *,
+    generator: bool = False,
+    generator_folder: Path | None = None,
+    base: str | Path | None = None,
+) -> StoredModel:
     """The model of a folder, or with `generator` the generator that is stored with it.
+
+    In a sentence-transformers folder it is the transformer. A PEFT adapter is merged into its base model, which is
+    `base` or the one that the adapter names (`hub.adapter`).
+    """
+    transformer = transformer_folder(folder)
+    base_folder = find_base(folder, base)
+    if base_folder is None:
+        return _read_model(transformer, generator, generator_folder)
+    config, tensors, _ = _read_model(base_folder, generator, generator_folder)
+    return StoredModel(*with_adapter(config, tensors, transformer), adapter_file(transformer))
+
+
+def tokenizer_folder(folder: Path, *, base: str | Path | None = None) -> Path:
+    """The folder with the tokenizer of a model: that of its transformer, the folder itself, or an adapter's base."""
+    transformer = transformer_folder(folder)
+    for candidate in (transformer, folder):
+        if has_tokenizer(candidate):
+            return candidate
+    return find_base(folder, base) or transformer
+
+
+def _read_model(folder: Path, generator: bool, generator_folder: Path | None) -> StoredModel:
+    """The model of a folder without adapters.
 
     If the config names no labels, they are numbered; their count is that of the file's classifier. Tables stored as the
     difference to a generator's are added to the generator's, which is in the same folder or in `generator_folder`.
@@ -56,6 +88,7 @@ def read_generator(folder: Path) -> StoredModel:
     """The generator of a folder: stored with a discriminator, or in a folder of its own."""
     if has_generator(folder):
         return read_folder(folder, generator=True)
+    folder = transformer_folder(folder)
     config = read_config(folder, generator=True)
     source = weight_file(folder)
     tensors = canonical_tensors(read_tensors(source), config, source=source, generator=True)

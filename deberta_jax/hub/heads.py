@@ -112,7 +112,7 @@ def head_of_model(model: Model | type[Model]) -> Head | None:
     """The head of a model or of its class, the argument with which `from_pretrained` loads it; None for a `Deberta`."""
     kind = model if isinstance(model, type) else type(model)
     for head, spec in HEADS.items():
-        if spec.model is kind:
+        if spec.model is kind or (head is None and issubclass(kind, Deberta)):
             return head
     raise InputError(f"{kind.__name__} is not a model with a head of `deberta_jax`")
 

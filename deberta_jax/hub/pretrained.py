@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import jax
 from jax.sharding import Mesh
@@ -12,12 +12,15 @@ from jaxtyping import DTypeLike, PRNGKeyArray
 from deberta_jax.config import Precision
 from deberta_jax.errors import InputError
 from deberta_jax.files import make_folder
+from deberta_jax.hub.adapter import ADAPTER_CONFIG, find_base
 from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
-from deberta_jax.hub.folder import read_folder
+from deberta_jax.hub.folder import read_folder, tokenizer_folder
 from deberta_jax.hub.heads import Head, Model, head_of_model, head_options, head_spec
 from deberta_jax.hub.layout import DECODER_BIAS, POSITIONS, TIED, file_tensors
 from deberta_jax.hub.load import floating_dtype, load_model
+from deberta_jax.hub.options import FolderOptions, Options
+from deberta_jax.hub.sentence import load_sentence, read_sentence, stored_sentence, write_sentence
 from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
 from deberta_jax.hub.tied import masked_lm_tensors
 from deberta_jax.model.attention import AttentionChoice
@@ -31,31 +34,12 @@ from deberta_jax.model.heads import (
 )
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
+from deberta_jax.model.sentence import without_layers
 from deberta_jax.model.surgery import check_parameters
 from deberta_jax.tokenizers.formats import check_tokenizer, has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
-
-
-class FolderOptions(TypedDict, total=False):
-    """The further arguments of `load_pretrained`, which do not change the types that it returns."""
-
-    labels: Sequence[str] | None
-    dtype: DTypeLike | None
-    param_dtype: DTypeLike
-    precision: Precision
-    attention: AttentionChoice
-    mesh: Mesh | None
-    generator: bool
-    key: PRNGKeyArray | None
-
-
-class Options(FolderOptions, total=False):
-    """The further arguments of `from_pretrained`."""
-
-    revision: str | None
-    token: str | None
 
 
 _Name = str | Path
@@ -153,12 +137,15 @@ def from_pretrained(
     attention: AttentionChoice = "auto",
     mesh: Mesh | None = None,
     generator: bool = False,
+    base: str | Path | None = None,
     revision: str | None = None,
     token: str | None = None,
     key: PRNGKeyArray | None = None,
     require_tokenizer: bool = True,
 ) -> tuple[Any, Tokenizer | None]:
     """Load a model folder, or a model of the Hugging Face Hub, and its tokenizer.
+
+    A sentence-transformers folder gives a `SentenceEncoder`; a PEFT adapter is merged into its base model.
 
     Args:
         name: a folder, or the id of a model on the Hub, such as "microsoft/deberta-v3-base".
@@ -174,6 +161,7 @@ def from_pretrained(
         attention: how attention is computed, as an option of `Deberta` (docs/attention.md).
         mesh: the devices over which parameters are sharded; the host holds one tensor at a time.
         generator: load the generator of a replaced-token detection pair instead of the discriminator.
+        base: the base model of a PEFT adapter, a folder or an id; by default the one that the adapter names.
         revision: a branch, tag or commit on the Hub.
         token: an access token of the Hub.
         key: initializes the parts of a head that are missing in the file, whose names are logged; by default seed 0.
@@ -195,6 +183,7 @@ def from_pretrained(
         attention=attention,
         mesh=mesh,
         generator=generator,
+        base=find_base(folder, base, token=token),
         key=jax.random.key(0) if key is None else key,
         require_tokenizer=require_tokenizer,
     )
@@ -219,6 +208,7 @@ def load_pretrained(
     attention: AttentionChoice = "auto",
     mesh: Mesh | None = None,
     generator: bool = False,
+    base: str | Path | None = None,
     key: PRNGKeyArray | None = None,
     require_tokenizer: bool = True,
 ) -> tuple[Any, Tokenizer | None]:
@@ -226,11 +216,14 @@ def load_pretrained(
     spec = head_spec(head)
     dtype = None if dtype is None else floating_dtype("dtype", dtype)
     param_dtype = floating_dtype("param_dtype", param_dtype)
-    config, tensors, source = read_folder(folder, generator=generator)
+    base = find_base(folder, base)
+    config, tensors, source = read_folder(folder, generator=generator, base=base)
+    tokenizer_at = tokenizer_folder(folder, base=base)
+    sentence = read_sentence(folder) if head is None else None
     if require_tokenizer:
-        check_tokenizer(folder, " (to load the model alone from Python, pass require_tokenizer=False)")
+        check_tokenizer(tokenizer_at, " (to load the model alone from Python, pass require_tokenizer=False)")
     # Before the weights, which take longer.
-    tokenizer = Tokenizer(folder) if require_tokenizer else _readable_tokenizer(folder)
+    tokenizer = Tokenizer(tokenizer_at) if require_tokenizer else _readable_tokenizer(tokenizer_at)
     config, tensors = with_labels(config, tensors, head, labels)
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -250,6 +243,8 @@ def load_pretrained(
     except InputError as error:
         problem = str(error)
         raise InputError(f"{folder}: {problem}" if problem.startswith("config: ") else problem) from None
+    if sentence is not None:
+        model = load_sentence(model, sentence, source=folder, mesh=mesh, dtype=param_dtype)
     return model, tokenizer
 
 
@@ -271,7 +266,8 @@ def save_pretrained(
 
     The names of a masked language model's head are those that transformers expects by default (`cls.predictions`:
     version 4 cannot load Microsoft's names); its position embeddings are written too, which transformers ignores. Heads
-    that transformers does not have are written under Microsoft's names. Weights of more than `max_file_bytes` are split
+    that transformers does not have are written under Microsoft's names. The layers of a `SentenceEncoder` are written
+    as sentence-transformers reads them. Weights of more than `max_file_bytes` are split
     into several files. With several processes, call it in one of them, with fully addressable arrays.
     """
     check_parameters(model)
@@ -281,10 +277,14 @@ def save_pretrained(
     dtype = str(jax.tree.leaves(model)[0].dtype)
     untied = isinstance(model, MaskedLM) and model.head.decoder is not None
     text = config_text(config, head_of_model(model), projected=projected, untied=untied, dtype=dtype)
-    tensors = file_tensors(model, config, lm_prefix="cls")
+    encoder = without_layers(model) if isinstance(model, Deberta) else model
+    tensors = file_tensors(encoder, config, lm_prefix="cls")
     if untied:
         tensors[DECODER_BIAS] = tensors[TIED[DECODER_BIAS]]
     write_safetensors(folder, tensors, max_file_bytes, texts={"config.json": text})
+    write_sentence(folder, stored_sentence(model))
+    # A previous adapter would be read in place of the model.
+    (folder / ADAPTER_CONFIG).unlink(missing_ok=True)
     if tokenizer is not None:
         tokenizer.save(folder)
 

@@ -199,6 +199,11 @@ def write_safetensors(
     _remove_previous(folder, keep=[*names, *texts])
 
 
+def write_tensor_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file; on an error the previous file is unchanged."""
+    _replace_files([(path, partial(_write_file, tensors=tensors))])
+
+
 def _replace_files(writers: Sequence[_Writer]) -> None:
     """Write all files under temporary names, then replace the previous files in the order given.
 

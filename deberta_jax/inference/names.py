@@ -15,6 +15,5 @@ PipelineName = Literal[
     "replaced-tokens",
     "embeddings",
 ]
-Pooling = Literal["mean", "cls"]
 # What turns the logits of a classification head into scores; "auto" depends on the task and the model.
 ScoreFunction = Literal["auto", "sigmoid", "softmax", "none"]

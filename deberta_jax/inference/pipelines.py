@@ -65,7 +65,7 @@ PIPELINES: dict[PipelineName, PipelineSpec] = {
     "multiple-choice": PipelineSpec("multiple_choice", choose_pipeline, fields=("text", "choices")),
     "entity-ranking": PipelineSpec("entity_scoring", score_entities_pipeline, fields=("passage", "query", "entities")),
     "replaced-tokens": PipelineSpec("replaced_token_detection", detect_replaced_pipeline),
-    "embeddings": PipelineSpec(None, embed_pipeline, options=("pooling",), pairs=True),
+    "embeddings": PipelineSpec(None, embed_pipeline, options=("pooling", "prompt"), pairs=True),
 }
 
 
@@ -75,7 +75,7 @@ def pipeline(model: Any, tokenizer: Tokenizer, *, batching: Batching = BATCHING)
     Its examples are those of the head's function, such as `fill_mask`; a model without a head gives embeddings.
     """
     for spec in PIPELINES.values():
-        if type(model) is HEADS[spec.head].model:
+        if isinstance(model, HEADS[spec.head].model):
             return spec.build(model, tokenizer, batching=batching)
     kinds = ", ".join(spec.model.__name__ for spec in HEADS.values())
     raise InputError(f"no pipeline for a {type(model).__name__}: use one of {kinds}")

@@ -15,6 +15,7 @@ from deberta_jax.model.encoder import Layer
 from deberta_jax.model.heads import TokenClassification
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.module import HeadModel
+from deberta_jax.model.sentence import SentenceEncoder
 from deberta_jax.model.tree import named_leaves
 
 AnyModel = TypeVar("AnyModel", bound=Deberta | HeadModel)
@@ -160,6 +161,8 @@ def _abstract(model: AnyModel, config: DebertaConfig) -> AnyModel:
         options |= {"enhanced_mask_decoder": model.decoder is not None, "untied": model.head.decoder is not None}
     if isinstance(model, TokenClassification):
         options["projected"] = model.projection is not None
+    if isinstance(model, SentenceEncoder):
+        options["sentence"] = model.sentence
     kind: Any = type(model)
     return jax.eval_shape(lambda key: kind(config, key=key, **options), jax.random.key(0))
 

@@ -18,6 +18,7 @@ from deberta_jax.data.sources import documents, find_files
 from deberta_jax.data.split import split_held_out
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
+from deberta_jax.hub.folder import tokenizer_folder
 from deberta_jax.pretraining.config import DataConfig
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.formats import has_tokenizer
@@ -66,7 +67,7 @@ def find_tokenizer(
         if shards:
             raise InputError(f"{shards}: shards need the tokenizer they were made with; add --tokenizer")
         return None
-    folder = resolve(init_from)
+    folder = tokenizer_folder(resolve(init_from))
     if not has_tokenizer(folder):
         raise InputError(f"{init_from}: no tokenizer in this folder; add --tokenizer with the model's own")
     return Tokenizer(folder)

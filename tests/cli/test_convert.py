@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_folders import V1, V3, random_model, toy_model, toy_tensors
+from adapter_folders import matrices, merged, write_adapter
+from sentence_folders import TEXTS, dense, write_sentence_folder
+from toy_folders import READING, V1, V3, random_model, toy_model, toy_tensors
 
 from deberta_jax.cli.main import main
 from deberta_jax.hub.layout import export_tensors, with_lm_prefix
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.hub.tensors import as_tensor, read_tensors, write_safetensors
+from deberta_jax.inference.embeddings import embed
 from deberta_jax.model.pair import initial_pair
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining import checkpoints
@@ -45,7 +48,7 @@ def no_fingerprints(monkeypatch):
 
 
 def convert(source, target, *options):
-    return main(["convert", str(source), str(target), *options])
+    return main(["convert", str(source), str(target), *map(str, options)])
 
 
 def tensors_of(file):
@@ -101,6 +104,32 @@ def test_conversion_to_microsofts_format_and_back_keeps_every_tensor(tmp_path, c
     assert values["hidden_dropout_prob"] == 0.2
     for head in "masked_lm", "replaced_token_detection":
         assert load_pretrained(tmp_path / "back", head, require_tokenizer=False)[0] is not None
+
+
+@pytest.mark.parametrize("path", ["", "0_Transformer"])
+def test_the_modules_of_sentence_transformers_are_kept(path, tmp_path, capsys):
+    settings = {"prompts": {"query": "the fox: "}, "default_prompt_name": "query"}
+    layers = dense(READING.hidden_size, 6), "Normalize"
+    folder = write_sentence_folder(tmp_path / "st", {"pooling_mode": "max"}, *layers, path=path, settings=settings)
+    assert convert(folder, tmp_path / "converted") == 0
+    before, after = load_pretrained(folder), load_pretrained(tmp_path / "converted")
+    assert after[0].sentence == before[0].sentence
+    np.testing.assert_array_equal(embed(*after, TEXTS), embed(*before, TEXTS))
+    assert convert(folder, tmp_path / "microsoft", "--to", "microsoft") == 0
+    assert "the other modules of sentence-transformers are not converted" in capsys.readouterr().err
+
+
+def test_an_adapter_is_merged_into_its_base(tmp_path):
+    module = "deberta.encoder.layer.0.attention.self.query_proj"
+    save_pretrained(tmp_path / "base", toy_model(V3, "sequence_classification"))
+    tensors = matrices(module, V3.hidden_size, V3.hidden_size)
+    folder = write_adapter(tmp_path / "adapter", tensors, "me/unknown", task_type="SEQ_CLS")
+    assert convert(folder, tmp_path / "merged", "--base", tmp_path / "base") == 0
+    assert_equal_tensors(
+        tensors_of(tmp_path / "merged" / "model.safetensors"),
+        merged(V3, "sequence_classification", {module: tensors}, 3.0),
+    )
+    assert architecture(tmp_path / "merged")[0] == ["DebertaV2ForSequenceClassification"]
 
 
 def test_an_old_file_of_version_1_becomes_one_that_transformers_reads(tmp_path):

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from adapter_folders import matrices, write_adapter
 from inference_models import LABELS, NLI_LABELS
 from json_lines import printed_lines, read_lines, write_lines
+from sentence_folders import write_sentence_folder
 
 import deberta_jax as dj
 from deberta_jax.cli import predict
@@ -293,3 +295,31 @@ def test_labels_of_the_test_models_are_those_of_their_heads(model_folders):
     for head, labels in LABELS.items():
         config = json.loads((Path(model_folders[head]) / "config.json").read_text())
         assert tuple(config["id2label"].values()) == labels
+
+
+def test_a_sentence_encoder_gives_the_vectors_of_its_folder(tmp_path, capfd):
+    settings = {"prompts": {"query": "the fox: "}, "default_prompt_name": "query"}
+    folder = write_sentence_folder(
+        tmp_path / "st", {"pooling_mode": "max"}, "Normalize", path="0_Transformer", settings=settings
+    )
+    model, tokenizer = load(folder, None)
+    row = predict_one(capfd, str(folder), "--text", "A man eats.")
+    np.testing.assert_allclose(row["prediction"], dj.embed(model, tokenizer, ["A man eats."])[0], atol=1e-6)
+    row = predict_one(capfd, str(folder), "--text", "A man eats.", "--prompt", "", "--pooling", "mean")
+    expected = dj.embed(model, tokenizer, ["A man eats."], prompt="", pooling="mean")[0]
+    np.testing.assert_allclose(row["prediction"], expected, atol=1e-6)
+    assert main(["predict", str(folder), "--text", "A", "--prompt", "passage"]) == 2
+    assert "no prompt named 'passage' (it has query)" in capfd.readouterr().err
+
+
+def test_an_adapter_is_read_with_its_base(model_folders, tmp_path, capfd):
+    head = "sequence_classification"
+    base = model_folders[head]
+    size = json.loads((Path(base) / "config.json").read_text())["hidden_size"]
+    tensors = matrices("deberta.encoder.layer.0.attention.self.query_proj", size, size)
+    folder = write_adapter(tmp_path / "adapter", tensors, "me/unknown", task_type="SEQ_CLS")
+    row = predict_one(capfd, str(folder), "--base", str(base), *EXAMPLES["classification"])
+    model, tokenizer = dj.from_pretrained(folder, head, base=base, dtype="float32", param_dtype="float32")
+    [expected] = dj.classify(model, tokenizer, ["A fox."], ["A dog."])
+    assert row["prediction"]["label"] == expected.label
+    assert row["prediction"]["probability"] == pytest.approx(expected.probability, abs=1e-5)

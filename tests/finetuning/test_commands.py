@@ -18,6 +18,7 @@ from toy_tasks import write_toy_task
 
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.model.heads import SequenceClassification
+from deberta_jax.model.surgery import parameters
 from deberta_jax.presets import PRESETS
 
 NLI = ("contradiction", "neutral", "entailment")
@@ -121,6 +122,11 @@ def test_adapters_with_adversarial_training_leave_the_encoder_unchanged_and_are_
     assert is_equal("embeddings.word.embedding")
     assert is_equal("encoder.layers.up.kernel")
     assert not is_equal("encoder.layers.attention.query.kernel")
+    # The adapters and the head alone give the same model with the base.
+    adapted = load_pretrained(run / "adapter", "sequence_classification")[0]
+    assert read_json(run / "adapter/adapter_config.json")["base_model_name_or_path"] == str(pretrained)
+    for path, leaf in parameters(load_pretrained(run / "model", "sequence_classification")[0]).items():
+        np.testing.assert_allclose(parameters(adapted)[path], leaf, atol=1e-6, err_msg=path)
 
 
 def test_several_processes_train_as_one(finished, tmp_path):

@@ -175,6 +175,61 @@ def test_safetensors_are_preferred(hub, folder):
     assert "pytorch_model.bin" not in hub.fetched()
 
 
+SENTENCE_MODULES = [
+    {"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"},
+    {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+    {"type": "sentence_transformers.models.Dense", "path": "2_Dense"},
+    {"type": "sentence_transformers.models.Normalize", "path": "3_Normalize"},
+]
+SENTENCE_FILES = [
+    *("0_Transformer/config.json", "0_Transformer/model.safetensors", "0_Transformer/sentence_bert_config.json"),
+    *("0_Transformer/spm.model", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/pytorch_model.bin"),
+    *("config_sentence_transformers.json", "modules.json"),
+]
+
+
+@pytest.fixture
+def sentence_repository(folder):
+    """A sentence-transformers model whose transformer is in a subfolder, and files that are not required."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_repository(folder / "0_Transformer", "spm.model", "model.safetensors", "sentence_bert_config.json", "x.onnx")
+    for name in ("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/pytorch_model.bin", "README.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        # Equal files would be downloaded once.
+        (folder / name).write_text(json.dumps({"file": name}))
+    (folder / "config_sentence_transformers.json").write_text("{}")
+    (folder / "modules.json").write_text(json.dumps(SENTENCE_MODULES))
+    return folder
+
+
+def test_the_modules_of_a_sentence_encoder_are_downloaded(hub, sentence_repository, monkeypatch):
+    path = resolve(NAME)
+    assert names(path) == hub.fetched() == SENTENCE_FILES
+    assert same(path, sentence_repository)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert resolve(NAME) == path
+    (path / "0_Transformer" / "model.safetensors").unlink()
+    refused("not complete in the cache", NAME)
+
+
+@pytest.mark.parametrize(("part", "file"), [("config", "config.json"), ("tokenizer", "spm.model")])
+def test_the_parts_of_a_sentence_encoder_are_in_its_subfolder(part, file, hub, sentence_repository, monkeypatch):
+    path = resolve(NAME, part=part)
+    assert path.name == "0_Transformer" and names(path) == [file]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert resolve(NAME, part=part) == path
+    assert resolve(sentence_repository, part=part) == sentence_repository / "0_Transformer"
+
+
+def test_an_adapter_is_downloaded_without_other_weights(hub, folder):
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.bin").write_bytes(b"weights")
+    required = ["adapter_config.json", "adapter_model.bin", "spm.model", "tokenizer_config.json"]
+    assert names(resolve(NAME)) == hub.fetched() == required
+
+
 def test_a_name_without_an_owner_is_a_model_too(folder, tmp_path, monkeypatch):
     with serving({"tiny": folder}) as hub:
         hub.use(monkeypatch, tmp_path / "cache")
