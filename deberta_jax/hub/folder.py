@@ -1,6 +1,7 @@
 """A model folder: its config and its tensors under their current names, of the model or of a pair's generator."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,9 @@ from deberta_jax.hub.sentence_modules import transformer_folder
 from deberta_jax.hub.tensors import Tensor, read_tensors, weight_file
 from deberta_jax.hub.training_checkpoints import check_merged
 from deberta_jax.tokenizers.formats import has_tokenizer
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 class StoredModel(NamedTuple):
@@ -113,3 +117,14 @@ def _with_depth_of(config: DebertaConfig, tensors: Mapping[str, Tensor]) -> Debe
     """A generator may be stored with the config of its discriminator, which has twice as many layers."""
     layers = {name.split(".")[3] for name in tensors if name.startswith("deberta.encoder.layer.")}
     return dataclasses.replace(config, num_hidden_layers=max(len(layers), 1))
+
+
+def readable_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a folder, None if it has none or only one that cannot be read."""
+    if not has_tokenizer(folder):
+        return None
+    try:
+        return Tokenizer(folder)
+    except InputError as error:
+        _log.warning("the model has no tokenizer: %s", error)
+        return None

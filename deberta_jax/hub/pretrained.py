@@ -15,7 +15,7 @@ from deberta_jax.files import make_folder
 from deberta_jax.hub.adapter import ADAPTER_CONFIG, find_base
 from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
-from deberta_jax.hub.folder import read_folder, tokenizer_folder
+from deberta_jax.hub.folder import read_folder, readable_tokenizer, tokenizer_folder
 from deberta_jax.hub.heads import Head, Model, head_of_model, head_options, head_spec
 from deberta_jax.hub.layout import DECODER_BIAS, POSITIONS, TIED, file_tensors
 from deberta_jax.hub.load import floating_dtype, load_model
@@ -36,7 +36,7 @@ from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.sentence import without_layers
 from deberta_jax.model.surgery import check_parameters
-from deberta_jax.tokenizers.formats import check_tokenizer, has_tokenizer
+from deberta_jax.tokenizers.formats import check_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ def load_pretrained(
     if require_tokenizer:
         check_tokenizer(tokenizer_at, " (to load the model alone from Python, pass require_tokenizer=False)")
     # Before the weights, which take longer.
-    tokenizer = Tokenizer(tokenizer_at) if require_tokenizer else _readable_tokenizer(tokenizer_at)
+    tokenizer = Tokenizer(tokenizer_at) if require_tokenizer else readable_tokenizer(tokenizer_at)
     config, tensors = with_labels(config, tensors, head, labels)
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -246,17 +246,6 @@ def load_pretrained(
     if sentence is not None:
         model = load_sentence(model, sentence, source=folder, mesh=mesh, dtype=param_dtype)
     return model, tokenizer
-
-
-def _readable_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a folder, None if it has none or only one that cannot be read."""
-    if not has_tokenizer(folder):
-        return None
-    try:
-        return Tokenizer(folder)
-    except InputError as error:
-        _log.warning("the model has no tokenizer: %s", error)
-        return None
 
 
 def save_pretrained(

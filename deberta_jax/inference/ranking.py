@@ -93,8 +93,7 @@ def rank_pipeline(
         scores = [-np.inf] * len(documents)
         for row in rows:
             row_score = float(to_scores(row.outputs.astype(np.float64))[label])
-            # NaN is returned, not hidden behind the score of another window.
-            scores[row.part] = float(np.maximum(scores[row.part], row_score))
+            scores[row.part] = max(scores[row.part], row_score)
         return _best_documents(documents, scores, top)
 
     encode_pairs = encode_windows if windows else functools.partial(encode, texts_of=_query_and_documents)

@@ -1,6 +1,5 @@
 """Ranking documents: scores, their order, long documents, and the activation that a folder names."""
 
-import dataclasses
 import inspect
 import json
 
@@ -16,7 +15,7 @@ from deberta_jax.inference.classification import class_logits, classify
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.ranking import encode_windows, rank, rank_pipeline
 from deberta_jax.inference.scoring import score
-from deberta_jax.inference.stream import complete, stream
+from deberta_jax.inference.stream import stream
 from deberta_jax.model.surgery import with_config
 
 QUERY = "A fox"
@@ -157,14 +156,3 @@ def test_wrong_arguments_of_rank_are_named(tokenizer):
         rank(reranker(), tokenizer, QUERY, DOCUMENTS, top=0)
     with pytest.raises(InputError, match="document 0: .*"):
         rank(reranker(), tokenizer, LONG, DOCUMENTS, windows=True)
-
-
-def test_a_score_that_is_not_a_number_is_last_and_not_hidden_by_another_window(tokenizer):
-    pipeline = rank_pipeline(reranker(), tokenizer, windows=True, top=None)
-    # The first row of the batch, the longest one, is not a number.
-    rows = np.zeros((64, 1), np.float32)
-    rows[0] = np.nan
-    pipeline = dataclasses.replace(pipeline, program=lambda model, inputs: rows[: len(inputs.input_ids)])
-    [ranked] = complete(pipeline, [QUERY], [[LONG, "sea"]])
-    assert [item.index for item in ranked] == [1, 0]
-    assert np.isnan(ranked[1].score)
