@@ -2,11 +2,13 @@
 
 TEXT is a file of English lines, by default the documentation of the installed packages. v3's unigram tokenizer is
 trained on it with up to 32,000 pieces. GPT2 is a folder with `vocab.bpe` and `encoder.json`; by default v1's byte-pair
-vocabulary is trained, too. Both peers use all cores and take turns. Prints a Markdown table of MB per second, medians
+vocabulary is trained, too. Then v3's `tokenizer.json` as transformers 5 saves it, and a WordPiece `vocab.txt`. Both peers use all cores and take turns. Prints a Markdown table of MB per second, medians
 of REPETITIONS, and fails if ours is slower. Needs the extra `reference`.
 """
 
+import functools
 import json
+import os
 import pickle
 import re
 import sys
@@ -14,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from timing import alternate, seconds, table_row
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -56,6 +58,24 @@ def byte_pair(text: str, folder: Path, gpt2: Path | None) -> Tokenizer:
     return Tokenizer(folder)
 
 
+def of_transformers_5(text: str, folder: Path) -> Tokenizer:
+    """The vocabulary of v3 in the only file that transformers 5 saves."""
+    original = folder / "original"
+    original.mkdir()
+    unigram(text, original)
+    (original / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "DebertaV2Tokenizer"}))
+    AutoTokenizer.from_pretrained(original).save_pretrained(folder)
+    return Tokenizer(folder)
+
+
+def word_piece(text: str, folder: Path) -> Tokenizer:
+    """Train a `vocab.txt`."""
+    trained = BertWordPieceTokenizer()
+    trained.train_from_iterator(text.split("\n"), VOCABULARY, show_progress=False)
+    trained.save_model(str(folder))
+    return Tokenizer(folder)
+
+
 def compare(ours: Tokenizer, folder: Path, lines: list[str]) -> tuple[dict[str, float], bool]:
     """The seconds of our tokenizer, of a call of transformers' and of its `encode_batch`, and whether the ids agree."""
     ours.save(folder)
@@ -81,11 +101,16 @@ def main(path: str | None = None, gpt2: str | None = None) -> int:
         print(f"{len(lines)} lines, {size:.1f} MB\n")
         print(table_row("vocabulary", "tokens", *SPEEDS.values(), "ratio to the faster", "same ids"))
         print("|---|---|---|---|---|---|---|")
-        for name in ("v3", "v1"):
-            folder = scratch / name
+        vocabularies = {
+            "v3": unigram,
+            "v1": functools.partial(byte_pair, gpt2=Path(gpt2) if gpt2 else None),
+            "v3, `tokenizer.json` of transformers 5": of_transformers_5,
+            "`vocab.txt`": word_piece,
+        }
+        for name, make in vocabularies.items():
+            folder = scratch / str(len(os.listdir(scratch)))
             folder.mkdir()
-            text = "\n".join(lines)
-            ours = unigram(text, folder) if name == "v3" else byte_pair(text, folder, Path(gpt2) if gpt2 else None)
+            ours = make("\n".join(lines), folder)
             medians, same = compare(ours, folder / "saved", lines)
             speed = {peer: size / median for peer, median in medians.items()}
             ratio = speed["ours"] / max(speed["call"], speed["batch"])
