@@ -2,8 +2,9 @@
 
 TEXT is a file of English lines, by default the documentation of the installed packages. v3's unigram tokenizer is
 trained on it with up to 32,000 pieces. GPT2 is a folder with `vocab.bpe` and `encoder.json`; by default v1's byte-pair
-vocabulary is trained, too. Then v3's `tokenizer.json` as transformers 5 saves it, and a WordPiece `vocab.txt`. Both peers use all cores and take turns. Prints a Markdown table of MB per second, medians
-of REPETITIONS, and fails if ours is slower. Needs the extra `reference`.
+vocabulary is trained, too. Then v3's `tokenizer.json` as transformers 5 saves it, and a WordPiece `vocab.txt`. Both
+peers use all cores and take turns. Prints a Markdown table of MB per second, medians of REPETITIONS, and fails if ours
+is slower. Needs the extra `reference`.
 """
 
 import functools
