@@ -165,8 +165,7 @@ def from_pretrained(
         revision: a branch, tag or commit on the Hub.
         token: an access token of the Hub.
         key: initializes the parts of a head that are missing in the file, whose names are logged; by default seed 0.
-        require_tokenizer: raise InputError if the folder has no tokenizer that can be read; with False, return None in
-            its place, and log the reason.
+        require_tokenizer: raise InputError if no tokenizer can be read; with False, return None and log the reason.
 
     Raises:
         InputError: an unknown head; a name that is neither a folder nor a model on the Hub; a folder without config,

@@ -33,7 +33,7 @@ def check_tokenizer(folder: Path, alternative: str = "") -> None:
     """Raise InputError if a model folder has no tokenizer; `alternative` ends the message."""
     if not has_tokenizer(folder):
         raise InputError(
-            f"{folder}: no tokenizer in this folder{_found(folder, FORMATS)}: copy the tokenizer that the model was "
+            f"{folder}: no tokenizer in this folder{_expected(folder, FORMATS)}: copy the tokenizer that the model was "
             f"trained with into it{alternative}"
         )
 
@@ -46,18 +46,18 @@ def read_vocabulary(path: Path, settings: Mapping[str, Any], formats: Mapping[st
     detected = _detect(path, formats)
     if detected is None:
         raise InputError(
-            f"{path}: no tokenizer found{_found(path, formats)}: copy the original file, or train a tokenizer with "
+            f"{path}: no tokenizer found{_expected(path, formats)}: copy the original file, or train a tokenizer with "
             "`deberta-jax tokenizer`"
         )
     file, vocabulary_format = detected
     return vocabulary_format.read(file, settings)
 
 
-def _found(folder: Path, formats: Mapping[str, Format]) -> str:
+def _expected(folder: Path, formats: Mapping[str, Format]) -> str:
     """The files that were expected, and those of a tokenizer that are there but are not enough."""
     expected = ", ".join(each.names[0] for each in formats.values())
-    found = [name for name in FILES if (folder / name).is_file()]
-    return f"; expected one of {expected}" + (f", found only {', '.join(found)}" if found else "")
+    present = [name for name in FILES if (folder / name).is_file()]
+    return f"; expected one of {expected}" + (f", found only {', '.join(present)}" if present else "")
 
 
 def _detect(path: Path, formats: Mapping[str, Format]) -> tuple[Path, Format] | None:

@@ -50,10 +50,10 @@ def read_template(processor: Mapping[str, Any] | None) -> Template | None:
     kind = processor.get("type")
     if kind == "Sequence":
         templates = [read_template(each) for each in processor["processors"]]
-        found = [template for template in templates if template is not None]
-        if len(found) > 1:
+        present = [template for template in templates if template is not None]
+        if len(present) > 1:
             raise InputError("its post-processor has several templates; expected at most one")
-        return found[0] if found else None
+        return present[0] if present else None
     if kind == "ByteLevel":
         return None
     if kind in ("BertProcessing", "RobertaProcessing"):

@@ -101,9 +101,9 @@ class Tokenizer:
         """The function that encodes texts, made at the first call."""
         splits = self.split_special_tokens if split_special_tokens is None else split_special_tokens
         if splits not in self._encoders:
-            found = [token for token in self.added if not (splits and token.special)]
+            added = [token for token in self.added if not (splits and token.special)]
             self._encoders[splits] = (
-                self.vocabulary.encoder(found) if found else SegmentEncoder(self.vocabulary.encode_with_offsets, ())
+                self.vocabulary.encoder(added) if added else SegmentEncoder(self.vocabulary.encode_with_offsets, ())
             )
         return self._encoders[splits]
 

@@ -149,9 +149,9 @@ def test_settings_that_cannot_be_read_are_reported(interrupted, capfd):
 
 def test_an_output_in_the_folder_of_the_model_does_not_change_the_models_checksum(masked_lm, tmp_path):
     folder = shutil.copytree(masked_lm, tmp_path / "model")
-    before = predict._sha256(folder)
+    before = predict._sha256([folder])
     assert main(["predict", str(folder), "--text", "a [MASK]", "--output", str(folder / "out.json")]) == 0
-    assert predict._sha256(folder) == before
+    assert predict._sha256([folder]) == before
 
 
 def test_an_output_is_resumed_after_the_model_moved_and_with_other_batches(interrupted, tmp_path):

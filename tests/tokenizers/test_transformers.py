@@ -48,13 +48,13 @@ def our_ids(tokenizer):
 @pytest.mark.parametrize("model_type", MODELS)
 def test_a_tokenizer_of_transformers_5_keeps_its_ids(tmp_path, model_type, version):
     name, write = MODELS[model_type]
-    original, theirs, ours, again, final = (tmp_path / step for step in ("original", "5", "ours", "again", "final"))
+    original, converted, ours, again, final = (tmp_path / step for step in ("original", "5", "ours", "again", "final"))
     original.mkdir()
     write(original)
     (original / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
-    expected = ids_in_transformers(5, original, model_type, theirs)
-    assert {file.name for file in theirs.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
-    read = dj.Tokenizer(theirs)
+    expected = ids_in_transformers(5, original, model_type, converted)
+    assert {file.name for file in converted.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    read = dj.Tokenizer(converted)
     assert our_ids(read) == expected
     read.save(ours)
     assert ids_in_transformers(version, ours, model_type, again) == expected
@@ -69,12 +69,12 @@ def test_a_tokenizer_of_transformers_5_keeps_its_ids(tmp_path, model_type, versi
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("model_type", MODELS)
 def test_both_versions_read_our_folder_with_our_ids(tmp_path, model_type, version):
-    original, ours, theirs = tmp_path / "original", tmp_path / "ours", tmp_path / "theirs"
+    original, ours, converted = tmp_path / "original", tmp_path / "ours", tmp_path / "converted"
     original.mkdir()
     MODELS[model_type][1](original)
     tokenizer = dj.Tokenizer(original).with_tokens(["<ent>"])
     tokenizer.save(ours)
-    assert ids_in_transformers(version, ours, model_type, theirs) == our_ids(tokenizer)
-    saved = dj.Tokenizer(theirs)
+    assert ids_in_transformers(version, ours, model_type, converted) == our_ids(tokenizer)
+    saved = dj.Tokenizer(converted)
     assert our_ids(saved) == our_ids(tokenizer)
     assert saved.special_ids == tokenizer.special_ids
