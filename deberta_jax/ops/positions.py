@@ -11,9 +11,9 @@ def log_bucket(
 
     With `buckets` < 1 distances are returned unchanged. `clamp` limits distances to +-(max_distance - 1) first, as
     Microsoft's code does; without it buckets keep growing, as in Hugging Face (docs/numerics.md, "Relative positions
-    and buckets"). A `max_distance` up to `buckets // 2 + 1` leaves no distance for logarithmic buckets: each distance has
-    its own, and further ones share the last. Computed in float64 on the host: in jitted float32 some sizes are off by
-    one bucket. Raises ValueError for 1 bucket.
+    and buckets"). A `max_distance` up to `buckets // 2 + 1` leaves no distance for logarithmic buckets: each distance
+    has its own, and further ones share the last. Computed in float64 on the host: in jitted float32 some sizes are off
+    by one bucket. Raises ValueError for 1 bucket.
     """
     distance = np.asarray(distance, np.int64)
     if buckets < 1:
