@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, Int
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.encode import EncodedRow, EncodedRows, Texts, encode
+from deberta_jax.inference.encode import EncodedRow, EncodedRows, Texts
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import require_head
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.inference.windows import window_stride
+from deberta_jax.inference.windows import encode_second_windows
 from deberta_jax.model.heads import QuestionAnswering
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -153,14 +153,7 @@ def span_ranking_pipeline(
 
 def encode_contexts(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
     """The overlapping windows of examples `(question, context)`."""
-    return encode(
-        tokenizer,
-        examples,
-        max_length,
-        texts_of=_question_and_context,
-        truncation="second",
-        stride=window_stride(max_length),
-    )
+    return encode_second_windows(tokenizer, examples, max_length, texts_of=_question_and_context)
 
 
 def _question_and_context(example: tuple) -> list[Texts]:

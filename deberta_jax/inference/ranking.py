@@ -16,7 +16,7 @@ from deberta_jax.inference.models import require_head
 from deberta_jax.inference.names import ScoreFunction
 from deberta_jax.inference.score_functions import SCORE_FUNCTIONS, check_function, folder_function, label_index
 from deberta_jax.inference.stream import Pipeline, stream
-from deberta_jax.inference.windows import window_stride
+from deberta_jax.inference.windows import encode_second_windows
 from deberta_jax.model.deberta import encoder_of
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -120,14 +120,7 @@ def _default_function(config: DebertaConfig) -> ScoreFunction:
 
 def encode_windows(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
     """The overlapping windows of the documents of examples `(query, documents)`, each with its query."""
-    return encode(
-        tokenizer,
-        examples,
-        max_length,
-        texts_of=_query_and_documents,
-        truncation="second",
-        stride=window_stride(max_length),
-    )
+    return encode_second_windows(tokenizer, examples, max_length, texts_of=_query_and_documents)
 
 
 def _query_and_documents(example: tuple) -> list[Texts]:

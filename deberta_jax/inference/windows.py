@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
+from deberta_jax.inference.encode import EncodedRow, EncodedRows, Texts, encode
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import max_row_length
 from deberta_jax.inference.stream import Pipeline
@@ -36,6 +36,14 @@ def window_stride(max_length: int) -> int:
 def encode_windows(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
     """The overlapping windows of examples `(text,)`."""
     return encode(tokenizer, examples, max_length, truncation="first", stride=window_stride(max_length))
+
+
+def encode_second_windows(
+    tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int, *, texts_of: Callable[[tuple], list[Texts]]
+) -> EncodedRows:
+    """The overlapping windows of the second texts of pairs, each with its first text; `texts_of` as in `encode`."""
+    stride = window_stride(max_length)
+    return encode(tokenizer, examples, max_length, texts_of=texts_of, truncation="second", stride=stride)
 
 
 def windows_pipeline(
