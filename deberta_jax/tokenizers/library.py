@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.characters import code_points, is_single_symbol, trim_spans, whitespace_table
 from deberta_jax.tokenizers.segments import Encoded, Encoder
-from deberta_jax.tokenizers.special_tokens import AddedToken
+from deberta_jax.tokenizers.special_tokens import NAMES, AddedToken
 from deberta_jax.tokenizers.template import Template
 from deberta_jax.tokenizers.vocabulary import SavedVocabulary, read_source
 
@@ -84,7 +84,8 @@ class LibraryVocabulary:
     def _pipeline(self, added: Sequence[AddedToken]) -> dict[str, Any]:
         """The pipeline, in which special tokens that are not in `added` are not found as pieces of a unigram model."""
         model: Any = self.pipeline["model"]
-        names = {token.text for token in self.added if token.special} - {token.text for token in added}
+        special = {*NAMES.values(), *(token.text for token in self.added if token.special)}
+        names = special - {token.text for token in added}
         if model.get("type") != "Unigram" or not names:
             return self.pipeline
         vocab = [[piece, _NEVER if piece in names else score] for piece, score in model["vocab"]]
