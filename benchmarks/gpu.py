@@ -3,8 +3,8 @@
 `python benchmarks/gpu.py [STAGE...]` takes less than 6 minutes on an H200 and prints Markdown tables, medians of
 alternating runs. The stages are `values`, `layer`, `encoder` and `train`; it exits with 1 if a value is wrong. cuDNN's
 attention has no dropout and no float32: it is left out where they are needed. Peers in torch (transformers,
-FlashDeBERTa, DisentangledFlash) are measured in the same run if they are installed. Without a GPU everything runs in tiny
-sizes, the kernels by interpretation, to test this script. Needs the extra `cuda`.
+FlashDeBERTa, DisentangledFlash) are measured in the same run if they are installed. Without a GPU everything runs in
+tiny sizes, the kernels by interpretation, to test this script. Needs the extra `cuda`.
 """
 
 import functools

@@ -26,7 +26,7 @@ from deberta_jax.model.inputs import (
     split_key,
 )
 from deberta_jax.model.linear import Embedding
-from deberta_jax.model.module import Configured, Model, cast_parameters, check_precision, in_precision
+from deberta_jax.model.module import Configured, Model, cast_parameters, check_attention, check_precision, in_precision
 from deberta_jax.sharding import on_explicit_meshes
 
 
@@ -51,6 +51,7 @@ class Deberta(Configured, Model):
         key: PRNGKeyArray,
     ):
         check_precision(precision)
+        check_attention(attention)
         keys = jax.random.split(key)
         self.config = config
         self.embeddings = Embeddings(config, dtype=dtype, key=keys[0])

@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 from deberta_jax.config import DebertaConfig
 from deberta_jax.data.manifest import read_manifest
 from deberta_jax.files import lock_folder
+from deberta_jax.model.attention import check_attention_runs
+from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import PretrainConfig
 from deberta_jax.pretraining.corpus import (
     check_text_files,
@@ -67,6 +69,7 @@ def pretrain(config: PretrainConfig) -> None:
     model_config = None
     if tokenizer is not None:
         model_config = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
+    check_attention_runs(config.attention, model_config or PRESETS[config.model], config.dtype, training=True)
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(lock_folder(folder)))
         text = prepare_text(data, folder / "text")
