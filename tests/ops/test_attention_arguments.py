@@ -21,6 +21,7 @@ from deberta_jax.ops.attention_gpu import pallas_gpu
 from deberta_jax.ops.attention_tpu import pallas_tpu
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.positions import relative_index
+from deberta_jax.ops.precision import kernel_precision
 
 
 @pytest.fixture(params=["pallas_gpu", "pallas_tpu"])
@@ -87,6 +88,21 @@ def test_a_batch_without_sequences_has_an_empty_context(kernels):
     attend = functools.partial(disentangled_attention, index=index, implementation=kernels)
     assert attend(q, k, v, *tensors[3:]).shape == q.shape
     assert jax.grad(lambda q: attend(q, k, v, *tensors[3:]).sum())(q).shape == q.shape
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ((None, "highest", "float32", "F32_F32_F32", "BF16_BF16_F32_X6"), "HIGHEST"),
+        (("high", "tensorfloat32", "TF32_TF32_F32", "BF16_BF16_F32_X3"), "HIGH"),
+        (("default", "bfloat16", "BF16_BF16_F32"), "DEFAULT"),
+    ],
+)
+def test_kernels_have_the_precision_of_the_setting_of_jax_by_any_of_its_names(names, expected):
+    for name in names:
+        with jax.default_matmul_precision(name):
+            assert kernel_precision(jnp.ones((2, 2))).name == expected
+            assert kernel_precision(jnp.ones((2, 2), jnp.bfloat16)).name == "DEFAULT"
 
 
 @pytest.mark.parametrize("name", ["xla", "xla_per_head", "kernels"])
