@@ -134,13 +134,14 @@ def _check_memory(settings: KernelSettings, inputs: KernelInputs, width: int) ->
     # In and out are double-buffered; both tables are read, rel_q in two orders, and their gradients are float32.
     present = [inputs.rel_k is not None, inputs.rel_q is not None]
     tables = 2 * width * 2 * settings.reach * (itemsize * (present[0] + 2 * present[1]) + 4 * sum(present))
-    tiles = keys * queries * (4 + itemsize) + 32 * width * (queries + keys)
+    # The last term covers tiles and copies of them: compiling for TPU v7x at several sizes gave its factor.
+    tiles = keys * queries * (4 + itemsize) + 32 * (itemsize - 1) * width * (queries + keys)
     per_token, limit = 8 * width, vector_memory()
     if tables + tiles + per_token * tokens > limit:
         longest = max(0, limit - tables - tiles) // per_token // queries * queries
         raise InputError(
             f"implementation: 'pallas_tpu' has no memory for gradients of {tokens:,} tokens with heads of {width} in "
-            f"{inputs.q.dtype}; this TPU allows {longest:,} tokens"
+            f"{inputs.q.dtype}; use sequences of at most {longest:,} tokens on this TPU"
         )
 
 
