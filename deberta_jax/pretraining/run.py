@@ -60,10 +60,7 @@ def pretrain(config: PretrainConfig) -> None:
     """
     objective, training, data, folder = OBJECTIVES[config.objective], config.training, config.data, config.folder
     mesh = _training_mesh(training)
-    # Raises InputError for a warm-up that is longer than the run.
-    learning_rate(training.optimizer, training.steps)
-    check_settings(folder, config.settings())
-    check_text_files(data)
+    _check(config)
     tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, data.shards)
     files = objective.find_files(config.init_from, config.generator)
     model_config = None
@@ -136,6 +133,13 @@ def describe(config: PretrainConfig) -> str:
     lines = size_lines(config.model, size, batch_size=training.batch_size, length=config.data.length, steps=steps)
     lines += published_lines(config.model) if config.objective == "rtd" else []
     return "\n".join([*lines, "next: set --steps above 0 to train"])
+
+
+def _check(config: PretrainConfig) -> None:
+    """Raise InputError for another run in the folder, missing files, and a warm-up that is longer than the run."""
+    learning_rate(config.training.optimizer, config.training.steps)
+    check_settings(config.folder, config.settings())
+    check_text_files(config.data)
 
 
 def _options(config: PretrainConfig, model: DebertaConfig) -> ModelOptions:
