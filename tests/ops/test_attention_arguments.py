@@ -199,3 +199,20 @@ def test_gradients_on_tpu_of_sequences_beyond_vector_memory_are_refused(kind, le
 def test_attention_that_does_not_exist_is_refused_when_a_model_is_built(attention):
     with pytest.raises(InputError, match=r"expected auto, xla, xla_per_head, cudnn, pallas_tpu, pallas_gpu, or a func"):
         check_attention(attention)
+
+
+def test_tf32_kernels_are_close_to_float32(kernels):
+    """Three products of bfloat16 parts on TPU: about 16 bits."""
+    tensors, index = square(40)
+
+    def derivatives(implementation):
+        def total(*tensors):
+            out = disentangled_attention(*tensors, index=index, implementation=implementation)
+            return jnp.square(out).sum(), out
+
+        return jax.jit(jax.grad(total, argnums=tuple(range(5)), has_aux=True))(*tensors)
+
+    with jax.default_matmul_precision("tensorfloat32"):
+        ours = derivatives(kernels)
+    errors = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), ours, derivatives("xla"))
+    assert max(jax.tree.leaves(errors)) < 2e-4
