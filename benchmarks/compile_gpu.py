@@ -1,8 +1,7 @@
 """Compile the GPU attention kernels for A100, L4 and H200, without a GPU: registers, spills and temporary memory.
 
 `python benchmarks/compile_gpu.py [GPU...]` compiles one layer's forward and backward pass, 12 heads of 64 with dropout
-and packed documents, and fails if a kernel spills registers. It also prints whether XLA transposes scores by distance.
-Needs the extra `cuda`; `.ci/gpu-compile` installs it.
+and packed documents, and fails if a kernel spills registers. Needs the extra `cuda`; `.ci/gpu-compile` installs it.
 """
 
 import os

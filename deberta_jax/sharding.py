@@ -133,7 +133,9 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def on_explicit_meshes(method: Method) -> Method:
-    """A method that also runs on a mesh with Explicit axes, the default of `jax.make_mesh`.
+    """A method of tokens, or a function of queries and keys, that also runs on a mesh with Explicit axes.
+
+    These axes are the default of `jax.make_mesh`.
 
     Inside, XLA chooses shardings, as it does on Auto axes; a function `each` of states runs with Explicit axes, as the
     arrays that it reads. Results and those states have the sharding of the tokens' batch axis.
@@ -204,8 +206,8 @@ class _Each:
 
 
 def _batch_spec(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> PartitionSpec:
-    """The sharding of the batch axis of the tokens: the first argument after self, or the one of its names given."""
-    names = ("input_ids", "x", "inputs_embeds")
+    """The sharding of the batch axis of the second argument, or of the one of its names that is given."""
+    names = ("input_ids", "x", "inputs_embeds", "k")
     candidates = [*arguments[1:2], *(options.get(name) for name in names)]
     tokens = next((x for x in candidates if x is not None), None)
     return PartitionSpec(jax.typeof(tokens).sharding.spec[0] if isinstance(tokens, jax.Array) else None)

@@ -187,6 +187,19 @@ def test_tf32_products_never_request_the_highest_precision(program):
     assert counts.keys() == {("float32 float32", "HIGH")}
 
 
+def test_tf32_products_of_tpu_kernels_are_three_of_bfloat16(monkeypatch):
+    # Permutations are exact: they have the highest precision.
+    monkeypatch.setattr("deberta_jax.ops.attention_tpu_backward.permute", _shape_of_a_permutation)
+    counts = on_tpu(precision="tf32")
+    assert counts.keys() == {("float32 float32", "HIGH"), ("bfloat16 bfloat16", "DEFAULT")}
+    assert counts["bfloat16 bfloat16", "DEFAULT"] % 3 == 0
+
+
+def _shape_of_a_permutation(x, y, *, transposed=False):
+    # The first factor is transposed only if it is a permutation, which is square.
+    return jnp.zeros((x.shape[0], y.shape[0 if transposed else 1]), jnp.float32)
+
+
 @pytest.mark.parametrize("precision", ["float32", "tf32"])
 @pytest.mark.parametrize("program", ["v2 with a convolution", "entity_ranking"])
 def test_bfloat16_products_do_not_depend_on_the_precision(program, precision):
@@ -244,6 +257,12 @@ def test_a_run_records_its_precision_and_does_not_resume_with_another(config, tm
     claim_folder(tmp_path, config(precision="tf32").settings())
     with pytest.raises(InputError, match=r"precision \(tf32 in the folder, float32 now\)"):
         check_settings(tmp_path, config().settings())
+
+
+@pytest.mark.parametrize("config", [PretrainConfig, FinetuneConfig])
+def test_a_run_may_resume_with_another_implementation_of_attention(config, tmp_path):
+    claim_folder(tmp_path, config(attention="pallas_tpu").settings())
+    check_settings(tmp_path, config(attention="auto").settings())
 
 
 @pytest.mark.tpu_compile

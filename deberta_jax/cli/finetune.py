@@ -27,6 +27,7 @@ from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import digest, features_of
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
+from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
 from deberta_jax.tasks.examples import Examples
 from deberta_jax.tasks.task import Task
@@ -48,6 +49,7 @@ def run(config: FinetuneConfig) -> None:
         if split not in paths:
             raise InputError(f"{config.data}: no file for the split {split}; expected {task.file_names(split)}")
     pretrained = open_pretrained(config.model)
+    check_attention_runs(config.attention, pretrained.config, config.compute_dtype, training=True)
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(lock_folder(config.folder)))
         _run(config, task, pretrained, paths)

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import AttentionName, DebertaConfig
 from deberta_jax.model.inputs import Key, split_key
 from deberta_jax.model.linear import LayerNorm, Linear
-from deberta_jax.model.module import Configured
+from deberta_jax.model.module import Configured, check_attention
 from deberta_jax.ops.attention import attention_with_probabilities, disentangled_attention
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.masks import make_attention_mask
@@ -49,6 +49,25 @@ class AttentionInputs(NamedTuple):
 AttentionFunction = Callable[..., tuple[Array, Array]]
 # A function, or the name of an implementation that does not return probabilities.
 AttentionChoice = AttentionFunction | AttentionName
+
+
+def check_attention_runs(
+    attention: AttentionChoice, config: DebertaConfig, dtype: DTypeLike, *, training: bool
+) -> None:
+    """Raise InputError if this attention cannot run in a model, in `dtype` on the current devices.
+
+    `training` is with the config's dropout. Nothing is computed: attention is traced for a few tokens.
+    """
+    check_attention(attention)
+    if callable(attention):
+        return
+    rate = config.attention_probs_dropout_prob if training else 0.0
+
+    def attend(q: Float[Array, "B T N H"], key: PRNGKeyArray) -> Float[Array, "B T N H"]:
+        return disentangled_attention(q, q, q, dropout_rate=rate, key=key, implementation=attention)
+
+    q = jax.ShapeDtypeStruct((1, 16, config.num_attention_heads, config.head_size), dtype)
+    jax.eval_shape(attend, q, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 class Attention(Configured):

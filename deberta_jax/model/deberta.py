@@ -26,7 +26,7 @@ from deberta_jax.model.inputs import (
     split_key,
 )
 from deberta_jax.model.linear import Embedding
-from deberta_jax.model.module import Configured, Model, cast_parameters, check_precision, in_precision
+from deberta_jax.model.module import Configured, Model, cast_parameters, check_attention, check_precision, in_precision
 from deberta_jax.sharding import on_explicit_meshes
 
 
@@ -51,6 +51,7 @@ class Deberta(Configured, Model):
         key: PRNGKeyArray,
     ):
         check_precision(precision)
+        check_attention(attention)
         keys = jax.random.split(key)
         self.config = config
         self.embeddings = Embeddings(config, dtype=dtype, key=keys[0])
@@ -84,12 +85,12 @@ class Deberta(Configured, Model):
         """Encode token ids [B, T], or embeddings of words `inputs_embeds` [B, T, E] instead.
 
         `attention_mask` [B, T] is 1 for real tokens and 0 for padding, as in transformers. `segment_ids` [B, T] numbers
-        the documents packed into a sequence from 1, 0 is padding; documents do not attend to each other. `pair_mask`
-        [B, 1 or N, T, S] is 1 where a query may attend to a key, and replaces what `attention_mask` implies. `bias`
-        [B, N, T, S] (each axis may be 1) is added to the scaled attention scores. `position_ids` [B, T] are absolute
-        positions, from 0 in each document. `depth` runs only the first layers. `each(state, layer)` replaces the output
-        of each layer. `output_hidden_states` returns [L + 1, B, T, D], `output_attentions` [L, B, N, T, S]. Dropout is
-        applied if `key` is given.
+        the documents packed into a sequence from 1; 0 is padding, unlike in `disentangled_attention`, where a negative
+        number is. Documents do not attend to each other. `pair_mask` [B, 1 or N, T, S] is 1 where a query may attend to
+        a key, and replaces what `attention_mask` implies. `bias` [B, N, T, S] (each axis may be 1) is added to the
+        scaled attention scores. `position_ids` [B, T] are absolute positions, from 0 in each document. `depth` runs
+        only the first layers. `each(state, layer)` replaces the output of each layer. `output_hidden_states` returns [L
+        + 1, B, T, D], `output_attentions` [L, B, N, T, S]. Dropout is applied if `key` is given.
 
         Raises ValueError for inputs of other shapes, a mask of floating-point numbers or a bias of other numbers, for
         ids that do not exist (traced ids give NaN), and for both or neither of ids and embeddings; InputError for more

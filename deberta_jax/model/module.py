@@ -11,6 +11,7 @@ from jaxtyping import DTypeLike
 
 from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
 from deberta_jax.errors import InputError
+from deberta_jax.ops.attention import IMPLEMENTATIONS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _FIXED = "config is fixed when a model is built; with_config(model, ...) returns a changed model"
@@ -119,6 +120,13 @@ def check_precision(precision: str) -> None:
     """Raise InputError for a precision that does not exist."""
     if precision not in get_args(Precision):
         raise InputError(f"precision is {precision!r}; expected {' or '.join(get_args(Precision))}")
+
+
+def check_attention(attention: object) -> None:
+    """Raise InputError for an attention that is neither a function nor a name of an implementation."""
+    names = ("auto", *IMPLEMENTATIONS)
+    if not callable(attention) and attention not in names:
+        raise InputError(f"attention is {attention!r}; expected {', '.join(names)}, or a function")
 
 
 def cast_parameters(module: nnx.Module, dtype: DTypeLike | None) -> None:

@@ -1,5 +1,6 @@
 """Checks of arguments: their axes, their dtypes, and their values where these are known."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,6 +26,25 @@ def check_axes(name: str, array: Any) -> None:
     rank, expected = _AXES[name]
     if jnp.ndim(array) != rank:
         raise ValueError(f"{name} has shape {jnp.shape(array)}, expected {expected}")
+
+
+def check_operands(q: Any, k: Any, v: Any, tables: Sequence[Any], segment_ids: Any) -> None:
+    """Raise ValueError for queries, keys, values, relative tables or segment ids whose shapes do not fit together."""
+    if q.ndim != 4 or k.ndim != 4:
+        raise ValueError(f"q has shape {q.shape} and k has shape {k.shape}, expected [B, T, N, H] and [B, S, N, H]")
+    B, _, N, H = q.shape
+    S = k.shape[1]
+    if k.shape != (B, S, N, H):
+        raise ValueError(f"k has shape {k.shape}, expected {(B, S, N, H)} for queries of shape {q.shape}")
+    if v.shape != k.shape:
+        raise ValueError(f"v has shape {v.shape}, expected {k.shape} as k")
+    for name, table in zip(("rel_k", "rel_q"), tables, strict=True):
+        if table is not None and (table.ndim != 3 or table.shape[1:] != (N, H)):
+            raise ValueError(f"{name} has shape {table.shape}, expected [R, {N}, {H}] for queries of shape {q.shape}")
+    if segment_ids is not None:
+        check_axes("segment_ids", segment_ids)
+        if segment_ids.shape != (B, S):
+            raise ValueError(f"segment_ids has shape {segment_ids.shape}, expected {(B, S)} as the keys")
 
 
 def check_pairs(name: str, pairs: Any, shape: tuple[Any, ...]) -> None:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, Shaped
 
+from deberta_jax.errors import InputError
 from deberta_jax.ops import attention_cudnn, attention_gpu, attention_tpu
-from deberta_jax.ops.arguments import check_axes, check_rows
+from deberta_jax.ops.arguments import check_operands, check_rows
 from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
 from deberta_jax.ops.masks import as_boolean_mask
 from deberta_jax.ops.operands import Operands
@@ -22,12 +23,13 @@ from deberta_jax.ops.scores import (
     required_index,
     visible_pairs,
 )
-from deberta_jax.sharding import current_device
+from deberta_jax.sharding import current_device, on_explicit_meshes
 
 # Scores of at most this many bytes stay in a CPU's cache from one operation to the next.
 CACHED_BYTES = 1 << 26
 
 
+@on_explicit_meshes
 def disentangled_attention(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S N H"],
@@ -51,13 +53,17 @@ def disentangled_attention(
     Arguments and errors as `attention_probabilities`; `dropout_rate` in [0, 1) applies to the probabilities if `key` is
     given.
     Tokens attend to tokens with the same number in `segment_ids`, as in `masks.segment_mask`: packed documents and
-    padding, without a mask of all pairs in memory.
+    padding, without a mask of all pairs in memory. Negative numbers are padding; 0 is a document (models read 0 as
+    padding).
 
     `implementation` is "auto" (`attention_implementation`) or a name of `IMPLEMENTATIONS` (docs/attention.md). All drop
     the same entries, but the Pallas kernels drop gathered queries by their positions, and need equal queries where a
-    position is repeated. "cudnn" and "pallas_gpu" have never run on a GPU, so they are not a default there. Raises
-    ValueError for an unknown implementation, and for one that the current device does not have or that does not
-    support the arguments.
+    position is repeated. "cudnn" and "pallas_gpu" have never run on a GPU, so they are not a default there. "cudnn" and
+    the kernels have no forward mode and no second derivatives.
+
+    On a mesh with Explicit axes, the result has the sharding of the batch axis of k. Raises InputError for an unknown
+    implementation, and for one that the current device does not have or that does not support the arguments, and
+    ValueError for shapes that do not fit together.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias)
@@ -76,6 +82,7 @@ def disentangled_attention(
     return jax.lax.platform_dependent(operands, cpu=partial(cpu, **options), default=partial(other, **options))
 
 
+@on_explicit_meshes
 def attention_with_probabilities(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S N H"],
@@ -103,12 +110,11 @@ def _prepare(
     operands: Operands, index: Index | None, scale: float | None, dropout_rate: float
 ) -> tuple[Operands, dict[str, Any]]:
     """Operands with a boolean mask, and options with the scale; raises ValueError for invalid ones."""
-    q, k, _, rel_k, rel_q, query_positions, segment_ids, mask, _, bias = operands
+    q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, _, bias = operands
     if not 0 <= dropout_rate < 1:
         raise ValueError(f"dropout_rate is {dropout_rate}, expected a number from 0 to below 1")
+    check_operands(q, k, v, (rel_k, rel_q), segment_ids)
     check_arguments(q, k, query_positions, mask, bias)
-    if segment_ids is not None:
-        check_axes("segment_ids", segment_ids)
     if segment_ids is not None and query_positions is None and q.shape[1] != k.shape[1]:
         raise ValueError(
             f"segment_ids: {q.shape[1]} queries and {k.shape[1]} keys are not the same tokens; pass query_positions, "
@@ -126,15 +132,17 @@ def _prepare(
 
 
 def _check_implementation(name: str) -> None:
-    """Raise ValueError for an unknown implementation, and for one that the current devices do not have."""
+    """Raise InputError for an unknown implementation, and for one that the current devices do not have."""
     if name not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation is {name!r}, expected auto, {', '.join(IMPLEMENTATIONS)}")
+        raise InputError(f"implementation is {name!r}, expected auto, {', '.join(IMPLEMENTATIONS)}")
     platform, current = PLATFORMS.get(name), current_device().platform
     if platform not in (None, current):
-        raise ValueError(
+        raise InputError(
             f"implementation: {name!r} runs on {str(platform).upper()}, and the current device is a {current.upper()}; "
             "use 'auto'"
         )
+    if name == "pallas_tpu" and not attention_tpu.is_supported():
+        raise InputError(f"implementation: {name!r} runs on TPU v5 and later, not on {current_device().device_kind}")
 
 
 def attention_implementation(
@@ -149,8 +157,12 @@ def attention_implementation(
     """The implementation that `disentangled_attention` chooses for queries of this shape [B, T, N, H].
 
     `is_gathered` is for queries at `query_positions`. `platform` is "cpu", "gpu" or "tpu" (v5 or later), by default
-    that of the current devices (docs/attention.md).
+    that of the current devices (docs/attention.md). Raises ValueError for another platform or number of axes.
     """
+    if len(shape) != 4:
+        raise ValueError(f"shape is {tuple(shape)}, expected [B, T, N, H]")
+    if platform not in (None, "cpu", "gpu", "tpu"):
+        raise ValueError(f"platform is {platform!r}, expected cpu, gpu or tpu")
     B, T, N, _ = shape
     S = T if key_length is None else key_length
     if platform is None:

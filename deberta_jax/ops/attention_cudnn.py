@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deberta_jax.errors import InputError
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.scores import Index, position_scores, visible_pairs
 
@@ -25,7 +26,7 @@ def cudnn(
 ) -> Float[Array, "B T N H"]:
     """`ops.attention.disentangled_attention` without dropout; bfloat16 or float16, H a multiple of 8, up to 128.
 
-    `backend` "xla" computes the same on any device. Raises ValueError for what is not supported.
+    `backend` "xla" computes the same on any device. Raises InputError for what is not supported.
     """
     q, k, v, rel_k, rel_q, at, segment_ids, mask, seed, bias = operands
     _check(q, seed, dropout_rate, backend)
@@ -53,11 +54,11 @@ def cudnn(
 def _check(q: Array, seed: Array | None, dropout_rate: float, backend: str) -> None:
     dtype, H = q.dtype, q.shape[-1]
     if seed is not None and dropout_rate > 0:
-        raise ValueError("implementation: 'cudnn' has no dropout; use 'xla' or 'pallas_gpu', or pass no key")
+        raise InputError("implementation: 'cudnn' has no dropout; use 'xla' or 'pallas_gpu', or pass no key")
     if backend == "cudnn" and dtype not in (jnp.bfloat16, jnp.float16):
-        raise ValueError(f"implementation: 'cudnn' computes in bfloat16 or float16, not {dtype}; use 'xla'")
+        raise InputError(f"implementation: 'cudnn' computes in bfloat16 or float16, not {dtype}; use 'xla'")
     if H % 8 or H > 128:
-        raise ValueError(f"implementation: 'cudnn' needs heads whose width is a multiple of 8 up to 128, not {H}")
+        raise InputError(f"implementation: 'cudnn' needs heads whose width is a multiple of 8 up to 128, not {H}")
 
 
 def _even(x: Float[Array, "B T N H"]) -> tuple[Float[Array, "B E N H"], int]:

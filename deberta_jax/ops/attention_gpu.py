@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
+from deberta_jax.errors import InputError
 from deberta_jax.ops.attention_gpu_kernels import forward_kernel, key_gradient_kernel, query_gradient_kernel
 from deberta_jax.ops.attention_gpu_program import KernelPlan, KernelTensors, Side
 from deberta_jax.ops.distance_scores import DistanceLayout, distance_layout, distance_scores, far_scores
-from deberta_jax.ops.fused import KernelInputs, KernelSettings, fused_attention
+from deberta_jax.ops.fused import KernelInputs, KernelSettings, first_derivative, fused_attention
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.visible_tiles import tile_ranges, visible_tiles
 
@@ -53,32 +54,21 @@ LAUNCHES = {
 def pallas_gpu(operands: Operands, *, tile: int = TILE, **options: Any) -> Float[Array, "B M N H"]:
     """`ops.attention.disentangled_attention` within one sequence; options as `fused.fused_attention`.
 
-    Sequences are padded to a multiple of `tile`, a power of two. Raises ValueError for `bias` and float64.
+    Sequences are padded to a multiple of `tile`, a power of two. Raises InputError for what is not supported.
     """
-    if operands.q.dtype == jnp.float64:
-        raise ValueError("implementation: 'pallas_gpu' does not support float64; use 'xla'")
-    if _pair_bytes(operands, tile) >= _MAX_PAIR_BYTES:
-        raise ValueError(
-            f"mask: {_pair_bytes(operands, tile) / 2**30:.1f} GiB for all pairs, more than the 2 GiB that 'pallas_gpu' "
-            "addresses; pass segment_ids for padding and documents, or use a smaller batch"
-        )
     return fused_attention(_padded_attention, (tile, tile), operands, **options)
 
 
-def _pair_bytes(operands: Operands, tile: int) -> Any:
-    """The size of the mask as the kernels read it, padded to whole tiles; 0 without one."""
-    if operands.mask is None:
-        return 0
-    sequences, heads = operands.mask.shape[:2]
-    tokens = operands.k.shape[1]
-    return sequences * heads * (tokens + -tokens % tile) ** 2
-
-
 def _padded_attention(settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B N T H"]:
-    """Attention with heads padded to a power of two, of tensors whose heads come last but one.
+    """Attention on one device with heads padded to a power of two, of tensors whose heads come last but one.
 
     XLA cancels the exchange of axes with that of `fused_attention`: kernels read rows where the projections wrote them.
     """
+    if inputs.mask is not None and inputs.mask.nbytes >= _MAX_PAIR_BYTES:
+        raise InputError(
+            f"mask: {inputs.mask.nbytes / 2**30:.1f} GiB for all pairs of a device, more than the 2 GiB that "
+            "'pallas_gpu' addresses; pass segment_ids for padding and documents, or use a smaller batch"
+        )
     H = inputs.q.shape[-1]
     padding = max(_MIN_WIDTH, 1 << (H - 1).bit_length()) - H
     if padding:
@@ -149,7 +139,7 @@ def _attention_backward(
     )
 
 
-_attention.defvjp(_attention_forward, _attention_backward)
+_attention.defvjp(first_derivative(_attention_forward), first_derivative(_attention_backward))
 
 
 def _layout(settings: KernelSettings, inputs: KernelInputs) -> DistanceLayout:

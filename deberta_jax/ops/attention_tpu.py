@@ -34,7 +34,7 @@ from deberta_jax.ops.attention_tpu_tiles import (
     score_chunks,
 )
 from deberta_jax.ops.dropout import drop
-from deberta_jax.ops.fused import KernelInputs, KernelSettings, fused_attention
+from deberta_jax.ops.fused import KernelInputs, KernelSettings, first_derivative, fused_attention
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.visible_tiles import tile_ranges, visible_tiles
 from deberta_jax.sharding import current_device
@@ -63,7 +63,10 @@ def tile_size(tokens: int) -> int:
 
 
 def pallas_tpu(operands: Operands, *, tile: int | None = None, **options: Any) -> Float[Array, "B M N H"]:
-    """`ops.attention.disentangled_attention` within one sequence; options as `fused.fused_attention`."""
+    """`ops.attention.disentangled_attention` within one sequence; options as `fused.fused_attention`.
+
+    Raises InputError for what is not supported, and for gradients of sequences that are too long for vector memory.
+    """
     tile = tile or tile_size(operands.k.shape[1])
     return fused_attention(_attend, (tile, tile), operands, heads_axis=2, **options)
 
@@ -139,7 +142,7 @@ def _attention_backward(plan: Plan, residuals: tuple, gradient: Float[Array, "B 
     return gradients(*plan, inputs, visible, context, log_sum, gradient), None
 
 
-_attention.defvjp(_attention_forward, _attention_backward)
+_attention.defvjp(first_derivative(_attention_forward), first_derivative(_attention_backward))
 
 
 def _forward_kernel(
@@ -179,7 +182,7 @@ def _forward_kernel(
             if keep is not None:
                 weights = drop(weights, settings.dropout_rate, keep)
             v = inputs.v[:, chunk_of(c)]
-            context[...] = decay * context[...] + product(v, weights.astype(v.dtype))
+            context[...] = decay * context[...] + product(settings, v, weights.astype(v.dtype))
 
         jax.lax.fori_loop(0, settings.tiles[1] // LANES, add_chunk, None)
 

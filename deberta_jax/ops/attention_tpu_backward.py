@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
+from deberta_jax.errors import InputError
 from deberta_jax.ops.attention_tpu_blocks import (
     block_specs,
     compiler_params,
@@ -21,6 +22,7 @@ from deberta_jax.ops.attention_tpu_blocks import (
     query_block,
     query_numbers,
     table_block,
+    vector_memory,
 )
 from deberta_jax.ops.attention_tpu_tiles import (
     LANES,
@@ -31,6 +33,7 @@ from deberta_jax.ops.attention_tpu_tiles import (
     far_columns,
     for_visible,
     keep_chunk,
+    permute,
     product,
     reversal,
     score_chunks,
@@ -92,6 +95,7 @@ def gradients(
 ) -> KernelInputs:
     """The gradients of queries, keys, values and tables, for the gradient of the context."""
     B, D, T = inputs.q.shape
+    _check_memory(settings, inputs, width)
     queries, keys = settings.tiles
     tables = [None if rel is None else jax.ShapeDtypeStruct(rel.shape, jnp.float32) for rel in inputs[3:5]]
     shapes = Gradients(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3]), *tables)
@@ -119,6 +123,26 @@ def gradients(
     rel_k = None if out.rel_k is None else out.rel_k.astype(inputs.rel_k.dtype)
     rel_q = None if out.rel_q is None else _other_order(out.rel_q).astype(inputs.rel_q.dtype)
     return KernelInputs(out.q, out.k, out.v, rel_k, rel_q, None, None, None, None)
+
+
+def _check_memory(settings: KernelSettings, inputs: KernelInputs, width: int) -> None:
+    """Raise InputError if the kernel needs more vector memory than there is: its sums are linear in the length."""
+    if settings.interpret:
+        return
+    tokens, itemsize = inputs.q.shape[-1], inputs.q.dtype.itemsize
+    queries, keys = settings.tiles
+    # In and out are double-buffered; both tables are read, rel_q in two orders, and their gradients are float32.
+    present = [inputs.rel_k is not None, inputs.rel_q is not None]
+    tables = 2 * width * 2 * settings.reach * (itemsize * (present[0] + 2 * present[1]) + 4 * sum(present))
+    # The last term covers tiles and copies of them: compiling for TPU v7x at several sizes gave its factor.
+    tiles = keys * queries * (4 + itemsize) + 32 * (itemsize - 1) * width * (queries + keys)
+    per_token, limit = 8 * width, vector_memory()
+    if tables + tiles + per_token * tokens > limit:
+        longest = max(0, limit - tables - tiles) // per_token // queries * queries
+        raise InputError(
+            f"implementation: 'pallas_tpu' has no memory for gradients of {tokens:,} tokens with heads of {width} in "
+            f"{inputs.q.dtype}; use sequences of at most {longest:,} tokens on this TPU"
+        )
 
 
 def _other_order(table: Float[Array, "D W"]) -> Float[Array, "D W"]:
@@ -188,7 +212,7 @@ def _backward_kernel(
 def _reverse(x: Float[Array, "H T"]) -> Float[Array, "H T"]:
     """Each 128 tokens in reverse order, in float32."""
     permutation = reversal(x.dtype)
-    return jnp.concatenate([product(x[:, i : i + LANES], permutation) for i in range(0, x.shape[1], LANES)], axis=1)
+    return jnp.concatenate([permute(x[:, i : i + LANES], permutation) for i in range(0, x.shape[1], LANES)], axis=1)
 
 
 def _add_tile(tile: Tile, near: bool, residuals: Residuals, out: Gradients, scratch: Scratch) -> None:
@@ -203,18 +227,24 @@ def _add_tile(tile: Tile, near: bool, residuals: Residuals, out: Gradients, scra
         chunk = chunk_of(c)
         positions = pl.ds(pl.multiple_of(tile.key * keys + c * LANES, LANES), LANES)
         probabilities = jnp.exp(scores(c) - residuals.log_sum[...])
-        dropped, probability_gradient = probabilities, product(scratch.value_rows[chunk], residuals.gradient[...])
+        dropped, probability_gradient = (
+            probabilities,
+            product(settings, scratch.value_rows[chunk], residuals.gradient[...]),
+        )
         keep = keep_chunk(tile, c)
         if keep is not None:
             dropped, probability_gradient = (
                 drop(x, settings.dropout_rate, keep) for x in (dropped, probability_gradient)
             )
         narrow = dropped.astype(inputs.q.dtype)
-        scratch.v_sum[:, positions] += product(residuals.gradient[...], narrow, transposed=True)
+        scratch.v_sum[:, positions] += product(settings, residuals.gradient[...], narrow, transposed=True)
         score_gradient = probabilities * (probability_gradient - scratch.mean[...]) * settings.scale
         narrow = score_gradient.astype(inputs.q.dtype)
         scratch.narrow[chunk] = narrow
-        of_q, of_k = product(inputs.k[:, chunk], narrow), product(inputs.q[...], narrow, transposed=True)
+        of_q, of_k = (
+            product(settings, inputs.k[:, chunk], narrow),
+            product(settings, inputs.q[...], narrow, transposed=True),
+        )
         scratch.q_sum[...] += of_q
         if inputs.rel_q is not None and near:
             of_k += _add_near_p2c(tile, c, narrow, residuals.rel_q, out.rel_q)
@@ -240,11 +270,11 @@ def _add_near_p2c(
     """The p2c term's gradient of a chunk of keys; adds that of the relative table."""
     queries = tile.settings.tiles[0]
     permutation = reversal(narrow.dtype)
-    blocks = [product(narrow[:, i : i + LANES], permutation) for i in reversed(range(0, queries, LANES))]
+    blocks = [permute(narrow[:, i : i + LANES], permutation) for i in reversed(range(0, queries, LANES))]
     distances = by_distance(tile.settings, jnp.concatenate(blocks, axis=1)).astype(narrow.dtype)
     window = tile.window(queries - LANES, c * LANES, queries + LANES)
-    rel_q_gradient[:, window] += product(tile.inputs.k[:, chunk_of(c)], distances)
-    return product(rel_q[:, window], distances, transposed=True)
+    rel_q_gradient[:, window] += product(tile.settings, tile.inputs.k[:, chunk_of(c)], distances)
+    return product(tile.settings, rel_q[:, window], distances, transposed=True)
 
 
 def _add_near_c2p(tile: Tile, rel_k_gradient: Any, scratch: Scratch) -> None:
@@ -254,10 +284,12 @@ def _add_near_c2p(tile: Tile, rel_k_gradient: Any, scratch: Scratch) -> None:
 
     def add_block(number: Any, _: None) -> None:
         block, window = chunk_of(number), tile.window(number * LANES, 0, keys + LANES)
-        reversed_rows = product(permutation, scratch.narrow[:, block], transposed=True)
+        reversed_rows = permute(permutation, scratch.narrow[:, block], transposed=True)
         distances = by_distance(tile.settings, reversed_rows).astype(permutation.dtype)
-        scratch.reversed_q_sum[:, block] += product(tile.inputs.rel_k[:, window], distances, transposed=True)
-        rel_k_gradient[:, window] += product(scratch.reversed_q[:, block], distances)
+        scratch.reversed_q_sum[:, block] += product(
+            tile.settings, tile.inputs.rel_k[:, window], distances, transposed=True
+        )
+        rel_k_gradient[:, window] += product(tile.settings, scratch.reversed_q[:, block], distances)
 
     jax.lax.fori_loop(0, queries // LANES, add_block, None)
 

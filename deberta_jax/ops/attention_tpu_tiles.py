@@ -4,6 +4,7 @@ Scores are computed with keys as rows and queries as lanes. The maximum and the 
 whole registers, and all that belongs to a query is one row.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -91,15 +92,15 @@ def score_chunks(
     def chunk(c: Any) -> Float[Array, "S T"]:
         keys = chunk_of(c)
         k = key_rows[keys]
-        total = product(k, inputs.q[...])
+        total = product(settings, k, inputs.q[...])
         if inputs.rel_k is not None:
             total += c2p[keys] if near else c2p_far
         if inputs.rel_q is not None and near:
             window = tile.window_of_keys(c * LANES, queries + LANES)
-            total += by_key(settings, product(k, inputs.rel_q[:, window]))
+            total += by_key(settings, product(settings, k, inputs.rel_q[:, window]))
         elif inputs.rel_q is not None:
             # All distances of these columns read the same row of the table.
-            p2c_far = product(k, inputs.rel_q[:, far_columns(tile, smallest_first=True)])
+            p2c_far = product(settings, k, inputs.rel_q[:, far_columns(tile, smallest_first=True)])
             total += jnp.tile(p2c_far, (1, queries // LANES))
         visible = _visible_pairs(tile, c)
         total *= settings.scale
@@ -114,7 +115,7 @@ def _store_c2p(tile: Tile, query_rows: Any, c2p: Any) -> None:
 
     def store_block(number: Any, _: None) -> None:
         block, window = chunk_of(number), tile.window(number * LANES, 0, keys + LANES)
-        by_distance = product(query_rows[block], tile.inputs.rel_k[:, window])
+        by_distance = product(tile.settings, query_rows[block], tile.inputs.rel_k[:, window])
         c2p[:, block] = by_key(tile.settings, by_distance).T
 
     jax.lax.fori_loop(0, queries // LANES, store_block, None)
@@ -197,8 +198,29 @@ def reversal(dtype: Any) -> Float[Array, "128 128"]:
     return jnp.where(row + column == LANES - 1, 1.0, 0.0).astype(dtype)
 
 
-def product(x: Float[Array, "I J"], y: Float[Array, "..."], *, transposed: bool = False) -> Float[Array, "I K"]:
-    """x y, or x with y transposed, in float32; exact for float32, as permutations need."""
+def product(
+    settings: KernelSettings, x: Float[Array, "I J"], y: Float[Array, "..."], *, transposed: bool = False
+) -> Float[Array, "I K"]:
+    """x y, or x with y transposed, in float32, in the precision of the settings."""
+    if x.dtype != jnp.float32 or settings.precision != jax.lax.Precision.HIGH:
+        return _dot(x, y, transposed, settings.precision)
+    # Kernels have no precision between the lowest and the highest: three products of bfloat16, as XLA computes it.
+    (x, x_rest), (y, y_rest) = _high_and_low(x), _high_and_low(y)
+    dot = functools.partial(_dot, transposed=transposed, precision=jax.lax.Precision.DEFAULT)
+    return dot(x, y) + (dot(x, y_rest) + dot(x_rest, y))
+
+
+def permute(x: Float[Array, "I J"], y: Float[Array, "..."], *, transposed: bool = False) -> Float[Array, "I K"]:
+    """The product of a matrix and a permutation, in either order, which is exact."""
+    return _dot(x, y, transposed, jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT)
+
+
+def _dot(x: Any, y: Any, transposed: bool, precision: jax.lax.Precision) -> Float[Array, "I K"]:
     dimensions = (((1,), (1 if transposed else 0,)), ((), ()))
-    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     return jax.lax.dot_general(x, y, dimensions, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _high_and_low(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The bfloat16 next to each number, and that of the remainder."""
+    high = x.astype(jnp.bfloat16)
+    return high, (x - high.astype(jnp.float32)).astype(jnp.bfloat16)

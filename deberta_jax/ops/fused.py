@@ -5,6 +5,7 @@ A kernel gets whole tiles and returns the context of every token, in the layout 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from deberta_jax.errors import InputError
 from deberta_jax.ops.dropout import keep_mask
 from deberta_jax.ops.hashing import Start
 from deberta_jax.ops.operands import Operands
-from deberta_jax.ops.precision import einsum, product_precision
+from deberta_jax.ops.precision import einsum, kernel_precision
 from deberta_jax.sharding import current_mesh, partition_spec
 
 
@@ -83,12 +85,13 @@ def fused_attention(
     computes its own sequences and heads, and drops the same entries as a single device would. `heads_axis` is the axis
     of heads in the kernel's queries, 1 or 2. `interpret` runs the kernel on any device, slowly.
     """
-    positions = operands.query_positions
-    if operands.bias is not None:
-        raise ValueError("implementation: fused kernels do not support bias; use 'xla'")
+    scale, positions = _check(operands, scale), operands.query_positions
+    if any(isinstance(size, int) and size == 0 for size in operands.q.shape):
+        return jnp.zeros(operands.q.shape, operands.v.dtype)
     if positions is not None:
         operands = _one_query_per_token(operands)
     q, k, v, rel_k, rel_q, _, segment_ids, mask, seed, _ = operands
+    segment_ids = None if segment_ids is None else segment_ids.astype(jnp.int32)
     # Pad tokens to whole tiles, spread the relative tables over distances, put heads where the kernel expects them.
     B, T, N, _ = q.shape
     padding = -T % math.lcm(*tiles)
@@ -96,8 +99,6 @@ def fused_attention(
         q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
         segment_ids = jnp.zeros((B, T), jnp.int32) if segment_ids is None else segment_ids
         segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)), constant_values=-1)
-    if segment_ids is not None:
-        segment_ids = segment_ids.astype(jnp.int32)
     if mask is not None:
         mask = jnp.broadcast_to(mask, (*mask.shape[:2], T, T))
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, padding), (0, padding))).astype(jnp.int8)
@@ -110,10 +111,30 @@ def fused_attention(
     )
     q, k, v = (jnp.moveaxis(x, 2, heads_axis) for x in (q, k, v))
     inputs = KernelInputs(q, k, v, rel_k, rel_q, segment_ids, mask, seed, offset=None)
-    precision = jax.lax.Precision.HIGHEST if product_precision(q) == "highest" else jax.lax.Precision.DEFAULT
-    settings = KernelSettings(scale, is_causal, dropout_rate, (B, N, T, T), tiles, band, reach, precision, interpret)
+    settings = KernelSettings(
+        scale, is_causal, dropout_rate, (B, N, T, T), tiles, band, reach, kernel_precision(q), interpret
+    )
     context = jnp.moveaxis(_on_mesh(kernel, settings, inputs, heads_axis), heads_axis, 2)[:, :T]
     return context if positions is None else _select("BMT,BTNH->BMNH", _at(positions, T), context)
+
+
+def _check(operands: Operands, scale: float) -> float:
+    """The scale as a number; raises InputError for what kernels do not support."""
+    q, k = operands.q, operands.k
+    if operands.bias is not None:
+        raise InputError("implementation: fused kernels do not support bias; use 'xla'")
+    if q.dtype == jnp.float64:
+        raise InputError("implementation: fused kernels do not support float64; use 'xla'")
+    if operands.query_positions is None and q.shape[1] != k.shape[1]:
+        raise InputError(
+            f"implementation: fused kernels need queries that are tokens of the keys, not {q.shape[1]} queries and "
+            f"{k.shape[1]} keys; pass query_positions, or use 'xla'"
+        )
+    if isinstance(scale, jax.core.Tracer):
+        raise InputError(
+            "scale: fused kernels need a number that is known at compile time, not a traced one; use 'xla'"
+        )
+    return float(scale)
 
 
 def constant_beyond(index: Int[np.ndarray | Array, "W"]) -> int:
@@ -174,6 +195,26 @@ def _one_query_per_token(operands: Operands) -> Operands:
     if mask is not None and mask.shape[2] > 1:
         mask = jnp.take_along_axis(mask, jnp.argmax(matches, axis=1)[:, None, :, None], axis=2)
     return operands._replace(q=_select("BMT,BMNH->BTNH", first, operands.q), mask=mask, query_positions=None)
+
+
+def first_derivative(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule of a kernel's `jax.custom_vjp`, with one static argument, that raises InputError if it is differentiated.
+
+    JAX's own error for a kernel is empty.
+    """
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def run(static: Any, *arguments: Any) -> Any:
+        return function(static, *arguments)
+
+    @run.defjvp
+    def refuse(static: Any, primals: Any, tangents: Any) -> Any:
+        raise InputError(
+            "implementation: fused kernels have no second derivatives; use implementation='xla' (models: "
+            "attention='xla')"
+        )
+
+    return run
 
 
 def _at(positions: Int[Array, "B M"], tokens: int) -> Bool[Array, "B M T"]:

@@ -54,7 +54,7 @@ def segment_mask(
     segment_ids: Int[Array, "B S"], query_positions: Int[Array, "B T"] | None = None
 ) -> Bool[Array, "B 1 T S"]:
     """True for tokens of the same segment; a token with a negative number attends to nothing, and nothing to it."""
-    queries = segment_ids
+    queries = segment_ids = segment_ids.astype(jnp.int32)
     if query_positions is not None:
         queries = jnp.take_along_axis(segment_ids, query_positions, axis=1)
     queries, keys = queries[:, None, :, None], segment_ids[:, None, None, :]

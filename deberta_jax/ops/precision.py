@@ -7,6 +7,15 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, DTypeLike, Float
 
+# The names of `jax.default_matmul_precision` by the precision of a kernel; all others have the default.
+_KERNEL_PRECISIONS = {
+    jax.lax.Precision.HIGHEST: (
+        *("highest", "float32", "F32_F32_F32", "F64_F64_F64"),
+        *("BF16_BF16_F32_X6", "BF16_BF16_F32_X9", "TF32_TF32_F32_X3"),
+    ),
+    jax.lax.Precision.HIGH: ("high", "tensorfloat32", "bfloat16_3x", "TF32_TF32_F32", "BF16_BF16_F32_X3"),
+}
+
 
 def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
     """The dtype of scores, softmax, norms and losses: float32, or float64 for float64 inputs."""
@@ -28,6 +37,12 @@ def product_precision(*operands: Float[Array, "..."]) -> str:
     if jnp.result_type(*operands) != jnp.float32:
         return "default"
     return jax.config.jax_default_matmul_precision or "highest"  # type: ignore[attr-defined]
+
+
+def kernel_precision(*operands: Float[Array, "..."]) -> jax.lax.Precision:
+    """The precision of products in a fused kernel, which has three: `product_precision`, or the next more exact one."""
+    name = product_precision(*operands)
+    return next((level for level, names in _KERNEL_PRECISIONS.items() if name in names), jax.lax.Precision.DEFAULT)
 
 
 def einsum(

@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 from deberta_jax.config import DebertaConfig
 from deberta_jax.data.manifest import read_manifest
 from deberta_jax.files import lock_folder
+from deberta_jax.model.attention import check_attention_runs
+from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import PretrainConfig
 from deberta_jax.pretraining.corpus import (
     check_text_files,
@@ -58,15 +60,13 @@ def pretrain(config: PretrainConfig) -> None:
     """
     objective, training, data, folder = OBJECTIVES[config.objective], config.training, config.data, config.folder
     mesh = _training_mesh(training)
-    # Raises InputError for a warm-up that is longer than the run.
-    learning_rate(training.optimizer, training.steps)
-    check_settings(folder, config.settings())
-    check_text_files(data)
+    _check(config)
     tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, data.shards)
     files = objective.find_files(config.init_from, config.generator)
     model_config = None
     if tokenizer is not None:
         model_config = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
+    check_attention_runs(config.attention, model_config or PRESETS[config.model], config.dtype, training=True)
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(lock_folder(folder)))
         text = prepare_text(data, folder / "text")
@@ -133,6 +133,13 @@ def describe(config: PretrainConfig) -> str:
     lines = size_lines(config.model, size, batch_size=training.batch_size, length=config.data.length, steps=steps)
     lines += published_lines(config.model) if config.objective == "rtd" else []
     return "\n".join([*lines, "next: set --steps above 0 to train"])
+
+
+def _check(config: PretrainConfig) -> None:
+    """Raise InputError for another run in the folder, missing files, and a warm-up that is longer than the run."""
+    learning_rate(config.training.optimizer, config.training.steps)
+    check_settings(config.folder, config.settings())
+    check_text_files(config.data)
 
 
 def _options(config: PretrainConfig, model: DebertaConfig) -> ModelOptions:

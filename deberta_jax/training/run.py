@@ -12,6 +12,7 @@ from deberta_jax.files import make_folder, read_json, write_json
 # dropout masks.)
 _MAY_CHANGE = {
     "mesh",
+    "attention",
     "accumulate",
     "evaluate_every",
     "checkpoint_every",

@@ -297,6 +297,7 @@ def test_zero_steps_of_a_v3_recipe_print_its_size_and_the_published_settings(tmp
         (["--objective", "clm"], "--objective"),
         (["--lr", "1"], "did you mean --optimizer.learning-rate?"),
         (["--vocabulary", "100000"], "vocab"),
+        (["--attention", "pallas_gpu"], "'pallas_gpu' runs on GPU, and the current device is a CPU; use 'auto'"),
     ],
 )
 def test_bad_options_are_refused_in_one_line_and_leave_no_folder(options, message, text, tmp_path, capsys):

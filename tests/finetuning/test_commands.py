@@ -179,6 +179,7 @@ def test_prediction_files_of_squad_are_scored_without_a_model(tmp_path, capsys):
         (["--class-weights", "great=2"], "no label 'great'; the labels are bad, good"),
         (["--optimizer.layer-decay", "2"], "optimizer.layer_decay is 2.0"),
         (["--folder", "/proc/nope"], "/proc/nope: "),
+        (["--attention", "cudnn"], "'cudnn' runs on GPU, and the current device is a CPU; use 'auto'"),
     ],
 )
 def test_invalid_options_are_one_line_and_leave_no_folder(prepared, tmp_path, capsys, more, message):

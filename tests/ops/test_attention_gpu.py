@@ -244,7 +244,7 @@ def test_a_mask_beyond_32_bits_is_refused():
     T = 46_400
     q, mask = jax.ShapeDtypeStruct((1, T, 1, 16), jnp.float32), jax.ShapeDtypeStruct((1, 1, T, T), jnp.bool_)
     options = {"index": None, "scale": 1.0, "dropout_rate": 0.0, "interpret": True}
-    with pytest.raises(ValueError, match=r"mask: 2.0 GiB for all pairs, .* pass segment_ids"):
+    with pytest.raises(ValueError, match=r"mask: 2.0 GiB for all pairs of a device, .* pass segment_ids"):
         jax.eval_shape(
             lambda q, mask: pallas_gpu(Operands(q, q, q, None, None, None, None, mask, None), **options), q, mask
         )
