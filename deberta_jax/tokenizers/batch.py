@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -83,6 +83,7 @@ class BatchOptions:
             ("pad_to_multiple_of", self.pad_to_multiple_of, 1),
         ):
             check_at_least(name, value, minimum)
+        check_truncation(self.truncation)
         if self.buckets and self.max_length is not None and self.max_length > max(self.buckets):
             raise InputError(
                 f"max_length {self.max_length} is longer than the longest bucket, {max(self.buckets)}; add a bucket"
@@ -102,6 +103,12 @@ class BatchOptions:
         if self.buckets:
             return min(bucket for bucket in self.buckets if bucket >= longest)
         return -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+
+
+def check_truncation(value: object) -> None:
+    """Raise InputError for an unknown truncation, such as True."""
+    if value not in (None, *get_args(Truncation)):
+        raise InputError(f"truncation is {value!r}; use {', '.join(get_args(Truncation))} or None")
 
 
 def make_batch(firsts: Sequence[EncodedText], seconds: Sequence[EncodedText] | None, options: BatchOptions) -> Batch:

@@ -17,8 +17,8 @@ from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
 from deberta_jax.tokenizers.characters import code_points, is_single_symbol, trim_spans, whitespace_table
 from deberta_jax.tokenizers.segments import Encoded, Encoder, SegmentEncoder
-from deberta_jax.tokenizers.special_tokens import CLS, MASK, PAD, ROBERTA_NAMES, SEP, UNK, AddedToken
-from deberta_jax.tokenizers.template import Template, roberta_template
+from deberta_jax.tokenizers.special_tokens import CLS, MASK, PAD, SEP, UNK, AddedToken
+from deberta_jax.tokenizers.template import Template
 from deberta_jax.tokenizers.vocabulary import Format, SavedVocabulary, check_class, read_source
 from deberta_jax.torch_format.file import read_torch_file
 
@@ -80,7 +80,7 @@ class BytePairVocabulary:
 
     def token(self, index: int) -> str:
         """The token with this id: one character for each byte, Ġ for the space."""
-        return self._tokens[index]
+        return self._tokens.get(index, "")
 
     def encode_many(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
         """Ids of each text; many texts are encoded on all cores."""
@@ -126,7 +126,7 @@ class BytePairVocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; invalid UTF-8 becomes U+FFFD."""
-        return b"".join(self._bytes[index] for index in ids).decode("utf-8", "replace")
+        return b"".join(self._bytes.get(index, b"") for index in ids).decode("utf-8", "replace")
 
     def word_starts(self) -> Bool[np.ndarray, "V"]:
         """For each id, whether the token begins with a space or is a single symbol."""
@@ -216,13 +216,9 @@ def _read_vocab_json(path: Path, settings: Mapping[str, Any]) -> BytePairVocabul
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"{merges}: not UTF-8 text; download or copy it again") from None
-    template = None
-    if str(settings.get("tokenizer_class")).startswith("Roberta"):
-        cls, sep = (ids.get(ROBERTA_NAMES[role]) for role in ("cls", "sep"))
-        template = None if cls is None or sep is None else roberta_template(cls, sep)
     prefix = bool(settings.get("add_prefix_space"))
     pairs = parse_merges(text, merges)
-    return BytePairVocabulary((path, merges), ids, pairs, add_prefix_space=prefix, template=template)
+    return BytePairVocabulary((path, merges), ids, pairs, add_prefix_space=prefix)
 
 
 def _read_bpe_encoder(path: Path, settings: Mapping[str, Any]) -> BytePairVocabulary:

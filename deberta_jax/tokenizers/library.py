@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tokenizers
@@ -24,8 +24,8 @@ PIPELINE = "normalizer", "pre_tokenizer", "decoder", "model"
 # Characters that a normalizer may map to a space although Python does not count them as white space.
 SPACES = "\u2581\u200b\u200e\u200f\ufeff\ufffd"
 _WORD_STARTS = "\u2581", "\u0120"
-# The score of a special token in a unigram model of plain text.
-_NEVER = -1000.0
+# The name of a special token in a unigram model of plain text: a low score is still better than unknown characters.
+_NEVER = "\ufdd0 {}\ufdd0"
 
 
 class LibraryVocabulary:
@@ -50,12 +50,13 @@ class LibraryVocabulary:
         self.path, self._files = path, dict(files)
         self.pipeline = {part: pipeline.get(part) for part in PIPELINE}
         self.added, self.template = tuple(added), template
-        self.default_ids: Mapping[str, int] = default_ids or {}
         self._plain = build(path, self.pipeline, ())
         ids = self._plain.get_vocab(with_added_tokens=False)
         if not ids:
             raise InputError(f"{path}: the vocabulary is empty; download or copy it again")
         self.size = max(ids.values()) + 1
+        # A model that fills no masks needs no [MASK].
+        self.default_ids: Mapping[str, int] = default_ids or {"mask": self.size}
         self.sha256 = digest(self.pipeline)
         self._is_bytes = _contains(self.pipeline["pre_tokenizer"], "ByteLevel")
 
@@ -88,7 +89,7 @@ class LibraryVocabulary:
         names = special - {token.text for token in added}
         if model.get("type") != "Unigram" or not names:
             return self.pipeline
-        vocab = [[piece, _NEVER if piece in names else score] for piece, score in model["vocab"]]
+        vocab = [[_NEVER.format(piece) if piece in names else piece, score] for piece, score in model["vocab"]]
         return self.pipeline | {"model": model | {"vocab": vocab}}
 
     def encoder(self, added: Sequence[AddedToken]) -> Encoder:
@@ -117,20 +118,33 @@ class LibraryVocabulary:
                 f"{self.path}: tokenizers {tokenizers.__version__} fails on a text ({error}); set lstrip, rstrip and "
                 "normalized of the added tokens to false"
             ) from None
-        return [
-            (np.asarray(each.ids, np.int32), self._offsets(text, each.offsets))
-            for text, each in zip(texts, encoded, strict=True)
+        all_ids = [np.asarray(each.ids, np.int32) for each in encoded]
+        offsets = [
+            self._offsets(*each) for each in zip(texts, all_ids, [each.offsets for each in encoded], strict=True)
         ]
+        return list(zip(all_ids, offsets, strict=True))
 
-    def _offsets(self, text: str, pairs: Sequence[tuple[int, int]]) -> Int[np.ndarray, "T 2"]:
+    def _offsets(
+        self, text: str, ids: Int[np.ndarray, "T"], pairs: Sequence[tuple[int, int]]
+    ) -> Int[np.ndarray, "T 2"]:
         """Spans without white space at their ends; a character that the normalizer deletes belongs to a neighbor."""
         if not pairs:
             return np.zeros((0, 2), np.int32)
         flat = np.fromiter(itertools.chain.from_iterable(pairs), np.int32, 2 * len(pairs)).reshape(-1, 2)
         starts, ends = flat[:, 0], flat[:, 1]
+        if self._bytes is not None:
+            starts, ends = _split_bytes(self._bytes[np.minimum(ids, self.size)], starts, ends)
+        # The space that the pre-tokenizer inserts before a text has the span of the first character.
+        inserted = (
+            (ids == self._space_id)
+            & (ends > starts)
+            & ~self._blank[code_points(text)][np.minimum(starts, len(text) - 1)]
+        )
+        ends = np.where(inserted, starts, ends)
         starts = np.maximum.accumulate(starts)
         starts[starts == starts[0]] = 0
-        ends = np.maximum(ends, np.append(starts[1:], np.int32(len(text))))
+        # A token of white space only stays empty.
+        ends = np.where(inserted, ends, np.maximum(ends, np.append(starts[1:], np.int32(len(text)))))
         return trim_spans(self._blank[code_points(text)], starts, np.maximum(ends, starts))
 
     @functools.cached_property
@@ -140,6 +154,23 @@ class LibraryVocabulary:
             return whitespace_table()
         spaces = [each for each in SPACES if normalizer.normalize_str(f"a{each}a") in ("a a", "a\u2581a")]
         return whitespace_table("".join(spaces))
+
+    @functools.cached_property
+    def _bytes(self) -> Int[np.ndarray, "V"] | None:
+        """The byte of each token "<0x41>" of byte fallback, -1 for all others and after the last; None without it."""
+        if not cast(Any, self.pipeline["model"]).get("byte_fallback"):
+            return None
+        values = np.full(self.size + 1, -1, np.int32)
+        for byte in range(256):
+            index = self.id_of(f"<0x{byte:02X}>")
+            if index is not None:
+                values[index] = byte
+        return values
+
+    @functools.cached_property
+    def _space_id(self) -> int:
+        """The id of the space alone, -1 without it."""
+        return next((index for index in map(self.id_of, _WORD_STARTS) if index is not None), -1)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
@@ -181,6 +212,27 @@ def build(path: Path, pipeline: Mapping[str, Any], added: Sequence[AddedToken]) 
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a tokenizer that tokenizers {tokenizers.__version__} reads ({reason})") from None
+
+
+def _split_bytes(
+    values: Int[np.ndarray, "T"], starts: Int[np.ndarray, "T"], ends: Int[np.ndarray, "T"]
+) -> tuple[Int[np.ndarray, "T"], Int[np.ndarray, "T"]]:
+    """Spans in which each byte token covers its own character: the library gives it the span of a whole run.
+
+    `values` are the bytes, -1 for other tokens.
+    """
+    if not (values >= 0).any():
+        return starts, ends
+    starts, ends = starts.copy(), ends.copy()
+    is_new = np.ones(len(values), bool)
+    is_new[1:] = (values[1:] < 0) | (values[:-1] < 0) | (starts[1:] != starts[:-1]) | (ends[1:] != ends[:-1])
+    for run in np.split(np.arange(len(values)), np.flatnonzero(is_new)[1:]):
+        if values[run[0]] >= 0:
+            character = np.cumsum(values[run] & 0xC0 != 0x80) - 1
+            first = starts[run[0]]
+            starts[run] = np.minimum(first + character, ends[run[0]] - 1)
+            ends[run] = starts[run] + 1
+    return starts, ends
 
 
 def digest(pipeline: Mapping[str, Any]) -> str:

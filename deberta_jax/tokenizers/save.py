@@ -46,7 +46,7 @@ def write_tokenizer(
     }
     documents: dict[str, object] = {TOKENIZER_CONFIG: config, SPECIAL_TOKENS_MAP: names}
     if saved.pipeline is not None:
-        documents[TOKENIZER_JSON] = tokenizer_json(saved.pipeline, special, added, template)
+        documents[TOKENIZER_JSON] = tokenizer_json(saved.pipeline, vocabulary.size, special, added, template)
     if missing := {token.text: token.id for token in added if vocabulary.id_of(token.text) is None}:
         documents[ADDED_TOKENS] = missing
     make_folder(folder)

@@ -39,6 +39,8 @@ class SentencePieceVocabulary:
             content = path.read_bytes()
             if not content:
                 raise ValueError("the file is empty")
+            if content.startswith(b"version https://git-lfs"):
+                raise ValueError("a git-lfs pointer without the content")
             self.model = sentencepiece.SentencePieceProcessor(model_proto=content)
             self.size = len(self.model)
         except OSError as error:

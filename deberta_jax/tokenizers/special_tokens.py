@@ -86,8 +86,15 @@ def read_special_tokens(folder: Path | None) -> SpecialTokens:
             f"{folder}: the added tokens in {TOKENIZER_CONFIG} or {ADDED_TOKENS} are invalid ({error}); restore the "
             "file that transformers wrote"
         ) from None
+    if len({*map(str, added_ids.values())}) < len(added_ids):
+        raise InputError(f"{folder / ADDED_TOKENS}: two tokens have the same id; restore the file that was saved")
     names = {role: text for role, value in values.items() if (text := _text(value))}
     return SpecialTokens(names, tuple(added[index] for index in sorted(added)), (*roles, *further), settings)
+
+
+def gap_token(index: int) -> str:
+    """What stands in a `tokenizer.json` for an id without a token: the library numbers added tokens without gaps."""
+    return f"<no token {index}>"
 
 
 def check_new_tokens(tokens: Sequence[object]) -> tuple[str, ...]:
@@ -112,6 +119,7 @@ def _added_token(index: int, value: object) -> AddedToken:
     normalized = bool(value.get("normalized", not flags["special"]))
     if not isinstance(value["content"], str) or not value["content"]:
         raise TypeError(f"{value['content']!r} is not a token")
+    check_texts([value["content"]])
     return AddedToken(value["content"], index, **flags, normalized=normalized)
 
 

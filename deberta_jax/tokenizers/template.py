@@ -40,6 +40,13 @@ def roberta_template(cls_id: int, sep_id: int) -> Template:
     return Template(single, (*single, Part(sep_id, -1, 0), Part(None, 1, 0), Part(sep_id, -1, 0)))
 
 
+def class_template(name: object, cls_id: int, sep_id: int) -> Template:
+    """The template of a class of transformers whose files have none."""
+    if str(name).startswith("GPT2"):
+        return PLAIN
+    return (roberta_template if str(name).startswith("Roberta") else standard_template)(cls_id, sep_id)
+
+
 def read_template(processor: Mapping[str, Any] | None) -> Template | None:
     """The template of the `post_processor` in a `tokenizer.json`; None if it has none.
 

@@ -23,9 +23,10 @@ from deberta_jax.tokenizers.special_tokens import (
     AddedToken,
     SpecialTokens,
     check_new_tokens,
+    gap_token,
     read_special_tokens,
 )
-from deberta_jax.tokenizers.template import standard_template
+from deberta_jax.tokenizers.template import class_template
 
 
 class Tokenizer:
@@ -60,7 +61,8 @@ class Tokenizer:
             token = added.pop(names[role], default)
             self._special[role] = dataclasses.replace(token, id=index, special=True)
         added |= self._further(tokens, {**added, **{token.text: token for token in self._special.values()}})
-        self._template = self.vocabulary.template or standard_template(self.cls_id, self.sep_id)
+        of_class = class_template(self._settings.get("tokenizer_class"), self.cls_id, self.sep_id)
+        self._template = self.vocabulary.template or of_class
         self._new_tokens: tuple[str, ...] = ()
         self._set_added([*added.values()])
 
@@ -70,7 +72,7 @@ class Tokenizer:
         for token in tokens.added:
             known = added[token.text].id if token.text in added else self.vocabulary.id_of(token.text)
             added[token.text] = token if known is None else dataclasses.replace(token, id=known)
-        return added
+        return {text: token for text, token in added.items() if text != gap_token(token.id)}
 
     def _further(self, tokens: SpecialTokens, known: Mapping[str, AddedToken]) -> dict[str, AddedToken]:
         """Tokens that the settings name without an id: that of the vocabulary, or the next one."""
@@ -244,10 +246,9 @@ class Tokenizer:
 
         Raises InputError for an id outside the vocabulary.
         """
-        text, numbers = "", list(map(int, ids))
-        for index in numbers:
-            if not 0 <= index < self.vocab_size:
-                raise InputError(f"id {index} is not in the vocabulary: its ids are 0 to {self.vocab_size - 1}")
+        text, numbers = "", [self._checked_id(index) for index in ids]
+        # An id between the vocabulary and added tokens may have no token.
+        numbers = [index for index in numbers if index < self.vocabulary.size or index in self._named]
         for named, run in itertools.groupby(numbers, lambda index: index in self._named):
             group = list(run)
             part = " ".join(map(self.token, group)) if named else self.vocabulary.decode(group)
@@ -263,8 +264,15 @@ class Tokenizer:
         write_tokenizer(Path(folder), self.vocabulary, self._special, self.added, self._template, self._settings)
 
     def token(self, index: SupportsInt) -> str:
-        """The token with this id, as the vocabulary spells it."""
-        return self._named.get(int(index)) or self.vocabulary.token(int(index))
+        """The token with this id, as the vocabulary spells it; raises InputError for an id outside the vocabulary."""
+        number = self._checked_id(index)
+        return self._named.get(number) or (self.vocabulary.token(number) if number < self.vocabulary.size else "")
+
+    def _checked_id(self, index: SupportsInt) -> int:
+        number = int(index)
+        if not 0 <= number < self.vocab_size:
+            raise InputError(f"id {number} is not in the vocabulary: its ids are 0 to {self.vocab_size - 1}")
+        return number
 
     @functools.cached_property
     def _word_starts(self) -> Bool[np.ndarray, "V"]:

@@ -9,10 +9,10 @@ from deberta_jax.files import read_json
 from deberta_jax.tokenizers.byte_pair import BYTE_PAIR_FILES, BytePairVocabulary, parse_merges
 from deberta_jax.tokenizers.library import PIPELINE, LibraryVocabulary, digest
 from deberta_jax.tokenizers.sentencepiece import OTHER_NAMES, SPM_MODEL, SentencePieceVocabulary
-from deberta_jax.tokenizers.special_tokens import MAX_ID, AddedToken
+from deberta_jax.tokenizers.special_tokens import MAX_ID, AddedToken, gap_token
 from deberta_jax.tokenizers.template import PLAIN, Template, read_template, template_json
 from deberta_jax.tokenizers.vocabulary import GENERIC_CLASSES, Format, Vocabulary
-from deberta_jax.tokenizers.word_piece import VOCAB_TXT
+from deberta_jax.tokenizers.word_piece import VOCAB_TXT, bert_options, is_bert
 
 TOKENIZER_JSON = "tokenizer.json"
 # What GPT-2's byte pair encoding does not have.
@@ -65,14 +65,17 @@ def _template(document: Mapping[str, Any], settings: Mapping[str, Any]) -> Templ
 
 
 def _pipeline(document: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The pipeline of the file, with the `add_prefix_space` of `tokenizer_config.json` as transformers applies it."""
+    """The pipeline of the file, with the settings of `tokenizer_config.json` that its class applies to any file."""
     pipeline = {part: document.get(part) for part in PIPELINE}
     pre_tokenizer = pipeline["pre_tokenizer"]
-    if isinstance(pre_tokenizer, dict) and "add_prefix_space" in pre_tokenizer:
+    name, normalizer = settings.get("tokenizer_class"), pipeline["normalizer"]
+    if isinstance(pre_tokenizer, dict) and "add_prefix_space" in pre_tokenizer and name != "TokenizersBackend":
         # The classes of DebertaTokenizer and RobertaTokenizer have False as the default, whatever the file says.
-        default = pre_tokenizer["add_prefix_space"] if settings.get("tokenizer_class") in GENERIC_CLASSES else False
+        default = pre_tokenizer["add_prefix_space"] if name in GENERIC_CLASSES else False
         space = bool(settings.get("add_prefix_space", default))
         pipeline["pre_tokenizer"] = pre_tokenizer | {"add_prefix_space": space}
+    if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer" and is_bert(name):
+        pipeline["normalizer"] = normalizer | bert_options(settings)
     return pipeline
 
 
@@ -123,15 +126,24 @@ def _sentencepiece(path: Path, document: Mapping[str, Any]) -> SentencePieceVoca
 
 
 def tokenizer_json(
-    pipeline: Mapping[str, object], special: Mapping[str, AddedToken], added: Sequence[AddedToken], template: Template
+    pipeline: Mapping[str, object],
+    size: int,
+    special: Mapping[str, AddedToken],
+    added: Sequence[AddedToken],
+    template: Template,
 ) -> dict[str, object]:
-    """The content of the file: the `pipeline` of a vocabulary, `special` tokens by role, `added` tokens, template."""
+    """The content of the file: the `pipeline` of a vocabulary of `size` ids, `special` tokens by role, `added` tokens.
+
+    Ids without a token get one that no text contains.
+    """
     tokens = {token.id: token for token in (*added, *special.values())}
+    gaps = [index for index in range(size, max(tokens) + 1) if index not in tokens]
+    every = tokens | {index: AddedToken(gap_token(index), index) for index in gaps}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": index} | tokens[index].to_dict() for index in sorted(tokens)],
+        "added_tokens": [{"id": index} | every[index].to_dict() for index in sorted(every)],
         "post_processor": template_json(template, lambda index: tokens[index].text),
         **pipeline,
     }

@@ -12,7 +12,22 @@ from deberta_jax.tokenizers.vocabulary import Format, check_class
 VOCAB_TXT = "vocab.txt"
 # Words of more characters are unknown.
 _MAX_WORD = 100
-_CLASSES = "Bert", "DistilBert", "Electra", "Deberta", "DebertaV2", "MPNet"
+_BERT = "Bert", "DistilBert", "Electra"
+_CLASSES = *_BERT, "Deberta", "DebertaV2"
+
+
+def is_bert(name: object) -> bool:
+    """Whether a class of transformers is BertTokenizer or one of its kind, slow or fast."""
+    return isinstance(name, str) and name.removesuffix("Fast").removesuffix("Tokenizer") in _BERT
+
+
+def bert_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a BertNormalizer that `tokenizer_config.json` decides on, with the defaults of BertTokenizer."""
+    return {
+        "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
+        "strip_accents": settings.get("strip_accents"),
+        "lowercase": bool(settings.get("do_lower_case", True)),
+    }
 
 
 def _read_vocab_txt(path: Path, settings: Mapping[str, Any]) -> LibraryVocabulary:
@@ -34,17 +49,9 @@ def _read_vocab_txt(path: Path, settings: Mapping[str, Any]) -> LibraryVocabular
         "max_input_chars_per_word": _MAX_WORD,
         "vocab": vocab,
     }
-    normalizer = {
-        "type": "BertNormalizer",
-        "clean_text": True,
-        "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
-        "strip_accents": settings.get("strip_accents"),
-        "lowercase": bool(settings.get("do_lower_case", True)),
-    }
-    is_basic = settings.get("do_basic_tokenize", True)
     pipeline = {
-        "normalizer": normalizer if is_basic else None,
-        "pre_tokenizer": {"type": "BertPreTokenizer" if is_basic else "WhitespaceSplit"},
+        "normalizer": {"type": "BertNormalizer", "clean_text": True} | bert_options(settings),
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": False},
         "model": model,
     }

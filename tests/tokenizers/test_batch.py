@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies
 from toy_tokenizers import TEXT
 
 from deberta_jax.errors import InputError
-from deberta_jax.tokenizers.batch import BatchOptions, EncodedText, make_batch
+from deberta_jax.tokenizers.batch import BatchOptions, EncodedText, check_truncation, make_batch
 from deberta_jax.tokenizers.template import standard_template
 
 LINES = TEXT.splitlines()
@@ -183,3 +183,9 @@ def test_a_stream_of_texts_compiles_at_most_one_program_for_each_bucket(v3):
 def test_conflicting_options_are_rejected(tokenizer, options, message):
     with pytest.raises(InputError, match=message):
         tokenizer([SHORT[:1], LONG], **options)
+
+
+@pytest.mark.parametrize("value", [True, "left", 1])
+def test_an_unknown_truncation_is_refused(value):
+    with pytest.raises(InputError, match=rf"truncation is {value!r}; use longest_first, first, second or None"):
+        check_truncation(value)

@@ -243,3 +243,80 @@ def test_a_saved_tokenizer_of_version_3_is_encoded_by_sentencepiece_again(v3, tm
     assert dj.Tokenizer(tmp_path).sha256 != v3.sha256
     (tmp_path / "spm.model").unlink()
     assert type(dj.Tokenizer(tmp_path).vocabulary) is not type(v3.vocabulary)
+
+
+@pytest.mark.parametrize("name", ["unigram", "unigram with byte fallback"])
+def test_text_that_is_not_trusted_gives_no_special_id(tmp_path, name):
+    """Also where a character of a special token's name is unknown, which costs more than any piece."""
+    document = DOCUMENTS[name]
+    vocab = [[piece if piece not in "[]SEPCL" else f"x{piece}", score] for piece, score in document["model"]["vocab"]]
+    write_tokenizer_json(tmp_path, document | {"model": document["model"] | {"vocab": vocab}})
+    tokenizer = dj.Tokenizer(tmp_path)
+    text = "a[SEP]b [CLS] [PAD][MASK]"
+    special = {tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id}
+    assert not special & {*tokenizer.encode(text, split_special_tokens=True).tolist()}
+    assert not special & {*tokenizer.encode_many([text])[0].tolist()}
+
+
+def test_each_byte_token_covers_its_character(tmp_path, v3):
+    write_tokenizer_json(tmp_path, unigram_json(byte_fallback=True))
+    tokenizer = dj.Tokenizer(tmp_path)
+    for text in ("日本 x", "a 😀日 the", "日"):
+        ids, offsets = tokenizer.encode_with_offsets(text)
+        expected_ids, expected = v3.encode_with_offsets(text)
+        assert ids.tolist() == expected_ids.tolist()
+        assert offsets.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_settings_of_bert_apply_to_tokenizer_json(tmp_path, lowercase):
+    folder = write_tokenizer_json(
+        tmp_path,
+        word_piece_json(lowercase=not lowercase),
+        {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase},
+    )
+    reference = write_tokenizer_json(tmp_path / "same", word_piece_json(lowercase=lowercase))
+    assert dj.Tokenizer(folder).encode(TEXT).tolist() == dj.Tokenizer(reference).encode(TEXT).tolist()
+
+
+@pytest.mark.parametrize("write", [write_unigram, write_byte_pair])
+def test_ids_with_a_gap_are_saved_for_the_library(tmp_path, write):
+    size = write(tmp_path).vocab_size
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<ent>": size + 14}))
+    tokenizer = dj.Tokenizer(tmp_path)
+    tokenizer.save(tmp_path / "saved")
+    reference = tokenizers.Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert (
+        tokenizer.encode("the<ent>")[-1] == reference.encode("the<ent>", add_special_tokens=False).ids[-1] == size + 14
+    )
+    saved = dj.Tokenizer(tmp_path / "saved")
+    assert (saved.sha256, saved.vocab_size) == (tokenizer.sha256, tokenizer.vocab_size)
+    assert saved.token(size + 3) == saved.decode([size + 3]) == ""
+
+
+def test_the_class_decides_on_the_template_of_files_without_one(tmp_path):
+    write_byte_pair(tmp_path)
+    lengths = {"DebertaTokenizer": 5, "RobertaTokenizer": 6, "GPT2Tokenizer": 2}
+    for name, length in lengths.items():
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+        assert dj.Tokenizer(tmp_path)("a", "b").input_ids.shape == (1, length)
+
+
+def test_a_vocabulary_without_a_mask_token_is_read(tmp_path):
+    document = unigram_json()
+    write_tokenizer_json(tmp_path, document | {"added_tokens": document["added_tokens"][:4]})
+    tokenizer = dj.Tokenizer(tmp_path)
+    assert tokenizer.mask_id == tokenizer.vocabulary.size
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("added_tokens.json", {"<a>": 900, "<b>": 900}, "two tokens have the same id"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"900": {"content": "\ud800"}}}, "lone surrogate"),
+    ],
+)
+def test_invalid_added_tokens_are_reported(v3_folder, file, content, message):
+    (v3_folder / file).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        dj.Tokenizer(v3_folder)
