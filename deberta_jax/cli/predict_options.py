@@ -142,7 +142,7 @@ class PredictConfig:
     """Use the generator that a v3 model was trained with (fill-mask)."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of parameters and computation."""
     precision: Precision = "float32"
     """Precision of float32 matrix products: tf32 is faster on GPU and TPU, and has no effect with bfloat16."""
