@@ -89,7 +89,10 @@ class PredictConfig:
     documents: tuple[str, ...] = ()
     """Documents for each --query (rank)."""
     documents_file: Path | None = None
-    """File with the documents for each query: a .txt file with one per line, or any --input with a "text" (rank)."""
+    """File with the documents for each query: a .txt file with one per line, or any --input with a "text" (rank).
+
+    Blank lines of a .txt file are skipped.
+    """
     input: Path | None = None
     """File with one example per line or row: JSON, .txt, csv, tsv, parquet or xlsx; - for JSON on standard input."""
     columns: FieldNames = FieldNames()
@@ -149,7 +152,10 @@ class PredictConfig:
     attention: AttentionName = "auto"
     """Implementation of attention (docs/attention.md); auto chooses by device and length."""
     max_length: int | None = None
-    """Maximum number of tokens per sequence; by default the number of positions of the model."""
+    """Maximum number of tokens per sequence; by default the number of positions of the model.
+
+    For rank, the model_max_length of the tokenizer is the default if it is lower.
+    """
     batch_tokens: int = BATCHING.batch_tokens
     """Number of tokens per batch, including padding."""
 

@@ -43,8 +43,8 @@ def require_tokenizer(tokenizer: Tokenizer | None) -> None:
     """Raise InputError for the None that `from_pretrained` returns for a model without a tokenizer."""
     if tokenizer is None:
         raise InputError(
-            "the model has no tokenizer: load one with Tokenizer.from_pretrained(FOLDER), or call the model itself with "
-            "ids of tokens"
+            "the model has no tokenizer: load one with Tokenizer.from_pretrained(FOLDER), or call the model itself "
+            "with ids of tokens"
         )
 
 

@@ -33,7 +33,8 @@ class Pipeline(Generic[Result]):
 
     `encode(tokenizer, examples, max_length)` returns the rows of a chunk of examples. `program(model, inputs)` is
     jitted and returns a tree of arrays whose first axis is the rows. `read(example, rows)` returns the result of an
-    example. Raises InputError without a tokenizer, and if `batching.max_length` is more than the model accepts.
+    example. Truncated texts are counted by example, or with `counts_rows` by row. Raises InputError without a
+    tokenizer, and if `batching.max_length` is more than the model accepts.
     """
 
     model: Any
@@ -42,6 +43,7 @@ class Pipeline(Generic[Result]):
     encode: Callable[[Tokenizer, Sequence[tuple], int], EncodedRows]
     read: Callable[[tuple, list[EncodedRow]], Result]
     batching: Batching = BATCHING
+    counts_rows: bool = False
 
     def __post_init__(self) -> None:
         require_tokenizer(self.tokenizer)
@@ -86,10 +88,19 @@ def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Re
             chunk.outputs[index] = jax.tree.map(lambda x, row=row: x[row], fetched)
         if batch.last:
             yield from _results(pipeline, chunk)
-            total += len(chunk.examples)
-            truncated += len(chunk.rows.truncated - chunk.rows.errors.keys())
+            counts = _truncated(pipeline, chunk)
+            total, truncated = total + counts[0], truncated + counts[1]
     if truncated:
         _log.warning("%d of %d texts were truncated to %d tokens", truncated, total, pipeline.max_length)
+
+
+def _truncated(pipeline: Pipeline[Result], chunk: _Chunk) -> tuple[int, int]:
+    """The number of texts of a chunk, and how many of the valid ones were truncated."""
+    rows = chunk.rows
+    counts = [count for source, count in rows.truncated.items() if source not in rows.errors]
+    if pipeline.counts_rows:
+        return len(rows.batch.sources), sum(counts)
+    return len(chunk.examples), len(counts)
 
 
 def _report_overflow(pipeline: Pipeline[Result], chunk: _Chunk, indices: Sequence[int], outputs: Any) -> None:
