@@ -1,5 +1,6 @@
 """The values of a `config.json` or a `model_config.json`, checked and in the types of the config's fields."""
 
+import itertools
 import logging
 import math
 import re
@@ -77,7 +78,7 @@ def label_names(values: dict[str, Any]) -> tuple[str, ...]:
     """The names of a classifier's outputs, removed from `values`; `LABEL_0`… for those that a file does not name.
 
     As in transformers, a classifier has as many outputs as `id2label` has names, and the ids are their positions: a
-    name with an id beyond them is not used, which is logged.
+    name with an id beyond them is not used, which is logged. A name that repeats an earlier one is numbered.
     """
     named, number = values.pop("id2label", None), values.pop("num_labels", None)
     values.pop("label2id", None)
@@ -100,7 +101,24 @@ def label_names(values: dict[str, Any]) -> tuple[str, ...]:
             len(names),
             len(names) - 1,
         )
-    return tuple(names.get(index, f"LABEL_{index}") for index in range(len(names)))
+    return _distinct([names.get(index, f"LABEL_{index}") for index in range(len(names))])
+
+
+def _distinct(labels: list[str]) -> tuple[str, ...]:
+    """The labels, with a number in place of each that repeats an earlier one, which is logged."""
+    distinct: dict[str, int] = {}
+    repeated: list[str] = []
+    names = set(labels)
+    for index, label in enumerate(labels):
+        unique = label
+        if label in distinct:
+            unique = next(name for end in itertools.count() if (name := f"LABEL_{index}" + "_" * end) not in names)
+            names.add(unique)
+            repeated.append(f"{shorten(label)} of id {index} is called {unique}")
+        distinct[unique] = index
+    if repeated:
+        _log.warning("config: id2label repeats names: %s; rename them in the file", list_names(repeated))
+    return tuple(distinct)
 
 
 def _is_id(key: Any) -> bool:

@@ -122,7 +122,7 @@ OTHER_VALUES = {
     "pooler_dropout": {"pooler_dropout": 0.1},
     "pooler_hidden_act": {"pooler_hidden_act": "tanh"},
     "cls_dropout": {"cls_dropout": 0.3},
-    "labels": {"labels": ("no", "yes", "yes")},
+    "labels": {"labels": ("no", "yes", "maybe")},
     "problem_type": {"problem_type": "regression"},
     "clamp_distances": {"clamp_distances": False},
     "extra": {"extra": {"my_key": [1, 2]}},

@@ -89,7 +89,10 @@ class PredictConfig:
     documents: tuple[str, ...] = ()
     """Documents for each --query (rank)."""
     documents_file: Path | None = None
-    """File with the documents for each query: a .txt file with one per line, or any --input with a "text" (rank)."""
+    """File with the documents for each query: a .txt file with one per line, or any --input with a "text" (rank).
+
+    Blank lines of a .txt file are skipped.
+    """
     input: Path | None = None
     """File with one example per line or row: JSON, .txt, csv, tsv, parquet or xlsx; - for JSON on standard input."""
     columns: FieldNames = FieldNames()
@@ -142,14 +145,17 @@ class PredictConfig:
     """Use the generator that a v3 model was trained with (fill-mask)."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of parameters and computation."""
     precision: Precision = "float32"
     """Precision of float32 matrix products: tf32 is faster on GPU and TPU, and has no effect with bfloat16."""
     attention: AttentionName = "auto"
     """Implementation of attention (docs/attention.md); auto chooses by device and length."""
     max_length: int | None = None
-    """Maximum number of tokens per sequence; by default the number of positions of the model."""
+    """Maximum number of tokens per sequence; by default the number of positions of the model.
+
+    For rank, the model_max_length of the tokenizer is the default if it is lower.
+    """
     batch_tokens: int = BATCHING.batch_tokens
     """Number of tokens per batch, including padding."""
 

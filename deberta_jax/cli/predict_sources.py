@@ -247,7 +247,10 @@ def _check_columns(path: Path, row: Fields, spec: PipelineSpec, names: FieldName
 
 
 def read_texts(path: Path, names: FieldNames) -> tuple[list[str], str | None]:
-    """The texts of all records of a file, which may be empty, and the SHA-256 of the file; raises the first error."""
+    """The texts of all records of a file, and the SHA-256 of the file; raises the first error.
+
+    Blank lines of a .txt file are left out, other texts may be empty.
+    """
     spec = PIPELINES["embeddings"]
     source = source_of_file(path, spec, names)
     texts = []
@@ -258,7 +261,8 @@ def read_texts(path: Path, names: FieldNames) -> tuple[list[str], str | None]:
                 raise InputError(f'"{names.text}" must be a string')
         except InputError as error:
             raise InputError(f"{source.name}, {source.locate(number)}: {error}") from None
-        texts.append(fields[names.text])
+        if fields[names.text].strip() or table_format(path) != "txt":
+            texts.append(fields[names.text])
     if not texts:
         raise InputError(f"{path}: no texts")
     return texts, source.sha256

@@ -19,6 +19,7 @@ from deberta_jax.files import read_json
 from deberta_jax.hub.config_file import numbered_labels, read_config
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.heads import HEADS, Head, architecture
+from deberta_jax.hub.layout import DECODER
 from deberta_jax.hub.repository_files import ADAPTER_CONFIG, ADAPTER_FILES, CONFIG_FILES
 from deberta_jax.hub.sentence_modules import transformer_folder
 from deberta_jax.hub.tensors import ComputedTensor, Tensor, read_tensors
@@ -38,6 +39,7 @@ _UNSUPPORTED = (
 # Initializations that change the weights of the base model too.
 _CHANGES_BASE = re.compile(r"pissa.*|olora|corda|loftq|lora_ga")
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B)(\.default)?(?P<kind>\.weight|\.bias)?")
+_WORDS = "deberta.embeddings.word_embeddings.weight"
 _MAX_NAMES = 20
 # The rank and the alpha of a config without them.
 _DEFAULT = 8
@@ -95,15 +97,16 @@ def with_adapter(
 
     `tensors` have current names (`canonical_tensors`). Merged tensors are float32 and computed when they are read.
     Parts that were trained as a whole replace those of the base. Labels are those of `config.json` beside the adapter,
-    or numbered if the adapter's classifier has another number of them. Raises InputError for an adapter of another
-    kind, and for tensors that do not fit the base, at most 20 of them by name.
+    or numbered if the adapter's classifier has another number of them; the number of words is that of the adapter's
+    table, if it has one. Raises InputError for an adapter of another kind, and for tensors that do not fit the base, at
+    most 20 of them by name.
     """
     values = _read_settings(folder)
     source = adapter_file(folder)
     matrices, whole = _split(read_tensors(source), source)
     merged, problems = dict(tensors), []
     for name, tensor in whole.items():
-        if name in tensors and tensors[name].shape != tensor.shape and not name.startswith("classifier."):
+        if name in tensors and not _replaces(name, tensors[name].shape, tensor.shape):
             problems.append(f"{name} has shape {tensor.shape}, {tensors[name].shape} in the base model")
         if name not in tensors and name.startswith("deberta."):
             problems.append(f"{name} is not in the base model")
@@ -123,6 +126,8 @@ def with_adapter(
     if problems:
         raise InputError(f"{source}: {len(problems)} tensors do not fit the base model: {_listed(problems)}")
     _warn_of_missing(values, whole, source)
+    if _WORDS in tensors and merged[_WORDS].shape != tensors[_WORDS].shape:
+        config = dataclasses.replace(config, vocab_size=merged[_WORDS].shape[0])
     return _config(config, values, merged, folder), merged
 
 
@@ -228,6 +233,13 @@ def _problem(name: str, shape: tuple[int, ...], parts: _Matrices, rank: int) -> 
     if a == (rank, *shape[1:]) and b == (shape[0], rank, *[1] * (len(b) - 2)):
         return None
     return f"{name} has shape {shape} in the base model, its adapters {a} and {b}, with rank {rank} in {ADAPTER_CONFIG}"
+
+
+def _replaces(name: str, base: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a tensor may replace that of the base: a classifier of any size, words of any number, else equal ones."""
+    if name in (_WORDS, DECODER) and len(shape) == 2:
+        return shape[1:] == base[1:]
+    return name.startswith("classifier.") or shape == base
 
 
 def _merged(weight: Tensor, parts: _Matrices, scale: float) -> ComputedTensor:

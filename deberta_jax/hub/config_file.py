@@ -14,7 +14,7 @@ from deberta_jax.hub.foreign import check_application, check_model_type, folder_
 from deberta_jax.hub.heads import HEADS, Head, Model, architecture
 from deberta_jax.hub.quantized import QUANTIZATION_KEYS
 from deberta_jax.hub.repository_files import CONFIG_FILES
-from deberta_jax.hub.tensors import Tensor
+from deberta_jax.hub.tensors import WEIGHT_FILES, Tensor
 from deberta_jax.model.deberta import Deberta
 
 SENTENCE_TRANSFORMERS_FILE = "config_sentence_transformers.json"
@@ -79,11 +79,18 @@ def _read_values(folder: Path) -> tuple[Path, dict[str, Any]]:
     path = next((folder / name for name in CONFIG_FILES if (folder / name).is_file()), None)
     check_application(folder, lambda name: (folder / name).is_file())
     if path is None:
-        other = other_weights(folder_files(folder)) or f"a model folder needs it, or {CONFIG_FILES[1]}"
-        raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; {other}")
+        raise InputError(f"{folder / CONFIG_FILES[0]}: no such file; {_without_config(folder)}")
     values = read_json(path)
     check_model_type(path, values)
     return path, values
+
+
+def _without_config(folder: Path) -> str:
+    """What to do about a folder without a config."""
+    weights = [*WEIGHT_FILES, *(path.name for path in folder.glob("pytorch.model-*.bin"))]
+    if present := [name for name in weights if (folder / name).is_file()]:
+        return f"copy the config of the model with these weights, {present[0]}, into this folder"
+    return other_weights(folder_files(folder)) or f"a model folder needs it, or {CONFIG_FILES[1]}"
 
 
 def _with_score_function(values: dict[str, Any], folder: Path) -> dict[str, Any]:

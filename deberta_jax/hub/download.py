@@ -72,7 +72,7 @@ def resolve(
         if revision is not None:
             raise InputError(f"{name}: a local folder has no revision {revision}; omit it, or name a model on the Hub")
         return _part_folder(Path(name), part)
-    if not re.fullmatch(r"[^./~\\:][^/\\:]*(/[^/\\:]+)?", name) or Path(name).exists():
+    if not name.isprintable() or not re.fullmatch(r"[^./~\\:][^/\\:]*(/[^/\\:]+)?", name) or Path(name).exists():
         raise InputError(f"{name!r}: no such folder; name a model folder, or a model on the Hub as owner/name")
 
     from huggingface_hub import constants

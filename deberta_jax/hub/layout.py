@@ -228,6 +228,14 @@ def masked_lm_prefix(names: Iterable[str], config: DebertaConfig) -> MaskedLMPre
     return present[0] if present else None
 
 
+def is_head_tensor(name: str) -> bool:
+    """Whether a file's tensor belongs to a head, under its current name or the names of old norms."""
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    names = [row[1] for table in (*_MASKED_LM_HEADS.values(), _TASK_HEADS) for row in table]
+    norms = {f"{norm}.{part}" for norm in names if norm.endswith("LayerNorm") for part in ("weight", "bias")}
+    return name in {*names, *norms, DECODER, DECODER_BIAS}
+
+
 def may_be_ignored(name: str, model_parts: Collection[str]) -> bool:
     """Whether a model can be loaded without this tensor of a file: a tied copy, or a part of a head it does not have.
 

@@ -60,9 +60,9 @@ def _state_dicts(content: Any, key: str, depth: int, seen: set[int]) -> Iterator
 def without_wrapper(tensors: Mapping[str, AnyTensor], source: str | Path) -> dict[str, AnyTensor]:
     """The tensors of a DeBERTa, without the prefix of a wrapper around it.
 
-    The names of the word embeddings show the prefix. An unusual prefix is logged, and so are the tensors beside the
-    model, which belong to the wrapper. Raises InputError for several encoders, and for names that would be equal
-    without the prefix.
+    The names of the word embeddings show the prefix. A head beside the encoder is read. An unusual prefix is logged,
+    and so are other tensors beside the model, which belong to the wrapper. Raises InputError for several encoders, and
+    for names that would be equal without the prefix.
     """
     names = {name: _INSERTED.sub("", name) for name in tensors}
     words = [match for name in names.values() if (match := _WORDS.fullmatch(name))]
@@ -78,10 +78,15 @@ def without_wrapper(tensors: Mapping[str, AnyTensor], source: str | Path) -> dic
     if prefix and not _USUAL.fullmatch(prefix):
         _log.warning("%s: the prefix %r was removed from the names of tensors", source, prefix)
     outside = [name for name, short in names.items() if not (encoder or short.startswith(prefix))]
+    inside = {_part(short.removeprefix(prefix)) for name, short in names.items() if name not in outside}
+    head = {
+        name: short for name in outside if (short := _head_name(names[name], prefix)) and _part(short) not in inside
+    }
+    outside = [name for name in outside if name not in head]
     if others := [name for name in outside if names[name] not in _BUFFERS]:
         _log.warning("%s: not read, because they are outside of the model %r: %s", source, prefix, list_names(others))
     names = {
-        name: encoder + short.removeprefix(prefix) if short.startswith(prefix) else short
+        name: encoder + short.removeprefix(prefix) if short.startswith(prefix) else head.get(name, short)
         for name, short in names.items()
         if name not in outside and short not in _BUFFERS
     }
@@ -96,6 +101,21 @@ def check_merged(names: Iterable[str], source: str | Path) -> None:
             f"{source}: contains LoRA weights beside those of the model; merge them with `model.merge_and_unload()` in "
             "PEFT and save the model, or save the adapter alone with `model.save_pretrained(…)`"
         )
+
+
+def _head_name(name: str, prefix: str) -> str | None:
+    """The name of a tensor of a head beside an encoder with this prefix, or beside a part of the prefix; else None."""
+    # This module is imported by the table of names.
+    from deberta_jax.hub.layout import is_head_tensor
+
+    parts = prefix.split(".")[:-1]
+    outer = ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts) - 1, -1, -1)]
+    shorter = [name.removeprefix(start) for start in outer if name.startswith(start)]
+    return next((short for short in shorter if is_head_tensor(short)), None)
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _without_pair(prefix: str) -> str:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from deberta_jax.inference.buckets import BATCHING, Batching, bucket_lengths
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import max_row_length
+from deberta_jax.inference.models import max_row_length, require_tokenizer, unknown_id
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -32,8 +32,11 @@ def activations(
 
     `model` may have any head or none. Raises InputError for a text that is longer than a row.
     """
+    require_tokenizer(tokenizer)
     max_length = max_row_length(encoder_of(model), batching)
     batch = tokenizer(text, pair, max_length=max_length, truncation=None, buckets=bucket_lengths(max_length))
+    if error := unknown_id(model, tokenizer, batch.input_ids[batch.attention_mask > 0]):
+        raise error
     inputs = ModelInputs(batch.input_ids, batch.attention_mask, batch.token_type_ids)
     states, attentions = states_and_attentions(encoder_of(model), inputs)
     T = int(batch.attention_mask.sum())

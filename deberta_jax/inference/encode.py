@@ -1,6 +1,7 @@
 """Examples as rows of tokens: one row per text, pair or window; an invalid example gives an error instead."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +19,13 @@ class EncodedRows(NamedTuple):
     """The rows of a chunk of examples, in the order of the examples.
 
     `batch.sources` are indices of examples. `errors` and `truncated` are by the same indices: invalid examples, and
-    those whose texts were truncated. `positions` are token positions that a program reads besides, one array per row,
+    the number of truncated rows. `positions` are token positions that a program reads besides, one array per row,
     padded with 0. `parts` are the indices of the rows' texts among those of their example.
     """
 
     batch: Batch
     errors: dict[int, InputError]
-    truncated: set[int]
+    truncated: Mapping[int, int]
     positions: Sequence[Int[np.ndarray, "..."]] | None = None
     parts: Int[np.ndarray, "B"] | None = None
 
@@ -88,7 +89,7 @@ def encode(
     truncated = _truncated_texts(tokenizer, texts, batch, max_length) if stride is None else []
     row_parts = np.asarray(parts, np.int32)[batch.sources]
     batch = batch._replace(sources=np.asarray(sources, np.int32)[batch.sources])
-    return EncodedRows(batch, errors, {sources[index] for index in truncated}, parts=row_parts)
+    return EncodedRows(batch, errors, Counter(sources[index] for index in truncated), parts=row_parts)
 
 
 def _check_strings(texts: Texts) -> Texts:

@@ -14,7 +14,7 @@ from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import require_head
+from deberta_jax.inference.models import require_head, require_tokenizer
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.masked_lm import MaskedLM
@@ -47,6 +47,7 @@ def fill_mask_pipeline(
 ) -> Pipeline[list[list[PredictedToken]]]:
     """The pipeline of `fill_mask`; an example is `(text,)` or `(text, pair)`."""
     require_head(model, "masked_lm", "fill_mask")
+    require_tokenizer(tokenizer)
     ids = np.arange(encoder_of(model).config.vocab_size)
     # The word table may have more rows than the tokenizer has ids.
     known = ids < tokenizer.vocab_size

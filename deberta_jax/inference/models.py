@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import HEADS, Head
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.model.deberta import encoder_of
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
 def require_head(model: Any, head: Head, function: str) -> None:
@@ -33,3 +37,24 @@ def max_row_length(model: Any, batching: Batching) -> int:
             f"max_length is {requested}, but the model has {positions} absolute positions: use {positions} or less"
         )
     return positions if requested is None else requested
+
+
+def require_tokenizer(tokenizer: Tokenizer | None) -> None:
+    """Raise InputError for the None that `from_pretrained` returns for a model without a tokenizer."""
+    if tokenizer is None:
+        raise InputError(
+            "the model has no tokenizer: load one with Tokenizer.from_pretrained(FOLDER), or call the model itself "
+            "with ids of tokens"
+        )
+
+
+def unknown_id(model: Any, tokenizer: Tokenizer, ids: Int[np.ndarray, "..."]) -> InputError | None:
+    """The error for the first id that the model's table of words does not have; None without one."""
+    words = encoder_of(model).embeddings.word.embedding.shape[-2]
+    index = next(iter(ids[ids >= words].tolist()), None)
+    if index is None:
+        return None
+    return InputError(
+        f"the tokenizer's id {index} ({tokenizer.token(index)!r}) is beyond the {words} words of the model: use the "
+        f"model's tokenizer, or resized(model, {tokenizer.vocab_size}, key=...)"
+    )

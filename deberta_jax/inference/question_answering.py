@@ -15,7 +15,7 @@ from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, Texts
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import require_head
+from deberta_jax.inference.models import require_head, require_tokenizer
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.inference.windows import encode_second_windows
 from deberta_jax.model.heads import QuestionAnswering
@@ -165,6 +165,7 @@ def _question_and_context(example: tuple) -> list[Texts]:
 def _span_program(program: Callable[..., Any], tokenizer: Tokenizer, max_answer_tokens: int) -> Callable[..., Any]:
     """A program of spans that neither start nor end with a token of white space."""
     check_at_least("max_answer_tokens", max_answer_tokens, 1)
+    require_tokenizer(tokenizer)
     blank_ids = tuple(index for index in range(tokenizer.vocab_size) if not tokenizer.token(index).strip(_WHITE_SPACE))
     return functools.partial(program, max_answer_tokens=max_answer_tokens, blank_ids=blank_ids)
 

@@ -1,5 +1,6 @@
 """Ranking of documents by their relevance to a query, with a cross-encoder: a model that reads both together."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,13 +13,20 @@ from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.classification import class_logits
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, Texts, encode
-from deberta_jax.inference.models import require_head
+from deberta_jax.inference.models import max_row_length, require_head, require_tokenizer
 from deberta_jax.inference.names import ScoreFunction
 from deberta_jax.inference.score_functions import SCORE_FUNCTIONS, check_function, folder_function, label_index
 from deberta_jax.inference.stream import Pipeline, stream
 from deberta_jax.inference.windows import encode_second_windows
 from deberta_jax.model.deberta import encoder_of
 from deberta_jax.tokenizers.tokenizer import Tokenizer
+
+# transformers writes a much larger number for a tokenizer without a maximum length.
+_NO_LIMIT = 1_000_000
+
+
+class LongQuery(InputError):
+    """A query that leaves no room for a window of a document."""
 
 
 class RankedDocument(NamedTuple):
@@ -43,8 +51,9 @@ def rank(
 ) -> list[RankedDocument]:
     """The documents with the highest scores, the best first and ties in their order; `top=None` returns all of them.
 
-    Query and document are one pair of texts. Longer pairs are truncated, which is logged; with `windows`, a longer
-    document is read in windows that overlap by a quarter of a row, and has the score of its best window.
+    Query and document are one pair of texts, by default of at most the tokenizer's `model_max_length` tokens. Longer
+    pairs are truncated, which is logged; with `windows`, a longer document is read in windows that overlap by a quarter
+    of a row, and has the score of its best window.
 
     The score of a model with one label is its logit under `function`. By default this is the function that
     sentence-transformers stored in the folder, without one the sigmoid, as in its CrossEncoder. A model with several
@@ -63,6 +72,8 @@ def rank(
     # One document per example: chunks of documents are tokenized while the device computes.
     outcomes = stream(pipeline, ((query, [document]) for document in documents))
     for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, LongQuery):
+            raise outcome
         if isinstance(outcome, InputError):
             raise InputError(f"document {index}: {str(outcome).removeprefix('document 0: ')}")
         scores.append(outcome[0].score)
@@ -97,7 +108,17 @@ def rank_pipeline(
         return _best_documents(documents, scores, top)
 
     encode_pairs = encode_windows if windows else functools.partial(encode, texts_of=_query_and_documents)
-    return Pipeline(model, tokenizer, class_logits, encode_pairs, read, batching)
+    require_tokenizer(tokenizer)
+    batching = _with_max_length(model, tokenizer, batching)
+    return Pipeline(model, tokenizer, class_logits, encode_pairs, read, batching, counts_rows=True)
+
+
+def _with_max_length(model: Model, tokenizer: Tokenizer, batching: Batching) -> Batching:
+    """The batching with the maximum length of `tokenizer_config.json`, if none is given, as in CrossEncoder."""
+    limit = tokenizer._settings.get("model_max_length")
+    if batching.max_length is not None or not isinstance(limit, int | float) or not 3 < limit < _NO_LIMIT:
+        return batching
+    return dataclasses.replace(batching, max_length=min(int(limit), max_row_length(model, batching)))
 
 
 def _relevant_label(config: DebertaConfig, relevant: str | None) -> int:
@@ -120,7 +141,16 @@ def _default_function(config: DebertaConfig) -> ScoreFunction:
 
 def encode_windows(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> EncodedRows:
     """The overlapping windows of the documents of examples `(query, documents)`, each with its query."""
-    return encode_second_windows(tokenizer, examples, max_length, texts_of=_query_and_documents)
+    rows = encode_second_windows(tokenizer, examples, max_length, texts_of=_query_and_documents)
+    for source, error in rows.errors.items():
+        # The only advice of this kind: the query and the special tokens fill the row.
+        if str(error).endswith("increase max_length"):
+            size = len(tokenizer.encode(examples[source][0]))
+            rows.errors[source] = LongQuery(
+                f"the query is too long: {size} tokens leave no room for windows of documents in rows of {max_length} "
+                "tokens; shorten it, or increase max_length"
+            )
+    return rows
 
 
 def _query_and_documents(example: tuple) -> list[Texts]:

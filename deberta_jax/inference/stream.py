@@ -15,7 +15,7 @@ from deberta_jax.errors import InputError, shorten
 from deberta_jax.inference.buckets import BATCHING, Batching, plan
 from deberta_jax.inference.encode import EncodedRow, EncodedRows
 from deberta_jax.inference.inputs import ModelInputs, pad_rows
-from deberta_jax.inference.models import max_row_length
+from deberta_jax.inference.models import max_row_length, require_tokenizer, unknown_id
 from deberta_jax.model.deberta import encoder_of
 from deberta_jax.sharding import batch_parts, batch_sharding
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -33,7 +33,8 @@ class Pipeline(Generic[Result]):
 
     `encode(tokenizer, examples, max_length)` returns the rows of a chunk of examples. `program(model, inputs)` is
     jitted and returns a tree of arrays whose first axis is the rows. `read(example, rows)` returns the result of an
-    example. Raises InputError if `batching.max_length` is more than the model accepts.
+    example. Truncated texts are counted by example, or with `counts_rows` by row. Raises InputError without a
+    tokenizer, and if `batching.max_length` is more than the model accepts.
     """
 
     model: Any
@@ -42,8 +43,10 @@ class Pipeline(Generic[Result]):
     encode: Callable[[Tokenizer, Sequence[tuple], int], EncodedRows]
     read: Callable[[tuple, list[EncodedRow]], Result]
     batching: Batching = BATCHING
+    counts_rows: bool = False
 
     def __post_init__(self) -> None:
+        require_tokenizer(self.tokenizer)
         max_row_length(self.model, self.batching)
 
     @property
@@ -85,10 +88,19 @@ def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Re
             chunk.outputs[index] = jax.tree.map(lambda x, row=row: x[row], fetched)
         if batch.last:
             yield from _results(pipeline, chunk)
-            total += len(chunk.examples)
-            truncated += len(chunk.rows.truncated - chunk.rows.errors.keys())
+            counts = _truncated(pipeline, chunk)
+            total, truncated = total + counts[0], truncated + counts[1]
     if truncated:
         _log.warning("%d of %d texts were truncated to %d tokens", truncated, total, pipeline.max_length)
+
+
+def _truncated(pipeline: Pipeline[Result], chunk: _Chunk) -> tuple[int, int]:
+    """The number of texts of a chunk, and how many of the valid ones were truncated."""
+    rows = chunk.rows
+    counts = [count for source, count in rows.truncated.items() if source not in rows.errors]
+    if pipeline.counts_rows:
+        return len(rows.batch.sources), sum(counts)
+    return len(chunk.examples), len(counts)
 
 
 def _report_overflow(pipeline: Pipeline[Result], chunk: _Chunk, indices: Sequence[int], outputs: Any) -> None:
@@ -159,6 +171,7 @@ def _dispatch(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator
     while taken := _take_chunk(examples, pipeline.batching.chunk):
         chunk = _Chunk(taken, pipeline.encode(pipeline.tokenizer, taken, pipeline.max_length), {})
         batch, errors = chunk.rows.batch, chunk.rows.errors
+        _report_unknown_ids(pipeline, chunk.rows)
         valid = np.flatnonzero([source not in errors for source in batch.sources.tolist()])
         lengths = batch.attention_mask.sum(1)[valid].tolist()
         plans = list(plan(lengths, pipeline.max_length, pipeline.batching.batch_tokens, multiple))
@@ -169,6 +182,17 @@ def _dispatch(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator
             yield _RunningBatch(chunk, indices.tolist(), outputs, number == len(plans))
         if not plans:
             yield _RunningBatch(chunk, [], None, True)
+
+
+def _report_unknown_ids(pipeline: Pipeline[Result], rows: EncodedRows) -> None:
+    """Add an error for each example with an id of the tokenizer that the model does not have."""
+    words = encoder_of(pipeline.model).embeddings.word.embedding.shape[-2]
+    if pipeline.tokenizer.vocab_size <= words:
+        return
+    batch = rows.batch
+    for source, ids, mask in zip(batch.sources.tolist(), batch.input_ids, batch.attention_mask, strict=True):
+        if error := unknown_id(pipeline.model, pipeline.tokenizer, ids[mask > 0]):
+            rows.errors.setdefault(source, error)
 
 
 def _take_chunk(examples: Iterator[tuple], size: int) -> list[tuple]:

@@ -216,8 +216,9 @@ def test_the_model_has_the_precision_of_the_option(masked_lm, capfd, monkeypatch
     assert loaded[0][0].precision == "tf32"
 
 
-def test_bfloat16_results_are_written_as_numbers(one_example, model_folders, capfd):
-    row = predict_one(capfd, model_folders[None], *EXAMPLES["embeddings"], "--dtype", "bfloat16")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_results_of_16_bits_are_written_as_numbers(dtype, one_example, model_folders, capfd):
+    row = predict_one(capfd, model_folders[None], *EXAMPLES["embeddings"], "--dtype", dtype)
     difference = np.abs(np.subtract(row["prediction"], one_example("embeddings")["prediction"])).max()
     assert 0 < difference < 0.2
 

@@ -221,3 +221,14 @@ def test_a_bfloat16_base_is_merged_in_float32(tmp_path):
     a, b = ADAPTERS[MODULES[0]].values()
     rounded = export_tensors(model, LABELED)[name].astype(np.float32)
     np.testing.assert_allclose(export_tensors(merged_model, LABELED)[name], rounded + 3 * (b @ a), atol=1e-6)
+
+
+def test_a_table_with_new_words_replaces_that_of_the_base(base, tmp_path):
+    words = np.random.default_rng(0).normal(size=(V3.vocab_size + 5, D)).astype(np.float32)
+    name = "deberta.embeddings.word_embeddings.weight"
+    model = load(write_adapter(tmp_path / "adapter", TENSORS | {f"{PREFIX}{name}": words}, base))
+    assert model.config.vocab_size == V3.vocab_size + 5
+    assert_tensors(model, merged(LABELED, HEAD, ADAPTERS, 3.0) | {name: words})
+    refused(
+        "word_embeddings.weight has shape", write_adapter(tmp_path / "wide", {f"{PREFIX}{name}": words[:, 1:]}, base)
+    )

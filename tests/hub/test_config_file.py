@@ -40,6 +40,12 @@ def test_a_config_that_was_written_is_read_again(config, tmp_path):
 def test_errors_of_a_config_name_the_file(tmp_path):
     with pytest.raises(InputError, match="config.json: no such file; a model folder needs it, or model_config.json"):
         read_config(tmp_path)
+    for name in ("pytorch.model-000100.bin", "pytorch_model.bin"):
+        (tmp_path / name).touch()
+        with pytest.raises(
+            InputError, match=f"config.json: no such file; copy the config of .* {name}, into this folder$"
+        ):
+            read_config(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"')
     with pytest.raises(InputError, match="config.json: not valid JSON"):
         read_config(tmp_path)

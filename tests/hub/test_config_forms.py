@@ -40,6 +40,20 @@ def test_outputs_without_a_name_are_numbered(folder, caplog):
     assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "LABEL_0", "1": "x", "2": "y"}
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ("aab", ("a", "LABEL_1", "b")),
+        ("aaa", ("a", "LABEL_1", "LABEL_2")),
+        (["LABEL_1"] * 2 + ["x"], ("LABEL_1", "LABEL_1_", "x")),
+    ],
+)
+def test_a_name_that_repeats_another_is_numbered(names, labels, folder, caplog):
+    change(folder, id2label=dict(enumerate(names)), label2id=None)
+    assert load(folder).config.labels == labels
+    assert f"id2label repeats names: {names[0]} of id 1 is called {labels[1]}" in caplog.text
+
+
 def test_an_empty_id2label_is_none(folder):
     change(folder, id2label={}, label2id={})
     assert load(folder).config.labels == ("LABEL_0", "LABEL_1", "LABEL_2")

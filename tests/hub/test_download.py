@@ -91,7 +91,16 @@ def test_a_local_folder_is_returned_unchanged(hub, folder):
 
 
 def test_a_name_that_looks_like_a_path_is_never_requested(hub, folder, monkeypatch):
-    for name in (*("./x", "../x", "/no/such", "~/x", "runs/demo/model"), "runs\\x", "C:/x", "x/", "", "https://a.b/c"):
+    for name in (
+        *("./x", "../x", "/no/such", "~/x", "runs/demo/model"),
+        "runs\\x",
+        "C:/x",
+        "x/",
+        "",
+        "https://a.b/c",
+        "a/b\n",
+        "a\tb",
+    ):
         refused("no such folder; name a model folder, or a model on the Hub", name)
     monkeypatch.chdir(folder)
     refused("no such folder", "pytorch_model.bin")

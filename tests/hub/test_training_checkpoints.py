@@ -95,6 +95,48 @@ def test_tensors_outside_of_the_model_are_reported_and_not_read(tmp_path, caplog
     assert "n_averaged" not in caplog.text
 
 
+HEADS = {
+    "sequence_classification": V3,
+    "token_classification": V1,
+    "question_answering": V3,
+    "masked_lm": V3,
+    "replaced_token_detection": V3,
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("encoder", "outer"),
+    [
+        ("model.", ""),
+        ("encoder.", ""),
+        ("transformer.", ""),
+        ("model.deberta.", ""),
+        ("module.encoder.", "module."),
+        ("model._orig_mod.backbone.", "model._orig_mod."),
+    ],
+)
+def test_a_head_beside_an_encoder_under_another_name_is_read(encoder, outer, head, tmp_path, caplog):
+    folder = write_folder(tmp_path, HEADS[head], head)
+    tensors = toy_tensors(HEADS[head], head)
+    named = [
+        (encoder + n.removeprefix("deberta.") if n.startswith("deberta.") else outer + n, tensors[n]) for n in tensors
+    ]
+    named.append((outer + "classifier.0.weight", np.ones((2, 32), np.float32)))
+    write_torch_file(folder / "pytorch_model.bin", named)
+    assert same_parameters(load(folder, head), toy_model(HEADS[head], head))
+    assert f": {outer.replace('_orig_mod.', '')}classifier.0.weight" in caplog.text.replace("_orig_mod.", "")
+
+
+def test_the_head_of_the_model_itself_is_read_and_not_one_beside_it(tmp_path, caplog):
+    folder = write_folder(tmp_path, V3)
+    named = {f"model.{n}": x for n, x in toy_tensors(V3, HEAD).items()}
+    named["classifier.weight"] = np.ones((9, 32), np.float32)
+    write_torch_file(folder / "pytorch_model.bin", named.items())
+    assert same_parameters(load(folder), toy_model(V3, HEAD))
+    assert "not read, because they are outside of the model 'model.': classifier.weight" in caplog.text
+
+
 def test_several_encoders_are_an_error_that_names_their_prefixes(tmp_path):
     folder = write_folder(tmp_path, V3, None)
     named = {f"{part}.{n}": x for part in ("query", "document") for n, x in toy_tensors(V3, None).items()}

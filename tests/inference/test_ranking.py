@@ -17,6 +17,7 @@ from deberta_jax.inference.ranking import encode_windows, rank, rank_pipeline
 from deberta_jax.inference.scoring import score
 from deberta_jax.inference.stream import stream
 from deberta_jax.model.surgery import with_config
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 QUERY = "A fox"
 DOCUMENTS = ["The dog eats.", "Over the sea", "A man eats.", "sea", "fox fox"]
@@ -122,6 +123,36 @@ def test_a_long_document_is_truncated_or_has_the_score_of_its_best_window(tokeni
     assert scores[0][0] == pytest.approx(window_logits[0, 0].item(), rel=1e-4)
 
 
+def test_truncated_documents_of_a_query_are_counted(tokenizer, caplog):
+    list(stream(rank_pipeline(reranker(), tokenizer), [(QUERY, [LONG, *DOCUMENTS, LONG]), (3, ["a"])]))
+    assert "2 of 7 texts were truncated to 16 tokens" in caplog.text
+
+
+def test_a_query_that_is_too_long_for_windows_is_named(tokenizer):
+    message = r"^the query is too long: \d+ tokens leave no room for windows of documents in rows of 16 tokens; shorten"
+    with pytest.raises(InputError, match=message):
+        rank(reranker(), tokenizer, LONG, ["sea", *DOCUMENTS], windows=True)
+    [error] = stream(rank_pipeline(reranker(), tokenizer, windows=True), [(LONG, DOCUMENTS)])
+    assert isinstance(error, InputError) and str(error).startswith("the query is too long")
+
+
+@pytest.mark.parametrize(
+    ("stated", "limit"), [(8, 8), (8.0, 8), (512, 16), (10**30, 16), (None, 16), (2, 16), ("8", 16)]
+)
+def test_the_tokenizer_limits_the_length_of_pairs(stated, limit, tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": stated}))
+    stating = Tokenizer(tmp_path)
+    assert rank_pipeline(reranker(), stating).max_length == limit
+    assert rank_pipeline(reranker(), stating, batching=Batching(max_length=12)).max_length == 12
+    scores = [
+        rank(reranker(), each, QUERY, [LONG], batching=Batching(max_length=size))
+        for each, size in ((stating, None), (tokenizer, limit))
+    ]
+    assert scores[0] == scores[1]
+
+
 def test_thousands_of_documents_are_ranked_in_chunks_and_buckets(tokenizer, logits):
     documents = DOCUMENTS * 300
     ranked = rank(reranker(), tokenizer, QUERY, documents, top=None, batching=Batching(chunk=512))
@@ -154,5 +185,3 @@ def test_wrong_arguments_of_rank_are_named(tokenizer):
             plain(reranker(), tokenizer, *arguments)
     with pytest.raises(InputError, match="top is 0; it must be at least 1"):
         rank(reranker(), tokenizer, QUERY, DOCUMENTS, top=0)
-    with pytest.raises(InputError, match="document 0: .*"):
-        rank(reranker(), tokenizer, LONG, DOCUMENTS, windows=True)
