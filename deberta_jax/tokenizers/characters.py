@@ -1,7 +1,8 @@
 """Text as arrays of characters."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -35,6 +36,15 @@ def trim_spans(
 def is_single_symbol(token: str) -> bool:
     """Whether a token is one character of punctuation or white space, or one control character."""
     return len(token) == 1 and (token.isspace() or unicodedata.category(token)[0] in "PC")
+
+
+def text_list(name: str, value: object) -> list[Any]:
+    """One text or several as a list; raises InputError for what is neither, such as a number."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise InputError(f"{name}: {str(value)[:40]} ({type(value).__name__}); expected a string or a list of strings")
+    return list(value)
 
 
 def check_texts(texts: Sequence[object]) -> None:

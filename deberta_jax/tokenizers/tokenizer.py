@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 
 from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.batch import Batch, BatchOptions, EncodedText, Truncation, make_batch
-from deberta_jax.tokenizers.characters import check_texts
+from deberta_jax.tokenizers.characters import check_texts, text_list
 from deberta_jax.tokenizers.formats import read_vocabulary
 from deberta_jax.tokenizers.save import write_tokenizer
 from deberta_jax.tokenizers.segments import Encoded, Encoder, SegmentEncoder
@@ -200,8 +200,8 @@ class Tokenizer:
         a stream of texts compiles a bounded number of programs. `max_length` defaults to the longest bucket;
         `buckets=(128,)` pads every batch to 128. `split_special_tokens` is as for the class.
         """
-        firsts = [texts] if isinstance(texts, str) else list(texts)
-        seconds = [pairs] if isinstance(pairs, str) else list(pairs or [])
+        firsts = text_list("texts", texts)
+        seconds = [] if pairs is None else text_list("pairs", pairs)
         if pairs is not None and len(firsts) != len(seconds):
             raise InputError(f"{len(firsts)} texts and {len(seconds)} pairs; give one pair for each text")
         options = BatchOptions(

@@ -15,7 +15,7 @@ from toy_tokenizers import ANY_TEXT, TEXT
 
 import deberta_jax as dj
 from deberta_jax.errors import InputError
-from deberta_jax.tokenizers.characters import check_texts
+from deberta_jax.tokenizers.characters import check_texts, text_list
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,12 @@ def test_special_tokens_are_recognized_in_a_text_unless_it_is_not_trusted(tokeni
 def test_a_text_that_is_not_a_string_is_reported(texts, message):
     with pytest.raises(InputError, match=message):
         check_texts(texts)
+
+
+@pytest.mark.parametrize("value", [None, 3, b"a"])
+def test_what_is_no_list_of_texts_is_reported(value):
+    with pytest.raises(InputError, match=r"texts: (None|3) .*expected a string|text 0 is '97'"):
+        check_texts(text_list("texts", value))
 
 
 def test_an_id_outside_the_vocabulary_is_reported(tokenizer):
