@@ -107,11 +107,7 @@ class SentenceEncoder(Deberta):
 
     @in_precision
     def pool(
-        self,
-        states: Float[Array, "B T D"],
-        attention_mask: Mask = None,
-        *,
-        excluded: Int[ArrayLike, "B"] | None = None,
+        self, states: Float[Array, "B T D"], attention_mask: Mask = None, *, excluded: Int[ArrayLike, "B"] | None = None
     ) -> Float[Array, "B E"]:
         """The vector of each text from the states of the last layer, in float32 or wider.
 

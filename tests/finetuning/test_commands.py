@@ -172,6 +172,7 @@ def test_prediction_files_of_squad_are_scored_without_a_model(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--attention", "cudnn"], "'cudnn' runs on GPU, and the current device is a CPU; use 'auto'"),
         (["--columns.text", "reviw"], "no column 'reviw'; the columns are review, stars; did you mean 'review'?"),
         (["--columns.label", "review", "--columns.kind", "regression"], "is not a number"),
         (["--columns.kind", "entity_ranking"], "columns.kind is 'entity_ranking'; it must be one of single_label"),
@@ -179,7 +180,6 @@ def test_prediction_files_of_squad_are_scored_without_a_model(tmp_path, capsys):
         (["--class-weights", "great=2"], "no label 'great'; the labels are bad, good"),
         (["--optimizer.layer-decay", "2"], "optimizer.layer_decay is 2.0"),
         (["--folder", "/proc/nope"], "/proc/nope: "),
-        (["--attention", "cudnn"], "'cudnn' runs on GPU, and the current device is a CPU; use 'auto'"),
     ],
 )
 def test_invalid_options_are_one_line_and_leave_no_folder(prepared, tmp_path, capsys, more, message):
