@@ -134,18 +134,15 @@ class LibraryVocabulary:
         starts, ends = flat[:, 0], flat[:, 1]
         if self._bytes is not None:
             starts, ends = _split_bytes(self._bytes[np.minimum(ids, self.size)], starts, ends)
+        blank = self._blank[code_points(text)]
         # The space that the pre-tokenizer inserts before a text has the span of the first character.
-        inserted = (
-            (ids == self._space_id)
-            & (ends > starts)
-            & ~self._blank[code_points(text)][np.minimum(starts, len(text) - 1)]
-        )
+        inserted = (ids == self._space_id) & (ends > starts) & ~blank[np.minimum(starts, len(text) - 1)]
         ends = np.where(inserted, starts, ends)
         starts = np.maximum.accumulate(starts)
         starts[starts == starts[0]] = 0
         # A token of white space only stays empty.
         ends = np.where(inserted, ends, np.maximum(ends, np.append(starts[1:], np.int32(len(text)))))
-        return trim_spans(self._blank[code_points(text)], starts, np.maximum(ends, starts))
+        return trim_spans(blank, starts, np.maximum(ends, starts))
 
     @functools.cached_property
     def _blank(self) -> Bool[np.ndarray, "P"]:

@@ -80,11 +80,11 @@ def _splitter(added: Sequence[AddedToken]) -> tokenizers.Tokenizer:
         plain += "_"
     model = tokenizers.models.WordLevel({plain: 0}, unk_token=plain)
     splitter = tokenizers.Tokenizer(model)
-    splitter.add_tokens([library_token(token) for token in added])
+    splitter.add_tokens([_library_token(token) for token in added])
     return splitter
 
 
-def library_token(token: AddedToken) -> tokenizers.AddedToken:
+def _library_token(token: AddedToken) -> tokenizers.AddedToken:
     """The token as Hugging Face tokenizers have it."""
     flags = {name: getattr(token, name) for name in ("lstrip", "rstrip", "single_word", "normalized", "special")}
     return tokenizers.AddedToken(token.text, **flags)

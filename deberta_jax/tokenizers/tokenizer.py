@@ -16,7 +16,7 @@ from deberta_jax.tokenizers.batch import Batch, BatchOptions, EncodedText, Trunc
 from deberta_jax.tokenizers.characters import check_texts, text_list
 from deberta_jax.tokenizers.formats import read_vocabulary
 from deberta_jax.tokenizers.save import write_tokenizer
-from deberta_jax.tokenizers.segments import Encoded, Encoder, SegmentEncoder
+from deberta_jax.tokenizers.segments import Encoded, Encoder
 from deberta_jax.tokenizers.special_tokens import (
     NAMES,
     ROBERTA_NAMES,
@@ -104,9 +104,7 @@ class Tokenizer:
         splits = self.split_special_tokens if split_special_tokens is None else split_special_tokens
         if splits not in self._encoders:
             added = [token for token in self.added if not (splits and token.special)]
-            self._encoders[splits] = (
-                self.vocabulary.encoder(added) if added else SegmentEncoder(self.vocabulary.encode_with_offsets, ())
-            )
+            self._encoders[splits] = self.vocabulary.encoder(added)
         return self._encoders[splits]
 
     @classmethod
