@@ -115,7 +115,7 @@ def rank_pipeline(
 
 def _with_max_length(model: Model, tokenizer: Tokenizer, batching: Batching) -> Batching:
     """The batching with the maximum length of `tokenizer_config.json`, if none is given, as in CrossEncoder."""
-    limit = tokenizer._settings.get("model_max_length")
+    limit = tokenizer.settings.get("model_max_length")
     if batching.max_length is not None or not isinstance(limit, int | float) or not 3 < limit < _NO_LIMIT:
         return batching
     return dataclasses.replace(batching, max_length=min(int(limit), max_row_length(model, batching)))

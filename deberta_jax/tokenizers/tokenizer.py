@@ -33,18 +33,19 @@ class Tokenizer:
     """A vocabulary with its special and added tokens, read from a folder or from the vocabulary's file alone.
 
     `pad_id`, `cls_id`, `sep_id`, `unk_id` and `mask_id` are the ids of the special tokens, `special_ids` all five of
-    them. `vocab_size` is one more than the highest id, [MASK] and added tokens included. `sha256` is equal for
-    tokenizers that give the same ids. Special and added tokens are recognized in a text, as models were fine-tuned with
-    "A [SEP] B" in one text; with `split_special_tokens`, special tokens are read as plain text, which untrusted text
-    needs. Its default is that of the folder, which is False. Raises InputError for an invalid tokenizer, and for text
-    with a lone surrogate.
+    them. `settings` is the content of `tokenizer_config.json`. `vocab_size` is one more than the highest id, [MASK] and
+    added tokens included. `sha256` is equal for tokenizers that give the same ids.
+
+    Special and added tokens are recognized in a text, as models were fine-tuned with "A [SEP] B" in one text; with
+    `split_special_tokens`, special tokens are read as plain text, which untrusted text needs. Its default is that of the
+    folder, which is False. Raises InputError for an invalid tokenizer, and for text with a lone surrogate.
     """
 
     def __init__(self, path: str | Path, *, split_special_tokens: bool | None = None):
         self.path = Path(path)
         tokens = read_special_tokens(self.path if self.path.is_dir() else None)
         self.vocabulary = read_vocabulary(self.path, tokens.settings)
-        self._settings = tokens.settings
+        self.settings = tokens.settings
         splits = tokens.settings.get("split_special_tokens") if split_special_tokens is None else split_special_tokens
         self.split_special_tokens = bool(splits)
         added = self._added_with_ids(tokens)
@@ -61,7 +62,7 @@ class Tokenizer:
             token = added.pop(names[role], default)
             self._special[role] = dataclasses.replace(token, id=index, special=True)
         added |= self._further(tokens, {**added, **{token.text: token for token in self._special.values()}})
-        of_class = class_template(self._settings.get("tokenizer_class"), self.cls_id, self.sep_id)
+        of_class = class_template(self.settings.get("tokenizer_class"), self.cls_id, self.sep_id)
         self._template = self.vocabulary.template or of_class
         self._new_tokens: tuple[str, ...] = ()
         self._set_added([*added.values()])
@@ -259,7 +260,7 @@ class Tokenizer:
         Other settings of the original folder are kept. Each file is written atomically. Raises InputError if a file
         cannot be written.
         """
-        write_tokenizer(Path(folder), self.vocabulary, self._special, self.added, self._template, self._settings)
+        write_tokenizer(Path(folder), self.vocabulary, self._special, self.added, self._template, self.settings)
 
     def token(self, index: SupportsInt) -> str:
         """The token with this id, as the vocabulary spells it; raises InputError for an id outside the vocabulary."""
