@@ -37,8 +37,8 @@ class Tokenizer:
     added tokens included. `sha256` is equal for tokenizers that give the same ids.
 
     Special and added tokens are recognized in a text, as models were fine-tuned with "A [SEP] B" in one text; with
-    `split_special_tokens`, special tokens are read as plain text, which untrusted text needs. Its default is that of the
-    folder, which is False. Raises InputError for an invalid tokenizer, and for text with a lone surrogate.
+    `split_special_tokens`, special tokens are read as plain text, which untrusted text needs. Its default is that of
+    the folder, which is False. Raises InputError for an invalid tokenizer, and for text with a lone surrogate.
     """
 
     def __init__(self, path: str | Path, *, split_special_tokens: bool | None = None):
