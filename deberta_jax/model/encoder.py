@@ -147,6 +147,7 @@ class Encoder(Configured):
         attention_mask: Mask = None,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
+        order: Int[Array, "B T"] | None = None,
         pair_mask: Mask = None,
         bias: Float[Array, "..."] | None = None,
         start: int = 0,
@@ -164,7 +165,7 @@ class Encoder(Configured):
         """
         B, T, _ = x.shape
         token_mask = as_token_mask(attention_mask, segment_ids)
-        check_tokens((B, T), attention_mask=attention_mask, segment_ids=segment_ids)
+        check_tokens((B, T), attention_mask=attention_mask, segment_ids=segment_ids, order=order)
         pair_mask, bias = as_pairs(pair_mask, bias, (B, self.config.num_attention_heads, T, T))
         L = self.config.num_hidden_layers
         depth = L if depth is None else depth
@@ -172,19 +173,19 @@ class Encoder(Configured):
             raise ValueError(f"start is {start} and depth is {depth}, but the model has {L} layers")
         relative = self.relative_positions(x.shape[1], x.dtype)
         # With a pair mask, the attention mask only zeroes embeddings and convolution, as in the original.
-        visible = token_segments(token_mask if pair_mask is None else None, segment_ids), pair_mask
+        visible = token_segments(token_mask if pair_mask is None else None, segment_ids), order, pair_mask
         convolution_key, layers_key = split_key(key, 2)
         layer_keys = None if layers_key is None else jax.random.split(layers_key, depth - start)
         convolution = self.convolution
         convolved = None
         if convolution is not None and start == 0:
-            convolved = convolution(x, token_mask, segment_ids, key=convolution_key)
+            convolved = convolution(x, token_mask, segment_ids, order, key=convolution_key)
 
         def step(x: Array, scanned: tuple) -> tuple[Array, tuple]:
             layer, number, key = scanned
             # The barrier keeps JAX from computing the mask of all pairs before the scan and storing it.
-            segments, pairs = jax.lax.optimization_barrier((visible, number))[0]
-            inputs = AttentionInputs(relative, segments, pairs, bias=bias)
+            segments, ordered, pairs = jax.lax.optimization_barrier((visible, number))[0]
+            inputs = AttentionInputs(relative, segments, pairs, bias=bias, order=ordered)
             y, attentions = layer(x, inputs, with_probabilities=output_attentions, key=key)
             if convolution is not None and convolved is not None:
                 y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, token_mask), lambda y: y, y)
