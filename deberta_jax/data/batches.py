@@ -1,6 +1,6 @@
-"""Batches of masked sequences by index: batch k depends only on the seed and k, not on the host or the first batch."""
+"""Batches of training rows by index: batch k depends only on the seed and k, not on the host or the first batch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +17,11 @@ from deberta_jax.data.packing import PackedSequence
 from deberta_jax.data.shards import from_record
 from deberta_jax.errors import InputError
 
-# int32 `input_ids`, `segment_ids` and `position_ids` [B, T], `masked_positions` and `labels` [B, M]; float32
-# `label_weights` [B, M], 0 for an unused slot.
+# The arrays that an objective reads, such as int32 `input_ids`, `segment_ids` and `position_ids` [B, T],
+# `masked_positions` and `labels` [B, M], and float32 `label_weights` [B, M], 0 for an unused slot.
 ArrayBatch = Mapping[str, np.ndarray]
+# A row of a batch from a packed sequence, such as `MaskSequence`.
+MakeRow = Callable[[PackedSequence, np.random.Generator], dict[str, np.ndarray]]
 
 # Held-out text has the same masks in every run.
 _HELD_OUT_SEED = 20_060
@@ -30,14 +32,14 @@ _ENDLESS = 1 << 52
 class TrainingBatches(Iterator[ArrayBatch]):
     """The batches `start`, `start` + 1, ... of a folder of shards, without end; of each, the share of this host.
 
-    Sequences are shuffled in every epoch and masked independently in every visit. Threads of this process make the
-    batches, or `workers` processes. Close it, or use it as a context manager.
+    Sequences are shuffled in every epoch, and `rows` makes each into a row, independently in every visit. Threads of
+    this process make the batches, or `workers` processes. Close it, or use it as a context manager.
     """
 
     def __init__(
         self,
         folder: Path,
-        mask: "MaskSequence",
+        rows: "MakeRow | TwoKinds",
         *,
         batch_size: int,
         seed: int,
@@ -48,7 +50,11 @@ class TrainingBatches(Iterator[ArrayBatch]):
     ):
         sequences = _sequences(folder, vocabulary_sha256).seed(seed).shuffle()
         sequences = sequences.repeat(_ENDLESS // len(sequences))
-        shares = sequences.random_map(mask).batch(share.size(batch_size))
+        if isinstance(rows, TwoKinds):
+            numbered = sequences.map_with_index(Number(batch_size))
+            shares = numbered.random_map(rows).batch(share.size(batch_size), batch_fn=stack_each)
+        else:
+            shares = sequences.random_map(rows).batch(share.size(batch_size))
         host_batches = shares[share.index + start * share.count :: share.count]
         if workers:
             _parse_flags()
@@ -83,7 +89,7 @@ class TrainingBatches(Iterator[ArrayBatch]):
 
 
 class HeldOutBatches:
-    """Every sequence of a folder of shards once, in order, with the same masks in every run; see `held_out_batches`."""
+    """Every sequence of a folder of shards once, in order, the same rows in every run; see `held_out_batches`."""
 
     def __init__(self, sequences: grain.MapDataset, batch_size: int, share: BatchShare):
         self._sequences = sequences
@@ -110,7 +116,7 @@ class HeldOutBatches:
 
 def held_out_batches(
     folder: Path,
-    mask: "MaskSequence",
+    make_row: MakeRow,
     *,
     batch_size: int,
     share: BatchShare = WHOLE_BATCH,
@@ -119,13 +125,13 @@ def held_out_batches(
 ) -> HeldOutBatches:
     """Batches for evaluation, made when they are read: every sequence once, or the first `limit` batches.
 
-    The masks depend only on the index of the sequence and on `mask`. The last batch is filled with padding: segment
+    The rows depend only on the index of the sequence and on `make_row`. The last batch is filled with padding: segment
     0 and weight 0.
     """
     sequences = _sequences(folder, vocabulary_sha256)
     if limit is not None:
         sequences = sequences[: limit * batch_size]
-    return HeldOutBatches(sequences.seed(_HELD_OUT_SEED).random_map(mask), batch_size, share)
+    return HeldOutBatches(sequences.seed(_HELD_OUT_SEED).random_map(make_row), batch_size, share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +140,8 @@ class MaskSequence:
 
     vocabulary: MaskingVocabulary
     masking: Masking
+    weight: float = 1.0
+    """The weight of a masked token."""
 
     def __call__(self, sequence: PackedSequence, rng: np.random.Generator) -> dict[str, np.ndarray]:
         input_ids, positions, labels, weights = mask_tokens(*sequence, rng, self.vocabulary, self.masking)
@@ -143,8 +151,70 @@ class MaskSequence:
             "position_ids": sequence.position_ids,
             "masked_positions": positions,
             "labels": labels,
-            "label_weights": weights,
+            "label_weights": weights * np.float32(self.weight),
         }
+
+
+@dataclass(frozen=True)
+class Number:
+    """Adds to each sequence the number of its row in the batch."""
+
+    batch_size: int
+
+    def __call__(self, index: int, sequence: PackedSequence) -> tuple[int, PackedSequence]:
+        return index % self.batch_size, sequence
+
+
+@dataclass(frozen=True)
+class TwoKinds:
+    """Makes batches of two kinds of rows: `part` of every `whole` rows are of the first kind, evenly spread.
+
+    The arrays of the kinds have different numbers of rows, and the prefixes of `names`.
+    """
+
+    names: tuple[str, str]
+    kinds: tuple[MakeRow, MakeRow]
+    part: int
+    whole: int
+
+    def __call__(self, numbered: tuple[int, PackedSequence], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        number, sequence = numbered
+        kind = int((number + 1) * self.part // self.whole == number * self.part // self.whole)
+        return {self.names[kind] + name: value for name, value in self.kinds[kind](sequence, rng).items()}
+
+
+@dataclass(frozen=True)
+class BothKinds:
+    """Makes a row of each kind from every sequence, for evaluation."""
+
+    names: tuple[str, str]
+    kinds: tuple[MakeRow, MakeRow]
+
+    def __call__(self, sequence: PackedSequence, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        pairs = zip(self.names, self.kinds, strict=True)
+        return {prefix + name: value for prefix, kind in pairs for name, value in kind(sequence, rng).items()}
+
+
+def stack_each(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One array for each name, of the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.stack([row[name] for row in rows if name in row]) for name in names}
+
+
+def batch_shapes(rows: MakeRow | TwoKinds, length: int, batch_size: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """The shape and the dtype of each array of a batch, for sequences of `length` tokens."""
+    sequence = PackedSequence(np.zeros(length, np.int32), np.ones(length, np.int32))
+    parts: list[tuple[str, MakeRow, int]] = []
+    if isinstance(rows, TwoKinds):
+        first = batch_size * rows.part // rows.whole
+        parts += zip(rows.names, rows.kinds, (first, batch_size - first), strict=True)
+    else:
+        parts.append(("", rows, batch_size))
+    return {
+        prefix + name: ((number, *value.shape), value.dtype)
+        for prefix, make_row, number in parts
+        for name, value in make_row(sequence, np.random.default_rng(0)).items()
+    }
 
 
 class _Records:

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat, Sharing
+from deberta_jax.data.language_modeling import Directions
 from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.presets import PRESETS
 from deberta_jax.training.config import ProcessesConfig, TrainingConfig
 
-ObjectiveName = Literal["mlm", "rtd"]
+ObjectiveName = Literal["mlm", "rtd", "clm", "mt"]
 # The value of `generator` for a randomly initialized one.
 FRESH = "fresh"
 # Vocabulary sizes are rounded up to a multiple of this, so that the embedding table can be sharded and tiled.
@@ -81,6 +82,34 @@ class RtdConfig:
 
 
 @dataclass(frozen=True)
+class MixedConfig:
+    """Masked and auto-regressive sequences in one batch, by default with the shares of UniLM (Dong et al. 2019)."""
+
+    masked_share: float = 1 / 3
+    """Share of the sequences that are masked; the others are auto-regressive."""
+    directions: Directions = field(default_factory=lambda: Directions(1 / 4, 1 / 4, 1 / 2))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.masked_share < 1:
+            raise InputError(
+                f"mt.masked_share is {self.masked_share}; it must be between 0 and 1 (objective mlm is 1, clm is 0)"
+            )
+
+    def masked_rows(self, batch_size: int, unit: int) -> int:
+        """The number of masked rows of a batch, a multiple of `unit` as the number of the others.
+
+        Raises InputError if the batch is too small for both.
+        """
+        if batch_size < 2 * unit:
+            raise InputError(
+                f"batch_size is {batch_size}; objective mt needs at least {2 * unit}, masked and auto-regressive "
+                "sequences for each device and micro-batch"
+            )
+        number = unit * round(self.masked_share * batch_size / unit)
+        return min(max(number, unit), batch_size - unit)
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """Pretrain a DeBERTa model on text files and export it as a Hugging Face model folder."""
 
@@ -89,7 +118,10 @@ class PretrainConfig:
     num_hidden_groups: int | None = None
     """Groups of layers that share their parameters, as in ALBERT: 1 for all layers; by default no sharing."""
     objective: ObjectiveName = "mlm"
-    """mlm: masked language modeling (v1, v2); rtd: replaced-token detection with a generator half as deep (v3)."""
+    """mlm: masked language modeling (v1, v2); rtd: replaced-token detection with a generator half as deep (v3); clm:
+    language modeling from left to right; mt: mlm and clm together."""
+    absolute_positions: Literal["decoder", "input", "none"] = "decoder"
+    """Where absolute positions enter: in the enhanced mask decoder, at the input as in BERT, or nowhere."""
     folder: Path = Path("runs/pretrain")
     """Run folder: checkpoints, metrics, plots, exported models. Run the same command again to resume."""
     tokenizer: Path | None = None
@@ -111,6 +143,7 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
     rtd: RtdConfig = field(default_factory=RtdConfig)
+    mt: MixedConfig = field(default_factory=MixedConfig)
     processes: ProcessesConfig = field(default_factory=ProcessesConfig)
     recipe: tyro.conf.Suppress[str] = ""
     """Name of the recipe that the defaults come from."""
@@ -123,10 +156,17 @@ class PretrainConfig:
             raise InputError(f"data.length is {self.data.length}, but {self.model} has only {limit} positions")
         if self.num_hidden_groups is not None:
             dataclasses.replace(PRESETS[self.model], num_hidden_groups=self.num_hidden_groups)
-        if self.generator and self.objective == "mlm":
-            raise InputError("generator is an option of objective rtd; for mlm use init-from")
-        if self.rtd != RtdConfig() and self.objective == "mlm":
-            raise InputError("rtd options are set, but the objective is mlm; add --objective rtd")
+        if self.generator and self.objective != "rtd":
+            raise InputError(f"generator is an option of objective rtd; for {self.objective} use init-from")
+        if self.rtd != RtdConfig() and self.objective != "rtd":
+            raise InputError(f"rtd options are set, but the objective is {self.objective}; add --objective rtd")
+        if self.mt != MixedConfig() and self.objective != "mt":
+            raise InputError(f"mt options are set, but the objective is {self.objective}; add --objective mt")
+        if self.absolute_positions != "decoder" and self.objective == "rtd":
+            raise InputError(
+                f"absolute_positions is {self.absolute_positions}, but a generator of objective rtd has them in its "
+                "decoder; omit the option"
+            )
         if self.generator == FRESH and not self.init_from:
             raise InputError(
                 "generator fresh needs init-from, the discriminator; omit both to initialize both models randomly"
@@ -135,11 +175,13 @@ class PretrainConfig:
     def settings(self) -> dict[str, Any]:
         """The settings that define the run, as JSON; a resumed run must have the same."""
         settings = dataclasses.asdict(self)
-        for name in ("folder", "processes", "recipe", *(("rtd", "generator") if self.objective == "mlm" else ())):
+        unused = [name for name in ("rtd", "mt") if name != self.objective]
+        unused += ["generator"] * (self.objective != "rtd")
+        # Runs of earlier versions do not have these settings.
+        later = {"num_hidden_groups": None, "absolute_positions": "decoder"}
+        unused += [name for name, default in later.items() if settings[name] == default]
+        for name in ("folder", "processes", "recipe", *unused):
             del settings[name]
-        # Runs of earlier versions do not have this setting.
-        if self.num_hidden_groups is None:
-            del settings["num_hidden_groups"]
         return _as_json(settings)
 
     def model_config(self, vocab_size: int) -> DebertaConfig:
@@ -147,7 +189,11 @@ class PretrainConfig:
 
         The preset's own table size is kept if it is at most 1% larger.
         """
-        preset = dataclasses.replace(PRESETS[self.model], num_hidden_groups=self.num_hidden_groups)
+        preset = dataclasses.replace(
+            PRESETS[self.model],
+            num_hidden_groups=self.num_hidden_groups,
+            position_biased_input=self.absolute_positions == "input",
+        )
         if 0 <= preset.vocab_size - vocab_size < max(_VOCAB_MULTIPLE, preset.vocab_size // 100):
             return preset
         return dataclasses.replace(preset, vocab_size=-(-vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE)
@@ -155,7 +201,7 @@ class PretrainConfig:
     def evaluation_masking(self) -> Masking:
         """Masking of held-out text; a discriminator is evaluated on whole sequences (docs/pretraining.md, Masking)."""
         masking = self.data.masking
-        return masking if self.objective == "mlm" else dataclasses.replace(masking, mode="uniform")
+        return masking if self.objective != "rtd" else dataclasses.replace(masking, mode="uniform")
 
 
 def generator_config(discriminator: DebertaConfig) -> DebertaConfig:

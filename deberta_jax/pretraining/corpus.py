@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from deberta_jax.data.batches import HeldOutBatches, MaskSequence, TrainingBatches, held_out_batches
+from deberta_jax.data.batches import HeldOutBatches, MakeRow, TrainingBatches, TwoKinds, held_out_batches
 from deberta_jax.data.documentation import write_documentation
 from deberta_jax.data.manifest import read_manifest
-from deberta_jax.data.masking import Masking, MaskingVocabulary
+from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.data.prepare import prepare
 from deberta_jax.data.sources import documents, find_files
 from deberta_jax.data.split import split_held_out
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import tokenizer_folder
-from deberta_jax.pretraining.config import DataConfig
+from deberta_jax.pretraining.config import DataConfig, PretrainConfig
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -125,13 +125,13 @@ def prepare_shards(
 
 
 def training_batches(
-    shards: Path, tokenizer: Tokenizer, data: DataConfig, batch_size: int, seed: int, mesh: Mesh
+    shards: Path, tokenizer: Tokenizer, rows: MakeRow | TwoKinds, config: PretrainConfig, mesh: Mesh
 ) -> Callable[[int], TrainingBatches]:
-    """A function `start -> batches start, start + 1, ...` of masked sequences, with this process's rows."""
-    mask = MaskSequence(_vocabulary(tokenizer), data.masking)
+    """A function `start -> batches start, start + 1, ...`, with this process's rows."""
+    data, batch_size, seed = config.data, config.training.batch_size, config.training.seed
     return lambda start: TrainingBatches(
         shards,
-        mask,
+        rows,
         batch_size=batch_size,
         seed=seed,
         start=start,
@@ -142,15 +142,15 @@ def training_batches(
 
 
 def evaluation_batches(
-    shards: Path, tokenizer: Tokenizer, masking: Masking, batch_size: int, limit: int, mesh: Mesh
+    shards: Path, tokenizer: Tokenizer, make_row: MakeRow, config: PretrainConfig, mesh: Mesh
 ) -> HeldOutBatches:
-    """At most `limit` batches of held-out sequences, always with the same masks, with this process's rows."""
+    """Held-out sequences, the same rows in every run, with this process's rows."""
     return held_out_batches(
         shards,
-        MaskSequence(_vocabulary(tokenizer), masking),
-        batch_size=batch_size,
+        make_row,
+        batch_size=config.training.batch_size,
         share=batch_share(mesh),
-        limit=limit,
+        limit=config.data.evaluate_batches,
         vocabulary_sha256=tokenizer.sha256,
     )
 
@@ -161,7 +161,7 @@ def example_documents(text: TextFiles) -> list[str]:
     return list(itertools.islice(documents(files), _EXAMPLE_DOCUMENTS)) if files else []
 
 
-def _vocabulary(tokenizer: Tokenizer) -> MaskingVocabulary:
+def masking_vocabulary(tokenizer: Tokenizer) -> MaskingVocabulary:
     return MaskingVocabulary(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts())
 
 

@@ -10,7 +10,7 @@ from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.pretraining.config import RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles, find_initial_model, load_file
-from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results
+from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results, masked_rows
 from deberta_jax.pretraining.objectives import masked_lm_objective
 from deberta_jax.pretraining.summary import accuracy_line, fill_sentences, filled_lines
 from deberta_jax.tokenizers.special_tokens import MASK
@@ -24,17 +24,20 @@ MODEL = "model"
 _CURVES = {"loss": "loss (nats per masked token)", "accuracy": "masked-token accuracy"}
 
 
-def _build(options: ModelOptions) -> Build:
-    return lambda key: MaskedLM(options.config, key=key, **options.arguments)
+def build(options: ModelOptions) -> Build:
+    """A function of a key that returns a language model."""
+    decoder = options.enhanced_mask_decoder
+    return lambda key: MaskedLM(options.config, enhanced_mask_decoder=decoder, key=key, **options.arguments)
 
 
 def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
-    return one_objective(training, _build(options), masked_lm_objective, curves=_CURVES)
+    return one_objective(training, build(options), masked_lm_objective, curves=_CURVES)
 
 
-def _load_files(files: InitialFiles, options: ModelOptions, _: RtdConfig, key: PRNGKeyArray, mesh: Mesh) -> Any:
+def load_files(files: InitialFiles, options: ModelOptions, _: RtdConfig, key: PRNGKeyArray, mesh: Mesh) -> Any:
+    """The language model of a file."""
     assert files.model is not None
-    return load_file(_build(options), options.config, files.model, key, mesh)
+    return load_file(build(options), options.config, files.model, key, mesh)
 
 
 def _report(results: Results) -> list[str]:
@@ -45,8 +48,9 @@ def _report(results: Results) -> list[str]:
 
 
 MASKED_LM = ObjectiveSpec(
+    rows=masked_rows,
     find_files=lambda init_from, _: find_initial_model(init_from),
-    load_files=_load_files,
+    load_files=load_files,
     method=_method,
     models=lambda model: {MODEL: model},
     report=_report,

@@ -1,4 +1,4 @@
-"""What defines a pretraining objective, as one value in one file: `mlm.py` and `rtd.py`."""
+"""What defines a pretraining objective, as one value in one file, such as `mlm.py` and `rtd.py`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +8,10 @@ from jax.sharding import Mesh
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
+from deberta_jax.data.batches import MakeRow, MaskSequence, TwoKinds
+from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.model import module
-from deberta_jax.pretraining.config import RtdConfig
+from deberta_jax.pretraining.config import PretrainConfig, RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles
 from deberta_jax.pretraining.summary import MaskedSentence
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -25,10 +27,11 @@ class ModelOptions(NamedTuple):
     remat: Remat = "none"
     precision: Precision = "float32"
     attention: AttentionName = "auto"
+    enhanced_mask_decoder: bool = True
 
     @property
     def arguments(self) -> module.ModelOptions:
-        """The arguments of a model's constructor beside its config."""
+        """The arguments of every model's constructor beside its config."""
         return {"dtype": self.dtype, "remat": self.remat, "precision": self.precision, "attention": self.attention}
 
 
@@ -46,17 +49,35 @@ class Results(NamedTuple):
     sentences: Sequence[MaskedSentence]
 
 
+class Rows(NamedTuple):
+    """How sequences become rows of batches to train on, and of held-out batches."""
+
+    training: MakeRow | TwoKinds
+    held_out: MakeRow
+
+
 class ObjectiveSpec(NamedTuple):
     """A pretraining objective.
 
+    `rows(config, unit, vocabulary)` makes the rows of batches from sequences; the number of rows of each kind must be a
+    multiple of `unit`. `masked_prefix` begins the names of the arrays of held-out batches with masked tokens, or with
+    the tokens that are predicted.
     `find_files(init_from, generator)` reads the files to initialize from; `load_files` loads them as the model of step
     0, sharded over the mesh. `method` trains the model. `models` gives the trained models to export, by folder name.
     `report` gives the lines to print at the end, and `next_command` the command to try first, from the run folder.
     """
 
+    rows: Callable[[PretrainConfig, int, MaskingVocabulary], Rows]
     find_files: Callable[[str | None, str | None], InitialFiles]
     load_files: Callable[[InitialFiles, ModelOptions, RtdConfig, PRNGKeyArray, Mesh], Any]
     method: Callable[[ModelOptions, TrainingConfig, RtdConfig], TrainingMethod]
     models: Callable[[Any], dict[str, Any]]
     report: Callable[[Results], list[str]]
     next_command: Callable[[Path], str]
+    masked_prefix: str = ""
+
+
+def masked_rows(config: PretrainConfig, unit: int, vocabulary: MaskingVocabulary) -> Rows:
+    """Rows with masked tokens."""
+    training, held_out = (MaskSequence(vocabulary, x) for x in (config.data.masking, config.evaluation_masking()))
+    return Rows(training, held_out)

@@ -1,12 +1,16 @@
-"""Objectives of pretraining: masked language modeling."""
+"""Objectives of pretraining: masked and auto-regressive language modeling."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deberta_jax.training.losses import cross_entropy
 from deberta_jax.training.objective import ArrayBatch, Sums
+
+# Positions of a sequence whose logits are in memory together.
+CHUNK = 128
 
 
 def masked_lm_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
@@ -40,3 +44,42 @@ def masked_sums(logits: Float[Array, "B M V"], batch: ArrayBatch) -> Sums:
         tokens=jnp.sum(batch["segment_ids"] > 0),
         metrics={"accuracy": jnp.sum(jnp.where(correct, weights, 0))},
     )
+
+
+def causal_lm_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+    """Cross entropy and accuracy of a `MaskedLM` that predicts the next token (He et al. 2021, appendix A.4).
+
+    The batch has `input_ids`, `segment_ids`, `position_ids`, `order`, `labels` and `label_weights` [B, T]: each
+    position predicts its label and attends to the tokens that `order` lets it see. Dropout is applied if `key` is
+    given. Returns the sums of the losses, of the weights, of the tokens, and of "accuracy". The logits [B, T, V] exist
+    for `CHUNK` positions at a time.
+    """
+    inputs = {name: batch[name] for name in ("segment_ids", "position_ids", "order")}
+    states = model.states(batch["input_ids"], **inputs, key=key)
+    sums = predicted_sums(model, states, batch["labels"], batch["label_weights"])
+    return sums._replace(tokens=jnp.sum(batch["segment_ids"] > 0))
+
+
+def predicted_sums(
+    model: Any, states: Float[Array, "B T D"], labels: Int[Array, "B T"], weights: Float[Array, "B T"]
+) -> Sums:
+    """Cross entropy and accuracy of the labels that the states predict."""
+    T = states.shape[1]
+    chunks = -(-T // CHUNK)
+    size = -(-T // chunks)
+
+    def chunked(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, chunks * size - T), *[(0, 0)] * (x.ndim - 2)))
+        return jnp.moveaxis(x.reshape(x.shape[0], chunks, size, *x.shape[2:]), 1, 0)
+
+    @jax.checkpoint
+    def add(total: tuple[Array, Array], chunk: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        states, labels, weights = chunk
+        logits = model.head(states, model.deberta.embeddings.word.embedding[...])
+        correct = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
+        loss = jnp.sum(weights * cross_entropy(logits, labels))
+        return (total[0] + loss, total[1] + jnp.sum(jnp.where(correct, weights, 0))), None
+
+    zero = jnp.zeros((), jnp.float32)
+    (loss, correct), _ = jax.lax.scan(add, (zero, zero), tuple(map(chunked, (states, labels, weights))))
+    return Sums(loss, jnp.sum(weights), jnp.asarray(weights.size), {"accuracy": correct})

@@ -19,7 +19,7 @@ from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.config import RtdConfig, generator_config
 from deberta_jax.pretraining.initial import InitialFiles, find_initial_pair, load_file
-from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results
+from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results, masked_rows
 from deberta_jax.pretraining.replaced_token_evaluation import prior_loss
 from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
 from deberta_jax.pretraining.summary import accuracy_line, fill_sentences, filled_lines
@@ -128,6 +128,7 @@ def _detected_lines(folder: Path, tokenizer: Tokenizer, texts: Sequence[str]) ->
 
 
 REPLACED_TOKEN_DETECTION = ObjectiveSpec(
+    rows=masked_rows,
     find_files=find_initial_pair,
     load_files=_load_files,
     method=_method,

@@ -6,20 +6,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from deberta_jax.config import DebertaConfig
+from deberta_jax.data.batches import batch_shapes
 from deberta_jax.data.manifest import read_manifest
+from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.files import lock_folder
 from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.presets import PRESETS
+from deberta_jax.pretraining.clm import CAUSAL_LM
 from deberta_jax.pretraining.config import PretrainConfig
 from deberta_jax.pretraining.corpus import (
     check_text_files,
     evaluation_batches,
     example_documents,
     find_tokenizer,
+    masking_vocabulary,
     prepare_shards,
     prepare_text,
     train_run_tokenizer,
@@ -27,7 +32,8 @@ from deberta_jax.pretraining.corpus import (
 )
 from deberta_jax.pretraining.initial import initial_config
 from deberta_jax.pretraining.mlm import MASKED_LM
-from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results
+from deberta_jax.pretraining.mt import MIXED_LM
+from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results, Rows
 from deberta_jax.pretraining.recipes import Selection, recipe
 from deberta_jax.pretraining.rtd import REPLACED_TOKEN_DETECTION
 from deberta_jax.pretraining.summary import (
@@ -38,7 +44,7 @@ from deberta_jax.pretraining.summary import (
     published_lines,
     size_lines,
 )
-from deberta_jax.sharding import make_mesh
+from deberta_jax.sharding import batch_parts, make_mesh
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.loop import held_out_evaluation, train
@@ -48,7 +54,12 @@ from deberta_jax.training.sizes import Sizes, sizes
 from deberta_jax.training.state import abstract_state, model_key
 from deberta_jax.training.step import check_batch_size
 
-OBJECTIVES: dict[str, ObjectiveSpec] = {"mlm": MASKED_LM, "rtd": REPLACED_TOKEN_DETECTION}
+OBJECTIVES: dict[str, ObjectiveSpec] = {
+    "mlm": MASKED_LM,
+    "rtd": REPLACED_TOKEN_DETECTION,
+    "clm": CAUSAL_LM,
+    "mt": MIXED_LM,
+}
 _EXAMPLES = 5
 
 
@@ -82,9 +93,8 @@ def pretrain(config: PretrainConfig) -> None:
         method = objective.method(options, training, config.rtd)
         size = _measure(config, options, mesh)
         print_once(f"{config.model}: {size}")
-        held_out = evaluation_batches(
-            shards.held_out, tokenizer, config.evaluation_masking(), training.batch_size, data.evaluate_batches, mesh
-        )
+        rows = _rows(config, masking_vocabulary(tokenizer), mesh)
+        held_out = evaluation_batches(shards.held_out, tokenizer, rows.held_out, config, mesh)
 
         def load_files() -> Any:
             return objective.load_files(files, options, config.rtd, model_key(training.seed), mesh)
@@ -94,7 +104,7 @@ def pretrain(config: PretrainConfig) -> None:
             folder,
             settings,
             method,
-            batches=training_batches(shards.training, tokenizer, data, training.batch_size, training.seed, mesh),
+            batches=training_batches(shards.training, tokenizer, rows.training, config, mesh),
             evaluate=held_out_evaluation(method, mesh, lambda: held_out),
             initial_model=load_files if any(files) else None,
             flops_per_step=size.step_flops,
@@ -105,7 +115,8 @@ def pretrain(config: PretrainConfig) -> None:
         if jax.process_index() == 0:
             exported = export_models(folder, objective.models(model), tokenizer)
             sentences = masked_sentences(example_documents(text), tokenizer, _EXAMPLES)
-            lines = objective.report(Results(folder, metrics, majority_accuracy(held_out), tokenizer, sentences))
+            baseline = majority_accuracy(held_out, objective.masked_prefix)
+            lines = objective.report(Results(folder, metrics, baseline, tokenizer, sentences))
             if warning := method.warning(training.steps, metrics):
                 lines.append(f"warning: {warning}")
             lines += [file_line(folder, exported), f"next: {objective.next_command(folder)}"]
@@ -143,7 +154,13 @@ def _check(config: PretrainConfig) -> None:
 
 
 def _options(config: PretrainConfig, model: DebertaConfig) -> ModelOptions:
-    return ModelOptions(model, jnp.dtype(config.dtype), config.remat, config.precision, config.attention)
+    options = jnp.dtype(config.dtype), config.remat, config.precision, config.attention
+    return ModelOptions(model, *options, enhanced_mask_decoder=config.absolute_positions == "decoder")
+
+
+def _rows(config: PretrainConfig, vocabulary: MaskingVocabulary, mesh: Mesh) -> Rows:
+    unit = batch_parts(mesh) * config.training.accumulate
+    return OBJECTIVES[config.objective].rows(config, unit, vocabulary)
 
 
 def _training_mesh(training: TrainingConfig) -> Mesh:
@@ -155,12 +172,11 @@ def _training_mesh(training: TrainingConfig) -> Mesh:
 
 def _measure(config: PretrainConfig, options: ModelOptions, mesh: Mesh) -> Sizes:
     """The sizes of a run, computed from shapes and shardings without allocating."""
-    data, batch_size = config.data, config.training.batch_size
-    slots = data.masking.slots(data.length)
-    widths = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), data.length)
-    widths |= dict.fromkeys(("masked_positions", "labels"), slots)
-    batch = {name: jax.ShapeDtypeStruct((batch_size, width), jnp.int32) for name, width in widths.items()}
-    batch["label_weights"] = jax.ShapeDtypeStruct((batch_size, slots), jnp.float32)
+    # Rows of any vocabulary have the same shapes.
+    vocabulary = MaskingVocabulary(0, 2, (), np.ones(2, bool))
+    rows = _rows(config, vocabulary, mesh).training
+    shapes = batch_shapes(rows, config.data.length, config.training.batch_size)
+    batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     # Sizes do not depend on the number of steps, but the schedule needs enough for its warm-up. A program with kernels
     # does not say over how many tiles they loop: FLOPs are those of the same work in XLA.
     training = dataclasses.replace(config.training, steps=max(config.training.steps, 10**6))

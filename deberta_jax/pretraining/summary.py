@@ -54,16 +54,16 @@ def file_line(folder: Path, exported: Sequence[Path]) -> str:
     return f"model: {models}; curves: {folder / 'loss.png'}; metrics: {folder / 'metrics.jsonl'}"
 
 
-def majority_accuracy(batches: Iterable[Mapping[str, np.ndarray]]) -> float:
-    """The accuracy of predicting the most frequent label at every masked position."""
-    labels = np.concatenate([batch["labels"][batch["label_weights"] > 0] for batch in batches])
+def majority_accuracy(batches: Iterable[Mapping[str, np.ndarray]], prefix: str = "") -> float:
+    """The accuracy of predicting the most frequent label at every predicted position."""
+    labels = np.concatenate([batch[f"{prefix}labels"][batch[f"{prefix}label_weights"] > 0] for batch in batches])
     return float(np.bincount(labels).max() / len(labels))
 
 
-def accuracy_line(name: str, metrics: Mapping[str, float], baseline: float) -> str:
-    """Held-out accuracy, loss and perplexity of a masked language model; `baseline` is the majority accuracy."""
+def accuracy_line(name: str, metrics: Mapping[str, float], baseline: float, tokens: str = "masked") -> str:
+    """Held-out accuracy, loss and perplexity of a language model; `baseline` is the majority accuracy."""
     return (
-        f"held-out {name}: accuracy {metrics['accuracy']:.1%} at masked tokens (majority-class baseline "
+        f"held-out {name}: accuracy {metrics['accuracy']:.1%} at {tokens} tokens (majority-class baseline "
         f"{baseline:.1%}), loss {metrics['loss']:.3f}, perplexity {metrics['perplexity']:.1f}"
     )
 

@@ -1,0 +1,55 @@
+"""Language modeling from left to right (`--objective clm`): each state predicts the next token (appendix A.4)."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from deberta_jax.data.language_modeling import Directions, OrderSequence
+from deberta_jax.data.masking import MaskingVocabulary
+from deberta_jax.model.surgery import with_config
+from deberta_jax.pretraining.config import PretrainConfig, RtdConfig
+from deberta_jax.pretraining.initial import find_initial_model
+from deberta_jax.pretraining.mlm import MODEL, build, load_files
+from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results, Rows
+from deberta_jax.pretraining.objectives import causal_lm_objective
+from deberta_jax.pretraining.summary import accuracy_line
+from deberta_jax.training.config import TrainingConfig
+from deberta_jax.training.method import TrainingMethod, one_objective
+
+# The key of `config.json` that tells what a language model was trained for.
+TRAINED_FOR = "pretraining_objective"
+_CURVES = {"loss": "loss (nats per token)", "accuracy": "next-token accuracy"}
+
+
+def _rows(config: PretrainConfig, unit: int, vocabulary: MaskingVocabulary) -> Rows:
+    row = OrderSequence(Directions())
+    return Rows(row, row)
+
+
+def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
+    return one_objective(training, build(options), causal_lm_objective, curves=_CURVES)
+
+
+def trained_for(model: Any, objective: str) -> dict[str, Any]:
+    """The model to export, with its objective in the config."""
+    return {MODEL: with_config(model, extra={**model.config.extra, TRAINED_FOR: objective})}
+
+
+def _report(results: Results) -> list[str]:
+    return [accuracy_line("language model", results.metrics, results.majority_accuracy, "predicted")]
+
+
+def next_command(folder: Path) -> str:
+    """The command that generates text with the model of a run."""
+    return f'deberta-jax predict {shlex.quote(str(folder / MODEL))} --task generate --text "This is"'
+
+
+CAUSAL_LM = ObjectiveSpec(
+    rows=_rows,
+    find_files=lambda init_from, _: find_initial_model(init_from),
+    load_files=load_files,
+    method=_method,
+    models=lambda model: trained_for(model, "clm"),
+    report=_report,
+    next_command=next_command,
+)
