@@ -37,13 +37,14 @@ _TITLE = re.compile(r"^ = [^=].*[^=] = $")
 
 def main(data: Path, folder: Path, model: str = "tiny", steps: int = 600, seeds: int = 3) -> None:
     texts = write_articles(data, make_folder(folder))
+    runs = [(name, seed) for seed in range(seeds) for name in VARIANTS]
+    folders = {run: folder / f"{re.sub('[^a-z]+', '-', run[0].lower())}-{run[1]}" for run in runs}
+    for (name, seed), run in folders.items():
+        train(model, texts, folder, run, [*VARIANTS[name], "--steps", str(steps), "--seed", str(seed)])
     results: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-    for seed in range(seeds):
-        for name, options in VARIANTS.items():
-            run = folder / f"{re.sub('[^a-z]+', '-', name.lower())}-{seed}"
-            train(model, texts, folder, run, [*options, "--steps", str(steps), "--seed", str(seed)])
-            results[name].append(evaluate(run, texts))
-            print(f"{name}, seed {seed}: {results[name][-1]}", flush=True)
+    for (name, seed), run in folders.items():
+        results[name].append(evaluate(run, texts))
+        print(f"{name}, seed {seed}: {results[name][-1]}", flush=True)
     print("\n".join(table(results)))
 
 
