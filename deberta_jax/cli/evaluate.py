@@ -1,15 +1,21 @@
-"""`deberta-jax evaluate TASK`: score a model, or a prediction file, on the files of a task by its official metrics."""
+"""`deberta-jax evaluate TASK`: score models, or a prediction file, on the files of a task by its official metrics."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from deberta_jax.cli.evaluate_options import EvaluateConfig
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder
 from deberta_jax.finetuning.custom import find_task
-from deberta_jax.finetuning.evaluate import evaluate, write_results
+from deberta_jax.finetuning.ensemble import average_outcomes, check_ensemble
+from deberta_jax.finetuning.evaluate import Evaluation, predict_splits, score, write_results
 from deberta_jax.finetuning.kinds import KINDS
+from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.outcomes import Outcome
 from deberta_jax.hub.download import resolve
+from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.tasks.catalogue import check_labels, find_evaluation_splits, fit_to_model, load, with_data
@@ -26,7 +32,7 @@ def run(config: EvaluateConfig) -> None:
     if config.predictions is not None:
         _score_file(task, config.data, config.predictions, config.null_odds)
         return
-    if not config.model:
+    if not config.models:
         raise InputError("no model given: use --model with a folder, or with owner/name on the Hugging Face hub")
     paths = find_evaluation_splits(task, config.data)
     if not paths:
@@ -38,50 +44,35 @@ def run(config: EvaluateConfig) -> None:
 
 
 def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) -> None:
-    splits = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
-    reports = [report for examples in splits.values() for report in examples.reports]
+    loaded = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
+    reports = [report for examples in loaded.values() for report in examples.reports]
     for report in reports:
         print_once(report.details())
-    kind = KINDS[task.kind]
-    task = with_data(task, *(examples.examples for examples in splits.values()))
-    folder = resolve(config.model)
-    model, tokenizer = load_pretrained(
-        folder,
-        kind.head,
-        base=config.base,
-        dtype=config.dtype,
-        param_dtype=config.dtype,
-        precision=config.precision,
-        attention=config.attention,
-    )
-    model_labels = model.deberta.config.labels
-    task = fit_to_model(task, model_labels, config.model)
-    labels = task.labels or model_labels
-    check_labels(labels, splits)
-    evaluations, threshold = evaluate(
-        task,
-        kind,
-        model,
-        tokenizer,
-        {split: examples.examples for split, examples in splits.items()},
-        Batching(max_length=config.max_length, batch_tokens=config.batch_tokens),
-        config.no_answer_threshold,
-    )
-    for evaluation in evaluations:
-        print_once(str(evaluation))
+    kind, splits = KINDS[task.kind], {split: examples.examples for split, examples in loaded.items()}
+    task = with_data(task, *splits.values())
+    # All folders are checked before the first model is loaded.
+    folders = [resolve(name) for name in config.models]
+    model_labels = [read_folder(folder, base=config.base).config.labels for folder in folders]
+    for name, labels in zip(config.models, model_labels, strict=True):
+        task = fit_to_model(task, labels, name)
+    check_labels(task.labels or model_labels[0], loaded)
+    if len(folders) > 1:
+        check_ensemble(kind, list(zip(config.models, model_labels, strict=True)))
+    evaluations, threshold = _evaluate_models(config, task, kind, folders, splits)
     if config.folder is None:
         print_once("next: add --folder FOLDER to write predictions and a report")
         return
+    models = ", ".join(config.models)
     paths_written = write_results(
         config.folder,
         task,
         kind,
-        labels,
+        task.labels or model_labels[0],
         evaluations,
-        title=f"{task.name}, {config.model}",
+        title=f"{task.name}, {models}",
         settings={
             "task": task.name,
-            "model": config.model,
+            "model": models,
             "max_length": config.max_length,
             "dtype": config.dtype,
             "precision": config.precision,
@@ -92,6 +83,44 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     )
     print_once("wrote " + ", ".join(str(path) for path in paths_written))
     print_once(f"next: open {config.folder / 'report.html'}")
+
+
+def _evaluate_models(
+    config: EvaluateConfig, task: Task, kind: Kind, folders: Sequence[Path], splits: Mapping[str, Sequence[Any]]
+) -> tuple[list[Evaluation], float | None]:
+    """Evaluate the model, or each of several models and their ensemble, which is returned."""
+    outcomes: list[dict[str, Sequence[Outcome]]] = []
+    for name, folder in zip(config.models, folders, strict=True):
+        outcomes.append(_predict(config, kind, folder, splits))
+        evaluations, threshold = score(task, splits, outcomes[-1], config.no_answer_threshold)
+        _print(evaluations, f"{name}, " if len(folders) > 1 else "")
+    if len(folders) > 1:
+        averaged = average_outcomes(kind, outcomes)
+        evaluations, threshold = score(task, splits, averaged, config.no_answer_threshold)
+        _print(evaluations, f"ensemble of {len(folders)} models, ")
+    return evaluations, threshold
+
+
+def _predict(
+    config: EvaluateConfig, kind: Kind, folder: Path, splits: Mapping[str, Sequence[Any]]
+) -> dict[str, Sequence[Outcome]]:
+    """The outcomes of one model, which is in memory only here."""
+    model, tokenizer = load_pretrained(
+        folder,
+        kind.head,
+        base=config.base,
+        dtype=config.dtype,
+        param_dtype=config.dtype,
+        precision=config.precision,
+        attention=config.attention,
+    )
+    batching = Batching(max_length=config.max_length, batch_tokens=config.batch_tokens)
+    return predict_splits(kind, model, tokenizer, splits, batching)
+
+
+def _print(evaluations: Sequence[Evaluation], prefix: str) -> None:
+    for evaluation in evaluations:
+        print_once(f"{prefix}{evaluation}")
 
 
 def _score_file(task: Task, data: Path, predictions: Path, null_odds: Path | None) -> None:

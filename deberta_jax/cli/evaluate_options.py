@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,14 +17,15 @@ from deberta_jax.tasks.custom import Columns
 class EvaluateConfig:
     """Evaluate a fine-tuned model on a task: metrics, predictions for the leaderboard, and a report.
 
-    All splits except the training set are predicted, and scored if they have labels. For squad and squad2, a prediction
+    All splits except the training set are predicted, and scored if they have labels. Several models are evaluated one
+    after the other, and then as an ensemble, which averages their probabilities. For squad and squad2, a prediction
     file can be scored instead of a model.
     """
 
-    model: str = ""
-    """Model folder, or owner/name on the Hugging Face hub, with a head for the task."""
+    models: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--model",))] = ()
+    """Model folders, or owner/name on the Hugging Face hub, with a head for the task."""
     base: str | None = None
-    """Base model of a PEFT adapter; by default the one that the adapter names."""
+    """Base model of PEFT adapters; by default the one that an adapter names."""
     data: Path | None = None
     """Folder with the task's files under their official names. For `generic` also one file, evaluated as a whole."""
     folder: Path | None = None

@@ -48,7 +48,8 @@ COMMANDS = {
         "deberta_jax.finetuning.recipes",
     ),
     "evaluate": Command(
-        "evaluate a model on a task's files by the official metrics", "deberta_jax.cli.evaluate_options"
+        "evaluate a model, or an ensemble, on a task's files by the official metrics",
+        "deberta_jax.cli.evaluate_options",
     ),
     "predict": Command(
         "fill masks, classify, tag, answer or embed texts with a model", "deberta_jax.cli.predict_options"

@@ -1,4 +1,4 @@
-"""The evaluation of a model on the splits of a task, and the files with its results."""
+"""The evaluation of models on the splits of a task, and the files with their results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +46,24 @@ def evaluate(
     batching: Batching,
     no_answer_threshold: float | None = None,
 ) -> tuple[list[Evaluation], float | None]:
-    """Predict and score each split, in order.
+    """Predict and score each split, in order; see `score`."""
+    return score(task, splits, predict_splits(kind, model, tokenizer, splits, batching), no_answer_threshold)
+
+
+def predict_splits(
+    kind: Kind, model: Any, tokenizer: Tokenizer, splits: Mapping[str, Sequence[Any]], batching: Batching
+) -> dict[str, Sequence[Outcome]]:
+    """The outcomes of the examples of each split."""
+    return {split: predict(kind, model, tokenizer, examples, batching) for split, examples in splits.items()}
+
+
+def score(
+    task: Task,
+    splits: Mapping[str, Sequence[Any]],
+    outcomes: Mapping[str, Sequence[Outcome]],
+    no_answer_threshold: float | None = None,
+) -> tuple[list[Evaluation], float | None]:
+    """Score the outcomes of each split, in order.
 
     For questions that may lack an answer, `no_answer_threshold` is by default the one with the best score on the first
     labelled split; it is returned, too.
@@ -54,24 +71,23 @@ def evaluate(
     evaluations = []
     threshold = no_answer_threshold
     for split, examples in splits.items():
-        outcomes = predict(kind, model, tokenizer, examples, batching)
         is_labelled = any(example.answer is not None for example in examples)
         if task.may_lack_answers and threshold is None and is_labelled:
-            threshold = best_threshold(examples, [outcome.prediction for outcome in outcomes])
-        outcomes = [
+            threshold = best_threshold(examples, [outcome.prediction for outcome in outcomes[split]])
+        resolved = [
             Outcome(task.resolve(prediction, threshold or 0.0), _mapped(task, probabilities))
-            for prediction, probabilities in outcomes
+            for prediction, probabilities in outcomes[split]
         ]
-        metrics = task.metrics(examples, [outcome.prediction for outcome in outcomes]) if is_labelled else {}
-        evaluations.append(Evaluation(split, examples, outcomes, metrics))
+        metrics = task.metrics(examples, [outcome.prediction for outcome in resolved]) if is_labelled else {}
+        evaluations.append(Evaluation(split, examples, resolved, metrics))
     return evaluations, threshold
 
 
-def _mapped(task: Task, probabilities: Mapping[str, float] | None) -> Mapping[str, float] | None:
+def _mapped(task: Task, probabilities: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The probabilities of the labels of the task, each the sum over the labels that map to it."""
     if probabilities is None or not task.label_map:
         return probabilities
-    mapped: dict[str, float] = {}
+    mapped: dict[str, Any] = {}
     for label, value in probabilities.items():
         name = task.label_map.get(label, label)
         mapped[name] = mapped.get(name, 0.0) + value

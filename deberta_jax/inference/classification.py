@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -188,8 +188,13 @@ def read_single_label(labels: Sequence[str], logits: Float[np.ndarray, "C"]) -> 
 def read_multi_label(labels: Sequence[str], logits: Float[np.ndarray, "C"]) -> Classification:
     """The sigmoid of each logit: any number of labels is true."""
     scores = dict(zip(labels, scipy.special.expit(logits).tolist(), strict=True))
-    ranked = sorted(scores, key=scores.__getitem__, reverse=True)
-    return Classification(ranked[0], scores[ranked[0]], scores, [label for label in ranked if scores[label] > 0.5])
+    label = max(scores, key=scores.__getitem__)
+    return Classification(label, scores[label], scores, labels_above_half(scores))
+
+
+def labels_above_half(scores: Mapping[str, float]) -> list[str]:
+    """The labels with a score above one half, the most likely first."""
+    return [label for label in sorted(scores, key=scores.__getitem__, reverse=True) if scores[label] > 0.5]
 
 
 def read_regression(labels: Sequence[str], logits: Float[np.ndarray, "C"]) -> Regression:

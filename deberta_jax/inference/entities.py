@@ -84,9 +84,15 @@ def tag_entities_pipeline(
 @jax.jit
 def likeliest_labels(model: TokenClassification, inputs: ModelInputs) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
     """The most likely label of each token, as an index, and its probability."""
-    logits = model(inputs.input_ids, inputs.attention_mask, token_type_ids=inputs.token_type_ids)
-    probabilities = jax.nn.softmax(logits, axis=-1)
+    probabilities = label_probabilities(model, inputs)
     return probabilities.argmax(-1), probabilities.max(-1)
+
+
+@jax.jit
+def label_probabilities(model: TokenClassification, inputs: ModelInputs) -> Float[Array, "B T C"]:
+    """The probability of each label for each token."""
+    logits = model(inputs.input_ids, inputs.attention_mask, token_type_ids=inputs.token_type_ids)
+    return jax.nn.softmax(logits, axis=-1)
 
 
 def split_words(text: str, tokens: Tokens, labels: Sequence[str]) -> list[Word]:

@@ -22,7 +22,7 @@ from deberta_jax.model.heads import QuestionAnswering
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # The number of spans that a ranking keeps, per row and in total.
-_MAX_RANKED = 20
+MAX_RANKED = 20
 # The characters that vocabularies use to write white space.
 _WHITE_SPACE = "\u2581\u0120\u010a\u010d\u0109"
 # The score of an invalid span: finite, so that differences of scores are numbers.
@@ -46,11 +46,12 @@ class Answer(NamedTuple):
 class SpanRanking(NamedTuple):
     """The best spans of a context as (text, probability), and the score of no answer minus that of the best span.
 
-    Probabilities are among the best spans of all windows and no answer.
+    Probabilities are among the best spans of all windows and no answer, which has `no_answer_probability`.
     """
 
     spans: tuple[tuple[str, float], ...]
     no_answer: float
+    no_answer_probability: float
 
 
 class BestSpans(NamedTuple):
@@ -132,7 +133,7 @@ def span_ranking_pipeline(
 ) -> Pipeline[SpanRanking]:
     """The best spans of each context, for metrics and reports; an example is `(question, context)`."""
     require_head(model, "question_answering", "span_ranking_pipeline")
-    program = _span_program(functools.partial(top_spans, k=_MAX_RANKED), tokenizer, max_answer_tokens)
+    program = _span_program(functools.partial(top_spans, k=MAX_RANKED), tokenizer, max_answer_tokens)
 
     def read(example: tuple, rows: list[EncodedRow]) -> SpanRanking:
         best_scores: dict[str, float] = {}
@@ -142,11 +143,11 @@ def span_ranking_pipeline(
                     text = example[1][row.offsets[start, 0] : row.offsets[end, 1]]
                     best_scores[text] = max(score, best_scores.get(text, score))
         no_answer = min(row.outputs.no_answer.item() for row in rows)
-        ranked = sorted(best_scores.items(), key=lambda item: -item[1])[:_MAX_RANKED]
+        ranked = sorted(best_scores.items(), key=lambda item: -item[1])[:MAX_RANKED]
         scores = np.asarray([no_answer, *(score for _, score in ranked)], np.float64)
-        probabilities = scipy.special.softmax(scores).tolist()[1:]
+        no_answer_probability, *probabilities = scipy.special.softmax(scores).tolist()
         spans = tuple((text, probability) for (text, _), probability in zip(ranked, probabilities, strict=True))
-        return SpanRanking(spans, no_answer - (ranked[0][1] if ranked else _INVALID))
+        return SpanRanking(spans, no_answer - (ranked[0][1] if ranked else _INVALID), no_answer_probability)
 
     return Pipeline(model, tokenizer, program, encode_contexts, read, batching)
 

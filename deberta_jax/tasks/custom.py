@@ -50,6 +50,10 @@ class Columns:
     """Column with the answer; empty if the context has none (extractive_qa)."""
     answer_start: str | None = None
     """Column with the position of the answer in characters; the first occurrence by default (extractive_qa)."""
+    source: str = "source"
+    """Column with the text to read (seq2seq)."""
+    target: str = "target"
+    """Column with the text to write (seq2seq)."""
     choices: tuple[str, ...] = ("choices",)
     """One column with a list of choices, or one column per choice (multiple_choice)."""
 

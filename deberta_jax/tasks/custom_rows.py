@@ -8,9 +8,10 @@ from typing import Any
 from deberta_jax.tasks.conll import collect_tags, is_entity_tag, scheme_of, to_iob2
 from deberta_jax.tasks.conll_metrics import score_tags
 from deberta_jax.tasks.custom import Columns, RowParser
-from deberta_jax.tasks.examples import ChoiceExample, SpanExample, TextExample, WordsExample
+from deberta_jax.tasks.examples import ChoiceExample, Seq2SeqExample, SpanExample, TextExample, WordsExample
 from deberta_jax.tasks.labels import collect_classes, collect_label_sets, regression_label
 from deberta_jax.tasks.rows import UnusableRow, text_in, unknown_label
+from deberta_jax.tasks.seq2seq_metrics import check_rouge
 from deberta_jax.tasks.task import Task
 
 
@@ -90,6 +91,22 @@ def parse_multiple_choice(row_id: str, row: dict[str, Any], columns: Columns, is
     choices = [str(item) for item in items]
     answer = _answer(row, columns.label, is_test)
     return ChoiceExample(row_id, tuple((text, choice) for choice in choices), _choice_index(answer, choices))
+
+
+def parse_seq2seq(row_id: str, row: dict[str, Any], columns: Columns, is_test: bool) -> Seq2SeqExample:
+    """A source and its target; a cell may be a number."""
+    source, target = row[columns.source], _answer(row, columns.target, is_test)
+    if _is_empty(source):
+        raise UnusableRow(f"no text in {columns.source!r}")
+    text = None if target is None else cell_text(target, columns.target)
+    return Seq2SeqExample(row_id, cell_text(source, columns.source), text)
+
+
+def cell_text(cell: Any, name: str) -> str:
+    """Return the text of a cell without surrounding space; a table stores 12 as 12.0."""
+    if isinstance(cell, list | tuple | dict):
+        raise UnusableRow(f"no text in {name!r}")
+    return cell.strip() if isinstance(cell, str) else label_name(cell)
 
 
 def _choice_index(answer: Any, choices: Sequence[str]) -> int | None:
@@ -175,6 +192,12 @@ def _adapt_extractive_qa(task: Task, examples: Sequence[SpanExample]) -> Task:
     return dataclasses.replace(task, may_lack_answers=any(example.answers == () for example in examples))
 
 
+def _adapt_seq2seq(task: Task, examples: Sequence[Seq2SeqExample]) -> Task:
+    """Check that the metrics can be computed, before anything is trained or predicted."""
+    check_rouge()
+    return task
+
+
 def _text_columns(columns: Columns) -> tuple[str | None, ...]:
     return columns.text, columns.pair
 
@@ -199,5 +222,8 @@ EXTRACTIVE_QA = RowParser(
     lambda columns: (columns.question, columns.context),
     lambda columns: (columns.answer, columns.answer_start),
     adapt=_adapt_extractive_qa,
+)
+SEQ2SEQ = RowParser(
+    parse_seq2seq, lambda columns: (columns.source,), lambda columns: (columns.target,), adapt=_adapt_seq2seq
 )
 MULTIPLE_CHOICE = RowParser(parse_multiple_choice, lambda columns: (columns.text, *columns.choices), _label_column)

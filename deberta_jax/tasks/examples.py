@@ -116,6 +116,22 @@ class EntityExample(NamedTuple):
         return self.passage, self.query, self.entities
 
 
+class Seq2SeqExample(NamedTuple):
+    """A source text and the text to generate from it (kind seq2seq)."""
+
+    id: str
+    source: str
+    target: str | None
+
+    @property
+    def answer(self) -> str | None:
+        return self.target
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        return (self.source,)
+
+
 class SpanPrediction(NamedTuple):
     """The text of the predicted answer, empty for no answer.
 
@@ -127,7 +143,7 @@ class SpanPrediction(NamedTuple):
     best: tuple[tuple[str, float], ...] = ()
 
 
-# By kind: a label, a number, labels, one tag per word, a span, the index of a choice, the text of an entity.
+# By kind: a label, a number, labels, one tag per word, a span, the index of a choice, the text of an entity, a text.
 Prediction = str | float | tuple[str, ...] | SpanPrediction | int
 
 

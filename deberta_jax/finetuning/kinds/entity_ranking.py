@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import Encoding, Kind, ReportContent
+from deberta_jax.finetuning.kinds.kind import Averaging, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined, log_loss
 from deberta_jax.finetuning.objectives import Losses, binary_divergence, weighted_objective
-from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities, outcome_pipeline
 from deberta_jax.finetuning.sections import Section, Table
 from deberta_jax.inference.buckets import Batching, bucket_width
 from deberta_jax.inference.entity_ranking import encode_entities, score_entities_pipeline
@@ -61,6 +61,11 @@ def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[
     return outcome_pipeline(score_entities_pipeline(model, tokenizer, batching=batching), to_outcome)
 
 
+def _average(outcomes: Sequence[Outcome]) -> Outcome:
+    probabilities = mean_probabilities(outcomes)
+    return Outcome(max(probabilities, key=probabilities.__getitem__, default=""), probabilities)
+
+
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
     counts = Counter("correct" if item.prediction in item.example.answers else "wrong" for item in predicted)
     return [Section("Queries", table=Table(("prediction", "queries"), sorted(counts.items())))]
@@ -82,5 +87,6 @@ ENTITY_RANKING = Kind(
     objective=weighted_objective(_outputs, _losses, binary_divergence),
     pipeline=_pipeline,
     empty_prediction="",
+    averaging=Averaging(_average),
     report=ReportContent(_figures, _mistake, "loss"),
 )

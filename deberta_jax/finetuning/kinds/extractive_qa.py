@@ -1,5 +1,7 @@
 """Extractive question answering: the span of a context that answers a question."""
 
+import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
+from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined
 from deberta_jax.finetuning.objectives import (
     IMPOSSIBLE,
@@ -22,10 +24,10 @@ from deberta_jax.finetuning.objectives import (
     head_outputs,
     weighted_objective,
 )
-from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities, outcome_pipeline
 from deberta_jax.finetuning.sections import Figure, Section, Table
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.question_answering import encode_contexts, span_ranking_pipeline
+from deberta_jax.inference.question_answering import MAX_RANKED, encode_contexts, span_ranking_pipeline
 from deberta_jax.inference.stream import Pipeline
 from deberta_jax.inference.windows import window_stride
 from deberta_jax.tasks.custom_rows import EXTRACTIVE_QA as ROW_PARSER
@@ -121,9 +123,25 @@ def _divergence(name: Divergence, logits: Float[Array, "B 2 T"], target: Float[A
 def _pipeline(model: Any, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
     def to_outcome(result: Any) -> Outcome:
         best = result.spans[0][0] if result.spans else ""
-        return Outcome(SpanPrediction(best, float(result.no_answer), result.spans))
+        probabilities = {**dict(result.spans), "": result.no_answer_probability}
+        return Outcome(SpanPrediction(best, float(result.no_answer), result.spans), probabilities)
 
     return outcome_pipeline(span_ranking_pipeline(model, tokenizer, batching=batching), to_outcome)
+
+
+def _average(outcomes: Sequence[Outcome]) -> Outcome:
+    """The answers by their mean probabilities; the score of no answer is a difference of logarithms."""
+    probabilities = mean_probabilities(outcomes)
+    answers = [(text, value) for text, value in probabilities.items() if text]
+    ranked = tuple(sorted(answers, key=lambda answer: -answer[1])[:MAX_RANKED])
+    best, best_probability = ranked[0] if ranked else ("", 0.0)
+    no_answer = _log(probabilities[""]) - _log(best_probability)
+    return Outcome(SpanPrediction(best, no_answer, ranked), probabilities)
+
+
+def _log(probability: float) -> float:
+    """The logarithm of a probability, finite for probability 0."""
+    return math.log(max(probability, sys.float_info.min))
 
 
 def _answers(example: SpanExample) -> list[str]:
@@ -167,6 +185,7 @@ EXTRACTIVE_QA = Kind(
     objective=weighted_objective(_outputs, _losses, _divergence),
     pipeline=_pipeline,
     empty_prediction=SpanPrediction("", 0.0),
+    averaging=Averaging(_average),
     table=CustomTable(ROW_PARSER, score_squad2, "f1"),
     report=ReportContent(_figures, _mistake, "1 - F1"),
     predict_options='--question "..." --context "..."',

@@ -51,6 +51,15 @@ class ClassWeighting(NamedTuple):
     """The classes of a labelled example, which are counted for balanced class weights."""
 
 
+class Averaging(NamedTuple):
+    """How the outcomes of several models for one example become the outcome of their ensemble."""
+
+    average: Callable[[Sequence[Outcome]], Outcome]
+    """Averages outcomes; empty predictions are not among them."""
+    by_label: bool = False
+    """Whether the outcomes have a probability per label, so that all models need the same labels."""
+
+
 class CustomTable(NamedTuple):
     """A user's own table: how its rows become examples, its metrics, and the metric that selects the best model."""
 
@@ -95,6 +104,8 @@ class Kind:
     """Class weights and label smoothing; None if the kind does not support them."""
     empty_prediction: Prediction | None = None
     """The prediction for an example that cannot be encoded; None if such an example is an error."""
+    averaging: Averaging | None = None
+    """How an ensemble of models predicts; None if the kind does not support ensembles."""
     table: CustomTable | None = None
     """How to read and score a user's own table; None if there are only tasks with official files."""
     predict_options: str = ""

@@ -8,13 +8,13 @@ from jaxtyping import Array, Float
 
 from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import CustomTable, ReportContent
+from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
 from deberta_jax.finetuning.objectives import Losses, binary_divergence, head_outputs, weighted_objective
-from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, calibration_section, class_table
-from deberta_jax.inference.classification import Classification
+from deberta_jax.inference.classification import Classification, labels_above_half
 from deberta_jax.tasks.custom_rows import MULTI_LABEL as ROW_PARSER
 from deberta_jax.tasks.examples import TextExample
 from deberta_jax.tasks.metrics import multi_label_scores
@@ -52,6 +52,11 @@ def _outcome(result: Classification) -> Outcome:
     return Outcome(tuple(result.labels), result.scores)
 
 
+def _average(outcomes: Sequence[Outcome]) -> Outcome:
+    probabilities = mean_probabilities(outcomes)
+    return Outcome(tuple(labels_above_half(probabilities)), probabilities)
+
+
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
     # One entry per example and label; an unassigned label is the empty name.
     pairs = [(item, label) for item in predicted for label in labels]
@@ -78,4 +83,13 @@ def _mistake(item: PredictedExample) -> Mistake:
 _REPORT = ReportContent(_figures, _mistake, "loss")
 _TABLE = CustomTable(ROW_PARSER, multi_label_scores, "f1_micro")
 
-MULTI_LABEL = text_kind("multi_label", "multi_label_classification", _targets, _OBJECTIVE, _outcome, _REPORT, _TABLE)
+MULTI_LABEL = text_kind(
+    "multi_label",
+    "multi_label_classification",
+    _targets,
+    _OBJECTIVE,
+    _outcome,
+    _REPORT,
+    Averaging(_average, by_label=True),
+    _TABLE,
+)

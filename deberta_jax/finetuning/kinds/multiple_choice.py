@@ -10,7 +10,7 @@ import scipy.special
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning.features import Feature, Window
-from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
+from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined, log_loss
 from deberta_jax.finetuning.objectives import (
     IMPOSSIBLE,
@@ -19,7 +19,7 @@ from deberta_jax.finetuning.objectives import (
     head_outputs,
     weighted_objective,
 )
-from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, calibration_section, group_sections
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
@@ -60,6 +60,11 @@ def _pipeline(model: MultipleChoice, tokenizer: Tokenizer, batching: Batching) -
     return Pipeline(model, tokenizer, choice_logits, _encode, read, batching)
 
 
+def _average(outcomes: Sequence[Outcome]) -> Outcome:
+    probabilities = mean_probabilities(outcomes)
+    return Outcome(int(max(probabilities, key=probabilities.__getitem__)), probabilities)
+
+
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
     correct = [item.prediction == item.example.label for item in predicted]
     confidences = [max(item.probabilities.values()) for item in predicted if item.probabilities]
@@ -82,6 +87,7 @@ MULTIPLE_CHOICE = Kind(
     encoding=Encoding(_encode, _targets, several_sequences=True),
     objective=weighted_objective(_outputs, classification_losses, categorical_divergence),
     pipeline=_pipeline,
+    averaging=Averaging(_average),
     table=CustomTable(ROW_PARSER, accuracy, "accuracy"),
     report=ReportContent(_figures, _mistake, "loss"),
     predict_options='--text "..." --choices "..." "..."',

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import CustomTable, ReportContent
+from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, text_of
 from deberta_jax.finetuning.objectives import Losses, head_outputs, weighted_objective
@@ -47,6 +47,10 @@ def _outcome(result: Regression) -> Outcome:
     return Outcome(result.value)
 
 
+def _average(outcomes: Sequence[Outcome]) -> Outcome:
+    return Outcome(float(np.mean([outcome.prediction for outcome in outcomes])))
+
+
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
     true = [float(item.example.label) for item in predicted]
     path = figures.scatter(true, [float(item.prediction) for item in predicted], folder / "numbers.png")
@@ -61,4 +65,4 @@ def _mistake(item: PredictedExample) -> Mistake:
 _REPORT = ReportContent(_figures, _mistake, "error")
 _TABLE = CustomTable(ROW_PARSER, regression_scores, "spearman")
 
-REGRESSION = text_kind("regression", "regression", _targets, _OBJECTIVE, _outcome, _REPORT, _TABLE)
+REGRESSION = text_kind("regression", "regression", _targets, _OBJECTIVE, _outcome, _REPORT, Averaging(_average), _TABLE)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import ClassWeighting, CustomTable, ReportContent
+from deberta_jax.finetuning.kinds.kind import Averaging, ClassWeighting, CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
 from deberta_jax.finetuning.objectives import classification_objective
-from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, calibration_section, class_sections, group_sections
 from deberta_jax.inference.classification import Classification
 from deberta_jax.tasks.custom_rows import SINGLE_LABEL as ROW_PARSER
@@ -26,6 +26,11 @@ def _targets(
 
 def _outcome(result: Classification) -> Outcome:
     return Outcome(result.label, result.scores)
+
+
+def _average(outcomes: Sequence[Outcome]) -> Outcome:
+    probabilities = mean_probabilities(outcomes)
+    return Outcome(max(probabilities, key=probabilities.__getitem__), probabilities)
 
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
@@ -52,6 +57,7 @@ SINGLE_LABEL = text_kind(
     classification_objective(),
     _outcome,
     ReportContent(_figures, _mistake, "loss"),
+    Averaging(_average, by_label=True),
     CustomTable(ROW_PARSER, single_label_scores, "accuracy"),
     ClassWeighting(classification_objective, lambda example: (str(example.label),)),
 )

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from deberta_jax.finetuning.kinds.kind import ClassWeighting, CustomTable, Encoding, Kind, ReportContent, Targets
+from deberta_jax.finetuning.kinds.kind import (
+    Averaging,
+    ClassWeighting,
+    CustomTable,
+    Encoding,
+    Kind,
+    ReportContent,
+    Targets,
+)
 from deberta_jax.finetuning.objectives import TaskObjective
 from deberta_jax.finetuning.outcomes import Outcome, outcome_pipeline
 from deberta_jax.inference.buckets import Batching
@@ -20,6 +28,7 @@ def text_kind(
     objective: TaskObjective,
     to_outcome: Callable[[Any], Outcome],
     report: ReportContent,
+    averaging: Averaging,
     table: CustomTable,
     class_weighting: ClassWeighting | None = None,
 ) -> Kind:
@@ -37,6 +46,7 @@ def text_kind(
         report,
         problem_type=problem_type,
         class_weighting=class_weighting,
+        averaging=averaging,
         table=table,
         predict_options='--text "..."',
     )

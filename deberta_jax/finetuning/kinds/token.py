@@ -4,17 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import ClassWeighting, CustomTable, Encoding, Kind, ReportContent
+from deberta_jax.finetuning.kinds.kind import Averaging, ClassWeighting, CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import classification_objective
-from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
+from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, class_table, confused_pairs
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows
-from deberta_jax.inference.entities import likeliest_labels
+from deberta_jax.inference.entities import label_probabilities
 from deberta_jax.inference.models import max_row_length
 from deberta_jax.inference.stream import Pipeline
 from deberta_jax.inference.windows import assign_tokens, encode_windows, merge_windows
@@ -72,16 +72,29 @@ def _targets(
 
 def _pipeline(model: TokenClassification, tokenizer: Tokenizer, batching: Batching) -> Pipeline[Outcome]:
     labels = model.deberta.config.labels
-    outside = OUTSIDE if OUTSIDE in labels else labels[0]
+    outside = labels.index(OUTSIDE) if OUTSIDE in labels else 0
 
     def read(inputs: tuple, rows: list[EncodedRow]) -> Outcome:
         (words,) = inputs
         tokens = merge_windows(rows, max_row_length(model, batching))
-        likeliest, _ = tokens.outputs
-        firsts = first_tokens(words, tokens.offsets).tolist()
-        return Outcome(tuple(labels[likeliest[first]] if first >= 0 else outside for first in firsts))
+        firsts = first_tokens(words, tokens.offsets)
+        has_tokens = firsts >= 0
+        probabilities = np.zeros((len(words), len(labels)), np.float32)
+        probabilities[:, outside] = 1
+        probabilities[has_tokens] = tokens.outputs[firsts[has_tokens]]
+        return _likeliest(dict(zip(labels, probabilities.T, strict=True)))
 
-    return Pipeline(model, tokenizer, likeliest_labels, _encode, read, batching)
+    return Pipeline(model, tokenizer, label_probabilities, _encode, read, batching)
+
+
+def _likeliest(probabilities: Mapping[str, Float[np.ndarray, "W"]]) -> Outcome:
+    """The most likely tag of each word."""
+    tags, values = tuple(probabilities), np.stack(list(probabilities.values()))
+    return Outcome(tuple(tags[index] for index in values.argmax(0).tolist()), probabilities)
+
+
+def _average(outcomes: Sequence[Outcome]) -> Outcome:
+    return _likeliest(mean_probabilities(outcomes))
 
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
@@ -119,6 +132,7 @@ TOKEN = Kind(
     objective=classification_objective(),
     class_weighting=ClassWeighting(classification_objective, lambda example: example.tags),
     pipeline=_pipeline,
+    averaging=Averaging(_average, by_label=True),
     table=CustomTable(ROW_PARSER, score_entities, "f1"),
     report=ReportContent(_figures, _mistake, "wrong words"),
     predict_options='--text "..."',
