@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deberta_jax.inference.entity_ranking import score_entities
     from deberta_jax.inference.fill_mask import fill_mask
     from deberta_jax.inference.multiple_choice import choose
+    from deberta_jax.inference.perplexity import Perplexity, perplexity
     from deberta_jax.inference.pipelines import pipeline, predict
     from deberta_jax.inference.question_answering import answer
     from deberta_jax.inference.ranking import rank
@@ -76,6 +77,7 @@ _MODULES = {
     "MaskingVocabulary": "data.masking",
     "MultipleChoice": "model.heads",
     "PRESETS": "presets",
+    "Perplexity": "inference.perplexity",
     "QuestionAnswering": "model.heads",
     "ReplacedTokenDetection": "model.replaced_token_detection",
     "ReplacedTokenPair": "model.pair",
@@ -117,6 +119,7 @@ _MODULES = {
     "p2c_scores": "ops.scores",
     "pack": "data.packing",
     "parameters": "model.surgery",
+    "perplexity": "inference.perplexity",
     "pipeline": "inference.pipelines",
     "plain_objective": "finetuning.objectives",
     "predict": "inference.pipelines",
@@ -150,6 +153,7 @@ __all__ = [
     "Masking",
     "MaskingVocabulary",
     "MultipleChoice",
+    "Perplexity",
     "QuestionAnswering",
     "ReplacedTokenDetection",
     "ReplacedTokenPair",
@@ -192,6 +196,7 @@ __all__ = [
     "p2c_scores",
     "pack",
     "parameters",
+    "perplexity",
     "pipeline",
     "plain_objective",
     "predict",
