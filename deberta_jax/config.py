@@ -44,6 +44,10 @@ _HUGGING_FACE_DEFAULTS = {
 }
 
 
+# The key of `config.json` that tells what a language model was trained for.
+OBJECTIVE_KEY = "deberta_jax_objective"
+
+
 @dataclasses.dataclass(frozen=True)
 class DebertaConfig:
     """Architecture of one encoder; field names are those of Hugging Face's `config.json`.
@@ -117,6 +121,15 @@ class DebertaConfig:
     def word_size(self) -> int:
         """Width of the word and position tables (E)."""
         return self.embedding_size or self.hidden_size
+
+    @property
+    def objective(self) -> str | None:
+        """What a language model of this library was trained for: "clm", "mt" or "seq2seq"; None if a file says nothing.
+
+        It is one of the keys in `extra`.
+        """
+        value = self.extra.get(OBJECTIVE_KEY)
+        return value if isinstance(value, str) else None
 
     @property
     def num_groups(self) -> int:

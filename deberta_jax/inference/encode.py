@@ -51,13 +51,13 @@ def encode(
     max_length: int,
     *,
     texts_of: Callable[[tuple], list[Texts]] = text_or_pair,
-    truncation: Truncation = "longest_first",
+    truncation: Truncation | None = "longest_first",
     stride: int | None = None,
 ) -> EncodedRows:
     """Tokenize examples into rows of at most `max_length` tokens.
 
     `texts_of` returns the texts or pairs of an example, and raises InputError for an invalid one. With `stride`, a
-    longer text becomes several overlapping windows and nothing is truncated.
+    longer text becomes several overlapping windows and nothing is truncated; without `truncation` it is an error.
     """
     errors: dict[int, InputError] = {}
     sources: list[int] = []

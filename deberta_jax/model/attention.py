@@ -112,26 +112,38 @@ class Attention(Configured):
             context, probabilities = attend(**terms)
         else:
             context = disentangled_attention(**terms, implementation=self.attention)
-        context = checkpoint_name(context, "context")
-        attended = self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=keys[2]) + residual)
+        attended = self.finish(checkpoint_name(context, "context"), residual, key=keys[2])
         return attended, probabilities if with_probabilities else None
+
+    def finish(
+        self, context: Float[Array, "B T N H"], residual: Float[Array, "B T D"], *, key: Key = None
+    ) -> Float[Array, "B T D"]:
+        """The output projection of the context, with dropout, the residual and the norm."""
+        return self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=key) + residual)
+
+    @property
+    def scale(self) -> float:
+        """The factor of the scores: it counts the configured terms even without a relative table (golden b10)."""
+        return float(1 / np.sqrt(self.config.head_size * (1 + len(self.config.pos_att_type))))
+
+    def relative_terms(
+        self, table: Float[Array, "R D"]
+    ) -> tuple[Float[Array, "R N H"] | None, Float[Array, "R N H"] | None]:
+        """The relative table, projected for c2p and for p2c; None for a term that is not active."""
+        active = self.config.active_terms
+        rel_k = (self.position_key or self.key)(table) if "c2p" in active else None
+        return rel_k, (self.position_query or self.query)(table) if "p2c" in active else None
 
     def score_terms(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key) -> dict[str, Any]:
         """Projected content and positions, mask and scale, as arguments of the functions in `ops`."""
         relative, segment_ids, mask, queries, bias, order = inputs
-        # The scale counts the configured terms even without a relative table (golden b10).
-        scale = 1 / np.sqrt(self.config.head_size * (1 + len(self.config.pos_att_type)))
         query = self.query(x if queries is None else queries.states)
-        terms: dict[str, Any] = {"q": query, "k": self.key(x), "scale": float(scale)}
+        terms: dict[str, Any] = {"q": query, "k": self.key(x), "scale": self.scale}
         terms |= {"segment_ids": segment_ids, "order": order, "mask": mask, "bias": bias}
         if queries is not None and queries.positions is not None:
             terms["query_positions"] = queries.positions
         if relative is None:
             return terms
         table = dropout(relative.table, self.config.hidden_dropout_prob, key=key)
-        active = self.config.active_terms
-        return terms | {
-            "index": relative.rows,
-            "rel_k": (self.position_key or self.key)(table) if "c2p" in active else None,
-            "rel_q": (self.position_query or self.query)(table) if "p2c" in active else None,
-        }
+        rel_k, rel_q = self.relative_terms(table)
+        return terms | {"index": relative.rows, "rel_k": rel_k, "rel_q": rel_q}

@@ -71,9 +71,13 @@ class Layer(Configured):
             )
         keys = split_key(key, 2)
         attended, probabilities = self.attention(x, inputs, with_probabilities=with_probabilities, key=keys[0])
+        return self.feed_forward(attended, key=keys[1]), probabilities
+
+    def feed_forward(self, attended: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B T D"]:
+        """The second half of the layer: two linear maps, the residual and the norm."""
         y = self.down(activation(self.config.hidden_act)(self.up(attended)))
-        y = self.norm(dropout(y, self.config.hidden_dropout_prob, key=keys[1]) + attended)
-        return constrain(y, "batch", None, None), probabilities
+        y = self.norm(dropout(y, self.config.hidden_dropout_prob, key=key) + attended)
+        return constrain(y, "batch", None, None)
 
 
 class EncoderOutput(NamedTuple):

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from deberta_jax.config import OBJECTIVE_KEY
 from deberta_jax.data.language_modeling import Directions, OrderSequence
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.model.surgery import with_config
@@ -16,8 +17,6 @@ from deberta_jax.pretraining.summary import accuracy_line
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod, one_objective
 
-# The key of `config.json` that tells what a language model was trained for.
-TRAINED_FOR = "pretraining_objective"
 _CURVES = {"loss": "loss (nats per token)", "accuracy": "next-token accuracy"}
 
 
@@ -32,7 +31,7 @@ def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> Tr
 
 def trained_for(model: Any, objective: str) -> dict[str, Any]:
     """The model to export, with its objective in the config."""
-    return {MODEL: with_config(model, extra={**model.config.extra, TRAINED_FOR: objective})}
+    return {MODEL: with_config(model, extra={**model.config.extra, OBJECTIVE_KEY: objective})}
 
 
 def _report(results: Results) -> list[str]:

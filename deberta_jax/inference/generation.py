@@ -1,0 +1,298 @@
+"""Text from a language model, token by token."""
+
+import dataclasses
+import functools
+import logging
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+
+from deberta_jax.errors import InputError, check_at_least
+from deberta_jax.hub.heads import Model
+from deberta_jax.inference.buckets import BATCHING, Batching
+from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
+from deberta_jax.inference.inputs import ModelInputs
+from deberta_jax.inference.models import max_row_length, require_head, require_tokenizer
+from deberta_jax.inference.stream import Pipeline, complete
+from deberta_jax.model.deberta import encoder_of
+from deberta_jax.model.decoding import logits_at, read_prompts, read_token
+from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.ops.precision import upcast
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+
+# Steps between two checks whether all texts have ended.
+BLOCK = 16
+# What a model was trained for (`DebertaConfig.objective`) that generates text.
+GENERATIVE = "clm", "mt", "seq2seq"
+_log = logging.getLogger(__name__)
+
+
+class Generated(NamedTuple):
+    """The text after a prompt, whether it ended with a stop token, and the log probability of its tokens.
+
+    The stop token is not part of the text, but of the probability, which is that before `temperature`, `top_k` and
+    `top_p`. Special tokens have probability 0.
+    """
+
+    text: str
+    is_complete: bool
+    log_probability: float
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; see `generate`."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    is_bidirectional: bool = False
+    use_cache: bool = True
+
+    def __post_init__(self) -> None:
+        check_at_least("max_new_tokens", self.max_new_tokens, 1)
+        if self.top_k is not None:
+            check_at_least("top_k", self.top_k, 1)
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature is {self.temperature}; it must be 0 (the most likely token) or positive")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.temperature == 0 and (self.top_k is not None or self.top_p < 1):
+            raise InputError("top_k and top_p choose among sampled tokens; set temperature above 0")
+
+
+def generate(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    use_cache: bool = True,
+    batching: Batching = BATCHING,
+) -> list[Generated]:
+    """Continue each prompt with a model that was trained with the objective clm or mt, or answer it with one that was
+    fine-tuned on (source, target) pairs (He et al. 2021, appendix A.4; docs/pretraining.md, "Language models").
+
+    Args:
+        model: a model with the head "masked_lm".
+        tokenizer: its tokenizer.
+        prompts: texts; a sequence-to-sequence model reads them as sources, with attention in both directions.
+        max_new_tokens: the largest number of tokens after a prompt.
+        temperature: 0 for the most likely token, otherwise the logits are divided by it and a token is sampled.
+        top_k: sample among this many of the most likely tokens; None for all.
+        top_p: sample among the most likely tokens whose probabilities add up to this (nucleus sampling).
+        stop: texts of single tokens that end a text, such as ".", beside [SEP].
+        seed: of the samples; the same prompt and seed give the same text, whatever the other prompts are.
+        use_cache: store keys and values of earlier tokens; without it everything is computed again for each token.
+        batching: the size of batches; `max_length` is that of the prompts.
+
+    Raises:
+        InputError: for a model without the head, invalid options, and with the index of a prompt that is too long.
+    """
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    options: dict[str, Any] = {**sampling, "stop": stop, "seed": seed, "use_cache": use_cache}
+    return complete(generate_pipeline(model, tokenizer, batching=batching, **options), prompts)
+
+
+def generate_pipeline(
+    model: Model,
+    tokenizer: Tokenizer,
+    *,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    batching: Batching = BATCHING,
+    **sampling: Any,
+) -> Pipeline[Generated]:
+    """The pipeline of `generate`; an example is `(prompt,)`."""
+    require_head(model, "masked_lm", "generate")
+    require_tokenizer(tokenizer)
+    config = encoder_of(model).config
+    if config.objective not in GENERATIVE:
+        _log.warning("the model does not say that it was trained to generate text (objective clm, mt or seq2seq)")
+    settings = Sampling(**sampling, is_bidirectional=config.objective == "seq2seq")
+    batching = dataclasses.replace(batching, max_length=_prompt_length(model, settings, batching))
+    stops = stop_ids(tokenizer, stop)
+    program = functools.partial(
+        generate_tokens,
+        allowed=_allowed(tokenizer, config.vocab_size),
+        stops=stops,
+        key=jax.random.key(seed),
+        settings=settings,
+    )
+
+    def read(example: tuple, rows: list[EncodedRow]) -> Generated:
+        [row] = rows
+        ids, log_probability = row.outputs
+        ids = ids[: settings.max_new_tokens]
+        ends = np.flatnonzero(np.isin(ids, stops))
+        new = ids[: ends[0]] if len(ends) else ids
+        text = _new_text(tokenizer, row.input_ids, new, settings.is_bidirectional)
+        return Generated(text, bool(len(ends)), float(log_probability), len(new) + bool(len(ends)))
+
+    encode_rows = functools.partial(_encode_prompts, is_bidirectional=settings.is_bidirectional)
+    return Pipeline(model, tokenizer, program, encode_rows, read, batching)
+
+
+def stop_ids(tokenizer: Tokenizer, stop: Sequence[str]) -> np.ndarray:
+    """The ids of [SEP] and of the stop tokens; raises InputError for a text that is not one token."""
+    if isinstance(stop, str):
+        raise InputError(f"stop is {stop!r}, expected a list of tokens such as [{stop!r}]")
+    ids = {tokenizer.sep_id}
+    for text in stop:
+        encoded = tokenizer.encode(text)
+        # A token at the start of a word, and the same one inside of a word.
+        written = [id_ for id_ in range(tokenizer.vocab_size) if text.strip() and text.strip() in tokenizer.token(id_)]
+        alike = {id_ for id_ in written if tokenizer.decode([id_]).strip() == text.strip()}
+        alike |= {int(encoded[0])} if len(encoded) == 1 else set()
+        if not alike:
+            raise InputError(f"stop: {text!r} is {len(encoded)} tokens of this vocabulary, expected one")
+        ids |= alike
+    return np.asarray(sorted(ids), np.int32)
+
+
+def _allowed(tokenizer: Tokenizer, vocab_size: int) -> Bool[np.ndarray, "V"]:
+    """Ordinary tokens and [SEP]; the word table may have more rows than the tokenizer has ids."""
+    ids = np.arange(vocab_size)
+    special = np.isin(ids, [id_ for id_ in tokenizer.special_ids if id_ != tokenizer.sep_id])
+    return (ids < tokenizer.vocab_size) & ~special
+
+
+def _prompt_length(model: Any, settings: Sampling, batching: Batching) -> int:
+    """The largest number of tokens of a prompt."""
+    config = encoder_of(model).config
+    longest = max_row_length(model, batching)
+    if not config.position_biased_input and model.decoder is None:
+        return longest
+    room = config.max_position_embeddings - settings.max_new_tokens
+    if room < 3:
+        raise InputError(
+            f"max_new_tokens is {settings.max_new_tokens}, but the model has {config.max_position_embeddings} absolute "
+            "positions for prompt and text together"
+        )
+    return min(longest, room)
+
+
+def _encode_prompts(
+    tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int, *, is_bidirectional: bool
+) -> EncodedRows:
+    """Rows of [CLS] prompt, or [CLS] source [SEP], with a number of each row as the seed of its samples."""
+    rows = encode(tokenizer, examples, max_length, truncation="longest_first" if is_bidirectional else None)
+    batch = rows.batch
+    if not is_bidirectional and batch.input_ids.size:
+        # Without [SEP], which would end the text.
+        attention_mask = batch.attention_mask.copy()
+        attention_mask[np.arange(len(attention_mask)), attention_mask.sum(1) - 1] = 0
+        batch = batch._replace(attention_mask=attention_mask)
+    pairs = zip(batch.input_ids, batch.attention_mask, strict=True)
+    seeds = [np.asarray([zlib.crc32(ids[mask > 0].astype(np.int32).tobytes()) & 0x7FFFFFFF]) for ids, mask in pairs]
+    return rows._replace(batch=batch, positions=[seed.astype(np.int32) for seed in seeds])
+
+
+def _new_text(tokenizer: Tokenizer, prompt: np.ndarray, new: np.ndarray, is_bidirectional: bool) -> str:
+    """The text of the new tokens, so that prompt + text reads as the model wrote it."""
+    if is_bidirectional:
+        return tokenizer.decode(new).strip()
+    before = tokenizer.decode(prompt[1:])
+    whole = tokenizer.decode([*prompt[1:], *new])
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
+
+
+class _State(NamedTuple):
+    """Generation after some steps.
+
+    `tokens` are prompts and texts, the logits are those of the next token. `memory` is the `Cache`, or without one the
+    attention mask [B, S].
+    """
+
+    tokens: Int[Array, "B S"]
+    memory: Any
+    logits: Float[Array, "B V"]
+    is_complete: Bool[Array, "B"]
+    log_probability: Float[Array, "B"]
+    slot: Int[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def generate_tokens(
+    model: MaskedLM,
+    inputs: ModelInputs,
+    *,
+    allowed: Bool[Array, "V"],
+    stops: Int[Array, "K"],
+    key: PRNGKeyArray,
+    settings: Sampling,
+) -> tuple[Int[Array, "B M"], Float[Array, "B"]]:
+    """The ids after each prompt, and the log probability of the texts; ids after a stop token mean nothing."""
+    ids, mask = _right_aligned(jnp.asarray(inputs.input_ids), jnp.asarray(inputs.attention_mask) != 0)
+    (B, P), blocks = ids.shape, -(-settings.max_new_tokens // BLOCK)
+    capacity = P + blocks * BLOCK
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.asarray(inputs.positions)[:, 0])
+    tokens = jnp.pad(ids, ((0, 0), (0, capacity - P)))
+    is_bidirectional = settings.is_bidirectional
+
+    def advance(tokens: Array, memory: Any, token: Array | None, slot: Array) -> tuple[Any, Array]:
+        """The memory after the token at `slot`, and the next logits."""
+        if settings.use_cache and token is not None:
+            return read_token(model, memory, token, slot)
+        if settings.use_cache:
+            return read_prompts(model, ids, memory, capacity=capacity, is_bidirectional=is_bidirectional)
+        options: dict[str, Any] = {"prompt_length": P, "is_bidirectional": is_bidirectional}
+        return memory, logits_at(model, tokens, memory, slot, **options)
+
+    def step(state: _State, _: None) -> tuple[_State, None]:
+        logits = jnp.where(allowed, upcast(state.logits), -jnp.inf)
+        token = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, state.slot), settings)
+        gain = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
+        counts = ~state.is_complete & (state.slot < P + settings.max_new_tokens)
+        tokens = state.tokens.at[:, state.slot].set(token)
+        memory, logits = advance(tokens, state.memory, token, state.slot)
+        is_complete = state.is_complete | (token[:, None] == stops).any(1)
+        log_probability = state.log_probability + jnp.where(counts, gain, 0)
+        return _State(tokens, memory, logits, is_complete, log_probability, state.slot + 1), None
+
+    everything = jnp.pad(mask, ((0, 0), (0, capacity - P)), constant_values=True)
+    memory, logits = advance(tokens, mask if settings.use_cache else everything, None, jnp.asarray(P - 1))
+    # A row of padding has nothing to generate.
+    first = _State(tokens, memory, logits, ~mask.any(1), jnp.zeros(B, jnp.float32), jnp.asarray(P))
+    last = jax.lax.while_loop(
+        lambda state: (state.slot < capacity) & ~state.is_complete.all(),
+        lambda state: jax.lax.scan(step, state, length=BLOCK)[0],
+        first,
+    )
+    return last.tokens[:, P : P + settings.max_new_tokens], last.log_probability
+
+
+def choose(logits: Float[Array, "B V"], keys: Key[Array, "B"], settings: Sampling) -> Int[Array, "B"]:
+    """The most likely token of each row, or a sample (Holtzman et al. 2020 for `top_p`)."""
+    if settings.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / settings.temperature
+    if settings.top_k is not None and settings.top_k < logits.shape[-1]:
+        smallest = jax.lax.top_k(logits, settings.top_k)[0][:, -1:]
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+    if settings.top_p < 1:
+        descending = jnp.sort(jax.nn.softmax(logits), axis=-1, descending=True)
+        before = jnp.cumsum(descending, axis=-1) - descending
+        smallest = jnp.min(jnp.where(before < settings.top_p, descending, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(jax.nn.softmax(logits) < smallest, -jnp.inf, logits)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def _right_aligned(ids: Int[Array, "B P"], mask: Bool[Array, "B P"]) -> tuple[Int[Array, "B P"], Bool[Array, "B P"]]:
+    """Rows with the padding before the tokens instead of after them."""
+    shift = ids.shape[1] - mask.sum(1)
+    rolled = jax.vmap(jnp.roll)(ids, shift), jax.vmap(jnp.roll)(mask, shift)
+    return jnp.where(rolled[1], rolled[0], 0), rolled[1]
