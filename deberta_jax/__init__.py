@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deberta_jax.inference.fill_mask import fill_mask
     from deberta_jax.inference.generation import Generated, generate
     from deberta_jax.inference.multiple_choice import choose
+    from deberta_jax.inference.perplexity import Perplexity, perplexity
     from deberta_jax.inference.pipelines import pipeline, predict
     from deberta_jax.inference.question_answering import answer
     from deberta_jax.inference.ranking import rank
@@ -78,6 +79,7 @@ _MODULES = {
     "MaskingVocabulary": "data.masking",
     "MultipleChoice": "model.heads",
     "PRESETS": "presets",
+    "Perplexity": "inference.perplexity",
     "QuestionAnswering": "model.heads",
     "ReplacedTokenDetection": "model.replaced_token_detection",
     "ReplacedTokenPair": "model.pair",
@@ -121,6 +123,7 @@ _MODULES = {
     "p2c_scores": "ops.scores",
     "pack": "data.packing",
     "parameters": "model.surgery",
+    "perplexity": "inference.perplexity",
     "pipeline": "inference.pipelines",
     "plain_objective": "finetuning.objectives",
     "predict": "inference.pipelines",
@@ -155,6 +158,7 @@ __all__ = [
     "Masking",
     "MaskingVocabulary",
     "MultipleChoice",
+    "Perplexity",
     "QuestionAnswering",
     "ReplacedTokenDetection",
     "ReplacedTokenPair",
@@ -199,6 +203,7 @@ __all__ = [
     "p2c_scores",
     "pack",
     "parameters",
+    "perplexity",
     "pipeline",
     "plain_objective",
     "predict",

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from deberta_jax.cli.evaluate_options import EvaluateConfig
+from deberta_jax.cli import evaluate_perplexity
+from deberta_jax.cli.evaluate_options import EvaluateConfig, PerplexityConfig
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder
 from deberta_jax.finetuning.custom import find_task
@@ -24,8 +25,11 @@ from deberta_jax.tasks.task import Task
 from deberta_jax.training.first_process import print_once
 
 
-def run(config: EvaluateConfig) -> None:
+def run(config: EvaluateConfig | PerplexityConfig) -> None:
     """Read the files, predict, score, and write the results if a folder is given."""
+    if isinstance(config, PerplexityConfig):
+        evaluate_perplexity.run(config)
+        return
     if config.data is None:
         raise InputError("no data given: use --data with the folder of the task's files")
     task = find_task(config.task, config.columns)

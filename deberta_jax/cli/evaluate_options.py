@@ -52,10 +52,43 @@ class EvaluateConfig:
     """Name of the task, set by the recipe."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PerplexityConfig:
+    """Evaluate a language model on text: perplexity per token and per word, from left to right.
+
+    The model is one that `pretrain --objective clm` or `mt` trained. Each document is read as [CLS] text, and each
+    of its tokens is predicted once from the tokens before it. Longer documents are read in windows that overlap
+    (docs/pretraining.md, "Language models").
+    """
+
+    model: str | None = None
+    """Model folder, or owner/name on the Hugging Face hub, with a masked language model head."""
+    base: str | None = None
+    """Base model of a PEFT adapter; by default the one that the adapter names."""
+    data: tuple[str, ...] = ()
+    """Text files or glob patterns, as `pretrain` reads them: .txt with blank lines between documents, .jsonl,
+    .parquet."""
+    max_length: int | None = None
+    """Tokens of a window, including [CLS]; by default the model's number of positions."""
+    stride: int | None = None
+    """Tokens that windows move by; by default half of the maximum length."""
+    batch_tokens: int = BATCHING.batch_tokens
+    """Tokens per batch, including padding."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of parameters and computation; probabilities are computed in float32."""
+    precision: Precision = "float32"
+    """Precision of float32 matrix products: tf32 is faster on GPU and TPU, and has no effect with bfloat16."""
+    attention: AttentionName = "auto"
+    """Implementation of attention (docs/attention.md); auto chooses by device and length."""
+
+
 NOUN = "TASK"
-RECIPES = DESCRIPTIONS
+PERPLEXITY = "perplexity"
+RECIPES = {**DESCRIPTIONS, PERPLEXITY: "text files, with a language model: perplexity per token and per word"}
 
 
-def recipe(name: str, selection: None = None) -> EvaluateConfig:
+def recipe(name: str, selection: None = None) -> EvaluateConfig | PerplexityConfig:
     """The default options of a task."""
+    if name == PERPLEXITY:
+        return PerplexityConfig()
     return EvaluateConfig(task=name, max_length=max_length_of(name))
