@@ -107,10 +107,7 @@ def _train(
         f"rate {config.optimizer.learning_rate:g}, at most {config.max_length} tokens, {config.compute_dtype}"
     )
     if grid := published_grid(inputs.task.name, config.model):
-        print_once(
-            f"published for this model: learning rate {', '.join(f'{rate:g}' for rate in grid.learning_rates)}; batch "
-            f"size {grid.batch_size[0]} to {grid.batch_size[1]}; warm-up {grid.warmup[0]} to {grid.warmup[1]} steps"
-        )
+        print_once(f"published for this model: {grid}")
     metrics = []
     for seed in range(config.seed, config.seed + config.seeds):
         folder = config.folder if config.seeds == 1 else config.folder / f"seed-{seed}"

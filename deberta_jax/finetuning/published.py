@@ -23,6 +23,11 @@ class Grid(NamedTuple):
     batch_size: tuple[int, int]
     warmup: tuple[int, int]
 
+    def __str__(self) -> str:
+        rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
+        sizes, steps = ("{} to {}".format(*limits) for limits in (self.batch_size, self.warmup))
+        return f"learning rate {rates}; batch size {sizes}; warm-up {steps} steps"
+
 
 MODELS = "v1-base", "v1-large", "v1-xlarge", "v2-xlarge", "v2-xxlarge", "v3-large"
 

@@ -59,7 +59,9 @@ def test_the_settings_of_superglue_for_the_largest_model_are_in_the_published_gr
 
 
 def test_the_grid_is_for_tasks_without_published_settings(tmp_path):
-    assert published_grid("boolq", "microsoft/deberta-v2-xxlarge") == GRIDS["v2-xxlarge"]
+    grid = published_grid("boolq", "microsoft/deberta-v2-xxlarge")
+    assert grid == GRIDS["v2-xxlarge"]
+    assert str(grid) == "learning rate 1e-06, 3e-06, 5e-06; batch size 16 to 64; warm-up 50 to 1000 steps"
     (tmp_path / "config.json").write_text(json.dumps(PRESETS["v2-xxlarge"].to_dict()))
     assert published_grid("generic", str(tmp_path)) == GRIDS["v2-xxlarge"]
     assert published_grid("record", "microsoft/deberta-v2-xxlarge") is None
