@@ -35,9 +35,7 @@ def main(preset: str = "v3-small", prompt_tokens: int = 64, new_tokens: int = 64
         measures[name] = lambda run=run: seconds(lambda: jax.block_until_ready(run()))
     medians = alternate(measures, REPETITIONS)
     same = (texts["stored"] == texts["computed again"]).mean()
-    print(
-        f"{preset}, {batch_size} prompts of {prompt_tokens} tokens, {new_tokens} new tokens each, same tokens {same:.1%}"
-    )
+    print(f"{preset}, {batch_size} prompts of {prompt_tokens} tokens, {new_tokens} new ones each, {same:.1%} the same")
     for name, median in medians.items():
         print(f"keys and values {name}: {batch_size * new_tokens / median:,.0f} tokens/s")
     print(f"ratio {medians['computed again'] / medians['stored']:.1f}")
