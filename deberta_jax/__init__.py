@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deberta_jax.inference.entities import tag_entities
     from deberta_jax.inference.entity_ranking import score_entities
     from deberta_jax.inference.fill_mask import fill_mask
+    from deberta_jax.inference.generation import Generated, generate
     from deberta_jax.inference.multiple_choice import choose
     from deberta_jax.inference.perplexity import Perplexity, perplexity
     from deberta_jax.inference.pipelines import pipeline, predict
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from deberta_jax.ops.positions import log_bucket, relative_index
     from deberta_jax.ops.scores import attention_probabilities, c2c_scores, c2p_scores, p2c_scores
     from deberta_jax.presets import PRESETS
-    from deberta_jax.pretraining.objectives import masked_lm_objective
+    from deberta_jax.pretraining.objectives import causal_lm_objective, masked_lm_objective
     from deberta_jax.pretraining.replaced_token_losses import discriminator_objective, replace_tokens
     from deberta_jax.sharding import make_mesh
     from deberta_jax.tokenizers.batch import Batch
@@ -68,6 +69,7 @@ _MODULES = {
     "Deberta": "model.deberta",
     "DebertaConfig": "config",
     "EntityScoring": "model.heads",
+    "Generated": "inference.generation",
     "HeadOutput": "model.heads",
     "InputError": "errors",
     "LoraConfig": "finetuning.config",
@@ -94,6 +96,7 @@ _MODULES = {
     "attention_with_probabilities": "ops.attention",
     "c2c_scores": "ops.scores",
     "c2p_scores": "ops.scores",
+    "causal_lm_objective": "pretraining.objectives",
     "choose": "inference.multiple_choice",
     "classification_objective": "finetuning.objectives",
     "classify": "inference.classification",
@@ -103,6 +106,7 @@ _MODULES = {
     "embed": "inference.embeddings",
     "fill_mask": "inference.fill_mask",
     "first_layers": "model.surgery",
+    "generate": "inference.generation",
     "from_pretrained": "hub.pretrained",
     "initial_pair": "model.pair",
     "initial_state": "training.state",
@@ -145,6 +149,7 @@ __all__ = [
     "Deberta",
     "DebertaConfig",
     "EntityScoring",
+    "Generated",
     "HeadOutput",
     "InputError",
     "LoraConfig",
@@ -171,6 +176,7 @@ __all__ = [
     "attention_with_probabilities",
     "c2c_scores",
     "c2p_scores",
+    "causal_lm_objective",
     "choose",
     "classification_objective",
     "classify",
@@ -181,6 +187,7 @@ __all__ = [
     "fill_mask",
     "first_layers",
     "from_pretrained",
+    "generate",
     "initial_pair",
     "initial_state",
     "label",

@@ -44,8 +44,8 @@ _HUGGING_FACE_DEFAULTS = {
 }
 
 
-# The key of `config.json` that tells what a language model was trained for.
-OBJECTIVE_KEY = "deberta_jax_objective"
+# Keys of `config.json` of this library: what a language model was trained for, and how long the texts it writes are.
+OBJECTIVE_KEY, NEW_TOKENS_KEY = OWN_KEYS = "deberta_jax_objective", "deberta_jax_max_new_tokens"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +130,12 @@ class DebertaConfig:
         """
         value = self.extra.get(OBJECTIVE_KEY)
         return value if isinstance(value, str) else None
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """The largest number of tokens that a sequence-to-sequence model was trained to write; a key in `extra`."""
+        value = self.extra.get(NEW_TOKENS_KEY)
+        return value if type(value) is int and value > 0 else None
 
     @property
     def num_groups(self) -> int:

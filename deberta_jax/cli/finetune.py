@@ -75,6 +75,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
         precision=config.precision,
         attention=config.attention,
         from_scratch=config.from_scratch,
+        config_keys=kind.config_keys(pretrained.tokenizer, train),
     )
     # A head of the file with the same labels keeps their order.
     labels = model.config.labels if labels else ()

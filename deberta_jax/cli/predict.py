@@ -91,7 +91,7 @@ def _report_end(config: PredictConfig, unit: str, lines: int, errors: int) -> No
 def _pipeline_name(config: PredictConfig, folder: Path, base: Path | None) -> PipelineName:
     """The task of --task, or of the head that config.json names; raises InputError if the file lacks its head.
 
-    A sentence encoder gives embeddings.
+    A sentence encoder gives embeddings, a model that was trained only to generate text generates.
     """
     model_config, tensors, _ = read_folder(folder, generator=config.generator, base=base)
     heads = {None, *heads_in_file(tensors)}
@@ -100,6 +100,8 @@ def _pipeline_name(config: PredictConfig, folder: Path, base: Path | None) -> Pi
     default = next((name for name, spec in PIPELINES.items() if head and spec.head == head), None)
     if head is None and read_sentence(folder) is not None:
         default = "embeddings"
+    if default == "fill-mask" and model_config.objective in ("clm", "seq2seq"):
+        default = "generate"
     name = config.task or default
     hint = f"its tensors serve {', '.join(available)}"
     if name is None:
@@ -125,8 +127,8 @@ def _check_options(config: PredictConfig, name: PipelineName) -> None:
             )
     if name == "zero-shot" and not config.labels:
         raise InputError("zero-shot needs the labels to choose from: --labels")
-    if config.parts and name in ("zero-shot", "multiple-choice", "entity-ranking", "rank"):
-        raise InputError(f"--return needs one text or pair per example, but {name} encodes several sequences")
+    if config.parts and name in ("zero-shot", "multiple-choice", "entity-ranking", "rank", "generate"):
+        raise InputError(f"--return needs one text or pair that is read once, but {name} reads several sequences")
     if config.parts and is_stream(config.output):
         raise InputError("--return writes arrays next to the output: name a file with --output")
 
@@ -137,7 +139,7 @@ def _open_output(
     if is_stream(config.output):
         return open_stream(config.output)
     names = *_options(name), "dtype", "precision", "attention", "max_length"
-    settings = {"task": name} | {option: getattr(config, option) for option in names} | {"return": config.parts}
+    settings = {"task": name} | {option: config.option(option, name) for option in names} | {"return": config.parts}
     settings |= {"columns": dataclasses.asdict(config.columns), "documents": inputs.given_sha256}
     return open_resumable(config.output, settings | {"model": _sha256(folders), "input": inputs.source.sha256})
 
@@ -160,9 +162,9 @@ def _load(config: PredictConfig, name: PipelineName, folder: Path, base: Path | 
     dtypes: dict[str, Any] = {"dtype": config.dtype, "param_dtype": config.dtype, "precision": config.precision}
     dtypes["attention"] = config.attention
     model, tokenizer = load_pretrained(folder, spec.head, generator=config.generator, base=base, **dtypes)
-    options = {option: getattr(config, option) for option in spec.options}
+    options = {option: config.option(option, name) for option in spec.options}
     pipeline = spec.build(model, tokenizer, batching=config.batching, **options)
-    if spec.head == "masked_lm" and model.decoder is not None:
+    if name == "fill-mask" and model.decoder is not None:
         print("masks are filled with the enhanced mask decoder", file=sys.stderr)
     return Loaded(model, tokenizer, pipeline)
 

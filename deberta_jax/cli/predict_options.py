@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -14,6 +14,8 @@ from deberta_jax.inference.names import PipelineName, ScoreFunction
 
 # Examples per chunk: a chunk is in memory together, and is computed again if the process is killed.
 CHUNK = 1024
+# The default of `top_k` for fill-mask.
+TOP_TOKENS = 5
 ArrayName = Literal["hidden_states", "attentions"]
 _Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")]
 
@@ -57,7 +59,8 @@ class FieldNames:
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig:
-    """Fill masks, classify, score, rank, tag, answer, choose, detect or embed with a model of a folder or of the hub.
+    """Fill masks, generate, classify, score, rank, tag, answer, choose, detect or embed with a model of a folder or of
+    the hub.
 
     Each example is a --text, or a line or row of --input. It gives one line of JSON, in the same order: the fields of
     the example, and the result as "prediction". In a file, an example is a JSON object or a row of a table (csv, tsv,
@@ -128,8 +131,18 @@ class PredictConfig:
 
     None always answers.
     """
-    top_k: int = 5
-    """Number of tokens to return for each [MASK] (fill-mask)."""
+    top_k: int | None = None
+    """Number of tokens to return for each [MASK], by default 5, or to sample among, by default all (generate)."""
+    max_new_tokens: int | None = None
+    """Maximum number of tokens to write, by default 64 or what the model was trained to write (generate)."""
+    temperature: float = 0.0
+    """0 for the most likely token; higher for more random texts (generate)."""
+    top_p: float = 1.0
+    """Sample among the most likely tokens whose probabilities add up to this (generate)."""
+    stop: tuple[str, ...] = ()
+    """Tokens that end a text, beside [SEP] (generate)."""
+    seed: int = 0
+    """Seed of the samples (generate)."""
     pooling: Pooling | None = None
     """How token states become one vector (embeddings).
 
@@ -160,12 +173,18 @@ class PredictConfig:
     """Number of tokens per batch, including padding."""
 
     def __post_init__(self) -> None:
-        check_at_least("top_k", self.top_k, 1)
+        if self.top_k is not None:
+            check_at_least("top_k", self.top_k, 1)
         check_at_least("top", self.top, 1)
         if "{}" not in self.template:
             raise InputError(f"template {self.template!r} has no {{}} for the label")
         # Raises InputError for invalid values.
         _ = self.batching
+
+    def option(self, name: str, task: PipelineName) -> Any:
+        """The value of an option that only some tasks take, for this task."""
+        value = getattr(self, name)
+        return TOP_TOKENS if (name, task, value) == ("top_k", "fill-mask", None) else value
 
     @property
     def batching(self) -> Batching:

@@ -1,7 +1,7 @@
 """The initial model of a fine-tuning run: a pretrained encoder and the head of the task."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
-from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
+from deberta_jax.config import OWN_KEYS, AttentionName, DebertaConfig, Precision, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.adapter import ADAPTER_HEADS
 from deberta_jax.finetuning.config import LoraConfig
@@ -21,6 +21,7 @@ from deberta_jax.hub.config_file import with_labels
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import read_folder, tokenizer_folder
 from deberta_jax.hub.heads import HEADS, head_options
+from deberta_jax.hub.layout import POSITIONS
 from deberta_jax.hub.load import load_model
 from deberta_jax.hub.sentence_modules import transformer_folder
 from deberta_jax.hub.tensors import Tensor
@@ -80,10 +81,15 @@ def model_spec(
     precision: Precision = "float32",
     attention: AttentionName = "auto",
     from_scratch: bool = False,
+    config_keys: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
-    """The model with the head of a kind of task. A head in the file is used if it has the same labels."""
+    """The model with the head of a kind of task. A head in the file is used if it has the same labels.
+
+    `config_keys` are added to the keys of `config.json` that do not describe the architecture.
+    """
     config, tensors = with_labels(pretrained.config, pretrained.tensors, kind.head, labels or None)
-    config = dataclasses.replace(config, problem_type=kind.problem_type)
+    extra = {key: value for key, value in config.extra.items() if key not in OWN_KEYS} | dict(config_keys or {})
+    config = dataclasses.replace(config, problem_type=kind.problem_type, extra=extra)
     if head_dropout is not None:
         config = dataclasses.replace(config, cls_dropout=head_dropout)
     options: dict[str, Any] = {
@@ -93,6 +99,9 @@ def model_spec(
         "attention": attention,
     }
     options |= head_options(kind.head, () if from_scratch else tensors)
+    if kind.head == "masked_lm":
+        # Without a head of a language model, its decoder would be random.
+        options["enhanced_mask_decoder"] = POSITIONS in tensors
     head = HEADS[kind.head].model
 
     def build(key: jax.Array) -> Any:

@@ -34,7 +34,7 @@ def features_of(
         for example in chunk:
             if example.answer is None:
                 raise InputError(f"example {example.id} has no label; each row of a training file needs one")
-        rows = kind.encoding.encode(tokenizer, [example.inputs for example in chunk], max_length)
+        rows = kind.encoding.encode(tokenizer, list(map(kind.encoding.training_inputs, chunk)), max_length)
         windows = windows_of(rows, len(chunk))
         truncated += len(rows.truncated)
         for number, example in enumerate(chunk):

@@ -26,6 +26,8 @@ from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
+# The default of `max_new_tokens`.
+NEW_TOKENS = 64
 # Steps between two checks whether all texts have ended.
 BLOCK = 16
 # What a model was trained for (`DebertaConfig.objective`) that generates text.
@@ -50,7 +52,7 @@ class Generated(NamedTuple):
 class Sampling:
     """How the next token is chosen; see `generate`."""
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = NEW_TOKENS
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float = 1.0
@@ -74,7 +76,7 @@ def generate(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float = 1.0,
@@ -90,7 +92,8 @@ def generate(
         model: a model with the head "masked_lm".
         tokenizer: its tokenizer.
         prompts: texts; a sequence-to-sequence model reads them as sources, with attention in both directions.
-        max_new_tokens: the largest number of tokens after a prompt.
+        max_new_tokens: the largest number of tokens after a prompt; by default 64, or what a sequence-to-sequence model
+            was trained to write.
         temperature: 0 for the most likely token, otherwise the logits are divided by it and a token is sampled.
         top_k: sample among this many of the most likely tokens; None for all.
         top_p: sample among the most likely tokens whose probabilities add up to this (nucleus sampling).
@@ -111,6 +114,7 @@ def generate_pipeline(
     model: Model,
     tokenizer: Tokenizer,
     *,
+    max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
     seed: int = 0,
     batching: Batching = BATCHING,
@@ -122,7 +126,9 @@ def generate_pipeline(
     config = encoder_of(model).config
     if config.objective not in GENERATIVE:
         _log.warning("the model does not say that it was trained to generate text (objective clm, mt or seq2seq)")
-    settings = Sampling(**sampling, is_bidirectional=config.objective == "seq2seq")
+    if max_new_tokens is None:
+        max_new_tokens = config.max_new_tokens or NEW_TOKENS
+    settings = Sampling(max_new_tokens, **sampling, is_bidirectional=config.objective == "seq2seq")
     batching = dataclasses.replace(batching, max_length=_prompt_length(model, settings, batching))
     stops = stop_ids(tokenizer, stop)
     program = functools.partial(

@@ -13,6 +13,7 @@ PipelineName = Literal[
     "multiple-choice",
     "entity-ranking",
     "replaced-tokens",
+    "generate",
     "embeddings",
 ]
 # What turns the logits of a classification head into scores; "auto" depends on the task and the model.

@@ -11,6 +11,7 @@ from deberta_jax.inference.embeddings import embed, embed_pipeline
 from deberta_jax.inference.entities import tag_entities_pipeline
 from deberta_jax.inference.entity_ranking import score_entities_pipeline
 from deberta_jax.inference.fill_mask import fill_mask_pipeline
+from deberta_jax.inference.generation import generate_pipeline
 from deberta_jax.inference.multiple_choice import choose_pipeline
 from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.question_answering import answer_pipeline
@@ -65,6 +66,9 @@ PIPELINES: dict[PipelineName, PipelineSpec] = {
     "multiple-choice": PipelineSpec("multiple_choice", choose_pipeline, fields=("text", "choices")),
     "entity-ranking": PipelineSpec("entity_scoring", score_entities_pipeline, fields=("passage", "query", "entities")),
     "replaced-tokens": PipelineSpec("replaced_token_detection", detect_replaced_pipeline),
+    "generate": PipelineSpec(
+        "masked_lm", generate_pipeline, options=("max_new_tokens", "temperature", "top_k", "top_p", "stop", "seed")
+    ),
     "embeddings": PipelineSpec(None, embed_pipeline, options=("pooling", "prompt"), pairs=True),
 }
 

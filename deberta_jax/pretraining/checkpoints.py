@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from deberta_jax.config import DebertaConfig
+from deberta_jax.config import OBJECTIVE_KEY, DebertaConfig
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import read_json
 from deberta_jax.hub.config_file import config_of
@@ -55,8 +55,10 @@ def read_run(folder: Path, *, generator: bool = False) -> tuple[StoredModel, Tok
         table = checkpointer.shapes().get(f"model.{'generator.' * is_pair}deberta.embeddings.word.embedding.value")
         if table is None or settings.get("model") not in list(PRESETS):
             raise InputError(f"{folder}: contains no checkpoint of a pretraining run")
-        config = dataclasses.replace(PRESETS[settings["model"]], vocab_size=table[0][0])
-        model = checkpointer.restore_model(_abstract(_build(config, settings["rtd"]["sharing"] if is_pair else None)))
+        config = _config_of(settings, vocab_size=table[0][0])
+        sharing = settings["rtd"]["sharing"] if is_pair else None
+        decoder = settings.get("absolute_positions", "decoder") == "decoder"
+        model = checkpointer.restore_model(_abstract(_build(config, sharing, enhanced_mask_decoder=decoder)))
     if is_pair:
         model = model.generator if generator else model.detector()
     stored = StoredModel(config_of(model), file_tensors(model, config_of(model)), folder)
@@ -69,12 +71,14 @@ def write_run(folder: Path, model: StoredModel, tokenizer: Tokenizer | None, tar
     The folder will be renamed to `target`. Returns what to do with it. Raises InputError for a model that `pretrain`
     has no preset for.
     """
-    name = next((name for name, preset in PRESETS.items() if preset.has_parameters_of(model.config)), None)
+    groups = model.config.num_hidden_groups
+    plain = dataclasses.replace(model.config, num_hidden_groups=None)
+    name = next((name for name, preset in PRESETS.items() if preset.has_parameters_of(plain)), None)
     if name is None:
         raise InputError(
             f"{model.source}: `deberta-jax pretrain` has no preset of this size; it trains {', '.join(PRESETS)}"
         )
-    config = dataclasses.replace(PRESETS[name], vocab_size=model.config.vocab_size)
+    config = dataclasses.replace(PRESETS[name], vocab_size=model.config.vocab_size, num_hidden_groups=groups)
     mesh, build = make_mesh(data=1, fsdp=-1), _build(config, None)
     optimizer = make_optimizer(OptimizerConfig(), 1)
     loaded = load_model(build, config, model.tensors, source=model.source, key=model_key(_SEED), mesh=mesh)
@@ -85,7 +89,21 @@ def write_run(folder: Path, model: StoredModel, tokenizer: Tokenizer | None, tar
         checkpointer.save(initial_state(build, optimizer, _SEED, mesh, loaded), {"next_batch": 0, "settings": {}})
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer")
-    return f"train it with `{pretrain_command(name, target, with_tokenizer=tokenizer is not None)}`"
+    command = pretrain_command(name, target, with_tokenizer=tokenizer is not None)
+    shared = f" --num-hidden-groups {groups}" * (groups is not None)
+    return f"train it with `{command}{shared}`"
+
+
+def _config_of(settings: Mapping[str, Any], *, vocab_size: int) -> DebertaConfig:
+    """The config of the model of a run."""
+    objective = settings.get("objective")
+    return dataclasses.replace(
+        PRESETS[settings["model"]],
+        vocab_size=vocab_size,
+        num_hidden_groups=settings.get("num_hidden_groups"),
+        position_biased_input=settings.get("absolute_positions") == "input",
+        extra={OBJECTIVE_KEY: objective} if objective in ("clm", "mt") else {},
+    )
 
 
 def pretrain_command(preset: str, folder: Path, *, with_tokenizer: bool) -> str:
@@ -96,10 +114,12 @@ def pretrain_command(preset: str, folder: Path, *, with_tokenizer: bool) -> str:
     return f"deberta-jax pretrain {recipe}{model} --objective mlm --folder {shlex.quote(str(folder))}{tokenizer}"
 
 
-def _build(config: DebertaConfig, sharing: Any) -> Callable[[PRNGKeyArray], nnx.Module]:
-    """The constructor of a masked-LM model or, with a way to share embeddings, of a pair."""
+def _build(
+    config: DebertaConfig, sharing: Any, *, enhanced_mask_decoder: bool = True
+) -> Callable[[PRNGKeyArray], nnx.Module]:
+    """The constructor of a language model or, with a way to share embeddings, of a pair."""
     if sharing is None:
-        return lambda key: MaskedLM(config, key=key)
+        return lambda key: MaskedLM(config, enhanced_mask_decoder=enhanced_mask_decoder, key=key)
     return lambda key: initial_pair(generator_config(config), config, sharing, key=key)
 
 

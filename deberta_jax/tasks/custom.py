@@ -27,7 +27,7 @@ class Columns:
     """The columns of a custom table (task `generic`)."""
 
     kind: str = "single_label"
-    """What to predict: single_label, multi_label, regression, token, extractive_qa or multiple_choice."""
+    """What to predict: single_label, multi_label, regression, token, extractive_qa, multiple_choice or seq2seq."""
     text: str = "text"
     """Column with the text."""
     pair: str | None = None

@@ -19,6 +19,7 @@ from deberta_jax.hub.layout import export_tensors, with_lm_prefix
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.hub.tensors import as_tensor, read_tensors, write_safetensors
 from deberta_jax.inference.embeddings import embed
+from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining import checkpoints
@@ -274,3 +275,22 @@ def test_torch_reads_what_was_converted_to_microsofts_format(tmp_path):
     assert any(name.startswith("lm_predictions.lm_head.") for name in loaded)
     written = {with_lm_prefix(name, "cls"): x.numpy() for name, x in loaded.items()}
     assert_equal_tensors(written, tensors_of(tmp_path / "model" / "model.safetensors"))
+
+
+@pytest.mark.parametrize(("absolute", "groups"), [("none", 1), ("input", None)])
+def test_a_run_of_a_language_model_is_converted_with_its_options(
+    absolute, groups, tmp_path, tokenizer, no_fingerprints
+):
+    config = dataclasses.replace(TINY, num_hidden_groups=groups, position_biased_input=absolute == "input")
+    model = random_model(lambda key: MaskedLM(config, enhanced_mask_decoder=False, key=key))
+    run, step = tmp_path / "run", jnp.ones((), jnp.int32)
+    with closing(Checkpointer(run / "checkpoints")) as checkpointer:
+        checkpointer.save(TrainState(step, model, (), jax.random.key(0), step, step), {})
+    settings = {"model": "tiny", "objective": "clm", "absolute_positions": absolute, "num_hidden_groups": groups}
+    (run / "config.json").write_text(json.dumps(settings))
+    (run / "tokenizer").mkdir()
+    tokenizer.save(run / "tokenizer")
+    assert convert(run, tmp_path / "model") == 0
+    loaded, _ = load_pretrained(tmp_path / "model", "masked_lm")
+    assert loaded.config == config and loaded.config.objective == "clm" and loaded.decoder is None
+    assert all(map(np.array_equal, jax.tree.leaves(loaded), jax.tree.leaves(model)))

@@ -241,13 +241,17 @@ def test_results_of_16_bits_are_written_as_numbers(dtype, one_example, model_fol
         ("masked_lm", "--text x --output .", ". is a folder: name a file with --output"),
         ("masked_lm", "--text x --labels a", "--labels is for zero-shot, but the task is fill-mask"),
         ("masked_lm", "--text x --pooling cls", "--pooling is for embeddings, but the task is fill-mask"),
-        (None, "--text x --task embeddings --top-k 3", "--top-k is for fill-mask, but the task is embeddings"),
+        (
+            None,
+            "--text x --task embeddings --top-k 3",
+            "--top-k is for fill-mask, generate, but the task is embeddings",
+        ),
         ("masked_lm", "--text x --top-k 0", "top_k is 0; it must be at least 1"),
         ("masked_lm", "--text x --max-length 2", "max_length is 2; it must be at least 3"),
         ("masked_lm", "--text x --max-length 64", "max_length is 64, but the model has 16 absolute positions"),
         ("masked_lm", "--text x --generator", "pytorch_model.generator.bin"),
         ("masked_lm", "--text x --return attentions", "--return writes arrays next to the output: name a file"),
-        ("multiple_choice", "--text x --choices y --return attentions --output o", "multiple-choice encodes several"),
+        ("multiple_choice", "--text x --choices y --return attentions --output o", "multiple-choice reads several"),
         ("sequence_classification", "--text x --task zero-shot", "zero-shot needs the labels to choose from: --labels"),
         ("sequence_classification", "--text x --task zero-shot --labels a --template b", "has no {} for the label"),
         ("masked_lm", "--text x --revision main", "revision main"),
@@ -289,7 +293,7 @@ def test_a_result_that_is_not_finite_is_an_error_of_its_line(model_folders, tmp_
 def test_the_help_explains_tasks_invalid_lines_and_interruptions(capfd):
     assert main(["predict", "--help"]) == 0
     text = " ".join(capfd.readouterr().out.replace("│", " ").split())
-    for part in ("fill-mask", '{"line": 7, "error": "..."}', "exit code is 2", "OUTPUT.progress", "(default: 5)"):
+    for part in ("fill-mask", '{"line": 7, "error": "..."}', "exit code is 2", "OUTPUT.progress", "(default: 4096)"):
         assert part in text
 
 

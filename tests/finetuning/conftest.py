@@ -48,7 +48,7 @@ def prepared(tmp_path_factory, pretrained):
         root = tmp_path_factory.mktemp(kind)
         separable = SEPARABLE[kind](root)
         data = ("--data", root / separable.data, "--model", pretrained)
-        return Prepared(root, separable, [separable.task, *data, *separable.options, *OPTIONS])
+        return Prepared(root, separable, [separable.task, *data, *OPTIONS, *separable.options])
 
     return prepare
 

@@ -47,11 +47,12 @@ def test_a_separable_data_set_is_learned_and_predictions_metrics_report_and_mode
     assert config.get("problem_type") == KINDS[kind].problem_type
     if kind in LABELS:
         assert list(config["id2label"].values()) == LABELS[kind]
-    command = f'predict {run.folder / "model"} --text "..."'
+    task = "--task generate " if kind == "seq2seq" else ""
+    command = f'predict {run.folder / "model"} {task}--text "..."'
     if kind == "entity_ranking":
         # An example cannot be given as options.
         command = f"evaluate record --data {run.folder.parent} --model {run.folder / 'model'}"
-    if kind in ("single_label", "entity_ranking"):
+    if kind in ("single_label", "entity_ranking", "seq2seq"):
         assert run.output.splitlines()[-1] == f"next: deberta-jax {command}"
 
 

@@ -46,7 +46,9 @@ def test_the_perturbation_increases_the_divergence_and_has_no_gradient_to_word_e
     # Each token moves at most by the learning rate, because its gradient is divided by its largest value.
     assert np.abs(moved - initial).max() <= 0.05 + 1e-6
     assert np.isfinite(np.asarray(passes.gradient)).all()
-    assert not np.asarray(gradient.deberta.embeddings.word.embedding[...]).any()
+    # The output of a language model is tied to them.
+    if KINDS[kind].head != "masked_lm":
+        assert not np.asarray(gradient.deberta.embeddings.word.embedding[...]).any()
     assert np.asarray(gradient.deberta.encoder.layers.up.kernel[...]).any()
 
 

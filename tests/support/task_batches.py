@@ -35,6 +35,12 @@ BATCHES = {
         "labels": RNG.integers(0, 2, (B, 4)).astype(np.float32),
         "weights": np.ones((B, 4), np.float32),
     },
+    "seq2seq": {
+        "positions": np.tile(np.arange(2, 6, dtype=np.int32), (B, 1)),
+        "labels": random_tokens(RNG, B, 4),
+        "weights": (np.arange(4) < RNG.integers(1, 5, (B, 1))).astype(np.float32),
+        "source_lengths": np.full(B, 3, np.int32),
+    },
 }
 
 

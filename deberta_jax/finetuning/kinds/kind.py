@@ -36,6 +36,8 @@ class Encoding(NamedTuple):
     """(tokenizer, inputs of examples, max_length) -> one or more sequences of tokens per example."""
     targets: Targets
     """(example, its windows, index of each label, max_length) -> features with training targets."""
+    training_inputs: Callable[[Any], tuple] = lambda example: example.inputs
+    """Inputs of an example for `encode` in training; prediction always reads `example.inputs`."""
     padded_shape: Callable[[Sequence[int], int], list[int]] = largest_shape
     """(largest shape of a target, length of the sequences) -> the shape of this target in a batch, without axis B."""
     several_sequences: bool = False
@@ -98,6 +100,8 @@ class Kind:
     """(model, tokenizer, batching) -> the pipeline from the inputs of examples to outcomes."""
     report: ReportContent
     """From predicted examples to figures, tables and mistakes."""
+    config_keys: Callable[[Tokenizer, Sequence[Any]], dict[str, Any]] = lambda tokenizer, examples: {}
+    """(tokenizer, training examples) -> what `config.json` says about a model of this kind besides."""
     problem_type: str | None = None
     """`problem_type` of `config.json`, by which transformers selects the loss of a classifier."""
     class_weighting: ClassWeighting | None = None
