@@ -1,6 +1,7 @@
 """The architecture of a model, with the field names of Hugging Face's `config.json`."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -50,10 +51,11 @@ class DebertaConfig:
     `model_type` "deberta" is v1 (no key bias, no position-key bias, fused projection in files); "deberta-v2" is v2, v3
     and Microsoft's current code. `clamp_distances` True is Microsoft's rule for tokens further apart than the maximum
     distance M (clamp to M - 1, then bucket), False is Hugging Face's (buckets without bound; docs/numerics.md,
-    "Relative positions and buckets"). `labels` are the names of a classifier's outputs in order, `id2label` in a file.
-    `extra` preserves the keys of a `config.json` that do not describe the architecture, for export; configs that differ
-    only in `extra` are equal, so a jitted function may return a model with the `extra` of an equal config. Raises
-    InputError for impossible combinations.
+    "Relative positions and buckets"). `num_hidden_groups` is the number of groups of consecutive layers that share
+    their parameters, as in ALBERT (Lan et al. 2020, section 3.1); None is no sharing. `labels` are the names of a
+    classifier's outputs in order, `id2label` in a file. `extra` preserves the keys of a `config.json` that do not
+    describe the architecture, for export; configs that differ only in `extra` are equal, so a jitted function may
+    return a model with the `extra` of an equal config. Raises InputError for impossible combinations.
     """
 
     model_type: str = "deberta-v2"
@@ -89,6 +91,7 @@ class DebertaConfig:
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem_type: str | None = None
     clamp_distances: bool = True
+    num_hidden_groups: int | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,7 @@ class DebertaConfig:
         object.__setattr__(self, "pos_att_type", tuple(sorted(set(self.pos_att_type))))
         derived = {"embedding_size": self.hidden_size, "pooler_hidden_size": self.hidden_size}
         derived["attention_head_size"] = self.hidden_size // self.num_attention_heads
+        derived["num_hidden_groups"] = self.num_hidden_layers
         for name, value in derived.items():
             if getattr(self, name) == value:
                 object.__setattr__(self, name, None)
@@ -113,6 +117,15 @@ class DebertaConfig:
     def word_size(self) -> int:
         """Width of the word and position tables (E)."""
         return self.embedding_size or self.hidden_size
+
+    @property
+    def num_groups(self) -> int:
+        """The number of layers with parameters of their own."""
+        return self.num_hidden_groups or self.num_hidden_layers
+
+    def group_of(self, layer: int) -> int:
+        """The index of the parameters of a layer, both from 0."""
+        return layer * self.num_groups // self.num_hidden_layers
 
     @property
     def max_distance(self) -> int:
@@ -128,6 +141,11 @@ class DebertaConfig:
     def active_terms(self) -> tuple[str, ...]:
         """The relative terms that are computed; the scale counts `pos_att_type` even without `relative_attention`."""
         return self.pos_att_type if self.relative_attention else ()
+
+    def with_depth(self, layers: int) -> "DebertaConfig":
+        """The same architecture with another number of layers, and at most as many groups that share parameters."""
+        groups = None if self.num_hidden_groups is None else math.gcd(self.num_hidden_groups, layers)
+        return dataclasses.replace(self, num_hidden_layers=layers, num_hidden_groups=groups)
 
     def has_parameters_of(self, other: "DebertaConfig") -> bool:
         """Whether two architectures have the same parameters and use them alike, regardless of the vocabulary size."""
@@ -242,6 +260,8 @@ def _problems(config: DebertaConfig) -> Iterator[str]:
             f"attention_head_size {config.head_size} x num_attention_heads {config.num_attention_heads} must be "
             f"hidden_size {config.hidden_size}"
         )
+    if config.num_hidden_groups and config.num_hidden_layers % config.num_hidden_groups:
+        yield f"num_hidden_groups {config.num_hidden_groups} must divide num_hidden_layers {config.num_hidden_layers}"
     if config.problem_type not in (None, *PROBLEM_TYPES):
         problem_type = shorten(repr(config.problem_type))
         yield f"problem_type {problem_type} is not one of {', '.join(PROBLEM_TYPES)}, as in transformers; omit it"

@@ -16,6 +16,7 @@ _MINIMUM = {
     "vocab_size": 1,
     "hidden_size": 1,
     "num_hidden_layers": 1,
+    "num_hidden_groups": 1,
     "num_attention_heads": 1,
     "intermediate_size": 1,
     "max_position_embeddings": 1,

@@ -114,6 +114,7 @@ OTHER_VALUES = {
     "position_biased_input": {"position_biased_input": True},
     "conv_kernel_size": {"conv_kernel_size": 3},
     "conv_groups": {"conv_groups": 2},
+    "num_hidden_groups": {"num_hidden_groups": 1},
     "conv_act": {"conv_act": "gelu"},
     "embedding_size": {"embedding_size": 128},
     "attention_head_size": {"attention_head_size": 64},

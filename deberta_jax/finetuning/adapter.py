@@ -51,7 +51,7 @@ def save_adapter(folder: str | Path, model: LoraModel, tokenizer: Tokenizer | No
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for name, entry, adapters in _adapted(model, encoder, config):
-        tensors |= _matrices(prefix, entry, adapters)
+        tensors |= _matrices(prefix, entry, adapters, config)
         ranks[name] = sum(adapter.up.shape[1] for adapter in adapters.values())
     heads = {name: x for name, x in file_tensors(encoder, config).items() if head and not name.startswith("deberta.")}
     tensors |= {f"base_model.model.{name}": x for name, x in heads.items()}
@@ -102,12 +102,13 @@ def _adapted(model: LoraModel, encoder: Any, config: DebertaConfig) -> list[tupl
     return adapted
 
 
-def _matrices(prefix: str, entry: Entry, adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
+def _matrices(prefix: str, entry: Entry, adapters: Mapping[str, Adapter], config: DebertaConfig) -> dict[str, Tensor]:
     """The matrices A [rank, in] and B [out, rank] of each layer, those of a fused projection beside each other."""
     module = f"base_model.model.{prefix}{entry.name.removeprefix('deberta.').removesuffix('.weight')}"
     tensors: dict[str, Tensor] = {}
     arrays = {path: (np.asarray(each.down[...]), np.asarray(each.up[...])) for path, each in adapters.items()}
-    for layer in range(next(iter(arrays.values()))[0].shape[0]):
+    for number in range(config.num_hidden_layers):
+        layer = config.group_of(number)
         downs = [down[layer].reshape(-1, down.shape[-1]).T for down, _ in arrays.values()]
         ups = []
         for path, (_, up) in arrays.items():
@@ -119,7 +120,7 @@ def _matrices(prefix: str, entry: Entry, adapters: Mapping[str, Adapter]) -> dic
                 ups.append(
                     entry.write([up[layer] if each == path else np.zeros_like(up[layer]) for each in entry.paths])
                 )
-        name = module.format(layer=layer)
+        name = module.format(layer=number)
         tensors[f"{name}.lora_A.weight"] = as_tensor(np.concatenate(downs))
         tensors[f"{name}.lora_B.weight"] = as_tensor(np.concatenate(ups, 1))
     return tensors

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.adapter import adapter_file, find_base, with_adapter
@@ -46,9 +48,9 @@ def read_folder(
     transformer = transformer_folder(folder)
     base_folder = find_base(folder, base)
     if base_folder is None:
-        return _read_model(transformer, generator, generator_folder)
+        return with_shared_layers(_read_model(transformer, generator, generator_folder))
     config, tensors, _ = _read_model(base_folder, generator, generator_folder)
-    return StoredModel(*with_adapter(config, tensors, transformer), adapter_file(transformer))
+    return with_shared_layers(StoredModel(*with_adapter(config, tensors, transformer), adapter_file(transformer)))
 
 
 def tokenizer_folder(folder: Path, *, base: str | Path | None = None) -> Path:
@@ -98,7 +100,29 @@ def read_generator(folder: Path) -> StoredModel:
     tensors = canonical_tensors(read_tensors(source), config, source=source, generator=True)
     if any(name.startswith("mask_predictions.") for name in tensors):
         raise InputError(f"{source}: a discriminator without its generator; expected {GENERATOR_FILE} in the folder")
-    return StoredModel(_with_depth_of(config, tensors), tensors, source)
+    return with_shared_layers(StoredModel(_with_depth_of(config, tensors), tensors, source))
+
+
+def with_shared_layers(stored: StoredModel) -> StoredModel:
+    """The model without `num_hidden_groups` if the layers of a group differ in the file, which is logged.
+
+    Files contain every layer. transformers trains each of them on its own.
+    """
+    config, tensors, source = stored
+    if config.num_hidden_groups is None:
+        return stored
+    size = config.num_hidden_layers // config.num_groups
+    for layer in range(config.num_hidden_layers):
+        prefix, first = (f"deberta.encoder.layer.{number}." for number in (layer, layer - layer % size))
+        for name in [name for name in tensors if layer % size and name.startswith(prefix)]:
+            original = tensors.get(first + name.removeprefix(prefix))
+            if original is None or not np.array_equal(tensors[name].read(), original.read(), equal_nan=True):
+                _log.warning(
+                    "%s: num_hidden_groups is %d, but %s differs from layer %d; loaded without parameter sharing",
+                    *(source, config.num_hidden_groups, name, layer - layer % size),
+                )
+                return StoredModel(dataclasses.replace(config, num_hidden_groups=None), tensors, source)
+    return stored
 
 
 def has_generator(folder: Path) -> bool:
@@ -116,7 +140,7 @@ def _generator_tensors(folder: Path) -> Mapping[str, Tensor]:
 def _with_depth_of(config: DebertaConfig, tensors: Mapping[str, Tensor]) -> DebertaConfig:
     """A generator may be stored with the config of its discriminator, which has twice as many layers."""
     layers = {name.split(".")[3] for name in tensors if name.startswith("deberta.encoder.layer.")}
-    return dataclasses.replace(config, num_hidden_layers=max(len(layers), 1))
+    return config.with_depth(max(len(layers), 1))
 
 
 def readable_tokenizer(folder: Path) -> Tokenizer | None:

@@ -189,8 +189,10 @@ def file_tensors(
         arrays = [parameters[path] for path in entry.paths]
         stacked = "{layer}" in entry.name
         shape = entry.shape([x.shape[stacked:] for x in arrays])
-        for layer in range(arrays[0].shape[0]) if stacked else [None]:
-            read = lambda entry=entry, arrays=arrays, layer=layer: _write_layer(entry, arrays, layer)  # noqa: E731
+        for layer in range(config.num_hidden_layers) if stacked else [None]:
+            # Layers that share parameters are written one by one, as transformers has them.
+            group = None if layer is None else config.group_of(layer)
+            read = lambda entry=entry, arrays=arrays, group=group: _write_layer(entry, arrays, group)  # noqa: E731
             tensors[entry.name.format(layer=layer)] = ComputedTensor(shape, np.dtype(arrays[0].dtype), read)
     return tensors
 

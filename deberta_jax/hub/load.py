@@ -3,7 +3,7 @@
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ def import_tensors(
     stored, missing = _check(leaves, config, tensors, source, may_be_missing=key is not None)
     arrays: dict[str, Array] = {}
     for entry in stored:
-        arrays |= zip(entry.paths, _load_entry(entry, leaves, tensors, sharding_of, dtype), strict=True)
+        # Of layers that share parameters, the first.
+        names = _names(entry, range(0, config.num_hidden_layers, config.num_hidden_layers // config.num_groups))
+        arrays |= zip(entry.paths, _load_entry(entry, names, leaves, tensors, sharding_of, dtype), strict=True)
     if missing and key is not None:
         arrays |= _initialize(build, {path for entry in missing for path in entry.paths}, key, sharding_of, dtype)
     model = jax.tree.unflatten(jax.tree.structure(abstract), [arrays[path] for path in leaves])
@@ -114,7 +116,7 @@ def _check(
     present = {_part(entry) for entry in table if entry.name in tensors} | {"deberta"}
     missing = [entry for entry in table if may_be_missing and _part(entry) not in present]
     stored = [entry for entry in table if entry not in missing]
-    if problems := _problems(stored, leaves, tensors):
+    if problems := _problems(stored, config, leaves, tensors):
         raise InputError(f"{source}: {len(problems)} tensors do not fit the model: {list_names(problems, '; ')}")
     names = [entry.name for entry in stored]
     if any(name.startswith("cls.") for name in names) and DECODER not in names:
@@ -122,12 +124,14 @@ def _check(
     return stored, missing
 
 
-def _problems(table: list[Entry], leaves: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[str]:
+def _problems(
+    table: list[Entry], config: DebertaConfig, leaves: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> list[str]:
     problems = []
     used: set[str] = set()
     for entry in table:
         expected = entry.shape(_shapes(entry, leaves))
-        for name in _names(entry, leaves):
+        for name in _names(entry, range(config.num_hidden_layers)):
             used.add(name)
             if name not in tensors:
                 problems.append(f"{name} is missing")
@@ -153,9 +157,8 @@ def _part(entry: Entry) -> str:
     return first if first == "decoder" or not entry.name.startswith("deberta.") else "deberta"
 
 
-def _names(entry: Entry, leaves: Mapping[str, Any]) -> list[str]:
-    stacked = "{layer}" in entry.name
-    return [entry.name.format(layer=n) for n in range(leaves[entry.paths[0]].shape[0])] if stacked else [entry.name]
+def _names(entry: Entry, layers: Iterable[int]) -> list[str]:
+    return [entry.name.format(layer=n) for n in layers] if "{layer}" in entry.name else [entry.name]
 
 
 def _shapes(entry: Entry, leaves: Mapping[str, Any]) -> list[tuple[int, ...]]:
@@ -164,13 +167,14 @@ def _shapes(entry: Entry, leaves: Mapping[str, Any]) -> list[tuple[int, ...]]:
 
 def _load_entry(
     entry: Entry,
+    names: list[str],
     leaves: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     sharding_of: Mapping[str, Any],
     dtype: Any,
 ) -> list[Array]:
     """The arrays of an entry; large stacks of layers are filled in place, layer by layer."""
-    names, shapes = _names(entry, leaves), _shapes(entry, leaves)
+    shapes = _shapes(entry, leaves)
     dtypes = [leaves[path].dtype if dtype is None else dtype for path in entry.paths]
     shardings = [sharding_of[path] for path in entry.paths]
     if "{layer}" not in entry.name:

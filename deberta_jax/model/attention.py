@@ -25,16 +25,16 @@ class RelativePositions(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """Queries other than the keys' own states: their states, and their positions in the sequence."""
+    """Queries other than the keys' own states, and their positions in the sequence; None for one for each key."""
 
     states: Float[Array, "B T D"]
-    positions: Int[Array, "B T"]
+    positions: Int[Array, "B T"] | None
 
 
 class AttentionInputs(NamedTuple):
     """What a layer reads beside the states: relative positions, which pairs are visible, a bias, and other queries.
 
-    `segment_ids` is as in `ops.masks.segment_mask`; `mask` restricts pairs further.
+    `segment_ids` and `order` are as in `ops.masks`; `mask` restricts pairs further.
     """
 
     relative: RelativePositions | None
@@ -42,6 +42,7 @@ class AttentionInputs(NamedTuple):
     mask: Bool[Array, "B #N #T S"] | None = None
     queries: Queries | None = None
     bias: Float[Array, "#B #N #T S"] | None = None
+    order: Int[Array, "B S"] | None = None
 
 
 # Arguments as `ops.attention.attention_with_probabilities`: it returns the context [B, T, N, H] and the probabilities
@@ -105,7 +106,8 @@ class Attention(Configured):
         probabilities = None
         if with_probabilities or callable(self.attention):
             positions = None if inputs.queries is None else inputs.queries.positions
-            terms["mask"] = make_attention_mask(None, terms.pop("segment_ids"), terms["mask"], positions)
+            segment_ids, order = terms.pop("segment_ids"), terms.pop("order")
+            terms["mask"] = make_attention_mask(None, segment_ids, terms["mask"], positions, order)
             attend = self.attention if callable(self.attention) else attention_with_probabilities
             context, probabilities = attend(**terms)
         else:
@@ -116,13 +118,13 @@ class Attention(Configured):
 
     def score_terms(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key) -> dict[str, Any]:
         """Projected content and positions, mask and scale, as arguments of the functions in `ops`."""
-        relative, segment_ids, mask, queries, bias = inputs
+        relative, segment_ids, mask, queries, bias, order = inputs
         # The scale counts the configured terms even without a relative table (golden b10).
         scale = 1 / np.sqrt(self.config.head_size * (1 + len(self.config.pos_att_type)))
         query = self.query(x if queries is None else queries.states)
         terms: dict[str, Any] = {"q": query, "k": self.key(x), "scale": float(scale)}
-        terms |= {"segment_ids": segment_ids, "mask": mask, "bias": bias}
-        if queries is not None:
+        terms |= {"segment_ids": segment_ids, "order": order, "mask": mask, "bias": bias}
+        if queries is not None and queries.positions is not None:
             terms["query_positions"] = queries.positions
         if relative is None:
             return terms

@@ -19,7 +19,8 @@ from deberta_jax.sharding import constrain
 class Convolution(Configured):
     """The convolution over the embeddings that v2 adds to the output of its first layer.
 
-    A tap on padding, or on another document of a packed sequence, reads zero (docs/numerics.md, "Convolution of v2").
+    A tap on padding, on another document of a packed sequence, or on a token that the own one does not see because of
+    `order`, reads zero (docs/numerics.md, "Convolution of v2").
     """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
@@ -39,6 +40,7 @@ class Convolution(Configured):
         embeddings: Float[Array, "B T D"],
         attention_mask: Bool[Array, "B T"] | None,
         segment_ids: Int[Array, "B T"] | None,
+        order: Int[Array, "B T"] | None = None,
         *,
         key: Key = None,
     ) -> Float[Array, "B T D"]:
@@ -50,6 +52,9 @@ class Convolution(Configured):
         if segment_ids is not None:
             same_document = _taps(segment_ids[..., None], reach) == segment_ids[:, :, None, None]
             taps = jnp.where(same_document, taps, 0)
+        if order is not None:
+            visible = _taps(order[..., None], reach) <= order[:, :, None, None]
+            taps = jnp.where(visible, taps, 0)
         kernel = self.kernel[...].astype(embeddings.dtype).reshape(K, inputs, groups, D // groups)
         y = einsum("BTKGI,KIGO->BTGO", taps.reshape(B, T, K, groups, inputs), kernel).reshape(B, T, D)
         y = y + over_rows(self.bias[...].astype(y.dtype), y)

@@ -73,6 +73,7 @@ class Deberta(Configured, Model):
         token_type_ids: Tokens | None = None,
         segment_ids: Tokens | None = None,
         position_ids: Tokens | None = None,
+        order: Tokens | None = None,
         pair_mask: Mask = None,
         bias: Float[ArrayLike, "#B #N #T #T"] | None = None,
         inputs_embeds: Float[ArrayLike, "B T E"] | None = None,
@@ -86,25 +87,28 @@ class Deberta(Configured, Model):
 
         `attention_mask` [B, T] is 1 for real tokens and 0 for padding, as in transformers. `segment_ids` [B, T] numbers
         the documents packed into a sequence from 1; 0 is padding, unlike in `disentangled_attention`, where a negative
-        number is. Documents do not attend to each other. `pair_mask` [B, 1 or N, T, S] is 1 where a query may attend to
-        a key, and replaces what `attention_mask` implies. `bias` [B, N, T, S] (each axis may be 1) is added to the
-        scaled attention scores. `position_ids` [B, T] are absolute positions, from 0 in each document. `depth` runs
-        only the first layers. `each(state, layer)` replaces the output of each layer. `output_hidden_states` returns [L
-        + 1, B, T, D], `output_attentions` [L, B, N, T, S]. Dropout is applied if `key` is given.
+        number is. Documents do not attend to each other. `order` [B, T] numbers tokens: a token attends to those with
+        the same or a smaller number (docs/attention.md, "Order of tokens"). `pair_mask` [B, 1 or N, T, S] is 1 where a
+        query may attend to a key, and replaces what `attention_mask` implies. `bias` [B, N, T, S] (each axis may be 1)
+        is added to the scaled attention scores. `position_ids` [B, T] are absolute positions, from 0 in each document.
+        `depth` runs only the first layers. `each(state, layer)` replaces the output of each layer.
+        `output_hidden_states` returns [L + 1, B, T, D], `output_attentions` [L, B, N, T, S]. Dropout is applied if
+        `key` is given.
 
         Raises ValueError for inputs of other shapes, a mask of floating-point numbers or a bias of other numbers, for
         ids that do not exist (traced ids give NaN), and for both or neither of ids and embeddings; InputError for more
         tokens than the model has absolute positions.
         """
         embedded = self._embed(input_ids, inputs_embeds, token_type_ids, position_ids)
-        segment_ids, bias = as_arrays(segment_ids, bias)
+        segment_ids, order, bias = as_arrays(segment_ids, order, bias)
         token_mask = as_token_mask(attention_mask, segment_ids)
-        check_tokens(embedded.shape[:2], attention_mask=attention_mask, segment_ids=segment_ids)
+        check_tokens(embedded.shape[:2], attention_mask=attention_mask, segment_ids=segment_ids, order=order)
         keys = split_key(key, 2)
         return self.encoder(
             self.embeddings.finish(embedded, token_mask, key=keys[0]),
             token_mask,
             segment_ids=segment_ids,
+            order=order,
             pair_mask=pair_mask,
             bias=bias,
             depth=depth,

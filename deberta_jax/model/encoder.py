@@ -1,7 +1,9 @@
 """The encoder: one layer, and the stack with its relative table."""
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +87,8 @@ class EncoderOutput(NamedTuple):
 class Encoder(Configured):
     """Layers stacked on a leading axis and scanned, with one relative table for all.
 
+    Layers that share their parameters (`num_hidden_groups`) are one entry of that axis.
+
     `remat` is what the backward pass recomputes: operations that are cheap beside matrix products ("none"), attention
     scores too ("dots"), or everything but the inputs of the layers ("full").
     """
@@ -102,7 +106,7 @@ class Encoder(Configured):
             raise InputError(f"remat is {remat!r}, expected one of {', '.join(_SAVED)}")
         self.config, self.remat = config, remat
         keys = jax.random.split(key, 3)
-        layer_keys = jax.random.split(keys[0], config.num_hidden_layers)
+        layer_keys = jax.random.split(keys[0], config.num_groups)
         build = functools.partial(Layer, config, precision=precision, attention=attention)
         self.layers = jax.vmap(lambda key: build(key=key))(layer_keys)
         D, rows, stddev = config.hidden_size, 2 * config.relative_span, config.initializer_range
@@ -131,7 +135,9 @@ class Encoder(Configured):
         return RelativePositions(table.astype(dtype), index - index.min())
 
     def layer(self, number: int) -> Layer:
-        return jax.tree.map(lambda parameter: parameter[number], self.layers)
+        """Layer `number`, from 0, with the parameters of its group."""
+        group = self.config.group_of(number)
+        return jax.tree.map(lambda parameter: parameter[group], self.layers)
 
     @on_explicit_meshes
     @in_precision
@@ -141,6 +147,7 @@ class Encoder(Configured):
         attention_mask: Mask = None,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
+        order: Int[Array, "B T"] | None = None,
         pair_mask: Mask = None,
         bias: Float[Array, "..."] | None = None,
         start: int = 0,
@@ -158,28 +165,27 @@ class Encoder(Configured):
         """
         B, T, _ = x.shape
         token_mask = as_token_mask(attention_mask, segment_ids)
-        check_tokens((B, T), attention_mask=attention_mask, segment_ids=segment_ids)
+        check_tokens((B, T), attention_mask=attention_mask, segment_ids=segment_ids, order=order)
         pair_mask, bias = as_pairs(pair_mask, bias, (B, self.config.num_attention_heads, T, T))
         L = self.config.num_hidden_layers
         depth = L if depth is None else depth
         if not 0 <= start <= depth <= L:
             raise ValueError(f"start is {start} and depth is {depth}, but the model has {L} layers")
-        layers = self.layers if depth - start == L else jax.tree.map(lambda p: p[start:depth], self.layers)
         relative = self.relative_positions(x.shape[1], x.dtype)
         # With a pair mask, the attention mask only zeroes embeddings and convolution, as in the original.
-        visible = token_segments(token_mask if pair_mask is None else None, segment_ids), pair_mask
+        visible = token_segments(token_mask if pair_mask is None else None, segment_ids), order, pair_mask
         convolution_key, layers_key = split_key(key, 2)
         layer_keys = None if layers_key is None else jax.random.split(layers_key, depth - start)
         convolution = self.convolution
         convolved = None
         if convolution is not None and start == 0:
-            convolved = convolution(x, token_mask, segment_ids, key=convolution_key)
+            convolved = convolution(x, token_mask, segment_ids, order, key=convolution_key)
 
         def step(x: Array, scanned: tuple) -> tuple[Array, tuple]:
             layer, number, key = scanned
             # The barrier keeps JAX from computing the mask of all pairs before the scan and storing it.
-            segments, pairs = jax.lax.optimization_barrier((visible, number))[0]
-            inputs = AttentionInputs(relative, segments, pairs, bias=bias)
+            segments, ordered, pairs = jax.lax.optimization_barrier((visible, number))[0]
+            inputs = AttentionInputs(relative, segments, pairs, bias=bias, order=ordered)
             y, attentions = layer(x, inputs, with_probabilities=output_attentions, key=key)
             if convolution is not None and convolved is not None:
                 y = jax.lax.cond(number == 0, lambda y: convolution.merge(y, convolved, token_mask), lambda y: y, y)
@@ -187,7 +193,34 @@ class Encoder(Configured):
             return y, (y if output_hidden_states else None, attentions)
 
         step = jax.checkpoint(step, policy=_SAVED[self.remat], prevent_cse=False)
-        last, (states, attentions) = jax.lax.scan(step, x, (layers, jnp.arange(start, depth), layer_keys))
+        last, (states, attentions) = self._scan(step, x, start, depth, layer_keys)
         if states is not None:
             states = jnp.concatenate([x[None], states])
         return EncoderOutput(last, states, attentions)
+
+    def _scan(self, step: Callable[..., Any], x: Array, start: int, depth: int, keys: Any) -> tuple[Array, Any]:
+        """`jax.lax.scan` of `step(x, (layer, number, key))` over the layers from `start` to `depth`."""
+        config, numbers = self.config, jnp.arange(start, depth)
+        if config.num_groups == config.num_hidden_layers:
+            whole = depth - start == config.num_hidden_layers
+            layers = self.layers if whole else jax.tree.map(lambda p: p[start:depth], self.layers)
+            return jax.lax.scan(step, x, (layers, numbers, keys))
+        # One scan for each group: its parameters are a constant of the scan, so their gradients are summed in it.
+        outputs = []
+        for first, last in _runs(config, start, depth):
+            part = slice(first - start, last - start)
+            scanned = numbers[part], None if keys is None else keys[part]
+            x, output = jax.lax.scan(functools.partial(_shared_step, step, self.layer(first)), x, scanned)
+            outputs.append(output)
+        return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
+
+
+def _shared_step(step: Callable[..., Any], layer: Layer, x: Array, scanned: tuple) -> tuple[Array, Any]:
+    """A step of a scan whose layers are all `layer`."""
+    return step(x, (layer, *scanned))
+
+
+def _runs(config: DebertaConfig, start: int, depth: int) -> list[tuple[int, int]]:
+    """The first layer, and one past the last, of each group between two layers; one empty run without layers."""
+    groups = {config.group_of(number): number for number in reversed(range(start, depth))}
+    return list(pairwise([*sorted(groups.values()), depth])) or [(start, start)]

@@ -28,6 +28,7 @@ class ModelInputs(TypedDict, total=False):
     token_type_ids: Tokens | None
     segment_ids: Tokens | None
     position_ids: Tokens | None
+    order: Tokens | None
     pair_mask: Mask
     bias: Float[ArrayLike, "..."] | None
     inputs_embeds: Float[ArrayLike, "..."] | None

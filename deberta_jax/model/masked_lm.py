@@ -59,17 +59,18 @@ class EnhancedMaskDecoder(nnx.Module):
         self,
         encoder: Encoder,
         x: Float[Array, "B T D"],
-        masked_positions: Int[Array, "B M"],
+        masked_positions: Int[Array, "B M"] | None = None,
         *,
-        attention_mask: Bool[Array, "B T"] | None,
-        segment_ids: Int[Array, "B T"] | None,
-        position_ids: Int[Array, "B T"] | None,
+        attention_mask: Bool[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        position_ids: Int[Array, "B T"] | None = None,
+        order: Int[Array, "B T"] | None = None,
         pair_mask: Bool[Array, "#B #N #T #T"] | None = None,
         bias: Float[Array, "#B #N #T #T"] | None = None,
         depth: int,
         key: Key = None,
     ) -> Float[Array, "B M D"]:
-        """Decode the masked positions from `x`, the output of the last of `depth` layers but one."""
+        """Decode the masked positions, by default all, from `x`, the output of the last of `depth` layers but one."""
         limit = self.position.embedding.shape[0]
         if position_ids is None and x.shape[1] > limit:
             raise InputError(
@@ -79,16 +80,19 @@ class EnhancedMaskDecoder(nnx.Module):
         layer = encoder.layer(depth - 1)
         relative = encoder.relative_positions(x.shape[1], x.dtype)
         segments = token_segments(attention_mask, segment_ids)
-        if pair_mask is not None and pair_mask.shape[2] > 1:
-            pair_mask = take_queries(pair_mask, masked_positions)
-        if bias is not None and bias.shape[2] > 1:
-            bias = take_queries(jnp.broadcast_to(bias, (x.shape[0], *bias.shape[1:])), masked_positions)
-        absolute = masked_positions
-        if position_ids is not None:
-            absolute = jnp.take_along_axis(position_ids, masked_positions, axis=1)
-        states = gather_positions(x, masked_positions) + self.position(absolute).astype(x.dtype)
+        states, absolute = x, position_ids
+        if absolute is None:
+            absolute = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        if masked_positions is not None:
+            if pair_mask is not None and pair_mask.shape[2] > 1:
+                pair_mask = take_queries(pair_mask, masked_positions)
+            if bias is not None and bias.shape[2] > 1:
+                bias = take_queries(jnp.broadcast_to(bias, (x.shape[0], *bias.shape[1:])), masked_positions)
+            states = gather_positions(x, masked_positions)
+            absolute = jnp.take_along_axis(absolute, masked_positions, axis=1)
+        states += self.position(absolute).astype(x.dtype)
         for step_key in split_key(key, DECODING_STEPS):
-            inputs = AttentionInputs(relative, segments, pair_mask, Queries(states, masked_positions), bias)
+            inputs = AttentionInputs(relative, segments, pair_mask, Queries(states, masked_positions), bias, order)
             states, _ = layer(x, inputs, key=step_key)
         return states
 
@@ -179,8 +183,8 @@ class MaskedLM(HeadModel):
         self, input_ids: Any, attention_mask: Mask, masked_positions: Any, key: Key, inputs: ModelInputs
     ) -> tuple[Float[Array, "B M D"], EncoderOutput]:
         """The input of the head, and the output of the encoder."""
-        packing = inputs.get("segment_ids"), inputs.get("position_ids"), inputs.get("bias")
-        segment_ids, position_ids, bias = as_arrays(*packing)
+        segment_ids, position_ids = as_arrays(inputs.get("segment_ids"), inputs.get("position_ids"))
+        order, bias = as_arrays(inputs.get("order"), inputs.get("bias"))
         token_mask = as_token_mask(attention_mask, segment_ids)
         keys = split_key(key, 2)
         limit, requested = self.deberta.config.num_hidden_layers, inputs.get("depth")
@@ -209,8 +213,6 @@ class MaskedLM(HeadModel):
             x = output.hidden_states[L - 1]
             if not wants_states:
                 output = output._replace(hidden_states=None)
-        if masked_positions is None:
-            masked_positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
         pair_mask = as_pair_mask(inputs.get("pair_mask"))
         states = self.decoder(
             self.deberta.encoder,
@@ -219,6 +221,7 @@ class MaskedLM(HeadModel):
             attention_mask=token_mask if pair_mask is None else None,
             segment_ids=segment_ids,
             position_ids=position_ids,
+            order=order,
             pair_mask=pair_mask,
             bias=bias,
             depth=L,

@@ -21,7 +21,7 @@ from deberta_jax.model.tree import named_leaves
 AnyModel = TypeVar("AnyModel", bound=Deberta | HeadModel)
 # The field of the config that is the size of an axis, for parameters whose path contains a text.
 _SIZES = (
-    ("encoder.layers.", 0, "num_hidden_layers"),
+    ("encoder.layers.", 0, "num_groups"),
     ("embeddings.word.", 0, "vocab_size"),
     ("head.bias", 0, "vocab_size"),
     ("embeddings.position.", 0, "max_position_embeddings"),
@@ -54,17 +54,22 @@ def with_config(model: AnyModel, **changes: Any) -> AnyModel:
 def first_layers(model: AnyModel, k: int) -> AnyModel:
     """A copy of a model with only its first `k` encoder layers: parameters [L, ...] become [k, ...].
 
-    Raises InputError if the model has fewer layers, or k < 1, and for a model whose parameters are not those of its
-    config, such as an ensemble.
+    Layers that share their parameters stay one entry. Raises InputError if the model has fewer layers, or k < 1, for a
+    part of a group of several, and for a model whose parameters are not those of its config, such as an ensemble.
     """
-    L = encoder_of(model).config.num_hidden_layers
+    config = encoder_of(model).config
+    L, G = config.num_hidden_layers, config.num_groups
     if not 1 <= k <= L:
         raise InputError(f"first_layers: k is {k}, expected 1 to {L}, the number of layers of the model")
+    size = L // G
+    if G > 1 and k % size:
+        raise InputError(f"first_layers: k is {k}, expected a multiple of {size}, the layers that share parameters")
+    groups = -(-k // size)
 
     def shorten(name: str, leaf: Array) -> Array:
-        return leaf[:k] if "encoder.layers." in name else leaf
+        return leaf[:groups] if "encoder.layers." in name else leaf
 
-    return _changed("first_layers", model, shorten, num_hidden_layers=k)
+    return _changed("first_layers", model, shorten, num_hidden_layers=k, num_hidden_groups=groups)
 
 
 def layer(model: Deberta | HeadModel, k: int) -> Layer:
@@ -178,8 +183,10 @@ def _changed(function: str, model: AnyModel, change: Callable[[str, Array], Arra
 def _differences(model: Deberta | HeadModel, abstract: Deberta | HeadModel, config: DebertaConfig) -> Iterator[str]:
     """Each difference between the parameters of a model and those of its config, the sizes of the config first."""
     actual, expected = _leaves(model), _leaves(abstract)
+    layers = "num_hidden_groups" if config.num_hidden_groups else "num_hidden_layers"
     sizes = {
-        f"config says {field} {getattr(config, field)}, the model has {actual[name].shape[axis]}": None
+        f"config says {layers if field == 'num_groups' else field} {getattr(config, field)}, the model has "
+        f"{actual[name].shape[axis]}": None
         for text, axis, field in _SIZES
         for name in actual.keys() & expected.keys()
         if text in name and actual[name].shape[axis] != getattr(config, field)

@@ -16,6 +16,7 @@ _AXES = {
         "[B, T] with 1 for real tokens; pass a mask of query-key pairs as pair_mask [B, 1 or N, T, S]",
     ),
     "segment_ids": (2, "[B, T]; pass a mask of query-key pairs as pair_mask (of a model) or mask [B, 1 or N, T, S]"),
+    "order": (2, "[B, T], a number for each token, which attends to tokens with the same or a smaller number"),
     "pair_mask": (4, "[B, 1 or N, T, S]; pass a mask of real tokens as attention_mask [B, T]"),
     "mask": (4, "[B, 1 or N, T, S]; pass a mask of real tokens [B, S] to make_attention_mask"),
 }
@@ -28,8 +29,8 @@ def check_axes(name: str, array: Any) -> None:
         raise ValueError(f"{name} has shape {jnp.shape(array)}, expected {expected}")
 
 
-def check_operands(q: Any, k: Any, v: Any, tables: Sequence[Any], segment_ids: Any) -> None:
-    """Raise ValueError for queries, keys, values, relative tables or segment ids whose shapes do not fit together."""
+def check_operands(q: Any, k: Any, v: Any, tables: Sequence[Any], segment_ids: Any, order: Any = None) -> None:
+    """Raise ValueError for queries, keys, values, tables, segment ids or an order whose shapes do not fit together."""
     if q.ndim != 4 or k.ndim != 4:
         raise ValueError(f"q has shape {q.shape} and k has shape {k.shape}, expected [B, T, N, H] and [B, S, N, H]")
     B, _, N, H = q.shape
@@ -41,10 +42,12 @@ def check_operands(q: Any, k: Any, v: Any, tables: Sequence[Any], segment_ids: A
     for name, table in zip(("rel_k", "rel_q"), tables, strict=True):
         if table is not None and (table.ndim != 3 or table.shape[1:] != (N, H)):
             raise ValueError(f"{name} has shape {table.shape}, expected [R, {N}, {H}] for queries of shape {q.shape}")
-    if segment_ids is not None:
-        check_axes("segment_ids", segment_ids)
-        if segment_ids.shape != (B, S):
-            raise ValueError(f"segment_ids has shape {segment_ids.shape}, expected {(B, S)} as the keys")
+    for name, numbers in (("segment_ids", segment_ids), ("order", order)):
+        if numbers is None:
+            continue
+        check_axes(name, numbers)
+        if numbers.shape != (B, S):
+            raise ValueError(f"{name} has shape {numbers.shape}, expected {(B, S)} as the keys")
 
 
 def check_pairs(name: str, pairs: Any, shape: tuple[Any, ...]) -> None:

@@ -40,6 +40,7 @@ def disentangled_attention(
     index: Index | None = None,
     query_positions: Int[Array, "B T"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
+    order: Int[Array, "B S"] | None = None,
     mask: Shaped[Array, "#B #N #T S"] | None = None,
     bias: Float[Array, "#B #N #T #S"] | None = None,
     is_causal: bool = False,
@@ -54,7 +55,8 @@ def disentangled_attention(
     given.
     Tokens attend to tokens with the same number in `segment_ids`, as in `masks.segment_mask`: packed documents and
     padding, without a mask of all pairs in memory. Negative numbers are padding; 0 is a document (models read 0 as
-    padding).
+    padding). They attend to tokens with the same or a smaller number in `order`, as in `masks.order_mask`: language
+    models in any direction, and sequence-to-sequence models.
 
     `implementation` is "auto" (`attention_implementation`) or a name of `IMPLEMENTATIONS` (docs/attention.md). All drop
     the same entries, but the Pallas kernels drop gathered queries by their positions, and need equal queries where a
@@ -66,7 +68,7 @@ def disentangled_attention(
     ValueError for shapes that do not fit together.
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
-    operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias)
+    operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias, order)
     operands, options = _prepare(operands, index, scale, dropout_rate)
     options |= {"is_causal": is_causal}
     if implementation != "auto":
@@ -110,15 +112,16 @@ def _prepare(
     operands: Operands, index: Index | None, scale: float | None, dropout_rate: float
 ) -> tuple[Operands, dict[str, Any]]:
     """Operands with a boolean mask, and options with the scale; raises ValueError for invalid ones."""
-    q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, _, bias = operands
+    q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, _, bias, order = operands
     if not 0 <= dropout_rate < 1:
         raise ValueError(f"dropout_rate is {dropout_rate}, expected a number from 0 to below 1")
-    check_operands(q, k, v, (rel_k, rel_q), segment_ids)
+    check_operands(q, k, v, (rel_k, rel_q), segment_ids, order)
     check_arguments(q, k, query_positions, mask, bias)
-    if segment_ids is not None and query_positions is None and q.shape[1] != k.shape[1]:
+    name = "order" if segment_ids is None else "segment_ids"
+    if (segment_ids is not None or order is not None) and query_positions is None and q.shape[1] != k.shape[1]:
         raise ValueError(
-            f"segment_ids: {q.shape[1]} queries and {k.shape[1]} keys are not the same tokens; pass query_positions, "
-            "or mask instead"
+            f"{name}: {q.shape[1]} queries and {k.shape[1]} keys are not the same tokens; pass query_positions, or "
+            "mask instead"
         )
     mask = None if mask is None else as_boolean_mask("mask", mask)
     bias = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:3], k.shape[1]))
@@ -195,8 +198,8 @@ def _attend(
 
     `heads` is the index of the first head of `operands` and the number of all heads: they decide which entries drop.
     """
-    q, k, v, rel_k, rel_q, query_positions, _, _, seed, bias = operands
-    mask = visible_pairs(operands.mask, q, k, query_positions, is_causal, operands.segment_ids)
+    q, k, v, rel_k, rel_q, query_positions, segment_ids, _, seed, bias, order = operands
+    mask = visible_pairs(operands.mask, q, k, query_positions, is_causal, segment_ids, order=order)
     options: dict[str, Any] = {
         "index": index,
         "query_positions": query_positions,
@@ -219,8 +222,8 @@ def xla_per_head(operands: Operands, *, is_causal: bool, **options: Any) -> Floa
     """One head after the other: the scores of one head stay in a CPU's cache."""
     N = operands.q.shape[2]
     at, segment_ids = operands.query_positions, operands.segment_ids
-    mask = visible_pairs(operands.mask, operands.q, operands.k, at, is_causal, segment_ids)
-    operands = operands._replace(mask=mask, segment_ids=None)
+    mask = visible_pairs(operands.mask, operands.q, operands.k, at, is_causal, segment_ids, order=operands.order)
+    operands = operands._replace(mask=mask, segment_ids=None, order=None)
     # A mask or bias without an axis of heads is the same for each.
     by_head = {
         name: jnp.moveaxis(pairs, 1, 0)[:, :, None]

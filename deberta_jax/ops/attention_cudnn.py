@@ -28,11 +28,11 @@ def cudnn(
 
     `backend` "xla" computes the same on any device. Raises InputError for what is not supported.
     """
-    q, k, v, rel_k, rel_q, at, segment_ids, mask, seed, bias = operands
+    q, k, v, rel_k, rel_q, at, segment_ids, mask, seed, bias, order = operands
     _check(q, seed, dropout_rate, backend)
     # cuDNN computes the gradient of a bias for even lengths only.
     T, S = q.shape[1], k.shape[1]
-    mask = visible_pairs(mask, q, k, at, is_causal, segment_ids, bias)
+    mask = visible_pairs(mask, q, k, at, is_causal, segment_ids, bias, order)
     positions = position_scores(q, k, rel_k, rel_q, index=index, query_positions=at)
     if positions is not None:
         positions = positions * scale

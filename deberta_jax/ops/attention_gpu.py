@@ -134,7 +134,7 @@ def _attention_backward(
     q_relative, k_relative, rel_k, rel_q = pull((q_scores, k_scores))
     return (
         KernelInputs(
-            q_gradient + q_relative, k_gradient + k_relative, v_gradient, rel_k, rel_q, None, None, None, None
+            q_gradient + q_relative, k_gradient + k_relative, v_gradient, rel_k, rel_q, None, None, None, None, None
         ),
     )
 
@@ -180,7 +180,9 @@ def _tensors(plan: KernelPlan, inputs: KernelInputs, queries: Side, keys: Side) 
     sizes = plan.own_tile, plan.other_tile
     tiles = visible_tiles(plan.settings, inputs, sizes if plan.owns_queries else sizes[::-1])
     tiles = tile_ranges(tiles if plan.owns_queries else tiles.swapaxes(2, 3))
-    return KernelTensors(queries, keys, tiles, inputs.segment_ids, inputs.mask, inputs.seed, inputs.offset)
+    return KernelTensors(
+        queries, keys, tiles, inputs.segment_ids, inputs.order, inputs.mask, inputs.seed, inputs.offset
+    )
 
 
 def _call(kernel: Kernel, plan: KernelPlan, launch: Launch, tensors: KernelTensors, outputs: list[Any]) -> Any:
@@ -212,6 +214,7 @@ def _specs(layout: DistanceLayout, tensors: KernelTensors) -> KernelTensors:
         keys=side,
         tiles=_pairs(tensors.tiles),
         segment_ids=pl.BlockSpec((None, T), lambda t, n, b: (b, 0)),
+        order=pl.BlockSpec((None, T), lambda t, n, b: (b, 0)),
         mask=_pairs(tensors.mask),
         seed=words,
         offset=words,

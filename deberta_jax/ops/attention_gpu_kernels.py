@@ -140,6 +140,10 @@ def _visible(program: Program, first: Any) -> Bool[Array, "T S"] | None:
         # Hidden tokens do not see each other either.
         own, other = jnp.where(own < 0, -1, own), jnp.where(other < 0, -2, other)
         restrictions.append(own[:, None] == other[None, :])
+    if tensors.order is not None:
+        own, other = (tensors.order[tokens] for tokens in (program.own_tokens, program.other_tokens(first)))
+        of_queries, of_keys = plan.by_query(own[:, None], other[None, :])
+        restrictions.append(of_queries >= of_keys)
     if tensors.mask is not None:
         restrictions.append(tensors.mask[tuple(jnp.broadcast_arrays(query, key))] != 0)
     if plan.settings.is_causal:

@@ -38,6 +38,7 @@ class KernelTensors(NamedTuple):
     keys: Side
     tiles: Any
     segment_ids: Any
+    order: Any
     mask: Any
     seed: Any
     offset: Any

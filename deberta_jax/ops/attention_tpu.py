@@ -20,6 +20,7 @@ from deberta_jax.ops.attention_tpu_blocks import (
     block_specs,
     compiler_params,
     cost_estimate,
+    of_both_sides,
     query_block,
     query_numbers,
 )
@@ -85,9 +86,9 @@ def _attend(settings: KernelSettings, inputs: KernelInputs) -> Float[Array, "B T
         None if x is None else jnp.pad(x, ((0, 0), (0, 0), (0, more))).swapaxes(1, 2).reshape(-1, x.shape[1])
         for x in (inputs.rel_k, inputs.rel_q)
     )
-    segment_ids = None if inputs.segment_ids is None else inputs.segment_ids[:, None]
+    segment_ids, order = (None if x is None else x[:, None] for x in (inputs.segment_ids, inputs.order))
     mask = None if inputs.mask is None else inputs.mask.swapaxes(2, 3)
-    inputs = inputs._replace(q=q, k=k, v=v, rel_k=rel_k, rel_q=rel_q, segment_ids=segment_ids, mask=mask)
+    inputs = KernelInputs(q, k, v, rel_k, rel_q, segment_ids, order, mask, inputs.seed, inputs.offset)
     context = _attention((settings, width), inputs, visible)
     return context.reshape(B, N, width, T)[:, :, :H].transpose(0, 3, 1, 2)
 
@@ -133,7 +134,7 @@ def _attention_forward(plan: Plan, inputs: KernelInputs, visible: Visible) -> tu
         compiler_params=compiler_params(),
         interpret=settings.interpret,
         name="disentangled_attention",
-    )(*visible, inputs._replace(segment_ids=None if inputs.segment_ids is None else (inputs.segment_ids,) * 2))
+    )(*visible, of_both_sides(inputs))
     return context, (inputs, visible, context, log_sum)
 
 

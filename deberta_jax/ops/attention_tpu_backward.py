@@ -19,6 +19,7 @@ from deberta_jax.ops.attention_tpu_blocks import (
     compiler_params,
     cost_estimate,
     gradient_of_keys,
+    of_both_sides,
     query_block,
     query_numbers,
     table_block,
@@ -104,7 +105,6 @@ def gradients(
     rel_q = None if inputs.rel_q is None else _other_order(inputs.rel_q)
     specs = Residuals(query, query, query_numbers(settings), None if rel_q is None else table)
     residuals = Residuals(gradient, context, log_sum, rel_q)
-    segment_ids = None if inputs.segment_ids is None else (inputs.segment_ids,) * 2
     out = pl.pallas_call(
         functools.partial(_backward_kernel, settings),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -119,10 +119,10 @@ def gradients(
         compiler_params=compiler_params(),
         interpret=settings.interpret,
         name="disentangled_attention_backward",
-    )(*visible, inputs._replace(segment_ids=segment_ids), residuals)
+    )(*visible, of_both_sides(inputs), residuals)
     rel_k = None if out.rel_k is None else out.rel_k.astype(inputs.rel_k.dtype)
     rel_q = None if out.rel_q is None else _other_order(out.rel_q).astype(inputs.rel_q.dtype)
-    return KernelInputs(out.q, out.k, out.v, rel_k, rel_q, None, None, None, None)
+    return KernelInputs(out.q, out.k, out.v, rel_k, rel_q, None, None, None, None, None)
 
 
 def _check_memory(settings: KernelSettings, inputs: KernelInputs, width: int) -> None:

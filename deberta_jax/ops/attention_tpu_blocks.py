@@ -54,8 +54,14 @@ def gradient_of_keys(settings: KernelSettings, tokens: int, width: int) -> pl.Bl
     return pl.BlockSpec((None, width, keys), lambda n, b, i, j, *_: (b, n, jnp.where(i == last, j, 0)))
 
 
+def of_both_sides(inputs: KernelInputs) -> KernelInputs:
+    """The inputs as `block_specs` describes them: segments and order of the queries, and again of the keys."""
+    segment_ids, order = (None if x is None else (x, x) for x in (inputs.segment_ids, inputs.order))
+    return inputs._replace(segment_ids=segment_ids, order=order)
+
+
 def block_specs(settings: KernelSettings, inputs: KernelInputs, width: int) -> KernelInputs:
-    """The blocks of all inputs; `segment_ids` are a pair, those of the queries and of the keys."""
+    """The blocks of all inputs, of `segment_ids` and `order` as pairs (`of_both_sides`)."""
     queries, keys = settings.tiles
 
     def key(b: Any, i: Any, j: Any, first: Any, last: Any) -> Any:
@@ -66,6 +72,10 @@ def block_specs(settings: KernelSettings, inputs: KernelInputs, width: int) -> K
     # An axis of size 1 is broadcast.
     sequences, heads = (1, 1) if mask is None else (int(size > 1) for size in mask.shape[:2])
     content = pl.BlockSpec((None, width, keys), lambda n, b, i, j, *v: (b, n, key(b, i, j, *v)))
+    tokens = (
+        pl.BlockSpec((1, 1, queries), lambda n, b, i, j, *_: (b, 0, i)),
+        pl.BlockSpec((1, 1, keys), lambda n, b, i, j, *v: (b, 0, key(b, i, j, *v))),
+    )
     scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
     specs = KernelInputs(
         q=query_block(settings, width),
@@ -73,10 +83,8 @@ def block_specs(settings: KernelSettings, inputs: KernelInputs, width: int) -> K
         v=content,
         rel_k=table_block(settings, width),
         rel_q=table_block(settings, width),
-        segment_ids=(
-            pl.BlockSpec((1, 1, queries), lambda n, b, i, j, *_: (b, 0, i)),
-            pl.BlockSpec((1, 1, keys), lambda n, b, i, j, *v: (b, 0, key(b, i, j, *v))),
-        ),
+        segment_ids=tokens,
+        order=tokens,
         mask=pl.BlockSpec(
             (1, 1, keys, queries), lambda n, b, i, j, *v: (b * sequences, n * heads, key(b, i, j, *v), i)
         ),

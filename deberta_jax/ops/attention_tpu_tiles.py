@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from deberta_jax.ops.fused import KernelInputs, KernelSettings, tile_keep_mask
 from deberta_jax.ops.relative_shift import relative_shift
@@ -139,9 +139,11 @@ def _visible_pairs(tile: Tile, c: Any) -> Bool[Array, "S T"] | None:
     queries = settings.tiles[0]
     visible = None
     if inputs.segment_ids is not None:
-        of_queries, of_keys = inputs.segment_ids
-        key_segments = jnp.broadcast_to(of_keys[0, :, keys], (LANES, LANES)).T
-        visible = (jnp.tile(key_segments, (1, queries // LANES)) == of_queries[0]) & (of_queries[0] >= 0)
+        of_queries, of_keys = _by_pair(inputs.segment_ids, keys, queries)
+        visible = (of_keys == of_queries) & (of_queries >= 0)
+    if inputs.order is not None:
+        of_queries, of_keys = _by_pair(inputs.order, keys, queries)
+        visible = of_keys <= of_queries if visible is None else visible & (of_keys <= of_queries)
     if inputs.mask is not None:
         pairs = inputs.mask[0, 0, keys].astype(jnp.int32) != 0
         visible = pairs if visible is None else visible & pairs
@@ -150,6 +152,13 @@ def _visible_pairs(tile: Tile, c: Any) -> Bool[Array, "S T"] | None:
         causal = key + c * LANES <= query + tile.distance
         visible = causal if visible is None else visible & causal
     return visible
+
+
+def _by_pair(tokens: Any, keys: Any, queries: int) -> tuple[Int[Array, "1 T"], Int[Array, "S T"]]:
+    """A number of each query, and of each key of a chunk, which broadcast to pairs."""
+    of_queries, of_keys = tokens
+    column = jnp.broadcast_to(of_keys[0, :, keys], (LANES, LANES)).T
+    return of_queries[0], jnp.tile(column, (1, queries // LANES))
 
 
 def keep_chunk(tile: Tile, c: Any) -> Bool[Array, "S T"] | None:

@@ -26,11 +26,11 @@ from deberta_jax.sharding import current_mesh, partition_spec
 class KernelInputs(NamedTuple):
     """The arrays a kernel reads; also used for how each of them is sharded or tiled.
 
-    q, k and v are [B, N, T, H], or [B, T, N, H] with `heads_axis` 2, T a multiple of both tiles. `rel_k`
-    [N, 2 reach, H] has a row for each distance from reach - 1 down to -reach; `rel_q` is the same, smallest first: from
-    1 - reach up to reach. `segment_ids` [B, T] is int32 as in `masks.segment_mask`, -1 for tokens that fill up the last
-    tile. `mask` is int8 [#B, #N, T, T]. `seed` [2] is that of dropout, `offset` [2] the first sequence and the first
-    head of this device in the whole batch.
+    q, k and v are [B, N, T, H], or [B, T, N, H] with `heads_axis` 2, T a multiple of both tiles. `rel_k` [N, 2 reach,
+    H] has a row for each distance from reach - 1 down to -reach; `rel_q` is the same, smallest first: from 1 - reach up
+    to reach. `segment_ids` [B, T] is int32 as in `masks.segment_mask`, -1 for tokens that fill up the last tile;
+    `order` [B, T] is int32 as in `masks.order_mask`. `mask` is int8 [#B, #N, T, T]. `seed` [2] is that of dropout,
+    `offset` [2] the first sequence and the first head of this device in the whole batch.
     """
 
     q: Any
@@ -39,6 +39,7 @@ class KernelInputs(NamedTuple):
     rel_k: Any
     rel_q: Any
     segment_ids: Any
+    order: Any
     mask: Any
     seed: Any
     offset: Any
@@ -90,8 +91,8 @@ def fused_attention(
         return jnp.zeros(operands.q.shape, operands.v.dtype)
     if positions is not None:
         operands = _one_query_per_token(operands)
-    q, k, v, rel_k, rel_q, _, segment_ids, mask, seed, _ = operands
-    segment_ids = None if segment_ids is None else segment_ids.astype(jnp.int32)
+    q, k, v, rel_k, rel_q, _, segment_ids, mask, seed, _, order = operands
+    segment_ids, order = (None if x is None else x.astype(jnp.int32) for x in (segment_ids, order))
     # Pad tokens to whole tiles, spread the relative tables over distances, put heads where the kernel expects them.
     B, T, N, _ = q.shape
     padding = -T % math.lcm(*tiles)
@@ -99,6 +100,7 @@ def fused_attention(
         q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
         segment_ids = jnp.zeros((B, T), jnp.int32) if segment_ids is None else segment_ids
         segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)), constant_values=-1)
+        order = None if order is None else jnp.pad(order, ((0, 0), (0, padding)), mode="edge")
     if mask is not None:
         mask = jnp.broadcast_to(mask, (*mask.shape[:2], T, T))
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, padding), (0, padding))).astype(jnp.int8)
@@ -110,7 +112,7 @@ def fused_attention(
         for table, step in ((rel_k, 1), (rel_q, -1))
     )
     q, k, v = (jnp.moveaxis(x, 2, heads_axis) for x in (q, k, v))
-    inputs = KernelInputs(q, k, v, rel_k, rel_q, segment_ids, mask, seed, offset=None)
+    inputs = KernelInputs(q, k, v, rel_k, rel_q, segment_ids, order, mask, seed, offset=None)
     settings = KernelSettings(
         scale, is_causal, dropout_rate, (B, N, T, T), tiles, band, reach, kernel_precision(q), interpret
     )
@@ -233,7 +235,8 @@ def _on_mesh(
     mesh = current_mesh()
     pairs, table = ("batch", "heads", None, None), ("heads", None, None)
     content = pairs if heads_axis == 1 else ("batch", None, "heads", None)
-    axes = KernelInputs(content, content, content, table, table, ("batch", None), pairs, seed=(None,), offset=(None,))
+    tokens = "batch", None
+    axes = KernelInputs(content, content, content, table, table, tokens, tokens, pairs, seed=(None,), offset=(None,))
     specs = KernelInputs(
         *(
             None if x is None or mesh is None else partition_spec(names, x.shape, mesh)

@@ -61,16 +61,31 @@ def segment_mask(
     return (queries == keys) & (queries >= 0)
 
 
+def order_mask(order: Int[Array, "B S"], query_positions: Int[Array, "B T"] | None = None) -> Bool[Array, "B 1 T S"]:
+    """True where the key's number in `order` is not larger than the query's (docs/attention.md, "Order of tokens").
+
+    Equal numbers are bidirectional attention, 0, 1, 2, ... a language model from left to right, descending numbers one
+    from right to left; a source of zeros before a target that counts from 1 is the mask of Dong et al. 2019 (section
+    2.2) for sequence-to-sequence models.
+    """
+    queries = keys = order.astype(jnp.int32)
+    if query_positions is not None:
+        queries = jnp.take_along_axis(keys, query_positions, axis=1)
+    return queries[:, None, :, None] >= keys[:, None, None, :]
+
+
 def make_attention_mask(
     attention_mask: Shaped[ArrayLike, "B S"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
     pair_mask: Shaped[ArrayLike, "#B #N #T #S"] | None = None,
     query_positions: Int[Array, "B M"] | None = None,
+    order: Int[Array, "B S"] | None = None,
 ) -> Bool[Array, "#B #N #Q #S"] | None:
     """True where a query may attend to a key: both are real tokens of one document, and `pair_mask` allows the pair.
 
-    `attention_mask` marks real tokens, `segment_ids` numbers packed documents, with negative numbers for padding. With
-    `query_positions` the queries are those at these positions. None if there is no restriction. Raises ValueError for
+    `attention_mask` marks real tokens, `segment_ids` numbers packed documents, with negative numbers for padding.
+    `order` is as in `disentangled_attention`. With `query_positions` the queries are those at these positions. None if
+    there is no restriction. Raises ValueError for
     a mask of floating-point numbers or with another number of axes, and for positions that do not exist (traced
     positions are not checked).
     """
@@ -84,6 +99,10 @@ def make_attention_mask(
             check_range("query_positions", query_positions, pair_mask.shape[2])
             pair_mask = take_queries(pair_mask, query_positions)
         mask = pair_mask if mask is None else mask & pair_mask
+    if order is not None:
+        check_axes("order", order)
+        ordered = order_mask(order, query_positions)
+        mask = ordered if mask is None else mask & ordered
     return mask
 
 

@@ -9,8 +9,8 @@ class Operands(NamedTuple):
     """Queries, keys and values; projected relative tables (None: no such term); and which pairs are visible or kept.
 
     With `query_positions` query t is at that position among the keys. `segment_ids` is as in `masks.segment_mask`;
-    `mask` restricts pairs further. `seed` is that of dropout (`dropout_seed`), None for no dropout. `bias` is added to
-    the scaled scores.
+    `order` as in `masks.order_mask`; `mask` restricts pairs further. `seed` is that of dropout (`dropout_seed`), None
+    for no dropout. `bias` is added to the scaled scores.
     """
 
     q: Float[Array, "B T N H"]
@@ -23,3 +23,4 @@ class Operands(NamedTuple):
     mask: Bool[Array, "#B #N #T S"] | None = None
     seed: UInt32[Array, "2"] | None = None
     bias: Float[Array, "#B #N #T S"] | None = None
+    order: Int[Array, "B S"] | None = None

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
 from deberta_jax.ops.arguments import check_axes, check_bias, check_pairs, check_range, check_rows
 from deberta_jax.ops.gathered import c2p_scores_at, take_queries
-from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax, segment_mask
+from deberta_jax.ops.masks import as_boolean_mask, causal_mask, masked_softmax, order_mask, segment_mask
 from deberta_jax.ops.precision import accumulation_dtype, einsum, position_dtype, upcast
 from deberta_jax.ops.relative_shift import relative_shift, table_by_distance
 
@@ -142,8 +142,9 @@ def visible_pairs(
     is_causal: bool,
     segment_ids: Int[Array, "B S"] | None = None,
     bias: Float[Array, "#B #N #T #S"] | None = None,
+    order: Int[Array, "B S"] | None = None,
 ) -> Bool[Array, "#B #N #T #S"] | None:
-    """The mask as booleans, causal and within segments on request, without the pairs whose bias is -inf."""
+    """The mask as booleans; causal, within segments and in order on request, without the pairs whose bias is -inf."""
     mask = None if mask is None else as_boolean_mask("mask", mask)
     if bias is not None:
         # Without this a query whose visible keys all have -inf is NaN, or attends to keys that the mask hides.
@@ -152,6 +153,9 @@ def visible_pairs(
     if segment_ids is not None:
         segments = segment_mask(segment_ids, query_positions)
         mask = segments if mask is None else mask & segments
+    if order is not None:
+        ordered = order_mask(order, query_positions)
+        mask = ordered if mask is None else mask & ordered
     if not is_causal:
         return mask
     queries = jnp.arange(q.shape[1])[None] if query_positions is None else query_positions

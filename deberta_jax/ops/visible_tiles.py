@@ -20,6 +20,12 @@ def visible_tiles(settings: KernelSettings, inputs: KernelInputs, tiles: tuple[i
             row_last[:, :, None], column_last[:, None]
         )
         visible = visible & overlaps[:, None]
+    if inputs.order is not None:
+        row_last, column_first = (
+            extreme(inputs.order.reshape(-1, tokens // size, size), 2)
+            for extreme, size in zip((jnp.max, jnp.min), tiles, strict=True)
+        )
+        visible = visible & (row_last[:, :, None] >= column_first[:, None])[:, None]
     if inputs.mask is not None:
         sequences, heads = inputs.mask.shape[:2]
         pairs = inputs.mask.reshape(sequences, heads, tokens // rows, rows, tokens // columns, columns)

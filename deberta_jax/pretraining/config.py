@@ -86,6 +86,8 @@ class PretrainConfig:
 
     model: str = "v3-base"
     """Preset of the model, such as tiny, v1-base, v2-xlarge or v3-base."""
+    num_hidden_groups: int | None = None
+    """Groups of layers that share their parameters, as in ALBERT: 1 for all layers; by default no sharing."""
     objective: ObjectiveName = "mlm"
     """mlm: masked language modeling (v1, v2); rtd: replaced-token detection with a generator half as deep (v3)."""
     folder: Path = Path("runs/pretrain")
@@ -119,6 +121,8 @@ class PretrainConfig:
         limit = PRESETS[self.model].max_position_embeddings
         if self.data.length > limit:
             raise InputError(f"data.length is {self.data.length}, but {self.model} has only {limit} positions")
+        if self.num_hidden_groups is not None:
+            dataclasses.replace(PRESETS[self.model], num_hidden_groups=self.num_hidden_groups)
         if self.generator and self.objective == "mlm":
             raise InputError("generator is an option of objective rtd; for mlm use init-from")
         if self.rtd != RtdConfig() and self.objective == "mlm":
@@ -133,6 +137,9 @@ class PretrainConfig:
         settings = dataclasses.asdict(self)
         for name in ("folder", "processes", "recipe", *(("rtd", "generator") if self.objective == "mlm" else ())):
             del settings[name]
+        # Runs of earlier versions do not have this setting.
+        if self.num_hidden_groups is None:
+            del settings["num_hidden_groups"]
         return _as_json(settings)
 
     def model_config(self, vocab_size: int) -> DebertaConfig:
@@ -140,7 +147,7 @@ class PretrainConfig:
 
         The preset's own table size is kept if it is at most 1% larger.
         """
-        preset = PRESETS[self.model]
+        preset = dataclasses.replace(PRESETS[self.model], num_hidden_groups=self.num_hidden_groups)
         if 0 <= preset.vocab_size - vocab_size < max(_VOCAB_MULTIPLE, preset.vocab_size // 100):
             return preset
         return dataclasses.replace(preset, vocab_size=-(-vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE)
@@ -156,7 +163,7 @@ def generator_config(discriminator: DebertaConfig) -> DebertaConfig:
 
     See docs/numerics.md, "Replaced-token detection".
     """
-    return dataclasses.replace(discriminator, num_hidden_layers=max(2, discriminator.num_hidden_layers // 2))
+    return discriminator.with_depth(max(2, discriminator.num_hidden_layers // 2))
 
 
 def _as_json(value: Any) -> Any:

@@ -165,6 +165,21 @@ def test_a_run_that_fails_resumes_with_bit_identical_metrics(mlm_run, tmp_path, 
     assert metrics(folder) == metrics(mlm_run[0])
 
 
+def test_a_run_with_shared_layers_resumes_with_bit_identical_metrics_and_its_model_loads(tmp_path, text, monkeypatch):
+    shared = "--num-hidden-groups", "1"
+    whole = complete(tmp_path / "whole", text, *shared)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("deberta_jax.pretraining.run.held_out_evaluation", mock.Mock(side_effect=RuntimeError("failed")))
+        with pytest.raises(RuntimeError, match="failed"):
+            complete(tmp_path / "run", text, *shared)
+    complete(tmp_path / "run", text, *shared)
+    assert metrics(tmp_path / "run") == metrics(whole)
+    model, _ = from_pretrained(whole / "model", "masked_lm")
+    assert model.config.num_hidden_groups == 1
+    again = complete(tmp_path / "again", text, *shared, "--init-from", whole / "model", "--steps", "2")[0]
+    assert metrics(again)[0]["loss"] < metrics(whole)[0]["loss"]
+
+
 def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, tmp_path, text, capsys):
     folder = shutil.copytree(mlm_run[0], tmp_path / "run")
     _, _, err = complete(folder, text, "--steps", "16")

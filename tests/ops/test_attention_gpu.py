@@ -36,6 +36,7 @@ class Case(NamedTuple):
     buckets: int = BUCKETS
     is_causal: bool = False
     has_segments: bool = False
+    has_order: bool = False
     mask: tuple[int, int] | None = None
     dropout_rate: float = 0.0
     dtype: type = jnp.float32
@@ -49,6 +50,8 @@ CASES = [
     Case(17, far=64, terms=(False, True), has_segments=True, is_causal=True),
     Case(48, terms=(False, False), has_segments=True, dropout_rate=0.3),
     Case(1, has_segments=True),
+    Case(70, has_segments=True, has_order=True, dropout_rate=0.1),
+    Case(33, far=64, buckets=0, has_order=True, mask=(B, 1)),
 ]
 
 
@@ -63,14 +66,15 @@ def tensors(case):
 
 
 def kernels(case):
-    """The kernels, as a function of (q, k, v, rel_k, rel_q), segments, mask and key."""
+    """The kernels, as a function of (q, k, v, rel_k, rel_q), segments, mask, key and order."""
     index = relative_index(case.T, case.T, buckets=case.buckets, max_distance=case.far)
     scale = (case.H * (1 + sum(case.terms))) ** -0.5
 
-    def attend(operands, segment_ids, mask, key):
+    def attend(operands, segment_ids, mask, key, order=None):
         seed = dropout_seed(key) if case.dropout_rate else None
         options = {"index": index, "scale": scale, "is_causal": case.is_causal, "dropout_rate": case.dropout_rate}
-        return pallas_gpu(Operands(*operands, None, segment_ids, mask, seed), tile=TILE, interpret=True, **options)
+        operands = Operands(*operands, None, segment_ids, mask, seed, None, order)
+        return pallas_gpu(operands, tile=TILE, interpret=True, **options)
 
     return attend
 
@@ -78,9 +82,10 @@ def kernels(case):
 def reference(case):
     index = relative_index(case.T, case.T, buckets=case.buckets, max_distance=case.far)
 
-    def attend(operands, segment_ids, mask, key):
+    def attend(operands, segment_ids, mask, key, order=None):
         options = {"index": index, "is_causal": case.is_causal, "dropout_rate": case.dropout_rate, "key": key}
-        return disentangled_attention(*operands, segment_ids=segment_ids, mask=mask, implementation="xla", **options)
+        options |= {"segment_ids": segment_ids, "order": order, "mask": mask}
+        return disentangled_attention(*operands, implementation="xla", **options)
 
     return attend
 
@@ -97,9 +102,9 @@ def program(make, case):
     return jax.jit(jax.grad(total, has_aux=True))
 
 
-def check(case, segment_ids=None, mask=None, key=0):
+def check(case, segment_ids=None, mask=None, key=0, order=None):
     """Compare contexts and gradients; returns what the kernels compute."""
-    arguments = tensors(case), segment_ids, mask, jax.random.key(key)
+    arguments = tensors(case), segment_ids, mask, jax.random.key(key), order
     (gradients, context), (expected_gradients, expected) = (
         program(make, case)(*arguments) for make in (kernels, reference)
     )
@@ -114,8 +119,11 @@ def check(case, segment_ids=None, mask=None, key=0):
 
 @st.composite
 def restrictions(draw, case):
-    """Segments and mask of a case: documents and padding in any order, queries and keys that see nothing."""
-    segment_ids = mask = None
+    """Segments, mask and order of a case: documents and padding in any order, queries and keys that see nothing."""
+    segment_ids = mask = order = None
+    if case.has_order:
+        numbers = st.lists(st.integers(-2, case.T), min_size=case.T, max_size=case.T)
+        order = jnp.asarray([draw(numbers), sorted(draw(numbers))], jnp.int32)
     if case.has_segments:
         lengths = draw(st.lists(st.integers(1, case.T), min_size=case.T, max_size=case.T))
         numbers = draw(st.lists(st.integers(-2, 4), min_size=case.T, max_size=case.T))
@@ -125,15 +133,15 @@ def restrictions(draw, case):
         density = draw(st.sampled_from([0.02, 0.5, 1.0]))
         rng = np.random.default_rng(draw(st.integers(0, 100)))
         mask = jnp.asarray(rng.random((*case.mask, case.T, case.T)) < density)
-    return segment_ids, mask
+    return segment_ids, mask, order
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=6)
 def test_kernels_equal_the_xla_implementation(case, data):
-    segment_ids, mask = data.draw(restrictions(case))
-    check(case, segment_ids, mask, key=data.draw(st.integers(0, 3)))
+    segment_ids, mask, order = data.draw(restrictions(case))
+    check(case, segment_ids, mask, key=data.draw(st.integers(0, 3)), order=order)
 
 
 def test_queries_without_a_visible_key_have_a_zero_context_and_no_gradient():

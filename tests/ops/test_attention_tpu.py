@@ -38,7 +38,17 @@ def tensors(B, T, N=N, H=H):
     )
 
 
-def pair(T, *, max_distance=16, query_positions=None, segment_ids=None, mask=None, is_causal=False, dropout_rate=0.0):
+def pair(
+    T,
+    *,
+    max_distance=16,
+    query_positions=None,
+    segment_ids=None,
+    order=None,
+    mask=None,
+    is_causal=False,
+    dropout_rate=0.0,
+):
     """The kernels and the XLA implementation, as functions of (q, k, v, rel_k, rel_q).
 
     The kernels have tiles of 128: with a maximum distance of 16, tiles that are not neighbors are far.
@@ -49,13 +59,14 @@ def pair(T, *, max_distance=16, query_positions=None, segment_ids=None, mask=Non
     def kernels(q, k, v, rel_k, rel_q):
         scale = (q.shape[-1] * (1 + (rel_k is not None) + (rel_q is not None))) ** -0.5
         seed = dropout_seed(KEY) if dropout_rate else None
-        operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed)
+        operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, None, order)
         return pallas_tpu(operands, tile=128, scale=scale, interpret=True, **options)
 
     plain = functools.partial(
         disentangled_attention,
         query_positions=query_positions,
         segment_ids=segment_ids,
+        order=order,
         mask=mask,
         key=KEY,
         implementation="xla",
@@ -114,6 +125,20 @@ def test_causal_attention_over_several_tiles():
     check(pair(400, is_causal=True), tensors(1, 400))
 
 
+def test_each_sequence_has_an_order_of_its_own():
+    # From left to right, and a source before a target, in packed documents that begin within a tile.
+    T = 300
+    segments = np.repeat([1, 2], [170, 130])
+    target = np.where(np.arange(T) % 150 < 60, 0, np.arange(T))
+    order = jnp.asarray(np.stack([np.arange(T), target]), jnp.int32)
+    both = pair(T, segment_ids=jnp.asarray(np.stack([segments] * 2), jnp.int32), order=order, dropout_rate=0.2)
+    check(both, tensors(2, T))
+    # From right to left, at gathered queries.
+    at = jnp.asarray([[0, 130, 299]], jnp.int32)
+    q, *others = tensors(1, T)
+    check(pair(T, query_positions=at, order=jnp.arange(T, 0, -1, dtype=jnp.int32)[None]), (q[:, :3], *others))
+
+
 @pytest.mark.parametrize("heads", [1, N])
 def test_a_mask_of_pairs_applies_and_queries_without_keys_are_zero(heads):
     mask = np.random.default_rng(0).random((2, heads, 256, 256)) < 0.2
@@ -134,7 +159,7 @@ def test_two_runs_are_identical():
 
 def test_only_visible_tiles_of_keys_are_read():
     segment_ids = np.repeat([[0, 1, 1, 2], [0, 0, -1, -1]], 128, axis=1)
-    inputs = KernelInputs(*[jnp.zeros((2, 512, 1, 4))] * 3, None, None, jnp.asarray(segment_ids), None, None, None)
+    inputs = KernelInputs(*[jnp.zeros((2, 512, 1, 4))] * 3, None, None, jnp.asarray(segment_ids), *[None] * 4)
     settings = KernelSettings(1.0, False, 0.0, (2, 1, 512, 512), (128, 128), 16, 272, PRECISION, True)
     first, last = visible_keys(settings, inputs)
     assert first.tolist() == [[0, 1, 1, 3], [0, 0, 0, 0]] and last.tolist() == [[0, 2, 2, 3], [1, 1, -1, -1]]
