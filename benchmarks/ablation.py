@@ -14,6 +14,7 @@ FOLDER/ablation.png. The experiments are:
 import argparse
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from ablation_report import print_report
 from ablation_runs import Corpus, FinetuningRuns, Pretraining, baselines, measure, prepare, training_config
 from ablation_setup import DEBERTA, NER, RTD, SCALES, VARIANTS, Finetuning, Scale
 
+from deberta_jax.files import write_text
 from deberta_jax.finetuning.config import SiftConfig
 from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.model.masked_lm import MaskedLM
@@ -152,9 +154,12 @@ class Ablation:
 
 
 def read_results(file: Path) -> dict[Cell, dict[str, Any]]:
-    """The metrics of all finished runs."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    values = [json.loads(line) for line in lines if line.endswith("}")]
+    """The metrics of all finished runs; the rest of a line that was not written to its end is removed."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    complete = text[: text.rfind("\n") + 1]
+    if complete != text:
+        write_text(file, complete)
+    values = [json.loads(line) for line in complete.splitlines()]
     return {Cell(line.pop("experiment"), line.pop("name"), line.pop("seed")): line for line in values}
 
 
@@ -167,6 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
     options = parser.parse_args(arguments)
+    # Each run has a new head.
+    logging.getLogger("deberta_jax.hub.load").setLevel(logging.ERROR)
     scale = SCALES[options.scale]
     ablation = Ablation(options.data, options.folder, scale, options.ner)
     file = options.folder / "results.jsonl"

@@ -14,11 +14,13 @@ from pretraining_text import write_documents
 
 from deberta_jax.data.masking import Masking
 from deberta_jax.files import make_folder
-from deberta_jax.finetuning.batches import Batches, batches_in_epoch
+from deberta_jax.finetuning.batches import HostBatch, batches_in_epoch, epoch_order, stack
 from deberta_jax.finetuning.config import SiftConfig
 from deberta_jax.finetuning.evaluate import evaluate
+from deberta_jax.finetuning.features import Feature
 from deberta_jax.finetuning.initial import initial_model, model_spec, open_pretrained
 from deberta_jax.finetuning.kinds import KINDS
+from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import features_of
@@ -168,6 +170,19 @@ def _subset(examples: Any, count: int) -> list[Any]:
     return [examples[index] for index in sorted(order.tolist())]
 
 
+def finetuning_batches(
+    kind: Kind, features: list[Feature], batch_size: int, seed: int, options: Finetuning, pad_id: int
+) -> Iterator[HostBatch]:
+    """Batches of features of similar length, padded to one of two lengths: each length is a program to compile."""
+    lengths = np.asarray([feature.length for feature in features])
+    for epoch in itertools.count():
+        for numbers in epoch_order(lengths, batch_size, seed, epoch):
+            longest = lengths[numbers[numbers >= 0]].max()
+            length = options.max_length // (2 if longest <= options.max_length // 2 else 1)
+            rows = [features[number] if number >= 0 else None for number in numbers.tolist()]
+            yield stack(kind, rows, length, pad_id, slice(None))
+
+
 class FinetuningRuns:
     """Fine-tuning of saved models; programs are compiled once for each architecture, task and kind of training."""
 
@@ -189,14 +204,7 @@ class FinetuningRuns:
         trainer = self._trainers[key]
         load_initial = initial_model(spec, seed, trainer.mesh)
         assert load_initial is not None
-        batches = Batches(
-            kind,
-            data.features,
-            batch_size=training.batch_size,
-            seed=seed,
-            max_length=options.max_length,
-            pad_id=self.tokenizer.pad_id,
-        )
+        batches = finetuning_batches(kind, data.features, training.batch_size, seed, options, self.tokenizer.pad_id)
         state = trainer.run(seed, batches, training.steps, load_initial())
         batching = Batching(max_length=options.max_length)
         (evaluation,), _ = evaluate(data.task, kind, state.model, self.tokenizer, {"dev": data.dev}, batching)
