@@ -25,6 +25,7 @@ from ablation_report import print_report
 from ablation_runs import Corpus, FinetuningRuns, Pretraining, baselines, measure, prepare, training_config
 from ablation_setup import DEBERTA, NER, RTD, SCALES, VARIANTS, Finetuning, Scale
 
+from deberta_jax.errors import InputError
 from deberta_jax.files import write_text
 from deberta_jax.finetuning.config import SiftConfig
 from deberta_jax.hub.pretrained import save_pretrained
@@ -82,6 +83,8 @@ class Ablation:
             name, method = cell.name.split(" ")
             options = self.sift_tasks[name]
             model = self.model_folder(Cell("parts", DEBERTA, cell.seed))
+            if not model.is_dir():
+                raise InputError(f"{model}: no such folder; run the experiment parts first, which pretrains this model")
             return {options.metric: self.finetuning.run(model, name, options, cell.seed, SIFT[method])[options.metric]}
         key = cell.experiment, cell.name
         if key not in self._pretraining:

@@ -136,13 +136,13 @@ def _print_sizes(results: Results, experiment: str) -> None:
 
 def _print_rtd(results: Results, downstream: Mapping[str, Finetuning]) -> None:
     """Replaced-token detection: downstream against masked language modeling, then the kinds of sharing."""
-    if not collect(results, "rtd", "auc"):
+    if not collect(results, "rtd", "auc") or DEBERTA not in collect(results, "parts", "loss"):
         return
     mlm = "masked language modeling"
     columns = {name: options.title for name, options in downstream.items()}
     compared = {}
     for name in columns:
-        values = {mlm: collect(results, "parts", name)[DEBERTA], **collect(results, "rtd", name)}
+        values = {mlm: collect(results, "parts", name).get(DEBERTA, {}), **collect(results, "rtd", name)}
         compared[name] = compare(complete(values), mlm)
     print("\n## Replaced-token detection at equal FLOPs\n")
     _print_comparisons(columns, compared)
