@@ -13,10 +13,11 @@ FOLDER/ablation.png. The experiments are:
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,23 +46,27 @@ SIFT = {"plain": SiftConfig(), "SiFT": SiftConfig(weight=5.0)}
 
 
 class Cell(NamedTuple):
-    """One run: its experiment, what is compared, and its seed."""
+    """One run: its experiment, what is compared, the task of a fine-tuning (none for pretraining), and its seed."""
 
     experiment: str
     name: str
+    task: str
     seed: int
 
 
-def cells(experiments: tuple[str, ...], seeds: int, sift_tasks: tuple[str, ...]) -> Iterator[Cell]:
-    """All runs, by seed first, so that those that are complete are comparable."""
-    names = {
-        "parts": list(VARIANTS),
-        "rtd": list(RTD),
-        "sift": [f"{task} {method}" for task in sift_tasks for method in SIFT],
-    }
-    for seed in range(seeds):
-        for experiment in experiments:
-            yield from (Cell(experiment, name, seed) for name in names[experiment])
+def cells(
+    experiments: Sequence[str], seeds: int, downstream: Collection[str], sift_tasks: Collection[str]
+) -> Iterator[Cell]:
+    """All runs: each stage by seed first, so that those that are complete are comparable.
+
+    Fine-tuning follows all pretraining of its experiment.
+    """
+    compared = {"parts": VARIANTS, "rtd": RTD, "sift": SIFT}
+    stages = {"parts": (("",), downstream), "rtd": (("",), downstream), "sift": (sift_tasks,)}
+    for experiment in experiments:
+        for tasks in stages[experiment]:
+            for seed, task, name in itertools.product(range(seeds), tasks, compared[experiment]):
+                yield Cell(experiment, name, task, seed)
 
 
 class Ablation:
@@ -78,30 +83,28 @@ class Ablation:
         self._pretraining: dict[tuple[str, str], Pretraining] = {}
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """The metrics of a run."""
-        if cell.experiment == "sift":
-            name, method = cell.name.split(" ")
-            options = self.sift_tasks[name]
-            model = self.model_folder(Cell("parts", DEBERTA, cell.seed))
-            if not model.is_dir():
-                raise InputError(f"{model}: no such folder; run the experiment parts first, which pretrains this model")
-            return {options.metric: self.finetuning.run(model, name, options, cell.seed, SIFT[method])[options.metric]}
-        key = cell.experiment, cell.name
-        if key not in self._pretraining:
-            self._pretraining[key] = self._prepare_pretraining(cell)
-        pretraining = self._pretraining[key]
+        """The metrics of a run: of pretraining, or the score of a fine-tuning."""
+        if cell.task:
+            return {"score": self._finetune(cell)}
+        if (cell.experiment, cell.name) not in self._pretraining:
+            self._pretraining[cell.experiment, cell.name] = self._prepare_pretraining(cell)
+        pretraining = self._pretraining[cell.experiment, cell.name]
         model, metrics = pretraining.run(cell.seed)
         encoder = model if cell.experiment == "parts" else model.detector()
         save_pretrained(self.model_folder(cell), encoder, self.corpus.tokenizer)
-        for name, options in self.downstream.items():
-            scores = self.finetuning.run(self.model_folder(cell), name, options, cell.seed, SIFT["plain"])
-            metrics[name] = scores[options.metric]
         size = measure(pretraining.trainer.method, self.scale, pretraining.masking)
-        return metrics | {
-            "parameters": size.parameters,
-            "step_flops": size.step_flops,
-            "steps": pretraining.steps,
-        }
+        return metrics | {"parameters": size.parameters, "step_flops": size.step_flops, "steps": pretraining.steps}
+
+    def _finetune(self, cell: Cell) -> float:
+        adversarial, options = SiftConfig(), self.downstream.get(cell.task)
+        if cell.experiment == "sift":
+            adversarial, options = SIFT[cell.name], self.sift_tasks[cell.task]
+            cell = Cell("parts", DEBERTA, cell.task, cell.seed)
+        assert options is not None
+        model = self.model_folder(cell)
+        if not model.is_dir():
+            raise InputError(f"{model}: no such folder; run the experiment parts first, which pretrains this model")
+        return self.finetuning.run(model, cell.task, options, cell.seed, adversarial)[options.metric]
 
     def report(self, results: Mapping[Cell, dict[str, Any]]) -> None:
         """Print the tables and draw the figure."""
@@ -163,7 +166,7 @@ def read_results(file: Path) -> dict[Cell, dict[str, Any]]:
     if complete != text:
         write_text(file, complete)
     values = [json.loads(line) for line in complete.splitlines()]
-    return {Cell(line.pop("experiment"), line.pop("name"), line.pop("seed")): line for line in values}
+    return {Cell(*(line.pop(field) for field in Cell._fields)): line for line in values}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -181,7 +184,8 @@ def main(arguments: list[str] | None = None) -> None:
     ablation = Ablation(options.data, options.folder, scale, options.ner)
     file = options.folder / "results.jsonl"
     finished = read_results(file)
-    for cell in cells(tuple(options.experiments), options.seeds or scale.seeds, tuple(ablation.sift_tasks)):
+    seeds = options.seeds or scale.seeds
+    for cell in cells(options.experiments, seeds, ablation.downstream, ablation.sift_tasks):
         if cell in finished:
             continue
         start = time.perf_counter()

@@ -45,7 +45,7 @@ def draw(compared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], 
         label = _LABELS.get(metric, f"{title} (points)")
         critical = scale * compared[metric][DEBERTA].critical
         axis.axvspan(-critical, critical, color="0.9", label="noise: p > 5 %")
-        for name in names:
+        for name in (name for name in names if name in compared[metric]):
             value = compared[metric][name]
             color = "tab:red" if value.exceeds_noise else "tab:blue"
             axis.errorbar(

@@ -59,11 +59,11 @@ def compare(values: Mapping[str, Sequence[float]], reference: str) -> dict[str, 
     return result
 
 
-def collect(results: Results, experiment: str, metric: str) -> dict[str, dict[int, float]]:
-    """The values of a metric by name and seed."""
+def collect(results: Results, experiment: str, metric: str, task: str = "") -> dict[str, dict[int, float]]:
+    """The values of a metric of pretraining, or of a task, by name and seed."""
     values: dict[str, dict[int, float]] = {}
     for cell, metrics in results.items():
-        if cell.experiment == experiment and metric in metrics:
+        if (cell.experiment, cell.task) == (experiment, task):
             values.setdefault(cell.name, {})[cell.seed] = metrics[metric]
     return values
 
@@ -83,17 +83,28 @@ def print_report(
     figure: Path,
 ) -> None:
     """Print the tables as Markdown, and draw the figure."""
-    columns = {"loss": "held-out loss, nats", "accuracy": "held-out accuracy"}
-    columns |= {name: options.title for name, options in downstream.items()}
-    parts = {metric: collect(results, "parts", metric) for metric in columns}
+    scores = {experiment: _scores(results, experiment, downstream) for experiment in ("parts", "rtd")}
+    titles = {name: options.title for name, options in downstream.items()}
+    parts = {metric: collect(results, "parts", metric) for metric in ("loss", "accuracy")} | scores["parts"]
     if DEBERTA in parts["loss"]:
-        compared = {metric: compare(complete(values), DEBERTA) for metric, values in parts.items()}
+        columns = {"loss": "held-out loss, nats", "accuracy": "held-out accuracy"}
+        columns |= {name: title for name, title in titles.items() if name in parts}
+        compared = {metric: compare(complete(parts[metric]), DEBERTA) for metric in columns}
         print("\n## Parts\n")
         _print_comparisons(columns, compared, {metric: baselines.get(metric) for metric in columns})
         _print_sizes(results, "parts")
         draw(compared, columns, figure)
-    _print_rtd(results, downstream)
+    if collect(results, "rtd", "auc"):
+        _print_rtd(results, scores, titles)
     _print_sift(results, sift_tasks, sift_baselines)
+
+
+def _scores(
+    results: Results, experiment: str, tasks: Mapping[str, Finetuning]
+) -> dict[str, dict[str, dict[int, float]]]:
+    """The scores by task, of those with results."""
+    scores = {task: collect(results, experiment, "score", task) for task in tasks}
+    return {task: values for task, values in scores.items() if values}
 
 
 def _print_comparisons(
@@ -105,7 +116,8 @@ def _print_comparisons(
     print("| | " + " | ".join(columns.values()) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for name in next(iter(compared.values())):
-        print(f"| {name} | " + " | ".join(_cell(compared[metric][name]) for metric in columns) + " |")
+        texts = [_cell(compared[metric][name]) if name in compared[metric] else "–" for metric in columns]
+        print(f"| {name} | " + " | ".join(texts) + " |")
     if baselines:
         values = [baselines[metric] for metric in columns]
         print("| constant prediction | " + " | ".join("–" if v is None else f"{v:.3f}" for v in values) + " |")
@@ -127,25 +139,23 @@ def _cell(comparison: Comparison) -> str:
 def _print_sizes(results: Results, experiment: str) -> None:
     print("\n| | parameters | GFLOP per step | steps | seconds of pretraining |\n|---|---|---|---|---|")
     for cell, values in results.items():
-        if cell.experiment == experiment and cell.seed == 0:
+        if (cell.experiment, cell.task, cell.seed) == (experiment, "", 0):
             print(
                 f"| {cell.name} | {values['parameters']:,} | {values['step_flops'] / 1e9:.2f} | {values['steps']} | "
                 f"{values['pretraining_seconds']:.0f} |"
             )
 
 
-def _print_rtd(results: Results, downstream: Mapping[str, Finetuning]) -> None:
+def _print_rtd(
+    results: Results, scores: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], titles: Mapping[str, str]
+) -> None:
     """Replaced-token detection: downstream against masked language modeling, then the kinds of sharing."""
-    if not collect(results, "rtd", "auc") or DEBERTA not in collect(results, "parts", "loss"):
-        return
-    mlm = "masked language modeling"
-    columns = {name: options.title for name, options in downstream.items()}
-    compared = {}
-    for name in columns:
-        values = {mlm: collect(results, "parts", name).get(DEBERTA, {}), **collect(results, "rtd", name)}
-        compared[name] = compare(complete(values), mlm)
+    mlm, reference = "masked language modeling", "GDES, joint step"
+    titles = {task: title for task, title in titles.items() if task in scores["rtd"]}
     print("\n## Replaced-token detection at equal FLOPs\n")
-    _print_comparisons(columns, compared)
+    against = {task: {mlm: scores["parts"].get(task, {}).get(DEBERTA, {}), **scores["rtd"][task]} for task in titles}
+    if titles:
+        _print_comparisons(titles, {task: compare(complete(values), mlm) for task, values in against.items()})
     _print_sizes(results, "rtd")
     print("\n## Sharing of the embeddings\n")
     columns = {
@@ -153,21 +163,19 @@ def _print_rtd(results: Results, downstream: Mapping[str, Finetuning]) -> None:
         "gain": "below the best constant, nats",
         "auc": "AUC",
         "generator_loss": "generator loss, nats",
-        **columns,
     }
-    joint = {metric: collect(results, "rtd", metric) for metric in columns}
-    reference = "GDES, joint step"
-    _print_comparisons(columns, {metric: compare(complete(values), reference) for metric, values in joint.items()})
+    values = {metric: collect(results, "rtd", metric) for metric in columns} | scores["rtd"]
+    compared = {metric: compare(complete(by_name), reference) for metric, by_name in values.items()}
+    _print_comparisons({**columns, **titles}, compared)
 
 
-def _print_sift(results: Results, tasks: Mapping[str, Finetuning], constants: Mapping[str, float]) -> None:
+def _print_sift(results: Results, tasks: Mapping[str, Finetuning], baselines: Mapping[str, float]) -> None:
     rows = []
     for task, options in tasks.items():
-        values = collect(results, "sift", options.metric)
-        values = complete({name: values.get(f"{task} {name}", {}) for name in ("plain", "SiFT")})
-        if values["plain"]:
+        values = complete(collect(results, "sift", "score", task))
+        if len(values) == 2 and values["plain"]:
             compared = compare(values, "plain")
-            constant = f"{constants[task]:.3f}" if task in constants else "–"
+            constant = f"{baselines[task]:.3f}" if task in baselines else "–"
             p = f"{compared['SiFT'].p:.2f}"
             rows.append((options.title, constant, _cell(compared["plain"]), _cell(compared["SiFT"]), p))
     if rows:

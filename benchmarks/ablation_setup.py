@@ -90,15 +90,15 @@ RTD: dict[str, RtdConfig] = {
     "no sharing, joint step": RtdConfig("none", "joint"),
 }
 
-_SST2 = Finetuning("glue/SST-2", 1500, 872, 3, 64, "accuracy", "SST-2 accuracy")
-_STSB = Finetuning("glue/STS-B", 1500, 1500, 3, 64, "pearson", "STS-B Pearson")
+_SST2 = Finetuning("glue/SST-2", 800, 872, 3, 64, "accuracy", "SST-2 accuracy")
+_STSB = Finetuning("glue/STS-B", 800, 1500, 3, 64, "pearson", "STS-B Pearson")
 _SIFT = {
-    "sst-2": _SST2._replace(rows=1000, epochs=4),
-    "sts-b": _STSB._replace(rows=1000, epochs=4),
-    "rte": Finetuning("glue/RTE", 1000, 277, 3, 96, "accuracy", "RTE accuracy"),
-    "cb": Finetuning("superglue/CB", 250, 56, 8, 96, "mean", "CB accuracy and F1"),
-    "copa": Finetuning("superglue/COPA", 400, 100, 6, 48, "accuracy", "COPA accuracy"),
-    "squad": Finetuning("squad", 500, 300, 3, 160, "f1", "SQuAD 1.1 F1"),
+    "sst-2": _SST2,
+    "sts-b": _STSB,
+    "rte": Finetuning("glue/RTE", 500, 277, 3, 96, "accuracy", "RTE accuracy"),
+    "cb": Finetuning("superglue/CB", 250, 56, 6, 96, "mean", "CB accuracy and F1"),
+    "copa": Finetuning("superglue/COPA", 400, 100, 4, 48, "accuracy", "COPA accuracy"),
+    "squad": Finetuning("squad", 400, 300, 3, 160, "f1", "SQuAD 1.1 F1"),
 }
 NER = Finetuning("", 14_000, 4000, 5, 128, "f1", "CoNLL-2003 F1")
 

@@ -97,13 +97,13 @@ def test_results_are_written_once_and_reported(ablation, data, tmp_path, monkeyp
     folder = tmp_path / "run"
     run(ablation, data, folder)
     lines = (folder / "results.jsonl").read_text().splitlines()
-    assert len(lines) == 2 * (2 + 1 + 2)
+    assert len(lines) == 2 * (2 + 2 + 1 + 1 + 2)
     output = capsys.readouterr().out
     for text in ("## Parts", "## Replaced-token detection", "## Sharing", "## SiFT", "| without EMD |", "CB accuracy"):
         assert text in output
     assert (folder / "ablation.png").stat().st_size > 1000
     results = [json.loads(line) for line in lines]
-    losses = {(line["name"], line["seed"]): line["loss"] for line in results if line["experiment"] == "parts"}
+    losses = {(line["name"], line["seed"]): line["loss"] for line in results if "loss" in line}
     assert len(set(losses.values())) == len(losses)
     # An interrupted run repeats the missing cell only, with the same result.
     (folder / "results.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
@@ -111,7 +111,7 @@ def test_results_are_written_once_and_reported(ablation, data, tmp_path, monkeyp
     again = (folder / "results.jsonl").read_text().splitlines()
     assert again[:-1] == lines[:-1]
     assert len(again) == len(lines)
-    assert json.loads(again[-1])["mean"] == results[-1]["mean"]
+    assert json.loads(again[-1])["score"] == results[-1]["score"]
 
 
 def test_sift_alone_names_the_missing_experiment(ablation, data, tmp_path):
