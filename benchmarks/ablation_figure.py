@@ -1,5 +1,6 @@
 """The figure of the ablation: differences to DeBERTa, beside those of the paper."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def draw(compared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], 
         scale = 1 if metric == "loss" else 100
         label = _LABELS.get(metric, f"{title} (points)")
         critical = scale * compared[metric][DEBERTA].critical
-        axis.axvspan(-critical, critical, color="0.9", label="noise: p > 5 %")
+        if math.isfinite(critical):
+            axis.axvspan(-critical, critical, color="0.9", label="noise: p > 5 %")
         for name in (name for name in names if name in compared[metric]):
             value = compared[metric][name]
             color = "tab:red" if value.exceeds_noise else "tab:blue"
@@ -52,7 +54,7 @@ def draw(compared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], 
                 scale * value.difference, rows[name], xerr=scale * value.error, fmt="o", color=color, capsize=3
             )
         axis.set_title(label, fontsize=10)
-        if axis is panels[0]:
+        if axis is panels[0] and math.isfinite(critical):
             axis.legend(fontsize=7, loc="lower left")
         axis.set_xlabel("difference; lower is better" if metric == "loss" else "difference", fontsize=9)
     for index, axis in enumerate(axes):

@@ -137,13 +137,10 @@ def _cell(comparison: Comparison) -> str:
 
 
 def _print_sizes(results: Results, experiment: str) -> None:
-    print("\n| | parameters | GFLOP per step | steps | seconds of pretraining |\n|---|---|---|---|---|")
+    print("\n| | parameters | GFLOP per step | steps |\n|---|---|---|---|")
     for cell, values in results.items():
         if (cell.experiment, cell.task, cell.seed) == (experiment, "", 0):
-            print(
-                f"| {cell.name} | {values['parameters']:,} | {values['step_flops'] / 1e9:.2f} | {values['steps']} | "
-                f"{values['pretraining_seconds']:.0f} |"
-            )
+            print(f"| {cell.name} | {values['parameters']:,} | {values['step_flops'] / 1e9:.2f} | {values['steps']} |")
 
 
 def _print_rtd(
