@@ -116,7 +116,7 @@ class HeldOutBatches:
 
 def held_out_batches(
     folder: Path,
-    make_row: MakeRow,
+    rows: MakeRow,
     *,
     batch_size: int,
     share: BatchShare = WHOLE_BATCH,
@@ -125,13 +125,13 @@ def held_out_batches(
 ) -> HeldOutBatches:
     """Batches for evaluation, made when they are read: every sequence once, or the first `limit` batches.
 
-    The rows depend only on the index of the sequence and on `make_row`. The last batch is filled with padding: segment
+    The rows depend only on the index of the sequence and on `rows`. The last batch is filled with padding: segment
     0 and weight 0.
     """
     sequences = _sequences(folder, vocabulary_sha256)
     if limit is not None:
         sequences = sequences[: limit * batch_size]
-    return HeldOutBatches(sequences.seed(_HELD_OUT_SEED).random_map(make_row), batch_size, share)
+    return HeldOutBatches(sequences.seed(_HELD_OUT_SEED).random_map(rows), batch_size, share)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,10 +26,10 @@ class Directions:
 
     def __post_init__(self) -> None:
         shares = self.shares()
-        if min(shares) < 0 or not sum(shares) > 0:
+        if min(shares) < 0 or not 0 < sum(shares) < float("inf"):
             raise InputError(
-                f"shares of directions: {', '.join(map(str, shares))}; they must not be negative, and one of them must "
-                "be positive"
+                f"shares of directions: {', '.join(map(str, shares))}; they must be numbers of at least 0, and one of "
+                "them must be positive"
             )
 
     def shares(self) -> tuple[float, ...]:

@@ -61,6 +61,8 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     "mt": MIXED_LM,
 }
 _EXAMPLES = 5
+# Rows of any vocabulary have the same shapes.
+_ANY_VOCABULARY = MaskingVocabulary(0, 2, (), np.ones(2, bool))
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -71,7 +73,7 @@ def pretrain(config: PretrainConfig) -> None:
     """
     objective, training, data, folder = OBJECTIVES[config.objective], config.training, config.data, config.folder
     mesh = _training_mesh(training)
-    _check(config)
+    _check(config, mesh)
     tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, data.shards)
     files = objective.find_files(config.init_from, config.generator)
     model_config = None
@@ -146,8 +148,11 @@ def describe(config: PretrainConfig) -> str:
     return "\n".join([*lines, "next: set --steps above 0 to train"])
 
 
-def _check(config: PretrainConfig) -> None:
-    """Raise InputError for another run in the folder, missing files, and a warm-up that is longer than the run."""
+def _check(config: PretrainConfig, mesh: Mesh) -> None:
+    """Raise InputError for another run in the folder, missing files, a warm-up that is longer than the run, and a batch
+    that is too small for its kinds of rows.
+    """
+    _rows(config, _ANY_VOCABULARY, mesh)
     learning_rate(config.training.optimizer, config.training.steps)
     check_settings(config.folder, config.settings())
     check_text_files(config.data)
@@ -172,9 +177,7 @@ def _training_mesh(training: TrainingConfig) -> Mesh:
 
 def _measure(config: PretrainConfig, options: ModelOptions, mesh: Mesh) -> Sizes:
     """The sizes of a run, computed from shapes and shardings without allocating."""
-    # Rows of any vocabulary have the same shapes.
-    vocabulary = MaskingVocabulary(0, 2, (), np.ones(2, bool))
-    rows = _rows(config, vocabulary, mesh).training
+    rows = _rows(config, _ANY_VOCABULARY, mesh).training
     shapes = batch_shapes(rows, config.data.length, config.training.batch_size)
     batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     # Sizes do not depend on the number of steps, but the schedule needs enough for its warm-up. A program with kernels

@@ -19,6 +19,7 @@ from stub_runs import environment
 from toy_runs import call
 
 from deberta_jax.cli.main import main
+from deberta_jax.config import OBJECTIVE_KEY
 from deberta_jax.data.documentation import prose
 from deberta_jax.data.manifest import read_manifest
 from deberta_jax.data.split import split_held_out
@@ -26,6 +27,7 @@ from deberta_jax.errors import InputError, StopRequested
 from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.hub.tensors import read_tensors
 from deberta_jax.inference.fill_mask import fill_mask
+from deberta_jax.inference.perplexity import perplexity
 from deberta_jax.inference.replaced_tokens import detect_replaced
 from deberta_jax.pretraining.run import OBJECTIVES
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -180,6 +182,26 @@ def test_a_run_with_shared_layers_resumes_with_bit_identical_metrics_and_its_mod
     assert metrics(again)[0]["loss"] < metrics(whole)[0]["loss"]
 
 
+@pytest.mark.parametrize("objective", ["clm", "mt"])
+def test_a_language_model_resumes_with_bit_identical_metrics_and_predicts_text(objective, tmp_path, text, monkeypatch):
+    options = ["--objective", objective, "--steps", "5", "--evaluate-every", "5", "--checkpoint-every", "3"]
+    folder, out, _ = complete(tmp_path / "whole", text, *options)
+    with monkeypatch.context() as patch:
+        patch.setattr("deberta_jax.pretraining.run.held_out_evaluation", mock.Mock(side_effect=RuntimeError("failed")))
+        with pytest.raises(RuntimeError, match="failed"):
+            complete(tmp_path / "run", text, *options)
+    _, again, _ = complete(tmp_path / "run", text, *options)
+    assert metrics(tmp_path / "run") == metrics(folder)
+    assert out.splitlines()[-1].startswith(f"next: deberta-jax predict {folder / 'model'} --task generate --text ")
+    assert out.count("held-out language model: accuracy ") == again.count("held-out language model: accuracy ") == 1
+    [held_out] = [line for line in metrics(folder) if line["split"] == "held_out"]
+    assert held_out["perplexity"] == pytest.approx(np.exp(held_out["loss"]))
+    model, tokenizer = from_pretrained(folder / "model", head="masked_lm")
+    assert model.config.extra[OBJECTIVE_KEY] == objective
+    result = perplexity(model, tokenizer, [text.read_text()], max_length=32)
+    assert 1 < result.per_token < model.config.vocab_size
+
+
 def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, tmp_path, text, capsys):
     folder = shutil.copytree(mlm_run[0], tmp_path / "run")
     _, _, err = complete(folder, text, "--steps", "16")
@@ -309,7 +331,10 @@ def test_zero_steps_of_a_v3_recipe_print_its_size_and_the_published_settings(tmp
         (["--rtd.loss-weight", "7"], "rtd options are set, but the objective is mlm; add --objective rtd"),
         (["--init-from", "./nowhere", "--steps", "0"], "'./nowhere': no such folder"),
         ([*RTD, "--init-from", "./nowhere", "--generator", "fresh"], "'./nowhere': no such folder"),
-        (["--objective", "clm"], "--objective"),
+        (["--objective", "xlm"], "--objective"),
+        (["--mt.masked-share", "0.5"], "mt options are set, but the objective is mlm; add --objective mt"),
+        (["--objective", "mt", "--batch-size", "8"], "batch_size is 8; objective mt needs at least 16"),
+        ([*RTD, "--absolute-positions", "input"], "a generator of objective rtd has them in its decoder"),
         (["--lr", "1"], "did you mean --optimizer.learning-rate?"),
         (["--vocabulary", "100000"], "vocab"),
         (["--attention", "pallas_gpu"], "'pallas_gpu' runs on GPU, and the current device is a CPU; use 'auto'"),

@@ -17,7 +17,7 @@ from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError
 
 VOCABULARY, MASKING = ToyTokenizer().vocabulary(), Masking()
-COMMON = {"mask": MaskSequence(VOCABULARY, MASKING)}
+COMMON = {"rows": MaskSequence(VOCABULARY, MASKING)}
 
 
 def take(folder, count, **options):

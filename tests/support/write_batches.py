@@ -1,4 +1,4 @@
-"""Write batches 2 to 6, made by two worker processes, to an `npz` file: `write_batches.py SHARDS FILE`."""
+"""Write batches 2 to 6, made by two worker processes, to an `npz` file: `write_batches.py SHARDS FILE [two kinds]`."""
 
 import sys
 from pathlib import Path
@@ -8,11 +8,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 from toy_text import ToyTokenizer
 
-from deberta_jax.data.batches import MaskSequence, TrainingBatches
+from deberta_jax.data.batches import MaskSequence, TrainingBatches, TwoKinds
+from deberta_jax.data.language_modeling import Directions, OrderSequence
 from deberta_jax.data.masking import Masking
 
 if __name__ == "__main__":
-    mask = MaskSequence(ToyTokenizer().vocabulary(), Masking())
-    with TrainingBatches(Path(sys.argv[1]), mask, batch_size=8, seed=3, start=2, workers=2) as batches:
+    rows, batch_size = MaskSequence(ToyTokenizer().vocabulary(), Masking()), 8
+    if sys.argv[3:] == ["two kinds"]:
+        rows, batch_size = TwoKinds(("masked/", "ordered/"), (rows, OrderSequence(Directions(1.0, 1.0, 2.0))), 1, 4), 16
+    with TrainingBatches(Path(sys.argv[1]), rows, batch_size=batch_size, seed=3, start=2, workers=2) as batches:
         arrays = {f"{k}/{name}": value for k in range(5) for name, value in next(batches).items()}
     np.savez(sys.argv[2], **arrays)
