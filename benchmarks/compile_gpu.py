@@ -35,6 +35,7 @@ class Shape(NamedTuple):
     num_heads: int = 12
     head_size: int = 64
     dtype: str = "bfloat16"
+    has_order: bool = False
 
 
 SHAPES = [
@@ -42,6 +43,8 @@ SHAPES = [
     Shape(32, 512, 6, 128),
     Shape(8, 512, dtype="float32"),
     Shape(8, 512, 6, 128, "float32"),
+    # A language model.
+    Shape(32, 512, has_order=True),
 ]
 
 
@@ -55,11 +58,12 @@ class KernelReport(NamedTuple):
 
 def layer(shape: Shape, sharding: Any) -> tuple[dict[str, Any], list[jax.ShapeDtypeStruct]]:
     """The passes of a layer as functions, and their abstract arguments."""
-    B, T, N, H, dtype = shape
+    B, T, N, H, dtype, has_order = shape
     index = relative_index(T, T, buckets=BUCKETS, max_distance=MAX_DISTANCE)
 
-    def forward(q, k, v, rel_k, rel_q, segment_ids, key):
+    def forward(q, k, v, rel_k, rel_q, segment_ids, order, key):
         options = {"index": index, "segment_ids": segment_ids, "dropout_rate": DROPOUT, "key": key}
+        options |= {"order": order if has_order else None}
         return disentangled_attention(q, k, v, rel_k, rel_q, implementation="pallas_gpu", **options)
 
     def loss(*arguments):
@@ -70,7 +74,7 @@ def layer(shape: Shape, sharding: Any) -> tuple[dict[str, Any], list[jax.ShapeDt
 
     arguments = [like((B, T, N, H), dtype)] * 3 + [like((2 * BUCKETS, N, H), dtype)] * 2
     key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments += [like((B, T), jnp.int32), like((), key.dtype)]
+    arguments += [like((B, T), jnp.int32)] * 2 + [like((), key.dtype)]
     return {"forward": forward, "forward + backward": jax.grad(loss, argnums=(0, 1, 2, 3, 4))}, arguments
 
 
@@ -125,7 +129,16 @@ NAMES = ("forward_kernel", "query_gradient_kernel", "key_gradient_kernel")
 def main(*gpus: str) -> int:
     # JAX announces the end of Pallas's Triton back end with each kernel.
     warnings.filterwarnings("ignore", "The Pallas Triton", DeprecationWarning)
-    titles = ("GPU", "batch", "length", "heads", "head size", "dtype", "temporary GiB, forward / with backward")
+    titles = (
+        "GPU",
+        "batch",
+        "length",
+        "heads",
+        "head size",
+        "dtype",
+        "order",
+        "temporary GiB, forward / with backward",
+    )
     titles += tuple(f"{name}: registers, bytes spilled, bytes shared" for name in NAMES)
     print(f"jax {jax.__version__}\n{table_row(*titles, 'seconds')}\n|{'---|' * (len(titles) + 1)}")
     spills = [f"{gpu} {shape}" for gpu in gpus or GPUS for shape in SHAPES if not compile_passes(gpu, shape)]
