@@ -22,6 +22,7 @@ from deberta_jax.finetuning.initial import PretrainedFolder, model_spec, open_pr
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.kinds.kind import Kind, objective_with_options
 from deberta_jax.finetuning.objectives import plain_objective
+from deberta_jax.finetuning.recipes import published_grid
 from deberta_jax.finetuning.run import RunInputs, finetune
 from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import digest, features_of
@@ -106,6 +107,8 @@ def _train(
         f"{inputs.task.name}: {config.epochs:g} epochs of {steps:,} steps, batch size {config.batch_size}, learning "
         f"rate {config.optimizer.learning_rate:g}, at most {config.max_length} tokens, {config.compute_dtype}"
     )
+    if grid := published_grid(inputs.task.name, config.model):
+        print_once(f"published for this model: {grid}")
     metrics = []
     for seed in range(config.seed, config.seed + config.seeds):
         folder = config.folder if config.seeds == 1 else config.folder / f"seed-{seed}"

@@ -16,6 +16,19 @@ class Published(NamedTuple):
     head_dropout: float | None
 
 
+class Grid(NamedTuple):
+    """The values that a paper searched: every learning rate, and the least and most of the others; warm-up in steps."""
+
+    learning_rates: tuple[float, ...]
+    batch_size: tuple[int, int]
+    warmup: tuple[int, int]
+
+    def __str__(self) -> str:
+        rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
+        sizes, steps = ("{} to {}".format(*limits) for limits in (self.batch_size, self.warmup))
+        return f"learning rate {rates}; batch size {sizes}; warm-up {steps} steps"
+
+
 MODELS = "v1-base", "v1-large", "v1-xlarge", "v2-xlarge", "v2-xxlarge", "v3-large"
 
 
@@ -152,3 +165,5 @@ SIFT: dict[str, tuple[Published, float]] = {
     "v3-small": (Published(6, 1000, 3.5e-5, 64, 0.1), 5.0),
     "v3-base": (Published(6, 1000, 1.5e-5, 64, 0.1), 5.0),
 }
+# He et al. 2021, table 9, for all tasks. For the SuperGLUE tasks without a script it is all that was published.
+GRIDS: dict[str, Grid] = {"v2-xxlarge": Grid((1e-6, 3e-6, 5e-6), (16, 64), (50, 1000))}

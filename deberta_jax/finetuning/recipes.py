@@ -9,7 +9,7 @@ import tyro
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import FinetuneConfig
-from deberta_jax.finetuning.published import MAX_LENGTHS, PUBLISHED, SIFT, Published
+from deberta_jax.finetuning.published import GRIDS, MAX_LENGTHS, PUBLISHED, SIFT, Grid, Published
 from deberta_jax.presets import PRESETS
 from deberta_jax.tasks.catalogue import DESCRIPTIONS
 from deberta_jax.training.config import OptimizerConfig
@@ -90,6 +90,11 @@ def preset_of(model: str) -> str | None:
     except InputError:
         return None
     return next((name for name, preset in PRESETS.items() if preset.has_parameters_of(config)), None)
+
+
+def published_grid(task: str, model: str) -> Grid | None:
+    """The grid of a model for a task whose settings were not published; None if they were, or without a grid."""
+    return None if task in PUBLISHED else GRIDS.get(preset_of(model) or "")
 
 
 def max_length_of(task: str) -> int:

@@ -10,7 +10,7 @@ from deberta_jax.cli import evaluate, finetune
 from deberta_jax.cli.evaluate_options import EvaluateConfig
 from deberta_jax.cli.main import main
 from deberta_jax.finetuning.config import FinetuneConfig
-from deberta_jax.finetuning.published import MAX_LENGTHS, MODELS, PUBLISHED
+from deberta_jax.finetuning.published import GRIDS, MAX_LENGTHS, MODELS, PUBLISHED
 from deberta_jax.tasks.catalogue import DESCRIPTIONS, TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,3 +62,14 @@ def test_documented_settings_are_those_of_the_code():
             warmup = float(warmup.rstrip("%")) / 100 if warmup.endswith("%") else float(warmup)
             values = (int(epochs), warmup, float(rate), int(batch), float(dropout))
             assert values == pytest.approx(tuple(settings[model]))
+
+
+def test_the_documented_grid_is_that_of_the_code():
+    page, grid = PAGES["docs/tasks.md"], GRIDS["v2-xxlarge"]
+    rows = {
+        name: re.findall(r"[\d.e-]+", re.findall(rf"^\| {name} \| ([^|]*) \|", page, re.MULTILINE)[0])
+        for name in ("learning rate", "batch size", "warm-up steps")
+    }
+    assert tuple(map(float, rows["learning rate"])) == grid.learning_rates
+    assert tuple(map(int, rows["batch size"])) == grid.batch_size
+    assert tuple(map(int, rows["warm-up steps"])) == grid.warmup

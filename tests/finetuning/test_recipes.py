@@ -8,10 +8,11 @@ import pytest
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.class_weights import class_weights
 from deberta_jax.finetuning.config import FinetuneConfig
-from deberta_jax.finetuning.published import MAX_LENGTHS, PUBLISHED
-from deberta_jax.finetuning.recipes import Selection, max_length_of, preset_of, published, recipe
+from deberta_jax.finetuning.published import GRIDS, MAX_LENGTHS, PUBLISHED
+from deberta_jax.finetuning.recipes import Selection, max_length_of, preset_of, published, published_grid, recipe
 from deberta_jax.presets import PRESETS
 from deberta_jax.tasks.catalogue import DESCRIPTIONS
+from deberta_jax.tasks.superglue import SUPERGLUE
 
 
 def test_a_released_model_is_recognized_by_its_name_and_by_its_config(tmp_path):
@@ -46,6 +47,26 @@ def test_without_published_settings_those_of_a_similar_model_and_task_are_used()
     assert published("race", "v3-large") == PUBLISHED["race"]["v1-large"]
     assert published("generic", "v3-large") is None
     assert recipe("squad2", Selection()).max_length == 384
+
+
+@pytest.mark.parametrize("task", [task.name for task in SUPERGLUE if not task.trained_on])
+def test_the_settings_of_superglue_for_the_largest_model_are_in_the_published_grid(task):
+    config, grid = recipe(task, Selection("microsoft/deberta-v2-xxlarge", sift_weight=5.0)), GRIDS["v2-xxlarge"]
+    assert config.optimizer.learning_rate in grid.learning_rates
+    assert grid.batch_size[0] <= config.batch_size <= grid.batch_size[1]
+    # The script for COPA has 30 warm-up steps.
+    assert task == "copa" or grid.warmup[0] <= config.optimizer.warmup <= grid.warmup[1]
+
+
+def test_the_grid_is_for_tasks_without_published_settings(tmp_path):
+    grid = published_grid("boolq", "microsoft/deberta-v2-xxlarge")
+    assert grid == GRIDS["v2-xxlarge"]
+    assert str(grid) == "learning rate 1e-06, 3e-06, 5e-06; batch size 16 to 64; warm-up 50 to 1000 steps"
+    (tmp_path / "config.json").write_text(json.dumps(PRESETS["v2-xxlarge"].to_dict()))
+    assert published_grid("generic", str(tmp_path)) == GRIDS["v2-xxlarge"]
+    assert published_grid("record", "microsoft/deberta-v2-xxlarge") is None
+    assert published_grid("boolq", "microsoft/deberta-v3-large") is None
+    assert published_grid("boolq", "somebody/else") is None
 
 
 def test_every_task_has_a_recipe_for_every_model():

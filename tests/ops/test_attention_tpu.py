@@ -157,6 +157,15 @@ def test_two_runs_are_identical():
     jax.tree.map(np.testing.assert_array_equal, run(operands), run(operands))
 
 
+def test_tiles_above_the_diagonal_are_not_read():
+    for order, expected in ((np.arange(512), ([0] * 4, [0, 1, 2, 3])), (-np.arange(512), ([0, 1, 2, 3], [3] * 4))):
+        tensors = [jnp.zeros((1, 512, 1, 4))] * 3
+        inputs = KernelInputs(*tensors, None, None, None, jnp.asarray(order, jnp.int32)[None], *[None] * 3)
+        settings = KernelSettings(1.0, False, 0.0, (1, 1, 512, 512), (128, 128), 512, 512, PRECISION, True)
+        first, last = visible_keys(settings, inputs)
+        assert (first[0].tolist(), last[0].tolist()) == expected
+
+
 def test_only_visible_tiles_of_keys_are_read():
     segment_ids = np.repeat([[0, 1, 1, 2], [0, 0, -1, -1]], 128, axis=1)
     inputs = KernelInputs(*[jnp.zeros((2, 512, 1, 4))] * 3, None, None, jnp.asarray(segment_ids), *[None] * 4)
