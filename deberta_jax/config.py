@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from deberta_jax.config_values import MAX_LABELS, from_microsoft, label_names, range_problem, score_terms, typed_value
+from deberta_jax.config_values import SINCE_V2, from_microsoft, label_names, problems, score_terms, typed_value
 from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import read_json
 
@@ -20,18 +20,8 @@ AttentionName = Literal["auto", "xla", "xla_per_head", "cudnn", "pallas_gpu", "p
 Pooling = Literal["mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last"]
 # How a discriminator shares the embeddings of its generator.
 Sharing = Literal["gdes", "es", "none"]
-_WITH_PARAMETERS = "prelu", "xielu"
-# The activation functions of `model.activation`: all of transformers but prelu and xielu, which have parameters.
-ACTIVATIONS = (
-    *("gelu", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python", "gelu_python_tanh", "gelu_pytorch_tanh"),
-    *("gelu_10", "quick_gelu", "relu", "relu2", "relu6", "leaky_relu", "silu", "swish", "mish", "hardswish", "tanh"),
-    *("sigmoid", "laplace", "sqrtsoftplus", "linear"),
-)
-PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
 # How a discriminator shares its generator's tables: Microsoft's names and ours.
 _SHARING: dict[str, Sharing] = {"gdes": "gdes", "es": "es", "nes": "none", "none": "none"}
-# Fields that version 1 does not have, and their values in its configs.
-_SINCE_V2 = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
 _HUGGING_FACE_DEFAULTS = {
     "deberta": {"vocab_size": 50265},
     "deberta-v2": {
@@ -101,9 +91,9 @@ class DebertaConfig:
     def __post_init__(self) -> None:
         if isinstance(self.labels, list):
             object.__setattr__(self, "labels", tuple(self.labels))
-        problems = list(_problems(self))
-        if problems:
-            raise InputError("config: " + list_names(problems, "; "))
+        mistakes = list(problems(self))
+        if mistakes:
+            raise InputError("config: " + list_names(mistakes, "; "))
         # Equal architectures are equal configs, however they are written.
         object.__setattr__(self, "pos_att_type", tuple(sorted(set(self.pos_att_type))))
         derived = {"embedding_size": self.hidden_size, "pooler_hidden_size": self.hidden_size}
@@ -203,8 +193,8 @@ class DebertaConfig:
         values["pos_att_type"] = score_terms(values["pos_att_type"])
         values["labels"] = label_names(values)
         # Hugging Face's class of version 1 ignores these keys: they are preserved, not used.
-        unused = {} if model_type != "deberta" else {key: values.pop(key) for key in _SINCE_V2 if key in values}
-        unused = {key: value for key, value in unused.items() if value != _SINCE_V2[key]}
+        unused = {} if model_type != "deberta" else {key: values.pop(key) for key in SINCE_V2 if key in values}
+        unused = {key: value for key, value in unused.items() if value != SINCE_V2[key]}
         fields = {field.name: field.type for field in dataclasses.fields(cls) if field.name != "extra"}
         known = {
             key: value if key in ("pos_att_type", "labels") else typed_value(key, value, fields[key])
@@ -260,51 +250,3 @@ def read_rtd_pair(path: str | Path) -> tuple[DebertaConfig, DebertaConfig, Shari
             f"{path}: embedding_sharing is {shorten(repr(values['embedding_sharing']))}; it must be one of {known}"
         )
     return generator, discriminator, sharing
-
-
-def _problems(config: DebertaConfig) -> Iterator[str]:
-    if problem := range_problem(config):
-        yield problem
-        return
-    if config.model_type not in _HUGGING_FACE_DEFAULTS:
-        yield f"model_type {shorten(repr(config.model_type))} is not 'deberta' or 'deberta-v2'"
-    if "p2p" in config.pos_att_type:
-        yield "pos_att_type p2p is not computed by any DeBERTa: use c2p, p2c or both"
-    elif unknown := set(config.pos_att_type) - {"c2p", "p2c"}:
-        yield f"pos_att_type may contain c2p and p2c, not {list_names(sorted(unknown))}"
-    if config.hidden_size % config.num_attention_heads and not config.attention_head_size:
-        yield f"hidden_size {config.hidden_size} is not divisible by num_attention_heads {config.num_attention_heads}"
-    elif config.head_size * config.num_attention_heads != config.hidden_size:
-        yield (
-            f"attention_head_size {config.head_size} x num_attention_heads {config.num_attention_heads} must be "
-            f"hidden_size {config.hidden_size}"
-        )
-    if config.num_hidden_groups and config.num_hidden_layers % config.num_hidden_groups:
-        yield f"num_hidden_groups {config.num_hidden_groups} must divide num_hidden_layers {config.num_hidden_layers}"
-    if config.problem_type not in (None, *PROBLEM_TYPES):
-        problem_type = shorten(repr(config.problem_type))
-        yield f"problem_type {problem_type} is not one of {', '.join(PROBLEM_TYPES)}, as in transformers; omit it"
-    if not config.labels or isinstance(config.labels, str) or len(config.labels) > MAX_LABELS:
-        yield f"labels must name at least one class and at most {MAX_LABELS:,}, in a tuple or a list"
-    for name in ("hidden_act", *(("conv_act",) if config.conv_kernel_size > 0 else ())):
-        if (function := getattr(config, name)) in _WITH_PARAMETERS:
-            yield f"{name} {function!r} has parameters of its own, which are not supported"
-        elif function not in ACTIVATIONS:
-            yield f"{name} is {shorten(repr(function))}, expected one of {', '.join(ACTIVATIONS)}"
-    if set(config.norm_rel_ebd.split("|")) - {"none", "layer_norm"}:
-        yield f"norm_rel_ebd is {shorten(repr(config.norm_rel_ebd))}, expected one of none, layer_norm"
-    if config.position_buckets == 1 and config.relative_attention:
-        yield "position_buckets 1 cannot represent a sign: use at least 2, or -1 for no buckets"
-    if config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 0:
-        yield f"conv_kernel_size {config.conv_kernel_size} must be odd, so that the sequence length is preserved"
-    if config.conv_kernel_size > 0 and config.hidden_size % config.conv_groups:
-        yield f"conv_groups {config.conv_groups} must divide hidden_size {config.hidden_size}"
-    if config.model_type == "deberta":
-        yield from (
-            f"{name} needs model_type deberta-v2" for name in _SINCE_V2 if getattr(config, name) != _SINCE_V2[name]
-        )
-    if config.pad_token_id >= config.vocab_size:
-        yield f"pad_token_id {config.pad_token_id} is not below vocab_size {config.vocab_size}"
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"):
-        if not 0 <= (getattr(config, name) or 0) < 1:
-            yield f"{name} must be in [0, 1), not {getattr(config, name)}"

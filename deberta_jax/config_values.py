@@ -5,6 +5,7 @@ import logging
 import math
 import re
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from deberta_jax.errors import InputError, list_names, shorten
@@ -36,6 +37,17 @@ _MAXIMUM = {
     **dict.fromkeys(("vocab_size", "intermediate_size", "type_vocab_size"), 2**28),
     **dict.fromkeys(("max_position_embeddings", "max_relative_positions", "position_buckets"), 2**24),
 }
+_WITH_PARAMETERS = "prelu", "xielu"
+# The activation functions of `model.activation`: all of transformers but prelu and xielu, which have parameters.
+ACTIVATIONS = (
+    *("gelu", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python", "gelu_python_tanh", "gelu_pytorch_tanh"),
+    *("gelu_10", "quick_gelu", "relu", "relu2", "relu6", "leaky_relu", "silu", "swish", "mish", "hardswish", "tanh"),
+    *("sigmoid", "laplace", "sqrtsoftplus", "linear"),
+)
+PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
+# Fields that version 1 does not have, and their values in its configs.
+SINCE_V2 = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
+MODEL_TYPES = "deberta", "deberta-v2"
 _log = logging.getLogger(__name__)
 # Microsoft's names of fields.
 _MICROSOFT_NAMES = {"padding_idx": "pad_token_id"}
@@ -138,3 +150,52 @@ def range_problem(config: Any) -> str | None:
         if isinstance(value, float) and not math.isfinite(value):
             return f"{name} must be a finite number, not {value}"
     return None
+
+
+def problems(config: Any) -> Iterator[str]:
+    """What is wrong with the values of a config, as messages."""
+    if problem := range_problem(config):
+        yield problem
+        return
+    if config.model_type not in MODEL_TYPES:
+        yield f"model_type {shorten(repr(config.model_type))} is not 'deberta' or 'deberta-v2'"
+    if "p2p" in config.pos_att_type:
+        yield "pos_att_type p2p is not computed by any DeBERTa: use c2p, p2c or both"
+    elif unknown := set(config.pos_att_type) - {"c2p", "p2c"}:
+        yield f"pos_att_type may contain c2p and p2c, not {list_names(sorted(unknown))}"
+    if config.hidden_size % config.num_attention_heads and not config.attention_head_size:
+        yield f"hidden_size {config.hidden_size} is not divisible by num_attention_heads {config.num_attention_heads}"
+    elif config.head_size * config.num_attention_heads != config.hidden_size:
+        yield (
+            f"attention_head_size {config.head_size} x num_attention_heads {config.num_attention_heads} must be "
+            f"hidden_size {config.hidden_size}"
+        )
+    if config.num_hidden_groups and config.num_hidden_layers % config.num_hidden_groups:
+        yield f"num_hidden_groups {config.num_hidden_groups} must divide num_hidden_layers {config.num_hidden_layers}"
+    if config.problem_type not in (None, *PROBLEM_TYPES):
+        problem_type = shorten(repr(config.problem_type))
+        yield f"problem_type {problem_type} is not one of {', '.join(PROBLEM_TYPES)}, as in transformers; omit it"
+    if not config.labels or isinstance(config.labels, str) or len(config.labels) > MAX_LABELS:
+        yield f"labels must name at least one class and at most {MAX_LABELS:,}, in a tuple or a list"
+    for name in ("hidden_act", *(("conv_act",) if config.conv_kernel_size > 0 else ())):
+        if (function := getattr(config, name)) in _WITH_PARAMETERS:
+            yield f"{name} {function!r} has parameters of its own, which are not supported"
+        elif function not in ACTIVATIONS:
+            yield f"{name} is {shorten(repr(function))}, expected one of {', '.join(ACTIVATIONS)}"
+    if set(config.norm_rel_ebd.split("|")) - {"none", "layer_norm"}:
+        yield f"norm_rel_ebd is {shorten(repr(config.norm_rel_ebd))}, expected one of none, layer_norm"
+    if config.position_buckets == 1 and config.relative_attention:
+        yield "position_buckets 1 cannot represent a sign: use at least 2, or -1 for no buckets"
+    if config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 0:
+        yield f"conv_kernel_size {config.conv_kernel_size} must be odd, so that the sequence length is preserved"
+    if config.conv_kernel_size > 0 and config.hidden_size % config.conv_groups:
+        yield f"conv_groups {config.conv_groups} must divide hidden_size {config.hidden_size}"
+    if config.model_type == "deberta":
+        yield from (
+            f"{name} needs model_type deberta-v2" for name in SINCE_V2 if getattr(config, name) != SINCE_V2[name]
+        )
+    if config.pad_token_id >= config.vocab_size:
+        yield f"pad_token_id {config.pad_token_id} is not below vocab_size {config.vocab_size}"
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"):
+        if not 0 <= (getattr(config, name) or 0) < 1:
+            yield f"{name} must be in [0, 1), not {getattr(config, name)}"

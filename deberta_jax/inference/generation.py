@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.hub.heads import Model
@@ -24,6 +24,7 @@ from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.decoding import logits_at, read_prompts, read_token
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.ops.precision import upcast
+from deberta_jax.ops.sampling import next_token
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # The default of `max_new_tokens`.
@@ -58,6 +59,11 @@ class Sampling:
     top_p: float = 1.0
     is_bidirectional: bool = False
     use_cache: bool = True
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """The arguments of `next_token`."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 
     def __post_init__(self) -> None:
         check_at_least("max_new_tokens", self.max_new_tokens, 1)
@@ -260,7 +266,7 @@ def generate_tokens(
 
     def step(state: _State, _: None) -> tuple[_State, None]:
         logits = jnp.where(allowed, upcast(state.logits), -jnp.inf)
-        token = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, state.slot), settings)
+        token = next_token(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, state.slot), **settings.choice)
         gain = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
         counts = ~state.is_complete & (state.slot < P + settings.max_new_tokens)
         tokens = state.tokens.at[:, state.slot].set(token)
@@ -279,22 +285,6 @@ def generate_tokens(
         first,
     )
     return last.tokens[:, P : P + settings.max_new_tokens], last.log_probability
-
-
-def choose(logits: Float[Array, "B V"], keys: Key[Array, "B"], settings: Sampling) -> Int[Array, "B"]:
-    """The most likely token of each row, or a sample (Holtzman et al. 2020 for `top_p`)."""
-    if settings.temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / settings.temperature
-    if settings.top_k is not None and settings.top_k < logits.shape[-1]:
-        smallest = jax.lax.top_k(logits, settings.top_k)[0][:, -1:]
-        logits = jnp.where(logits < smallest, -jnp.inf, logits)
-    if settings.top_p < 1:
-        descending = jnp.sort(jax.nn.softmax(logits), axis=-1, descending=True)
-        before = jnp.cumsum(descending, axis=-1) - descending
-        smallest = jnp.min(jnp.where(before < settings.top_p, descending, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(jax.nn.softmax(logits) < smallest, -jnp.inf, logits)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
 def _right_aligned(ids: Int[Array, "B P"], mask: Bool[Array, "B P"]) -> tuple[Int[Array, "B P"], Bool[Array, "B P"]]:

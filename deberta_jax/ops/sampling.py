@@ -1,8 +1,8 @@
-"""Samples from the softmax of logits, given uniform random numbers."""
+"""Samples from the softmax of logits."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, Key
 
 from deberta_jax.ops.precision import upcast
 
@@ -23,6 +23,33 @@ def sample(logits: Float[Array, "*B V"], draws: Float[Array, "*B 2"]) -> Int32[A
     block = _invert(jnp.sum(blocks, axis=-1), draws[..., 0])
     selected = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
     return jnp.minimum(block * _BLOCK + _invert(selected, draws[..., 1]), V - 1)
+
+
+def next_token(
+    logits: Float[Array, "B V"],
+    keys: Key[Array, "B"],
+    *,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+) -> Int32[Array, "B"]:
+    """The most likely class of each row at temperature 0, else a sample with the key of the row.
+
+    Samples are from the softmax of logits / `temperature`, among the `top_k` most likely classes, and among the most
+    likely ones whose probabilities add up to `top_p` (nucleus sampling, Holtzman et al. 2020, section 3.1).
+    """
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        smallest = jax.lax.top_k(logits, top_k)[0][:, -1:]
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+    if top_p < 1:
+        descending = jnp.sort(jax.nn.softmax(logits), axis=-1, descending=True)
+        before = jnp.cumsum(descending, axis=-1) - descending
+        smallest = jnp.min(jnp.where(before < top_p, descending, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(jax.nn.softmax(logits) < smallest, -jnp.inf, logits)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
 def _invert(weights: Float[Array, "*B K"], draw: Float[Array, "*B"]) -> Int32[Array, "*B"]:

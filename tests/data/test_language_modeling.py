@@ -1,4 +1,4 @@
-"""Rows of language models: no position predicts a token that it sees; batches of two kinds on any number of hosts."""
+"""Rows of language models: no position predicts what it sees, and batches of two kinds on any number of hosts."""
 
 import subprocess
 import sys

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from toy_folders import V3, toy_model, toy_tensors
 
-from deberta_jax.config import ACTIVATIONS, DebertaConfig
+from deberta_jax.config import DebertaConfig
+from deberta_jax.config_values import ACTIVATIONS
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 

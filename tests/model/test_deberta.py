@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_models import BIASED, CONFIGS, IDS, MASK, V1, V2, V3, bare, call, ids_of
 
-from deberta_jax.config import ACTIVATIONS
+from deberta_jax.config_values import ACTIVATIONS
 from deberta_jax.errors import InputError
 from deberta_jax.model.activation import _ACTIVATIONS, activation
 from deberta_jax.model.attention import AttentionInputs

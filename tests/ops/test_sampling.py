@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.ops.sampling import sample
+from deberta_jax.ops.sampling import next_token, sample
 
 
 @pytest.mark.parametrize("classes", [5, 128, 300])
@@ -43,3 +43,22 @@ def test_samples_have_no_gradient():
     draws = jnp.full((2,), 0.5)
     gradient = jax.grad(lambda logits: jnp.sum(logits) + sample(logits, draws).astype(jnp.float32))(jnp.arange(9.0))
     np.testing.assert_array_equal(gradient, np.ones(9))
+
+
+def test_samples_come_from_the_most_likely_tokens():
+    probabilities = np.asarray([0.5, 0.25, 0.15, 0.1])
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(probabilities, jnp.float32)), (4000, 4))
+    keys = jax.random.split(jax.random.key(0), 4000)
+
+    def shares(**options):
+        ids = next_token(logits, keys, **{"temperature": 0.0} | options)
+        return np.bincount(np.asarray(ids), minlength=4) / 4000
+
+    np.testing.assert_allclose(shares(temperature=1.0), probabilities, atol=0.03)
+    np.testing.assert_allclose(shares(temperature=1.0, top_k=2), [2 / 3, 1 / 3, 0, 0], atol=0.03)
+    # 0.5 + 0.25 is the smallest set that reaches 0.6.
+    np.testing.assert_allclose(shares(temperature=1.0, top_p=0.6), [2 / 3, 1 / 3, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(temperature=1.0, top_p=0.01), [1, 0, 0, 0])
+    squared = probabilities**2 / (probabilities**2).sum()
+    np.testing.assert_allclose(shares(temperature=0.5), squared, atol=0.03)
+    assert shares().tolist() == [1, 0, 0, 0]

@@ -3,6 +3,7 @@
 import pytest
 
 from deberta_jax.data.masking import Masking
+from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import RtdConfig
 from deberta_jax.pretraining.recipes import PUBLISHED, RECIPES, Selection, recipe
 
@@ -38,6 +39,19 @@ def test_v3_recipes_have_the_values_of_the_paper_and_of_the_repository(name):
         assert names == (
             ("adamw", "linear", "uniform") if source == "paper" else ("microsoft_adam", "warmup_linear", "tail_biased")
         )
+
+
+@pytest.mark.parametrize(("name", "rate"), [("v1-base", 2e-4), ("v1-large", 2e-4), ("v2-xxlarge", 1.5e-4)])
+def test_v1_and_v2_recipes_have_the_values_of_the_paper(name, rate):
+    config = recipe(name)
+    training, optimizer = config.training, config.training.optimizer
+    assert (training.steps, training.batch_size, optimizer.learning_rate) == (1_000_000, 2048, rate)
+    assert (optimizer.warmup, optimizer.schedule, optimizer.final_scale) == (10_000, "linear", 0)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.epsilon) == (0.9, 0.999, 1e-6)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (0.01, 1.0)
+    model = PRESETS[config.model]
+    assert (model.hidden_dropout_prob, model.attention_probs_dropout_prob) == (0.1, 0.1)
+    assert config.data.masking.max_ngram == 3
 
 
 def test_the_masking_of_each_objective_is_the_originals():
