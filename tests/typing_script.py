@@ -44,6 +44,9 @@ context = dj.disentangled_attention(q, q, q, rel[0], rel[0], index=index)
 # Inference.
 batching = dj.Batching(batch_tokens=1024)
 token: str = dj.fill_mask(masked_lm, tokenizer, texts, batching=batching)[0][0][0].token
+filled: str = dj.fill_mask(masked_lm, tokenizer, texts, fill_order="left_to_right")[0].text
+generated: dj.Generated = dj.generate(masked_lm, tokenizer, texts)[0]
+measured: dj.Perplexity = dj.perplexity(masked_lm, tokenizer, iter(texts), stride=16)
 classification = dj.classify(classifier, tokenizer, texts)[0]
 results: list[Any] = [
     dj.zero_shot(classifier, tokenizer, texts, ["a", "b"]),
@@ -68,6 +71,7 @@ placed = jax.device_put(encoder, dj.shardings(encoder, mesh, {"embed": "fsdp"}))
 optimizer = optax.adamw(1e-3)
 state: dj.TrainState = dj.initial_state(lambda key: dj.MaskedLM(config, key=key), optimizer, 0, mesh)
 step = dj.make_step(dj.masked_lm_objective, optimizer, optax.constant_schedule(1e-3), dj.shardings(state, mesh))
+causal = dj.make_step(dj.causal_lm_objective, optimizer, optax.constant_schedule(1e-3), dj.shardings(state, mesh))
 state, metrics = step(state, {"input_ids": jax.numpy.asarray(ids)})
 pair: dj.ReplacedTokenPair = dj.initial_pair(config, config, key=key)
 lora = dj.LoraModel(classifier, dj.LoraConfig(rank=8), targets=["attention.query", "up"], key=key)

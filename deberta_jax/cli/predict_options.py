@@ -10,7 +10,7 @@ import tyro
 from deberta_jax.config import AttentionName, Pooling, Precision
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.names import PipelineName, ScoreFunction
+from deberta_jax.inference.names import FillOrder, PipelineName, ScoreFunction
 
 # Examples per chunk: a chunk is in memory together, and is computed again if the process is killed.
 CHUNK = 1024
@@ -133,6 +133,8 @@ class PredictConfig:
     """
     top_k: int | None = None
     """Number of tokens to return for each [MASK], by default 5, or to sample among, by default all (generate)."""
+    fill_order: FillOrder = "independent"
+    """Predict each [MASK] independently, or fill one after the other and return the filled text too (fill-mask)."""
     max_new_tokens: int | None = None
     """Maximum number of tokens to write, by default 64 or what the model was trained to write (generate)."""
     temperature: float = 0.0

@@ -18,3 +18,5 @@ PipelineName = Literal[
 ]
 # What turns the logits of a classification head into scores; "auto" depends on the task and the model.
 ScoreFunction = Literal["auto", "sigmoid", "softmax", "none"]
+# The order in which the masks of a text are filled; "independent" predicts each mask with all others still masked.
+FillOrder = Literal["independent", "left_to_right", "most_confident"]

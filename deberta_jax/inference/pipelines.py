@@ -42,7 +42,7 @@ class PipelineSpec(NamedTuple):
 
 # If several pipelines need the same head, the first is the default of the head.
 PIPELINES: dict[PipelineName, PipelineSpec] = {
-    "fill-mask": PipelineSpec("masked_lm", fill_mask_pipeline, options=("top_k",), pairs=True),
+    "fill-mask": PipelineSpec("masked_lm", fill_mask_pipeline, options=("top_k", "fill_order"), pairs=True),
     "classification": PipelineSpec(
         "sequence_classification", classification_pipeline, options=("function",), pairs=True
     ),

@@ -196,6 +196,19 @@ def test_the_use_of_the_enhanced_mask_decoder_is_reported(masked_lm, tmp_path, c
     assert json.loads(other)["prediction"] != json.loads(out)["prediction"]
 
 
+@pytest.mark.parametrize("fill_order", ["left_to_right", "most_confident"])
+def test_masks_are_filled_one_after_the_other(fill_order, masked_lm, capfd):
+    options = [*EXAMPLES["fill-mask"], "--fill-order", fill_order, "--top-k", "2"]
+    prediction = predict_one(capfd, masked_lm, *options)["prediction"]
+    [expected] = dj.fill_mask(
+        *dj.from_pretrained(masked_lm, "masked_lm"), ["The [MASK] and [MASK]."], top_k=2, fill_order=fill_order
+    )
+    assert (prediction["text"], prediction["pair"]) == (expected.text, None)
+    assert [[token["id"] for token in mask] for mask in prediction["masks"]] == [
+        [token.id for token in mask] for mask in expected.masks
+    ]
+
+
 def test_the_generator_of_a_model_fills_masks(model_folders, tmp_path, capfd):
     parts = {"generator": model_folders["masked_lm"], "discriminator": model_folders["replaced_token_detection"]}
     tensors = {

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inference_models import CONFIG, MAX_LENGTH, random_model, random_texts
 
+from deberta_jax.config import OBJECTIVE_KEY
 from deberta_jax.errors import InputError
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.perplexity import count_words, perplexity, split_windows, window_nats
+from deberta_jax.model.surgery import with_config
 
 LENGTH = 12
 
@@ -147,3 +149,11 @@ def test_documents_without_tokens_and_wrong_options_are_reported_in_one_line(tok
         perplexity(model, tokenizer, ["A fox"], max_length=17)
     with pytest.raises(InputError, match='perplexity needs a model with the head "masked_lm"'):
         perplexity(random_model(None), tokenizer, ["A fox"])
+
+
+def test_a_model_that_may_not_be_a_language_model_is_reported(tokenizer, caplog):
+    model = random_model("masked_lm")
+    perplexity(with_config(model, extra={OBJECTIVE_KEY: "mt"}), tokenizer, ["A fox"])
+    assert not caplog.messages
+    perplexity(model, tokenizer, ["A fox"])
+    assert "does not say that it was trained from left to right (objective clm or mt)" in caplog.text

@@ -155,6 +155,18 @@ def test_logits_at_gathered_positions_are_those_of_all_positions(name):
     np.testing.assert_array_equal(run(ids)[:, 1], run(change(ids, hidden, rng))[:, 1])
 
 
+def test_padding_of_an_attention_mask_is_hidden_too():
+    config, fields = VARIANTS["v2"]
+    model = masked_lm(config, attention="xla", dtype=jnp.dtype("float32"), **fields)
+    rng, row = np.random.default_rng(0), np.arange(T, dtype=np.int32)
+    ids, at = rng.integers(4, config.vocab_size, (B, T), dtype=np.int32), np.asarray([3, 9, 14])
+    mask = (row < np.asarray([[8], [12], [20]])).astype(np.int32)
+    order = np.stack([row, row, row[::-1]])
+    visible = (mask > 0) & (order <= order[np.arange(B), at][:, None])
+    run = jax.jit(lambda ids: model(ids, mask, order=order))
+    np.testing.assert_array_equal(np.asarray(run(ids))[visible], np.asarray(run(change(ids, ~visible, rng)))[visible])
+
+
 def test_an_order_of_padding_alone_is_finite():
     sequence = PackedSequence(np.zeros(T, np.int32), np.zeros(T, np.int32))
     ids, inputs = batch_of([sequence] * B, np.random.default_rng(0))
