@@ -68,7 +68,7 @@ def articles(text: str) -> Iterator[str]:
     """The articles of a WikiText file, with their titles and all lines."""
     article: list[str] = []
     for line in text.split("\n"):
-        if _TITLE.match(line) and article:
+        if _TITLE.match(line) and any(map(str.strip, article)):
             yield "\n".join(article)
             article = []
         article.append(line)
