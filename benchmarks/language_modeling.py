@@ -91,9 +91,8 @@ def evaluate(run: Path, texts: dict[str, Path]) -> dict[str, float]:
     """The perplexities of a trained model, stored beside it."""
     path = run / "perplexities.json"
     if not path.exists():
-        from deberta_jax.inference.perplexity import perplexity
-
         from deberta_jax.hub.pretrained import from_pretrained
+        from deberta_jax.inference.perplexity import perplexity
 
         model, tokenizer = from_pretrained(run / "model", head="masked_lm")
         measured: dict[str, float] = {}
