@@ -1,5 +1,6 @@
 """Perplexity of language models from left to right, over documents of any length."""
 
+import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from deberta_jax.inference.encode import EncodedRow, EncodedRows
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import max_row_length, require_head, require_tokenizer
 from deberta_jax.inference.stream import Pipeline, stream
+from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.batch import Batch
@@ -24,8 +26,11 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # Positions of a batch whose logits are in memory together.
 POSITIONS = 512
+# What a model was trained for (`DebertaConfig.objective`) that predicts text from left to right.
+_LEFT_TO_RIGHT = "clm", "mt"
 # Characters of the beginning of a document, for error messages.
 _SHOWN = 40
+_log = logging.getLogger(__name__)
 
 
 class Perplexity(NamedTuple):
@@ -69,7 +74,8 @@ def perplexity(
     window, and C - stride to C - 1 tokens later. A smaller stride gives more context and takes more time.
 
     The probabilities are over all rows of the model's word table, as in the loss of training. The text is tokenized as
-    in pretraining: names of special tokens in it are plain text. Memory does not depend on the number of documents.
+    in pretraining: names of special tokens in it are plain text. Memory does not depend on the number of documents. A
+    model whose config does not name the objective clm or mt is logged.
 
     Args:
         model: a model with the head "masked_lm", trained from left to right.
@@ -82,8 +88,7 @@ def perplexity(
     Raises:
         InputError: documents without any token; an invalid document, with its index; a stride larger than a window.
     """
-    require_head(model, "masked_lm", "perplexity")
-    require_tokenizer(tokenizer)
+    _check_model(model, tokenizer)
     if isinstance(documents, str):
         raise InputError(f"expected documents, not a single text: {documents[:_SHOWN]!r}; put it in a list")
     length = max_row_length(model, Batching(max_length=max_length))
@@ -111,6 +116,13 @@ def perplexity(
     if not tokens:
         raise InputError("the documents have no tokens: expected text")
     return Perplexity(_exp(nats / tokens), _exp(nats / words), nats, tokens, words)
+
+
+def _check_model(model: Model, tokenizer: Tokenizer) -> None:
+    require_head(model, "masked_lm", "perplexity")
+    require_tokenizer(tokenizer)
+    if encoder_of(model).config.objective not in _LEFT_TO_RIGHT:
+        _log.warning("the model does not say that it was trained from left to right (objective clm or mt)")
 
 
 def _checked_stride(stride: int | None, length: int) -> int:

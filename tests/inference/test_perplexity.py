@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inference_models import CONFIG, MAX_LENGTH, random_model, random_texts
 
+from deberta_jax.config import OBJECTIVE_KEY
 from deberta_jax.errors import InputError
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.perplexity import count_words, perplexity, split_windows, window_nats
+from deberta_jax.model.surgery import with_config
 
 LENGTH = 12
 
@@ -147,3 +149,11 @@ def test_documents_without_tokens_and_wrong_options_are_reported_in_one_line(tok
         perplexity(model, tokenizer, ["A fox"], max_length=17)
     with pytest.raises(InputError, match='perplexity needs a model with the head "masked_lm"'):
         perplexity(random_model(None), tokenizer, ["A fox"])
+
+
+def test_a_model_that_was_not_trained_from_left_to_right_is_logged(tokenizer, caplog):
+    model = random_model("masked_lm")
+    for objective, is_logged in (("mt", False), ("seq2seq", True)):
+        caplog.clear()
+        perplexity(with_config(model, extra={OBJECTIVE_KEY: objective}), tokenizer, ["A man eats."])
+        assert ("does not say that it was trained from left to right" in caplog.text) == is_logged
