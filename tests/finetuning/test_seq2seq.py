@@ -66,3 +66,11 @@ def test_a_trained_model_writes_targets_from_the_command_line(finished, capfd):
     assert main(["predict", str(folder), "--text", "the shells is it from"]) == 0
     [line] = capfd.readouterr().out.splitlines()
     assert json.loads(line)["prediction"]["text"] == "shells of it"
+
+
+def test_a_length_beyond_the_absolute_positions_is_refused_before_training(prepared, tmp_path, capfd):
+    words = [str(word) for word in prepared("seq2seq").words]
+    words[words.index("--max-length") + 1] = "65"
+    assert main(["finetune", *words, "--folder", str(tmp_path / "run")]) == 2
+    assert "max_length is 65, but the model has 64 absolute positions" in capfd.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
