@@ -77,7 +77,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
         precision=config.precision,
         attention=config.attention,
         from_scratch=config.from_scratch,
-        config_keys=kind.config_keys(pretrained.tokenizer, train),
+        config_keys=kind.config_keys(pretrained.tokenizer, train, config.max_length),
     )
     # Otherwise the first long batch, or the first evaluation, would fail.
     max_row_length(jax.eval_shape(model.build, jax.random.key(0)), Batching(max_length=config.max_length))

@@ -34,6 +34,11 @@ def test_the_last_token_of_the_source_and_the_target_predict_the_target(tokenize
     assert feature.targets["source_lengths"] == len(source) + 2
 
 
+def test_a_model_writes_at_most_as_many_tokens_as_its_training_sequences_have(tokenizer):
+    lengths = [KIND.config_keys(tokenizer, [EXAMPLE], length)["deberta_jax_max_new_tokens"] for length in (32, 3)]
+    assert lengths == [len(tokenizer.encode(EXAMPLE.target)) + 1, 3]
+
+
 def test_a_long_source_is_truncated_and_the_target_is_whole(tokenizer):
     feature = feature_of(tokenizer, EXAMPLE._replace(source="fox " * 40))
     assert len(feature.sequences[0]) == 32
