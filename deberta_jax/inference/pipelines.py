@@ -22,6 +22,7 @@ from deberta_jax.inference.scoring import score_pipeline
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.heads import EntityScoring
+from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
@@ -95,6 +96,10 @@ def pipeline(model: Any, tokenizer: Tokenizer, *, batching: Batching = BATCHING)
     raise InputError(f"no pipeline for a {type(model).__name__}: use one of {kinds}")
 
 
+def _generates(model: Any) -> bool:
+    return isinstance(model, MaskedLM) and default_pipeline("masked_lm", encoder_of(model).config) == "generate"
+
+
 def predict(
     model: Any,
     tokenizer: Tokenizer,
@@ -112,6 +117,8 @@ def predict(
     """
     if isinstance(model, Deberta):
         return embed(model, tokenizer, texts, pairs, batching=batching)
+    if pairs is not None and _generates(model):
+        raise InputError("pairs: a model that was trained only to generate text continues single texts; omit pairs")
     columns: list[Sequence[Any]] = [texts] if pairs is None else [texts, pairs]
     if isinstance(model, EntityScoring) and pairs is not None:
         columns = [texts, [query for query, _ in pairs], [entities for _, entities in pairs]]

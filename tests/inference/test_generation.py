@@ -123,12 +123,14 @@ def test_a_model_that_was_trained_only_to_generate_text_generates(objective, nam
 
 def test_predict_continues_prompts_with_a_language_model(tokenizer):
     assert predict(language_model(), tokenizer, ["The quick"])[0].tokens > 0
+    with pytest.raises(InputError, match="continues single texts; omit pairs"):
+        predict(language_model(), tokenizer, ["The quick"], ["brown fox"])
 
 
 def test_other_models_and_prompts_that_are_too_long_are_errors(tokenizer, caplog):
     with pytest.raises(InputError, match='generate needs a model with the head "masked_lm"'):
         generate(random_model(None), tokenizer, ["The"])
-    with pytest.raises(InputError, match="text 1: "):
+    with pytest.raises(InputError, match="text 1: .* more than the limit of 26; shorten it"):
         generate(language_model(), tokenizer, ["The", "fox " * 40], max_new_tokens=NEW)
     generate(random_model("masked_lm", max_position_embeddings=LENGTH), tokenizer, ["The"], max_new_tokens=NEW)
     assert "does not say that it was trained to generate text" in caplog.text
