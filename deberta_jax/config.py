@@ -32,10 +32,10 @@ _HUGGING_FACE_DEFAULTS = {
         "intermediate_size": 6144,
     },
 }
-
-
 # Keys of `config.json` of this library: what a language model was trained for, and how long the texts it writes are.
 OBJECTIVE_KEY, NEW_TOKENS_KEY = OWN_KEYS = "deberta_jax_objective", "deberta_jax_max_new_tokens"
+# Objectives (`DebertaConfig.objective`) of models that predict any text from left to right.
+LEFT_TO_RIGHT = "clm", "mt"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a model, or the mean of several models, predicts for an example."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,4 +43,4 @@ def outcome_pipeline(pipeline: Pipeline[Result], to_outcome: Callable[[Result], 
     def read(inputs: tuple, rows: list[EncodedRow]) -> Outcome:
         return to_outcome(pipeline.read(inputs, rows))
 
-    return Pipeline(pipeline.model, pipeline.tokenizer, pipeline.program, pipeline.encode, read, pipeline.batching)
+    return dataclasses.replace(pipeline, read=read)  # type: ignore[arg-type,return-value]

@@ -60,11 +60,14 @@ def bucket_width(size: int) -> int:
     return width
 
 
-def plan(lengths: Sequence[int], max_length: int, batch_tokens: int, multiple: int = 1) -> Iterator[BatchPlan]:
+def plan(
+    lengths: Sequence[int], max_length: int, batch_tokens: int, multiple: int = 1, new_tokens: int = 0
+) -> Iterator[BatchPlan]:
     """Batches of rows, the longest rows first; each batch is as long as the bucket of its longest row.
 
     The number of rows depends only on the length of the batch, so there are at most two shapes per bucket: the regular
-    one and the small one. It is a multiple of `multiple`, the number of devices that share the rows.
+    one and the small one. It is a multiple of `multiple`, the number of devices that share the rows. `new_tokens` are
+    those that a program adds to each row.
     """
     buckets = np.asarray(bucket_lengths(max_length))
     padded = buckets[np.searchsorted(buckets, lengths)] if len(lengths) else np.zeros(0, np.int64)
@@ -74,6 +77,6 @@ def plan(lengths: Sequence[int], max_length: int, batch_tokens: int, multiple: i
     start = 0
     while start < len(order):
         length = int(padded[order[start]])
-        rows = -(-max(batch_tokens // length, 1) // multiple) * multiple
+        rows = -(-max(batch_tokens // (length + new_tokens), 1) // multiple) * multiple
         yield BatchPlan(order[start : start + rows], rows, length)
         start += rows

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from deberta_jax.config import LEFT_TO_RIGHT
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
@@ -32,7 +33,7 @@ NEW_TOKENS = 64
 # Steps between two checks whether all texts have ended.
 BLOCK = 16
 # What a model was trained for (`DebertaConfig.objective`) that generates text.
-GENERATIVE = "clm", "mt", "seq2seq"
+GENERATIVE = *LEFT_TO_RIGHT, "seq2seq"
 _log = logging.getLogger(__name__)
 
 
@@ -156,7 +157,7 @@ def generate_pipeline(
         return Generated(text, bool(len(ends)), float(log_probability), len(new) + bool(len(ends)))
 
     encode_rows = functools.partial(_encode_prompts, is_bidirectional=settings.is_bidirectional)
-    return Pipeline(model, tokenizer, program, encode_rows, read, batching)
+    return Pipeline(model, tokenizer, program, encode_rows, read, batching, new_tokens=settings.max_new_tokens)
 
 
 def stop_ids(tokenizer: Tokenizer, stop: Sequence[str]) -> np.ndarray:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from deberta_jax.config import LEFT_TO_RIGHT
 from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
@@ -26,8 +27,6 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 # Positions of a batch whose logits are in memory together.
 POSITIONS = 512
-# What a model was trained for (`DebertaConfig.objective`) that predicts the next token of any text.
-LEFT_TO_RIGHT = "clm", "mt"
 # Characters of the beginning of a document, for error messages.
 _SHOWN = 40
 _log = logging.getLogger(__name__)

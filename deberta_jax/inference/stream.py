@@ -33,8 +33,9 @@ class Pipeline(Generic[Result]):
 
     `encode(tokenizer, examples, max_length)` returns the rows of a chunk of examples. `program(model, inputs)` is
     jitted and returns a tree of arrays whose first axis is the rows. `read(example, rows)` returns the result of an
-    example. Truncated texts are counted by example, or with `counts_rows` by row. Raises InputError without a
-    tokenizer, and if `batching.max_length` is more than the model accepts.
+    example. Truncated texts are counted by example, or with `counts_rows` by row. `new_tokens` is the number of tokens
+    that the program adds to each row, for the size of batches. Raises InputError without a tokenizer, and if
+    `batching.max_length` is more than the model accepts.
     """
 
     model: Any
@@ -44,6 +45,7 @@ class Pipeline(Generic[Result]):
     read: Callable[[tuple, list[EncodedRow]], Result]
     batching: Batching = BATCHING
     counts_rows: bool = False
+    new_tokens: int = 0
 
     def __post_init__(self) -> None:
         require_tokenizer(self.tokenizer)
@@ -174,7 +176,7 @@ def _dispatch(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator
         _report_unknown_ids(pipeline, chunk.rows)
         valid = np.flatnonzero([source not in errors for source in batch.sources.tolist()])
         lengths = batch.attention_mask.sum(1)[valid].tolist()
-        plans = list(plan(lengths, pipeline.max_length, pipeline.batching.batch_tokens, multiple))
+        plans = list(plan(lengths, pipeline.max_length, pipeline.batching.batch_tokens, multiple, pipeline.new_tokens))
         for number, batch_plan in enumerate(plans, 1):
             indices = valid[batch_plan.indices]
             inputs = pad_rows(chunk.rows, indices, batch_plan, pipeline.tokenizer.pad_id)

@@ -16,14 +16,15 @@ from deberta_jax.ops.decoding import attend_to_cache
 class Cache(NamedTuple):
     """What later tokens read of earlier ones; S is the number of tokens that fit.
 
-    `keys` and `values` [L, B, S, N, H] are those of each layer, `mask` [B, S] is True for tokens that are there.
-    `rel_k` and `rel_q` [G, R, N, H] are the projected relative tables of each group of layers, `rows` [2 S - 1] the row
-    of each distance, largest first. `embeddings` [B, K, D] are those of the last tokens, which the convolution of v2
-    reads.
+    `keys` and `values` [L, B, S, N, H] are those of each layer that runs, `decoder` those of the last layer in the
+    enhanced mask decoder. `mask` [B, S] is True for tokens that are there. `rel_k` and `rel_q` [G, R, N, H] are the
+    projected relative tables of each group of layers, `rows` [2 S - 1] the row of each distance, largest first.
+    `embeddings` [B, K, D] are those of the last tokens, which the convolution of v2 reads.
     """
 
     keys: Float[Array, "L B S N H"]
     values: Float[Array, "L B S N H"]
+    decoder: tuple[Float[Array, "B S N H"], Float[Array, "B S N H"]] | None
     mask: Bool[Array, "B S"]
     rel_k: Float[Array, "G R N H"] | None
     rel_q: Float[Array, "G R N H"] | None
@@ -75,11 +76,14 @@ def read_prompts(
 
     _, (keys, values) = jax.lax.scan(project, None, (groups, states[:L]))
     room = (0, 0), (0, 0), (0, capacity - P), (0, 0), (0, 0)
+    keys, values = jnp.pad(keys, room), jnp.pad(values, room)
+    depth = L if model.decoder is None else L - 1
     reach = encoder.config.conv_kernel_size // 2
     embeddings = jnp.pad(states[0], ((0, 0), (reach, 0), (0, 0)))[:, P:] if reach else None
     cache = Cache(
-        jnp.pad(keys, room),
-        jnp.pad(values, room),
+        keys[:depth],
+        values[:depth],
+        None if depth == L else (keys[depth], values[depth]),
         jnp.pad(attention_mask, ((0, 0), (0, capacity - P))),
         *_relative_terms(model, capacity, states.dtype),
         embeddings,
@@ -93,7 +97,7 @@ def read_token(
     model: MaskedLM, cache: Cache, token: Int[Array, "B"], slot: Int[Array, ""]
 ) -> tuple[Cache, Float[Array, "B V"]]:
     """The cache with one more token of each sequence, at position `slot`, and the logits of the token after it."""
-    encoder, L = model.deberta.encoder, cache.keys.shape[0]
+    encoder, depth = model.deberta.encoder, cache.keys.shape[0]
     cache = cache._replace(mask=cache.mask.at[:, slot].set(True))
     position = cache.mask.sum(1, keepdims=True) - 1
     tables = model.deberta.embeddings
@@ -104,7 +108,6 @@ def read_token(
         order = jnp.broadcast_to(jnp.arange(window.shape[1]), window.shape[:2])
         convolved, embeddings = encoder.convolution(window, None, None, order)[:, -1:], window[:, 1:]
     step = _step(cache, slot)
-    depth = L if model.decoder is None else L - 1
 
     def run_layer(x: Array, scanned: tuple) -> tuple[Array, tuple[Array, Array]]:
         number, keys, values = scanned
@@ -116,11 +119,10 @@ def read_token(
             y = jax.lax.cond(number == 0, lambda y: merge(y, convolved, None), lambda y: y, y)
         return y, (keys, values)
 
-    x, (keys, values) = jax.lax.scan(run_layer, x, (jnp.arange(depth), cache.keys[:depth], cache.values[:depth]))
-    if depth < L:
-        last = _store(encoder.layer(depth), x, cache.keys[depth], cache.values[depth], slot)
-        keys, values = (jnp.concatenate([stack, x[None]]) for stack, x in zip((keys, values), last, strict=True))
+    x, (keys, values) = jax.lax.scan(run_layer, x, (jnp.arange(depth), cache.keys, cache.values))
     cache = cache._replace(keys=keys, values=values, embeddings=embeddings)
+    if cache.decoder is not None:
+        cache = cache._replace(decoder=_store(encoder.layer(depth), x, *cache.decoder, slot))
     return cache, _logits(model, cache, x, slot)
 
 
@@ -156,12 +158,11 @@ def absolute_positions(attention_mask: Bool[Array, "B S"]) -> Int[Array, "B S"]:
 
 def _logits(model: MaskedLM, cache: Cache, x: Float[Array, "B 1 D"], slot: Int[Array, ""]) -> Float[Array, "B V"]:
     """The logits from the last state of each sequence, or through the mask decoder from that of the layer before."""
-    if model.decoder is not None:
-        last = model.deberta.config.num_hidden_layers - 1
-        step, keys, values = _step(cache, slot), cache.keys[last], cache.values[last]
+    if model.decoder is not None and cache.decoder is not None:
+        step, group = _step(cache, slot), model.deberta.config.num_groups - 1
         x = x + model.decoder.position(cache.mask.sum(1, keepdims=True) - 1).astype(x.dtype)
         for _ in range(DECODING_STEPS):
-            x = _attend(model, cache, model.deberta.config.group_of(last), x, keys, values, step)
+            x = _attend(model, cache, group, x, *cache.decoder, step)
     return model.head(x, model.deberta.embeddings.word.embedding[...])[:, 0]
 
 

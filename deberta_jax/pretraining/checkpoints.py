@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from deberta_jax.config import OBJECTIVE_KEY, DebertaConfig
+from deberta_jax.config import LEFT_TO_RIGHT, OBJECTIVE_KEY, DebertaConfig
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import read_json
 from deberta_jax.hub.config_file import config_of
@@ -32,8 +32,6 @@ from deberta_jax.training.optimizer import make_optimizer
 from deberta_jax.training.state import initial_state, model_key, with_shardings
 
 CHECKPOINTS = "checkpoints"
-# Objectives that are named in the config of a model.
-_LANGUAGE_MODELS = "clm", "mt"
 _SEED = 0
 _log = logging.getLogger(__name__)
 
@@ -74,7 +72,7 @@ def write_run(folder: Path, model: StoredModel, tokenizer: Tokenizer | None, tar
     has no preset for.
     """
     groups, at_input = model.config.num_hidden_groups, model.config.position_biased_input
-    objective = model.config.objective if model.config.objective in _LANGUAGE_MODELS else "mlm"
+    objective = model.config.objective if model.config.objective in LEFT_TO_RIGHT else "mlm"
     # Masked-LM files of other tools may lack the positions, which are initialized randomly then.
     decoder = not at_input and (objective == "mlm" or POSITIONS in model.tensors)
     plain = dataclasses.replace(model.config, num_hidden_groups=None, position_biased_input=False)
@@ -113,7 +111,7 @@ def _config_of(settings: Mapping[str, Any], *, vocab_size: int) -> DebertaConfig
         vocab_size=vocab_size,
         num_hidden_groups=settings.get("num_hidden_groups"),
         position_biased_input=settings.get("absolute_positions") == "input",
-        extra={OBJECTIVE_KEY: objective} if objective in _LANGUAGE_MODELS else {},
+        extra={OBJECTIVE_KEY: objective} if objective in LEFT_TO_RIGHT else {},
     )
 
 

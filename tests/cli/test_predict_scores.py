@@ -120,7 +120,7 @@ def test_unnamed_labels_of_a_zero_shot_model(model_folders, tmp_path, capfd):
         ("--task rank --query a --documents b --top 0", "top is 0; it must be at least 1"),
         ("--task rank --query a --documents b --relevant c", "relevant is 'c', but the model's labels are LABEL_0"),
         ("--task rank --query a --documents b --function softmax", "the softmax of a single label is always 1"),
-        ("--task rank --query a --documents b --return attentions --output o", "rank encodes several sequences"),
+        ("--task rank --query a --documents b --return attentions --output o", "rank reads several sequences"),
         ("--task score --text a --documents-file empty.txt", "--documents-file is for rank, but the task is score"),
         ("--task score --text a --top 3", "--top is for rank, but the task is score"),
         ("--task score --text a --entailment b", "--entailment is for zero-shot, but the task is score"),
