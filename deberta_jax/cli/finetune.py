@@ -28,6 +28,7 @@ from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import digest, features_of
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
+from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
 from deberta_jax.tasks.examples import Examples
@@ -76,8 +77,10 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
         precision=config.precision,
         attention=config.attention,
         from_scratch=config.from_scratch,
-        config_keys=kind.config_keys(pretrained.tokenizer, train),
+        config_keys=kind.config_keys(pretrained.tokenizer, train, config.max_length),
     )
+    # Otherwise the first long batch, or the first evaluation, would fail.
+    max_row_length(jax.eval_shape(model.build, jax.random.key(0)), Batching(max_length=config.max_length))
     # A head of the file with the same labels keeps their order.
     labels = model.config.labels if labels else ()
     features, report = features_of(kind, pretrained.tokenizer, train, labels, config.max_length)

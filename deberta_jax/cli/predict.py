@@ -29,7 +29,7 @@ from deberta_jax.hub.sentence import read_sentence
 from deberta_jax.hub.sentence_modules import MODULES, SETTINGS, TRANSFORMER_FILES, read_modules
 from deberta_jax.inference.activations import activations
 from deberta_jax.inference.names import PipelineName
-from deberta_jax.inference.pipelines import PIPELINES, PipelineSpec
+from deberta_jax.inference.pipelines import PIPELINES, PipelineSpec, default_pipeline
 from deberta_jax.inference.stream import Pipeline, stream
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -97,11 +97,9 @@ def _pipeline_name(config: PredictConfig, folder: Path, base: Path | None) -> Pi
     heads = {None, *heads_in_file(tensors)}
     available = [name for name, spec in PIPELINES.items() if spec.head in heads]
     head = "masked_lm" if config.generator else named_head(model_config)
-    default = next((name for name, spec in PIPELINES.items() if head and spec.head == head), None)
+    default = None if head is None else default_pipeline(head, model_config)
     if head is None and read_sentence(folder) is not None:
         default = "embeddings"
-    if default == "fill-mask" and model_config.objective in ("clm", "seq2seq"):
-        default = "generate"
     name = config.task or default
     hint = f"its tensors serve {', '.join(available)}"
     if name is None:

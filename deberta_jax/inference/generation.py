@@ -99,7 +99,7 @@ def generate(
         tokenizer: its tokenizer.
         prompts: texts; a sequence-to-sequence model reads them as sources, with attention in both directions.
         max_new_tokens: the largest number of tokens after a prompt; by default 64, or what a sequence-to-sequence model
-            was trained to write.
+            was trained to write, but not more than half of the model's absolute positions.
         temperature: 0 for the most likely token, otherwise the logits are divided by it and a token is sampled.
         top_k: sample among this many of the most likely tokens; None for all.
         top_p: sample among the most likely tokens whose probabilities add up to this (nucleus sampling).
@@ -133,7 +133,8 @@ def generate_pipeline(
     if config.objective not in GENERATIVE:
         _log.warning("the model does not say that it was trained to generate text (objective clm, mt or seq2seq)")
     if max_new_tokens is None:
-        max_new_tokens = config.max_new_tokens or NEW_TOKENS
+        # One long target in a training set must not truncate all sources.
+        max_new_tokens = min(config.max_new_tokens or NEW_TOKENS, _absolute_positions(model) // 2)
     settings = Sampling(max_new_tokens, **sampling, is_bidirectional=config.objective == "seq2seq")
     batching = dataclasses.replace(batching, max_length=_prompt_length(model, settings, batching))
     stops = stop_ids(tokenizer, stop)
@@ -182,19 +183,22 @@ def _allowed(tokenizer: Tokenizer, vocab_size: int) -> Bool[np.ndarray, "V"]:
     return (ids < tokenizer.vocab_size) & ~special
 
 
+def _absolute_positions(model: Any) -> int:
+    """The number of absolute positions for prompt and text together; very large for a model without them."""
+    config = encoder_of(model).config
+    return config.max_position_embeddings if config.position_biased_input or model.decoder is not None else 1 << 30
+
+
 def _prompt_length(model: Any, settings: Sampling, batching: Batching) -> int:
     """The largest number of tokens of a prompt."""
-    config = encoder_of(model).config
-    longest = max_row_length(model, batching)
-    if not config.position_biased_input and model.decoder is None:
-        return longest
-    room = config.max_position_embeddings - settings.max_new_tokens
+    positions = _absolute_positions(model)
+    room = positions - settings.max_new_tokens
     if room < 3:
         raise InputError(
-            f"max_new_tokens is {settings.max_new_tokens}, but the model has {config.max_position_embeddings} absolute "
-            "positions for prompt and text together"
+            f"max_new_tokens is {settings.max_new_tokens}, but the model has {positions} absolute positions for prompt "
+            f"and text together: use at most {positions - 3}"
         )
-    return min(longest, room)
+    return min(max_row_length(model, batching), room)
 
 
 def _encode_prompts(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import HEADS, Head
 from deberta_jax.inference.buckets import BATCHING, Batching
@@ -19,8 +20,9 @@ from deberta_jax.inference.ranking import rank_pipeline
 from deberta_jax.inference.replaced_tokens import detect_replaced_pipeline
 from deberta_jax.inference.scoring import score_pipeline
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.heads import EntityScoring
+from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
@@ -73,16 +75,29 @@ PIPELINES: dict[PipelineName, PipelineSpec] = {
 }
 
 
+def default_pipeline(head: Head | None, config: DebertaConfig) -> PipelineName | None:
+    """The pipeline of a head; a language model that was trained only to generate text generates."""
+    name = next((name for name, spec in PIPELINES.items() if spec.head == head), None)
+    return "generate" if name == "fill-mask" and config.objective in ("clm", "seq2seq") else name
+
+
 def pipeline(model: Any, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Any]:
     """The pipeline of the model's head with default options, for `stream`.
 
-    Its examples are those of the head's function, such as `fill_mask`; a model without a head gives embeddings.
+    Its examples are those of the head's function, such as `fill_mask`; a model without a head gives embeddings, and a
+    language model that was trained only to generate text (objective clm or seq2seq) generates.
     """
     for spec in PIPELINES.values():
         if isinstance(model, HEADS[spec.head].model):
-            return spec.build(model, tokenizer, batching=batching)
+            name = default_pipeline(spec.head, encoder_of(model).config)
+            assert name is not None
+            return PIPELINES[name].build(model, tokenizer, batching=batching)
     kinds = ", ".join(spec.model.__name__ for spec in HEADS.values())
     raise InputError(f"no pipeline for a {type(model).__name__}: use one of {kinds}")
+
+
+def _generates(model: Any) -> bool:
+    return isinstance(model, MaskedLM) and default_pipeline("masked_lm", encoder_of(model).config) == "generate"
 
 
 def predict(
@@ -95,11 +110,15 @@ def predict(
 ) -> Any:
     """The predictions of the model's head for texts or pairs: calls `fill_mask`, `classify`, `answer`, ... by the head.
 
+    A language model that was trained only to generate text (objective clm or seq2seq) generates.
+
     `pairs` are the second texts for classification, the contexts of questions, the choices of texts, or, for entity
     ranking, a query and spans of entities per passage. The options of these functions have their defaults.
     """
     if isinstance(model, Deberta):
         return embed(model, tokenizer, texts, pairs, batching=batching)
+    if pairs is not None and _generates(model):
+        raise InputError("pairs: a model that was trained only to generate text continues single texts; omit pairs")
     columns: list[Sequence[Any]] = [texts] if pairs is None else [texts, pairs]
     if isinstance(model, EntityScoring) and pairs is not None:
         columns = [texts, [query for query, _ in pairs], [entities for _, entities in pairs]]

@@ -183,7 +183,8 @@ def _changed(function: str, model: AnyModel, change: Callable[[str, Array], Arra
 def _differences(model: Deberta | HeadModel, abstract: Deberta | HeadModel, config: DebertaConfig) -> Iterator[str]:
     """Each difference between the parameters of a model and those of its config, the sizes of the config first."""
     actual, expected = _leaves(model), _leaves(abstract)
-    layers = "num_hidden_groups" if config.num_hidden_groups else "num_hidden_layers"
+    is_shared = config.num_hidden_groups or encoder_of(model).config.num_hidden_groups
+    layers = "num_hidden_groups" if is_shared else "num_hidden_layers"
     sizes = {
         f"config says {layers if field == 'num_groups' else field} {getattr(config, field)}, the model has "
         f"{actual[name].shape[axis]}": None

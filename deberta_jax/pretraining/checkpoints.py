@@ -18,7 +18,7 @@ from deberta_jax.files import read_json
 from deberta_jax.hub.config_file import config_of
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import StoredModel
-from deberta_jax.hub.layout import file_tensors, masked_lm_prefix
+from deberta_jax.hub.layout import POSITIONS, file_tensors, masked_lm_prefix
 from deberta_jax.hub.load import load_model
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.pair import initial_pair
@@ -32,6 +32,8 @@ from deberta_jax.training.optimizer import make_optimizer
 from deberta_jax.training.state import initial_state, model_key, with_shardings
 
 CHECKPOINTS = "checkpoints"
+# Objectives that are named in the config of a model.
+_LANGUAGE_MODELS = "clm", "mt"
 _SEED = 0
 _log = logging.getLogger(__name__)
 
@@ -66,20 +68,28 @@ def read_run(folder: Path, *, generator: bool = False) -> tuple[StoredModel, Tok
 
 
 def write_run(folder: Path, model: StoredModel, tokenizer: Tokenizer | None, target: Path) -> str:
-    """Write step 0 of a masked-LM run: the model's parameters, and an optimizer that has made no update.
+    """Write step 0 of a run of the model's objective, by default masked LM: the parameters, and a new optimizer.
 
     The folder will be renamed to `target`. Returns what to do with it. Raises InputError for a model that `pretrain`
     has no preset for.
     """
-    groups = model.config.num_hidden_groups
-    plain = dataclasses.replace(model.config, num_hidden_groups=None)
+    groups, at_input = model.config.num_hidden_groups, model.config.position_biased_input
+    objective = model.config.objective if model.config.objective in _LANGUAGE_MODELS else "mlm"
+    # Masked-LM files of other tools may lack the positions, which are initialized randomly then.
+    decoder = not at_input and (objective == "mlm" or POSITIONS in model.tensors)
+    plain = dataclasses.replace(model.config, num_hidden_groups=None, position_biased_input=False)
     name = next((name for name, preset in PRESETS.items() if preset.has_parameters_of(plain)), None)
     if name is None:
         raise InputError(
             f"{model.source}: `deberta-jax pretrain` has no preset of this size; it trains {', '.join(PRESETS)}"
         )
-    config = dataclasses.replace(PRESETS[name], vocab_size=model.config.vocab_size, num_hidden_groups=groups)
-    mesh, build = make_mesh(data=1, fsdp=-1), _build(config, None)
+    changes: dict[str, Any] = {
+        "vocab_size": model.config.vocab_size,
+        "num_hidden_groups": groups,
+        "position_biased_input": at_input,
+    }
+    config = dataclasses.replace(PRESETS[name], **changes)
+    mesh, build = make_mesh(data=1, fsdp=-1), _build(config, None, enhanced_mask_decoder=decoder)
     optimizer = make_optimizer(OptimizerConfig(), 1)
     loaded = load_model(build, config, model.tensors, source=model.source, key=model_key(_SEED), mesh=mesh)
     used = {"deberta", masked_lm_prefix(model.tensors, config)}
@@ -89,9 +99,10 @@ def write_run(folder: Path, model: StoredModel, tokenizer: Tokenizer | None, tar
         checkpointer.save(initial_state(build, optimizer, _SEED, mesh, loaded), {"next_batch": 0, "settings": {}})
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer")
-    command = pretrain_command(name, target, with_tokenizer=tokenizer is not None)
-    shared = f" --num-hidden-groups {groups}" * (groups is not None)
-    return f"train it with `{command}{shared}`"
+    command = pretrain_command(name, target, with_tokenizer=tokenizer is not None, objective=objective)
+    options = f" --num-hidden-groups {groups}" * (groups is not None)
+    options += f" --absolute-positions {'input' if at_input else 'none'}" * (not decoder)
+    return f"train it with `{command}{options}`"
 
 
 def _config_of(settings: Mapping[str, Any], *, vocab_size: int) -> DebertaConfig:
@@ -102,16 +113,18 @@ def _config_of(settings: Mapping[str, Any], *, vocab_size: int) -> DebertaConfig
         vocab_size=vocab_size,
         num_hidden_groups=settings.get("num_hidden_groups"),
         position_biased_input=settings.get("absolute_positions") == "input",
-        extra={OBJECTIVE_KEY: objective} if objective in ("clm", "mt") else {},
+        extra={OBJECTIVE_KEY: objective} if objective in _LANGUAGE_MODELS else {},
     )
 
 
-def pretrain_command(preset: str, folder: Path, *, with_tokenizer: bool) -> str:
-    """The command that trains a preset in a folder by the masked-LM objective; a generator by its pair's recipe."""
+def pretrain_command(preset: str, folder: Path, *, with_tokenizer: bool, objective: str = "mlm") -> str:
+    """The command that trains a preset in a folder by an objective of one model; a generator by its pair's recipe."""
     recipe = preset.removesuffix("-generator")
     model = f" --model {preset}" * (recipe != preset)
     tokenizer = f" --tokenizer {shlex.quote(str(folder / 'tokenizer'))}" * with_tokenizer
-    return f"deberta-jax pretrain {recipe}{model} --objective mlm --folder {shlex.quote(str(folder))}{tokenizer}"
+    return (
+        f"deberta-jax pretrain {recipe}{model} --objective {objective} --folder {shlex.quote(str(folder))}{tokenizer}"
+    )
 
 
 def _build(

@@ -162,6 +162,8 @@ class PretrainConfig:
             raise InputError(f"rtd options are set, but the objective is {self.objective}; add --objective rtd")
         if self.mt != MixedConfig() and self.objective != "mt":
             raise InputError(f"mt options are set, but the objective is {self.objective}; add --objective mt")
+        if self.data.masking != Masking() and self.objective == "clm":
+            raise InputError("data.masking options are set, but objective clm masks nothing; omit them")
         if self.absolute_positions != "decoder" and self.objective == "rtd":
             raise InputError(
                 f"absolute_positions is {self.absolute_positions}, but a generator of objective rtd has them in its "

@@ -109,7 +109,10 @@ def _generator_folder(init_from: str | None, generator: str | None) -> Path:
 
 def _check_file(file: ModelFile, expected: DebertaConfig, tokenizer: Tokenizer, preset: str) -> None:
     if differences := list(_differences(expected, file.config)):
-        raise InputError(f"{file.name}: not {preset}: {'; '.join(differences)}; use the recipe of this model")
+        advice = _advice(expected, file.config)
+        if len(differences) > len(advice):
+            advice = ["use the recipe of this model"]
+        raise InputError(f"{file.name}: not {preset}: {'; '.join(differences)}; {' and '.join(advice)}")
     if tokenizer.vocab_size > file.config.vocab_size:
         raise InputError(
             f"{file.name}: {file.config.vocab_size} tokens, but the tokenizer {tokenizer.path} has "
@@ -121,6 +124,17 @@ def _check_file(file: ModelFile, expected: DebertaConfig, tokenizer: Tokenizer, 
             f"{file.name}: its tokenizer differs from {tokenizer.path}; omit --tokenizer, or replace the tokenizer "
             f"files in {folder} if the token ids are the same"
         )
+
+
+def _advice(expected: DebertaConfig, config: DebertaConfig) -> list[str]:
+    """How to set the options of `pretrain` that change fields of a preset, where they differ from a file."""
+    advice = []
+    if expected.num_hidden_groups != config.num_hidden_groups:
+        groups = config.num_hidden_groups
+        advice.append("omit --num-hidden-groups" if groups is None else f"set --num-hidden-groups {groups}")
+    if expected.position_biased_input != config.position_biased_input:
+        advice.append(f"{'set' if config.position_biased_input else 'omit'} --absolute-positions input")
+    return advice
 
 
 def _differences(expected: DebertaConfig, config: DebertaConfig) -> Iterator[str]:

@@ -159,7 +159,7 @@ def _windows(index: int, sizes: list[int], options: BatchOptions) -> list[tuple[
     if options.truncation is None:
         raise InputError(
             f"text {index}: {sum(sizes) + special} tokens including special tokens, more than the limit of "
-            f"{options.limit}; set truncation, or increase max_length"
+            f"{options.limit}; shorten it, set truncation, or increase max_length"
         )
     if options.truncation == "longest_first" and len(sizes) == 2:
         if options.stride is not None:

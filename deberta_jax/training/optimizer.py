@@ -79,10 +79,11 @@ def is_decayed(model: Any, no_decay: Collection[str] = ()) -> Any:
 def scale_by_layer(scales: Sequence[float], *, embeddings: float = 1.0) -> optax.GradientTransformation:
     """Multiply the updates of encoder layer l of L by `scales[l]`, and those of the embeddings by `embeddings`.
 
-    The layers are stacked, so that no label can tell them apart. The relative embeddings and their norm count as
-    embeddings, the convolution of v2 as layer 0, the adapters of a `LoraModel` as their layers; a head is not scaled. A
-    scale of 0 freezes, if it is applied after weight decay: `optax.chain(optax.adamw(1e-4), scale_by_layer([0, 0.5,
-    1]))`. Raises InputError if the number of scales is not that of the layers.
+    The layers are stacked, so that no label can tell them apart; layers that share parameters count as one. The
+    relative embeddings and their norm count as embeddings, the convolution of v2 as layer 0, the adapters of a
+    `LoraModel` as their layers; a head is not scaled. A scale of 0 freezes, if it is applied after weight decay:
+    `optax.chain(optax.adamw(1e-4), scale_by_layer([0, 0.5, 1]))`. Raises InputError if the number of scales is not that
+    of the layers.
     """
     return _scale_layers(lambda L: (np.asarray(scales, np.float64), embeddings))
 
@@ -91,7 +92,7 @@ def scale_by_layer_decay(decay: float) -> optax.GradientTransformation:
     """Layer-wise learning rates (Clark et al. 2020, appendix B).
 
     The update of layer l of L, counted from 1, is multiplied by decay^(L + 1 - l), the embeddings' by decay^(L + 1) and
-    the head's by 1.
+    the head's by 1. Layers that share parameters count as one.
     """
     return _scale_layers(lambda L: (np.asarray(decay, np.float64) ** np.arange(L, 0, -1), decay ** (L + 1)))
 

@@ -279,18 +279,21 @@ def test_torch_reads_what_was_converted_to_microsofts_format(tmp_path):
 
 @pytest.mark.parametrize(("absolute", "groups"), [("none", 1), ("input", None)])
 def test_a_run_of_a_language_model_is_converted_with_its_options(
-    absolute, groups, tmp_path, tokenizer, no_fingerprints
+    absolute, groups, tmp_path, tokenizer, no_fingerprints, capsys
 ):
     config = dataclasses.replace(TINY, num_hidden_groups=groups, position_biased_input=absolute == "input")
     model = random_model(lambda key: MaskedLM(config, enhanced_mask_decoder=False, key=key))
-    run, step = tmp_path / "run", jnp.ones((), jnp.int32)
+    (run, first, again), step = (tmp_path / name for name in ("run", "model", "again")), jnp.ones((), jnp.int32)
     with closing(Checkpointer(run / "checkpoints")) as checkpointer:
         checkpointer.save(TrainState(step, model, (), jax.random.key(0), step, step), {})
     settings = {"model": "tiny", "objective": "clm", "absolute_positions": absolute, "num_hidden_groups": groups}
     (run / "config.json").write_text(json.dumps(settings))
-    (run / "tokenizer").mkdir()
     tokenizer.save(run / "tokenizer")
-    assert convert(run, tmp_path / "model") == 0
-    loaded, _ = load_pretrained(tmp_path / "model", "masked_lm")
+    assert convert(run, first) == convert(first, again, "--to", "checkpoint") == 0
+    output, (loaded, _) = capsys.readouterr().out, load_pretrained(first, "masked_lm")
     assert loaded.config == config and loaded.config.objective == "clm" and loaded.decoder is None
     assert all(map(np.array_equal, jax.tree.leaves(loaded), jax.tree.leaves(model)))
+    assert f"--objective clm --folder {again} " in output and f"--absolute-positions {absolute}`" in output
+    (again / "config.json").write_text(json.dumps(settings))
+    assert convert(again, tmp_path / "second") == 0
+    assert_equal_tensors(*(tensors_of(folder / "model.safetensors") for folder in (tmp_path / "second", first)))

@@ -34,6 +34,11 @@ def test_the_last_token_of_the_source_and_the_target_predict_the_target(tokenize
     assert feature.targets["source_lengths"] == len(source) + 2
 
 
+def test_a_model_writes_at_most_as_many_tokens_as_its_training_sequences_have(tokenizer):
+    lengths = [KIND.config_keys(tokenizer, [EXAMPLE], length)["deberta_jax_max_new_tokens"] for length in (32, 3)]
+    assert lengths == [len(tokenizer.encode(EXAMPLE.target)) + 1, 3]
+
+
 def test_a_long_source_is_truncated_and_the_target_is_whole(tokenizer):
     feature = feature_of(tokenizer, EXAMPLE._replace(source="fox " * 40))
     assert len(feature.sequences[0]) == 32
@@ -66,3 +71,11 @@ def test_a_trained_model_writes_targets_from_the_command_line(finished, capfd):
     assert main(["predict", str(folder), "--text", "the shells is it from"]) == 0
     [line] = capfd.readouterr().out.splitlines()
     assert json.loads(line)["prediction"]["text"] == "shells of it"
+
+
+def test_a_length_beyond_the_absolute_positions_is_refused_before_training(prepared, tmp_path, capfd):
+    words = [str(word) for word in prepared("seq2seq").words]
+    words[words.index("--max-length") + 1] = "65"
+    assert main(["finetune", *words, "--folder", str(tmp_path / "run")]) == 2
+    assert "max_length is 65, but the model has 64 absolute positions" in capfd.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()

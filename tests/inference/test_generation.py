@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from inference_models import CONFIG, random_model
 
-from deberta_jax.config import OBJECTIVE_KEY
+from deberta_jax.config import NEW_TOKENS_KEY, OBJECTIVE_KEY
 from deberta_jax.errors import InputError
 from deberta_jax.inference.buckets import Batching
-from deberta_jax.inference.generation import generate, stop_ids
+from deberta_jax.inference.generation import generate, generate_pipeline, stop_ids
+from deberta_jax.inference.pipelines import default_pipeline, predict
 from deberta_jax.model.surgery import with_config
 
 PROMPTS = ["The quick", "A", "The fox and the dog and", ""]
@@ -107,10 +108,29 @@ def test_options_that_make_no_sense_are_one_line(options, message, tokenizer):
         generate(language_model(), tokenizer, ["The"], **{"max_new_tokens": NEW} | options)
 
 
+def test_the_default_length_leaves_half_of_the_absolute_positions_to_the_prompt(tokenizer):
+    model = with_config(language_model(), extra={OBJECTIVE_KEY: "seq2seq", NEW_TOKENS_KEY: 512})
+    assert generate_pipeline(model, tokenizer).max_length == LENGTH // 2
+    with pytest.raises(InputError, match="max_new_tokens is 64"):
+        generate_pipeline(model, tokenizer, max_new_tokens=64)
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "generate"), ("seq2seq", "generate"), ("mt", "fill-mask")])
+def test_a_model_that_was_trained_only_to_generate_text_generates(objective, name):
+    assert default_pipeline("masked_lm", language_model(objective).config) == name
+    assert default_pipeline("question_answering", language_model(objective).config) == "question-answering"
+
+
+def test_predict_continues_prompts_with_a_language_model(tokenizer):
+    assert predict(language_model(), tokenizer, ["The quick"])[0].tokens > 0
+    with pytest.raises(InputError, match="continues single texts; omit pairs"):
+        predict(language_model(), tokenizer, ["The quick"], ["brown fox"])
+
+
 def test_other_models_and_prompts_that_are_too_long_are_errors(tokenizer, caplog):
     with pytest.raises(InputError, match='generate needs a model with the head "masked_lm"'):
         generate(random_model(None), tokenizer, ["The"])
-    with pytest.raises(InputError, match="text 1: "):
+    with pytest.raises(InputError, match="text 1: .* more than the limit of 26; shorten it"):
         generate(language_model(), tokenizer, ["The", "fox " * 40], max_new_tokens=NEW)
     generate(random_model("masked_lm", max_position_embeddings=LENGTH), tokenizer, ["The"], max_new_tokens=NEW)
     assert "does not say that it was trained to generate text" in caplog.text

@@ -11,7 +11,7 @@ from small_models import IDS, MASK, V2, V3, bare, call, masked_lm
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
-from deberta_jax.model.surgery import first_layers, layer, parameters
+from deberta_jax.model.surgery import first_layers, layer, parameters, with_config
 from deberta_jax.pretraining.config import generator_config
 
 SHARED = dataclasses.replace(V3, num_hidden_groups=1)
@@ -128,3 +128,5 @@ def test_surgery_knows_groups():
     np.testing.assert_array_equal(layer(model, 3).up.kernel[...], model.encoder.layers.up.kernel[1])
     with pytest.raises(InputError, match="k is 3, expected a multiple of 2"):
         first_layers(model, 3)
+    with pytest.raises(InputError, match="config says num_hidden_groups 4, the model has 2"):
+        with_config(model, num_hidden_groups=None)

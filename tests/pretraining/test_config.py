@@ -2,9 +2,10 @@
 
 import pytest
 
+from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.config import PretrainConfig, RtdConfig, generator_config
+from deberta_jax.pretraining.config import DataConfig, PretrainConfig, RtdConfig, generator_config
 from deberta_jax.pretraining.recipes import Selection, recipe
 
 
@@ -31,6 +32,7 @@ def test_the_embedding_table_fits_the_tokenizer_or_is_the_presets(tokens, rows):
         ({"rtd": RtdConfig(sharing="none")}, "rtd options are set, but the objective is mlm"),
         ({"generator": "somewhere"}, "generator is an option of objective rtd; for mlm use init-from"),
         ({"objective": "rtd", "generator": "fresh"}, "generator fresh needs init-from"),
+        ({"objective": "clm", "data": DataConfig(masking=Masking(rate=0.3))}, "objective clm masks nothing; omit them"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(options, message):

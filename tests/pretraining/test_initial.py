@@ -297,6 +297,21 @@ def test_files_that_do_not_fit_the_model_or_the_tokenizer_are_refused(folders, t
     refuse(pair, "discriminator: its tokenizer differs from", another)
 
 
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"num_hidden_groups": 1}, "num_hidden_groups is 1, expected None; set --num-hidden-groups 1$"),
+        ({"position_biased_input": True}, "expected False; set --absolute-positions input$"),
+        ({"num_hidden_groups": 1, "hidden_act": "relu"}, "use the recipe of this model$"),
+    ],
+)
+def test_the_options_of_an_initial_model_are_named(fields, advice, folders, tokenizer):
+    files = find_pair(folders / "discriminator", folders / "generator")
+    other = files.model._replace(config=dataclasses.replace(files.model.config, **fields))
+    with pytest.raises(InputError, match=advice):
+        initial_config(files._replace(model=other), CONFIG, tokenizer, "tiny")
+
+
 def test_the_tokenizer_is_the_named_one_or_that_of_the_model(folders, tmp_path, tokenizer):
     sha256 = tokenizer.sha256
     assert find_tokenizer(folders / "generator", None, None, None).sha256 == sha256

@@ -100,8 +100,8 @@ class Kind:
     """(model, tokenizer, batching) -> the pipeline from the inputs of examples to outcomes."""
     report: ReportContent
     """From predicted examples to figures, tables and mistakes."""
-    config_keys: Callable[[Tokenizer, Sequence[Any]], dict[str, Any]] = lambda tokenizer, examples: {}
-    """(tokenizer, training examples) -> what `config.json` says about a model of this kind besides."""
+    config_keys: Callable[[Tokenizer, Sequence[Any], int], dict[str, Any]] = lambda tokenizer, examples, max_length: {}
+    """(tokenizer, training examples, max_length) -> what `config.json` says about a model of this kind besides."""
     problem_type: str | None = None
     """`problem_type` of `config.json`, by which transformers selects the loss of a classifier."""
     class_weighting: ClassWeighting | None = None

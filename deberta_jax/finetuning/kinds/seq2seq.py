@@ -30,14 +30,11 @@ from deberta_jax.tasks.seq2seq_metrics import seq2seq_scores
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.objective import ArrayBatch
 
-# Longer targets are truncated when they are generated.
-_MAX_NEW_TOKENS = 512
 
-
-def _config_keys(tokenizer: Tokenizer, examples: Sequence[Seq2SeqExample]) -> dict[str, Any]:
-    """The objective, and the number of tokens of the longest target with [SEP]."""
+def _config_keys(tokenizer: Tokenizer, examples: Sequence[Seq2SeqExample], max_length: int) -> dict[str, Any]:
+    """The objective, and the number of tokens of the longest target with [SEP], which training truncates."""
     lengths = map(len, tokenizer.encode_many([example.target or "" for example in examples]))
-    return {OBJECTIVE_KEY: "seq2seq", NEW_TOKENS_KEY: min(max(lengths, default=0) + 1, _MAX_NEW_TOKENS)}
+    return {OBJECTIVE_KEY: "seq2seq", NEW_TOKENS_KEY: min(max(lengths, default=0) + 1, max_length)}
 
 
 def _targets(
