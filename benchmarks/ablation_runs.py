@@ -12,6 +12,7 @@ import numpy as np
 from ablation_setup import Finetuning, Scale
 from pretraining_text import write_documents
 
+from deberta_jax.data.batches import HeldOutBatches, MaskSequence, TrainingBatches, held_out_batches
 from deberta_jax.data.masking import Masking
 from deberta_jax.files import make_folder
 from deberta_jax.finetuning.batches import HostBatch, batches_in_epoch, epoch_order, stack
@@ -26,14 +27,12 @@ from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import features_of
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.model.shardings import shardings
-from deberta_jax.pretraining.config import DataConfig
 from deberta_jax.pretraining.corpus import (
     ShardFolders,
     TextFiles,
-    evaluation_batches,
+    masking_vocabulary,
     prepare_shards,
     train_run_tokenizer,
-    training_batches,
 )
 from deberta_jax.sharding import make_mesh
 from deberta_jax.tasks.catalogue import TASKS, find_splits, labels_of, load
@@ -53,6 +52,18 @@ class Corpus(NamedTuple):
 
     tokenizer: Tokenizer
     shards: ShardFolders
+
+    def training_batches(self, scale: Scale, masking: Masking, seed: int) -> TrainingBatches:
+        """The batches of a run."""
+        return TrainingBatches(self.shards.training, self._masked(masking), batch_size=scale.batch_size, seed=seed)
+
+    def held_out_batches(self, scale: Scale, masking: Masking) -> HeldOutBatches:
+        """The same batches for all runs."""
+        size, limit = scale.batch_size, scale.evaluate_batches
+        return held_out_batches(self.shards.held_out, self._masked(masking), batch_size=size, limit=limit)
+
+    def _masked(self, masking: Masking) -> MaskSequence:
+        return MaskSequence(masking_vocabulary(self.tokenizer), masking)
 
 
 def prepare(data: Path, folder: Path, scale: Scale) -> Corpus:
@@ -94,24 +105,13 @@ class Pretraining:
     def __init__(self, scale: Scale, corpus: Corpus, method: TrainingMethod, masking: Masking, steps: int):
         self.scale, self.corpus, self.masking, self.steps = scale, corpus, masking, steps
         self.trainer = Trainer(method)
-        self._data = DataConfig(length=scale.length, masking=masking)
-        held_out = evaluation_batches(
-            corpus.shards.held_out,
-            corpus.tokenizer,
-            masking,
-            scale.batch_size,
-            scale.evaluate_batches,
-            self.trainer.mesh,
-        )
+        held_out = corpus.held_out_batches(scale, masking)
         self._evaluate = held_out_evaluation(method, self.trainer.mesh, lambda: held_out)
 
     def run(self, seed: int) -> tuple[Any, dict[str, float]]:
         """The trained model, and its metrics on held-out text."""
         start = time.perf_counter()
-        corpus, mesh = self.corpus, self.trainer.mesh
-        source = training_batches(
-            corpus.shards.training, corpus.tokenizer, self._data, self.scale.batch_size, seed, mesh
-        )(0)
+        source = self.corpus.training_batches(self.scale, self.masking, seed)
         with closing(source):
             state = self.trainer.run(seed, iter(lambda: next(source), None), self.steps)
         metrics = self._evaluate(self.steps, state.model, lambda: None)
@@ -130,16 +130,13 @@ def measure(method: TrainingMethod, scale: Scale, masking: Masking) -> Sizes:
 
 def baselines(scale: Scale, corpus: Corpus, masking: Masking) -> dict[str, float]:
     """The held-out loss and accuracy of predicting the frequencies of the masked training tokens, and the majority."""
-    mesh, options = make_mesh(), DataConfig(length=scale.length, masking=masking)
-    source = training_batches(corpus.shards.training, corpus.tokenizer, options, scale.batch_size, 0, mesh)(0)
+    source = corpus.training_batches(scale, masking, seed=0)
     counts = np.ones(corpus.tokenizer.vocab_size)
     with closing(source):
         for batch in itertools.islice(iter(lambda: next(source), None), scale.steps // 4 + 1):
             labels = batch["labels"][batch["label_weights"] > 0]
             counts += np.bincount(labels, minlength=len(counts))
-    held_out = evaluation_batches(
-        corpus.shards.held_out, corpus.tokenizer, masking, scale.batch_size, scale.evaluate_batches, mesh
-    )
+    held_out = corpus.held_out_batches(scale, masking)
     labels = np.concatenate([batch["labels"][batch["label_weights"] > 0] for batch in held_out])
     probabilities = counts / counts.sum()
     return {"loss": float(-np.log(probabilities[labels]).mean()), "accuracy": float((labels == counts.argmax()).mean())}
