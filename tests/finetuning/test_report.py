@@ -13,6 +13,7 @@ from deberta_jax.finetuning.sections import class_table
 from deberta_jax.tasks.examples import (
     ChoiceExample,
     EntityExample,
+    Seq2SeqExample,
     SpanExample,
     SpanPrediction,
     TextExample,
@@ -52,6 +53,10 @@ PREDICTED = {
     "entity_ranking": [
         PredictedExample(EntityExample("1", EVIL, "@placeholder", (), ("fox",)), "dog", {"dog": 0.6, "fox": 0.4}),
         PredictedExample(EntityExample("2", "p", "@placeholder", (), ("fox",)), "fox", {"fox": 0.4}),
+    ],
+    "seq2seq": [
+        PredictedExample(Seq2SeqExample("1", EVIL, EVIL), "the fox", None),
+        PredictedExample(Seq2SeqExample("2", "a b", "a b"), "a b", None),
     ],
 }
 
