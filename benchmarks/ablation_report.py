@@ -17,8 +17,8 @@ Results = Mapping[Any, Mapping[str, Any]]
 class Comparison(NamedTuple):
     """A figure over seeds, its difference to the reference with the standard error paired by seed, and its p value.
 
-    `p` is corrected for the number of comparisons, `critical` is the smallest difference with p below 5 %, and `paired_p`
-    is the p value of the paired t test of this row alone.
+    `p` is corrected for the number of comparisons, and `critical` is the smallest difference with p below 5 %.
+    `paired_p` is the p value of the paired t test of this row alone.
     """
 
     mean: float
