@@ -55,7 +55,7 @@ def draw(compared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], 
             )
         axis.set_title(label, fontsize=10)
         if axis is panels[0] and math.isfinite(critical):
-            axis.legend(fontsize=7, loc="lower left")
+            axis.legend(fontsize=7, loc="upper right")
         axis.set_xlabel("difference; lower is better" if metric == "loss" else "difference", fontsize=9)
     for index, axis in enumerate(axes):
         axis.axvline(0, color="0.5", linewidth=0.8)

@@ -17,7 +17,8 @@ Results = Mapping[Any, Mapping[str, Any]]
 class Comparison(NamedTuple):
     """A figure over seeds, its difference to the reference with the standard error paired by seed, and its p value.
 
-    `p` is corrected for the number of comparisons; `critical` is the smallest difference with p below 5 %.
+    `p` is corrected for the number of comparisons, and `critical` is the smallest difference with p below 5 %.
+    `paired_p` is the p value of the paired t test of this row alone.
     """
 
     mean: float
@@ -26,6 +27,7 @@ class Comparison(NamedTuple):
     error: float
     p: float
     critical: float
+    paired_p: float
 
     @property
     def exceeds_noise(self) -> bool:
@@ -55,7 +57,8 @@ def compare(values: Mapping[str, Sequence[float]], reference: str) -> dict[str, 
             p = min(1.0, comparisons * 2 * float(stats.t.sf(abs(difference) / error, freedom)))
         paired = float(differences.std(ddof=1) / math.sqrt(seeds)) if seeds > 1 else math.nan
         deviation = float(row.std(ddof=1)) if seeds > 1 else math.nan
-        result[name] = Comparison(float(row.mean()), deviation, difference, paired, p, float(critical))
+        paired_p = 2 * float(stats.t.sf(abs(difference) / paired, seeds - 1)) if seeds > 1 and paired else math.nan
+        result[name] = Comparison(float(row.mean()), deviation, difference, paired, p, float(critical), paired_p)
     return result
 
 
@@ -126,9 +129,13 @@ def _print_comparisons(
         beyond = [f"{name} ({c.difference:+.4f})" for name, c in compared[metric].items() if c.exceeds_noise]
         critical = next(iter(compared[metric].values())).critical
         print(f"- {title}: beyond the noise (±{critical:.4f}): {', '.join(beyond) or 'none'}")
+        alone = [f"{name} ({c.paired_p:.3f})" for name, c in compared[metric].items() if c.paired_p < LEVEL]
+        print(f"  - p < 5 % in a paired t test alone, without correction: {', '.join(alone) or 'none'}")
 
 
 def _cell(comparison: Comparison) -> str:
+    if math.isnan(comparison.deviation):
+        return f"{comparison.mean:.4f}"
     text = f"{comparison.mean:.4f} ± {comparison.deviation:.4f}"
     if comparison.difference or comparison.error:
         star = " *" if comparison.exceeds_noise else ""
