@@ -2,7 +2,7 @@
 
 `python benchmarks/ablation.py DATA FOLDER [--scale small|base] [--ner CONLL] [--seeds N] [--experiments NAME...]`: DATA
 contains `glue`, `gutenberg`, `squad`, `superglue`, `wikitext-2` and `wikitext-103-part`. CONLL is a folder with the
-files of CoNLL-2003, which are not in DATA. `small` takes about two hours on one idle core of a CPU; `base` is for a GPU.
+files of CoNLL-2003, which are not in DATA. `small` takes about two hours on one idle CPU core; `base` is for a GPU.
 Each result is a line of FOLDER/results.jsonl; run the same command again to resume. Prints Markdown tables and writes
 FOLDER/ablation.png. The experiments are:
 
