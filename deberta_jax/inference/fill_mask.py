@@ -14,10 +14,9 @@ from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import require_head, require_tokenizer
+from deberta_jax.inference.models import ordinary_tokens, require_head, require_tokenizer
 from deberta_jax.inference.names import FillOrder
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.ops.precision import upcast
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -104,10 +103,8 @@ def fill_mask_pipeline(
     require_tokenizer(tokenizer)
     if fill_order not in get_args(FillOrder):
         raise InputError(f"unknown fill_order {fill_order!r}: use one of {', '.join(get_args(FillOrder))}")
-    ids = np.arange(encoder_of(model).config.vocab_size)
-    # The word table may have more rows than the tokenizer has ids.
-    known = ids < tokenizer.vocab_size
-    allowed = known & ~np.isin(ids, tokenizer.special_ids)
+    allowed = ordinary_tokens(model, tokenizer)
+    known = np.arange(len(allowed)) < tokenizer.vocab_size
     if not 1 <= top_k <= allowed.sum():
         raise InputError(f"top_k is {top_k}, but must be between 1 and {allowed.sum()}, the size of the vocabulary")
     options: dict[str, Any] = {"known": known, "allowed": allowed, "top_k": top_k}

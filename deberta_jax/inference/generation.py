@@ -19,7 +19,13 @@ from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
 from deberta_jax.inference.inputs import ModelInputs
-from deberta_jax.inference.models import max_row_length, require_head, require_tokenizer
+from deberta_jax.inference.models import (
+    has_absolute_positions,
+    max_row_length,
+    ordinary_tokens,
+    require_head,
+    require_tokenizer,
+)
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.decoding import logits_at, read_prompts, read_token
@@ -135,13 +141,15 @@ def generate_pipeline(
         _log.warning("the model does not say that it was trained to generate text (objective clm, mt or seq2seq)")
     if max_new_tokens is None:
         # One long target in a training set must not truncate all sources.
-        max_new_tokens = min(config.max_new_tokens or NEW_TOKENS, _absolute_positions(model) // 2)
+        limit = config.max_position_embeddings // 2 if has_absolute_positions(model) else math.inf
+        max_new_tokens = int(min(config.max_new_tokens or NEW_TOKENS, limit))
     settings = Sampling(max_new_tokens, **sampling, is_bidirectional=config.objective == "seq2seq")
     batching = dataclasses.replace(batching, max_length=_prompt_length(model, settings, batching))
-    stops = stop_ids(tokenizer, stop)
+    stops, allowed = stop_ids(tokenizer, stop), ordinary_tokens(model, tokenizer)
+    allowed[tokenizer.sep_id] = True
     program = functools.partial(
         generate_tokens,
-        allowed=_allowed(tokenizer, config.vocab_size),
+        allowed=allowed,
         stops=stops,
         key=jax.random.key(seed),
         settings=settings,
@@ -177,29 +185,19 @@ def stop_ids(tokenizer: Tokenizer, stop: Sequence[str]) -> np.ndarray:
     return np.asarray(sorted(ids), np.int32)
 
 
-def _allowed(tokenizer: Tokenizer, vocab_size: int) -> Bool[np.ndarray, "V"]:
-    """Ordinary tokens and [SEP]; the word table may have more rows than the tokenizer has ids."""
-    ids = np.arange(vocab_size)
-    special = np.isin(ids, [id_ for id_ in tokenizer.special_ids if id_ != tokenizer.sep_id])
-    return (ids < tokenizer.vocab_size) & ~special
-
-
-def _absolute_positions(model: Any) -> int:
-    """The number of absolute positions for prompt and text together; very large for a model without them."""
-    config = encoder_of(model).config
-    return config.max_position_embeddings if config.position_biased_input or model.decoder is not None else 1 << 30
-
-
 def _prompt_length(model: Any, settings: Sampling, batching: Batching) -> int:
     """The largest number of tokens of a prompt."""
-    positions = _absolute_positions(model)
+    longest = max_row_length(model, batching)
+    if not has_absolute_positions(model):
+        return longest
+    positions = encoder_of(model).config.max_position_embeddings
     room = positions - settings.max_new_tokens
     if room < 3:
         raise InputError(
             f"max_new_tokens is {settings.max_new_tokens}, but the model has {positions} absolute positions for prompt "
             f"and text together: use at most {positions - 3}"
         )
-    return min(max_row_length(model, batching), room)
+    return min(longest, room)
 
 
 def _encode_prompts(
@@ -260,14 +258,8 @@ def generate_tokens(
     tokens = jnp.pad(ids, ((0, 0), (0, capacity - P)))
     is_bidirectional = settings.is_bidirectional
 
-    def advance(tokens: Array, memory: Any, token: Array | None, slot: Array) -> tuple[Any, Array]:
-        """The memory after the token at `slot`, and the next logits."""
-        if settings.use_cache and token is not None:
-            return read_token(model, memory, token, slot)
-        if settings.use_cache:
-            return read_prompts(model, ids, memory, capacity=capacity, is_bidirectional=is_bidirectional)
-        options: dict[str, Any] = {"prompt_length": P, "is_bidirectional": is_bidirectional}
-        return memory, logits_at(model, tokens, memory, slot, **options)
+    def compute_again(tokens: Array, mask: Array, slot: Array) -> tuple[Array, Array]:
+        return mask, logits_at(model, tokens, mask, slot, prompt_length=P, is_bidirectional=is_bidirectional)
 
     def step(state: _State, _: None) -> tuple[_State, None]:
         logits = jnp.where(allowed, upcast(state.logits), -jnp.inf)
@@ -275,13 +267,21 @@ def generate_tokens(
         gain = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
         counts = ~state.is_complete & (state.slot < P + settings.max_new_tokens)
         tokens = state.tokens.at[:, state.slot].set(token)
-        memory, logits = advance(tokens, state.memory, token, state.slot)
+        memory: Any
+        if settings.use_cache:
+            memory, logits = read_token(model, state.memory, token, state.slot)
+        else:
+            memory, logits = compute_again(tokens, state.memory, state.slot)
         is_complete = state.is_complete | (token[:, None] == stops).any(1)
         log_probability = state.log_probability + jnp.where(counts, gain, 0)
         return _State(tokens, memory, logits, is_complete, log_probability, state.slot + 1), None
 
-    everything = jnp.pad(mask, ((0, 0), (0, capacity - P)), constant_values=True)
-    memory, logits = advance(tokens, mask if settings.use_cache else everything, None, jnp.asarray(P - 1))
+    memory: Any
+    if settings.use_cache:
+        memory, logits = read_prompts(model, ids, mask, capacity=capacity, is_bidirectional=is_bidirectional)
+    else:
+        everything = jnp.pad(mask, ((0, 0), (0, capacity - P)), constant_values=True)
+        memory, logits = compute_again(tokens, everything, jnp.asarray(P - 1))
     # A row of padding has nothing to generate.
     first = _State(tokens, memory, logits, ~mask.any(1), jnp.zeros(B, jnp.float32), jnp.asarray(P))
     last = jax.lax.while_loop(

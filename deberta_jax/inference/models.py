@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import HEADS, Head
@@ -29,14 +29,23 @@ def max_row_length(model: Any, batching: Batching) -> int:
 
     Raises InputError if `batching.max_length` exceeds the number of absolute positions of a model that uses them.
     """
-    config = encoder_of(model).config
-    positions, requested = config.max_position_embeddings, batching.max_length
-    absolute = config.position_biased_input or getattr(model, "decoder", None) is not None
-    if absolute and requested is not None and requested > positions:
+    positions, requested = encoder_of(model).config.max_position_embeddings, batching.max_length
+    if has_absolute_positions(model) and requested is not None and requested > positions:
         raise InputError(
             f"max_length is {requested}, but the model has {positions} absolute positions: use {positions} or less"
         )
     return positions if requested is None else requested
+
+
+def has_absolute_positions(model: Any) -> bool:
+    """Whether a model adds absolute positions, at the input or in a mask decoder, which limits the length of rows."""
+    return encoder_of(model).config.position_biased_input or getattr(model, "decoder", None) is not None
+
+
+def ordinary_tokens(model: Any, tokenizer: Tokenizer) -> Bool[np.ndarray, "V"]:
+    """True for each row of the word table that is a token other than a special one; the table may have more rows."""
+    ids = np.arange(encoder_of(model).config.vocab_size)
+    return (ids < tokenizer.vocab_size) & ~np.isin(ids, tokenizer.special_ids)
 
 
 def require_tokenizer(tokenizer: Tokenizer | None) -> None:

@@ -27,11 +27,8 @@ from deberta_jax.training.method import TrainingMethod, one_objective
 from deberta_jax.training.objective import ArrayBatch, Sums
 
 MASKED, ORDERED = "masked/", "ordered/"
-_CURVES = {
-    "loss": "loss (nats per token)",
-    "masked_loss": "loss (nats per masked token)",
-    "ordered_loss": "loss (nats per token)",
-}
+# Not "loss": in training it is that of both kinds of rows, on held-out text that of next tokens.
+_CURVES = {"masked_loss": "loss (nats per masked token)", "ordered_loss": "loss (nats per predicted token)"}
 
 
 class BothSums(NamedTuple):

@@ -36,14 +36,19 @@ def whole(model, ids, mask, slot, is_bidirectional):
     return logits_at(model, ids, mask, slot, prompt_length=P, is_bidirectional=is_bidirectional)
 
 
-@pytest.mark.parametrize("is_bidirectional", [False, True])
-@pytest.mark.parametrize("decoder", [True, False])
-@pytest.mark.parametrize("name", CONFIGS)
+# A model with absolute positions at the input has no mask decoder; sources are read by two models.
+CASES = [
+    (name, decoder, is_bidirectional)
+    for name in CONFIGS
+    for decoder in (True, False)
+    for is_bidirectional in (False, True)
+    if not (decoder and CONFIGS[name].position_biased_input)
+    and (not is_bidirectional or name in ("v2 with convolution", "v3"))
+]
+
+
+@pytest.mark.parametrize(("name", "decoder", "is_bidirectional"), CASES)
 def test_stored_keys_and_values_give_the_logits_of_the_whole_sequence(name, decoder, is_bidirectional):
-    if name == "absolute positions at the input" and decoder:
-        pytest.skip("such a model has no decoder")
-    if is_bidirectional and name not in ("v2 with convolution", "v3"):
-        pytest.skip("tested with two models")
     model = masked_lm(CONFIGS[name], enhanced_mask_decoder=decoder)
     ids = jnp.where(np.pad(MASK, ((0, 0), (0, NEW)), constant_values=True), ids_of(B, P + NEW), 0)
     mask = jnp.pad(jnp.asarray(MASK), ((0, 0), (0, NEW)), constant_values=True)
