@@ -20,7 +20,6 @@ from deberta_jax.files import make_folder, write_text
 BATCH_SIZE, LENGTH, VOCABULARY = 16, 128, 8000
 VARIANTS: dict[str, list[str]] = {
     "DeBERTa": ["--objective", "clm", "--absolute-positions", "none"],
-    "DeBERTa, positions in the decoder": ["--objective", "clm"],
     "DeBERTa-AP": ["--objective", "clm", "--absolute-positions", "input"],
     # Half of twice as many sequences are auto-regressive.
     "DeBERTa-MT": [
@@ -35,7 +34,7 @@ MEASURES = "valid per token", "valid per word", "test per token", "test per word
 _TITLE = re.compile(r"^ = [^=].*[^=] = $")
 
 
-def main(data: Path, folder: Path, model: str = "tiny", steps: int = 600, seeds: int = 3) -> None:
+def main(data: Path, folder: Path, model: str = "tiny", steps: int = 400, seeds: int = 3) -> None:
     texts = write_articles(data, make_folder(folder))
     runs = [(name, seed) for seed in range(seeds) for name in VARIANTS]
     folders = {run: folder / f"{re.sub('[^a-z]+', '-', run[0].lower())}-{run[1]}" for run in runs}
