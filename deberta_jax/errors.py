@@ -11,6 +11,10 @@ class InputError(ValueError):
     """Bad input: one line that says what is wrong, where, and what to do. Commands print it and exit with 2."""
 
 
+class PeerError(Exception):
+    """Another process of the run failed or is unreachable: one line. Commands print it and exit with 1."""
+
+
 class StopRequested(Exception):
     """The run was asked to stop by `signal` (SIGTERM or SIGINT); its state after `step` is saved."""
 

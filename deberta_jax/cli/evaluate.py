@@ -19,10 +19,10 @@ from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
+from deberta_jax.processes.first_process import print_once
 from deberta_jax.tasks.catalogue import check_labels, find_evaluation_splits, fit_to_model, load, with_data
 from deberta_jax.tasks.squad import score_squad_files
 from deberta_jax.tasks.task import Task
-from deberta_jax.training.first_process import print_once
 
 
 def run(config: EvaluateConfig | PerplexityConfig) -> None:

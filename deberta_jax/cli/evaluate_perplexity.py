@@ -8,7 +8,7 @@ from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.perplexity import perplexity
-from deberta_jax.training.first_process import print_once
+from deberta_jax.processes.first_process import print_once
 
 
 def run(config: PerplexityConfig) -> None:

@@ -30,17 +30,17 @@ from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
+from deberta_jax.processes.first_process import on_first_process, print_once
+from deberta_jax.processes.join import join, option_values
 from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
 from deberta_jax.tasks.examples import Examples
 from deberta_jax.tasks.task import Task
-from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.objective import Objective
-from deberta_jax.training.processes import join
 
 
 def run(config: FinetuneConfig) -> None:
     """Read the files, train, evaluate the best model, and write the results."""
-    join(config.processes)
+    join(config.processes, option_values(config))
     if config.data is None:
         raise InputError("no data given: use --data with the folder of the task's files")
     task = find_task(config.task, config.columns, single_file=config.data.is_file())

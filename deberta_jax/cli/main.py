@@ -5,6 +5,7 @@ A command is a module of this folder with a function `run`, whose only parameter
 """
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import importlib
@@ -15,15 +16,24 @@ import platform
 import signal
 import sys
 import textwrap
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deberta_jax.cli.parse import WIDTH, parse, parse_known
-from deberta_jax.errors import InputError, StopRequested
+from deberta_jax.errors import InputError, PeerError, StopRequested
+from deberta_jax.processes.config import ProcessesConfig
+from deberta_jax.processes.exit import exit_process
+from deberta_jax.processes.join import end_group, leave_group
 
 # Errors of a full or broken disk, which come without a file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _DESCRIPTION = "DeBERTa v1, v2 and v3 in JAX: pretrain, fine-tune, evaluate, predict."
+
+
+@dataclasses.dataclass(frozen=True)
+class _Processes:
+    processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
 
 
 class Command(NamedTuple):
@@ -65,7 +75,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 2 after an error that the user can fix, reported in one line.
 
-    130 after Ctrl-C, 0 after a run that was stopped by SIGTERM, 141 if the reader of the output closed it.
+    130 after Ctrl-C, 0 after a run that was stopped by SIGTERM, 141 if the reader of the output closed it, 1 if another
+    process of the run has ended.
     """
     # The libraries behind JAX read these when they are loaded; without them they log their own start.
     for name, value in {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR"}.items():
@@ -76,23 +87,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(words, program)
         sys.stdout.flush()
-    except InputError as error:
-        return _report(program, error, 2)
-    except StopRequested as stop:
-        return _report(program, stop, 130 if stop.signal == signal.SIGINT else 0)
-    except KeyboardInterrupt:
-        return _report(program, "interrupted; to continue, run the same command again", 130)
-    except BrokenPipeError:
-        # The reader of the output, such as `head`, has seen enough. Python must not flush what is left.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        if error.filename is None and error.errno not in _DISK_ERRORS:
-            raise
-        where = "" if error.filename is None else f"{error.filename}: "
-        return _report(program, f"{where}{error.strerror}", 2)
+        leave_group()
+    except BaseException as error:
+        return end_command(error, program, words)
     return 0
+
+
+def end_command(error: BaseException, program: Sequence[str], words: Sequence[str]) -> int:
+    """Report what ended a command, end the other processes of its run, and return the exit code."""
+    outcome = _outcome(error)
+    if outcome is None:
+        text = traceback.format_exception_only(error)[-1].strip()
+        if not end_group(error, text, 1, _processes(program, words)):
+            raise error
+        traceback.print_exception(error)
+        exit_process(1)
+        return 1
+    code, message = outcome
+    if code == 0:
+        leave_group()
+    in_group = code != 0 and end_group(error, message, code, _processes(program, words))
+    if message:
+        print(f"{' '.join(program)}: {message}", file=sys.stderr)
+    if in_group:
+        exit_process(code)
+    return code
+
+
+def _outcome(error: BaseException) -> tuple[int, str] | None:
+    """The exit code and the message for an error; None for one that is not expected."""
+    match error:
+        case InputError():
+            return 2, str(error)
+        case PeerError():
+            return 1, str(error)
+        case StopRequested():
+            return 130 if error.signal == signal.SIGINT else 0, str(error)
+        case KeyboardInterrupt():
+            return 130, "interrupted; to continue, run the same command again"
+        case BrokenPipeError():
+            # The reader of the output, such as `head`, has seen enough. Python must not flush what is left.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141, ""
+        case OSError() if error.filename is not None or error.errno in _DISK_ERRORS:
+            where = "" if error.filename is None else f"{error.filename}: "
+            return 2, f"{where}{error.strerror}"
+    return None
+
+
+def _processes(program: Sequence[str], words: Sequence[str]) -> ProcessesConfig | None:
+    """The processes of a command whose options could not be read, if it joins others."""
+    if program[1:2] not in (["pretrain"], ["finetune"]) or "--processes.join" not in words:
+        return None
+    try:
+        return parse_known(_Processes, words, " ".join(program)).processes
+    except InputError:
+        return None
 
 
 def _run(words: list[str], program: list[str]) -> None:
@@ -149,11 +200,6 @@ def _print_choices(choices: Mapping[str, str], program: str, noun: str) -> None:
 def _version() -> str:
     ours, jax = (importlib.metadata.version(name) for name in ("deberta-jax", "jax"))
     return f"deberta-jax {ours} (jax {jax}, Python {platform.python_version()})"
-
-
-def _report(program: Sequence[str], message: object, code: int) -> int:
-    print(f"{' '.join(program)}: {message}", file=sys.stderr)
-    return code
 
 
 def _log_to_stderr() -> None:

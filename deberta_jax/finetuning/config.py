@@ -9,8 +9,9 @@ import tyro
 
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
+from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
-from deberta_jax.training.config import MeshConfig, OptimizerConfig, ProcessesConfig, TrainingConfig
+from deberta_jax.training.config import MeshConfig, OptimizerConfig, TrainingConfig
 
 Divergence = Literal["symmetric_kl", "kl", "mse"]
 Targets = Literal["attention", "all"]

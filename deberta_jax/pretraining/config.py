@@ -12,7 +12,8 @@ from deberta_jax.data.language_modeling import Directions
 from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.presets import PRESETS
-from deberta_jax.training.config import ProcessesConfig, TrainingConfig
+from deberta_jax.processes.config import ProcessesConfig
+from deberta_jax.training.config import TrainingConfig
 
 ObjectiveName = Literal["mlm", "rtd", "clm", "mt"]
 # The value of `generator` for a randomly initialized one.

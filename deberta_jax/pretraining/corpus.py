@@ -20,11 +20,11 @@ from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import tokenizer_folder
 from deberta_jax.pretraining.config import DataConfig, PretrainConfig
+from deberta_jax.processes.first_process import on_first_process, print_once
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.formats import has_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.tokenizers.train import train_tokenizer
-from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.step import batch_share
 
 # With this many shards, one shard in twenty is close to 5% of the text.

@@ -44,9 +44,9 @@ from deberta_jax.pretraining.summary import (
     published_lines,
     size_lines,
 )
+from deberta_jax.processes.first_process import on_first_process, print_once
 from deberta_jax.sharding import batch_parts, make_mesh
 from deberta_jax.training.config import TrainingConfig
-from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.loop import held_out_evaluation, train
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.run import check_settings

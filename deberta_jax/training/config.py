@@ -99,24 +99,3 @@ class TrainingConfig:
             check_at_least(name, getattr(self, name), 1)
         for name in ("steps", "seed", "keep_every"):
             check_at_least(name, getattr(self, name), 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class ProcessesConfig:
-    """Options of a run with several processes, which all run the same command on the same files."""
-
-    join: bool = False
-    """Join other processes; JAX finds them on Cloud TPU, Slurm, Open MPI and Kubernetes."""
-    coordinator: str | None = None
-    """HOST:PORT of the first process, where JAX cannot find it."""
-    count: int | None = None
-    """Number of processes; required with coordinator."""
-    index: int | None = None
-    """Index of this process, from 0; required with coordinator."""
-
-    def __post_init__(self) -> None:
-        given = [value is not None for value in (self.coordinator, self.count, self.index)]
-        if any(given) and not (self.join and all(given)):
-            raise InputError(
-                "processes: coordinator, count and index require each other and join; give all four, or join alone"
-            )

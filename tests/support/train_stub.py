@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 from stub_lm import StubLM, make_batch
 
-from deberta_jax.errors import InputError, StopRequested
+from deberta_jax.cli.main import end_command
+from deberta_jax.errors import StopRequested
 from deberta_jax.pretraining.objectives import masked_lm_objective
+from deberta_jax.processes.config import ProcessesConfig
+from deberta_jax.processes.join import join, leave_group
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.config import MeshConfig, OptimizerConfig, ProcessesConfig, TrainingConfig
+from deberta_jax.training.config import MeshConfig, OptimizerConfig, TrainingConfig
 from deberta_jax.training.loop import held_out_evaluation, train
 from deberta_jax.training.method import one_objective
-from deberta_jax.training.processes import join
 from deberta_jax.training.step import batch_share
 
 STEPS = 30
@@ -99,13 +101,15 @@ if __name__ == "__main__":
     options = json.loads(sys.argv[2])
     mesh = MeshConfig(*options.pop("mesh", (2, 2, 2)))
     pause = options.pop("pause", 0.0)
-    join(ProcessesConfig(True, *options.pop("processes")) if "processes" in options else ProcessesConfig())
     try:
+        if "processes" in options:
+            join(ProcessesConfig(True, *options.pop("processes")), options.pop("settings", {}))
         result = train_stub(sys.argv[1], config(mesh=mesh, **options), pause)
-    except InputError as error:
-        print(error)
-        sys.exit(2)
+        leave_group()
     except StopRequested as stop:
+        leave_group()
         print("stopped", stop.step, signal.Signals(stop.signal).name)
+    except BaseException as error:
+        sys.exit(end_command(error, ["train_stub"], []))
     else:
         print("complete", int(result.state.step))

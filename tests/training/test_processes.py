@@ -9,7 +9,7 @@ from stub_runs import STEPS, each_step_once, lines_of, start, wait_for_step
 from train_stub import config, train_stub
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.config import ProcessesConfig
+from deberta_jax.processes.config import ProcessesConfig
 
 PROCESSES = 2
 

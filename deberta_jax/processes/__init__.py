@@ -1,0 +1,1 @@
+"""Several processes as one run: they start together, agree, and end together."""

@@ -1,0 +1,40 @@
+"""Work that one process of a run does for all: writing shared files and printing."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from deberta_jax.errors import InputError
+from deberta_jax.processes.join import current_group
+
+
+def on_first_process(action: Callable[[], object]) -> None:
+    """Run `action` on the first process while the others wait; if it raises, the others end with that error."""
+
+    def run() -> None:
+        action()
+
+    if jax.process_count() == 1:
+        run()
+    else:
+        _group().from_first(run)
+
+
+def agree(values: Mapping[str, Any]) -> None:
+    """End the run if these values are not the same in all processes, with a message that names them."""
+    if jax.process_count() > 1:
+        _group().agree(values)
+
+
+def print_once(text: str) -> None:
+    """Print on the first process only."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def _group() -> Any:
+    group = current_group()
+    if group is None:
+        raise InputError("several processes: start them with --processes.join, or call `processes.join.join` first")
+    return group
