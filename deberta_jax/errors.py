@@ -15,6 +15,14 @@ class PeerError(Exception):
     """Another process of the run failed or is unreachable: one line. Commands print it and exit with 1."""
 
 
+class CommandFailed(Exception):
+    """A command that was started failed and has reported its error; `code` is its exit code."""
+
+    def __init__(self, code: int):
+        self.code = code
+        super().__init__(f"exit code {code}")
+
+
 class StopRequested(Exception):
     """The run was asked to stop by `signal` (SIGTERM or SIGINT); its state after `step` is saved."""
 

@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deberta_jax.cli.parse import WIDTH, parse, parse_known
-from deberta_jax.errors import InputError, PeerError, StopRequested
+from deberta_jax.errors import CommandFailed, InputError, PeerError, StopRequested, shorten
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.processes.exit import exit_process
-from deberta_jax.processes.join import end_group, leave_group
+from deberta_jax.processes.join import current_group, end_group, is_suspected, leave_group
 
 # Errors of a full or broken disk, which come without a file's name.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -69,6 +69,7 @@ COMMANDS = {
     ),
     "prepare": Command("tokenize text and write it as shards for pretraining", "deberta_jax.cli.prepare"),
     "tokenizer": Command("train a SentencePiece tokenizer on text", "deberta_jax.cli.tokenizer"),
+    "launch": Command("run pretrain or finetune as several processes on this machine", "deberta_jax.cli.launch"),
 }
 
 
@@ -96,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def end_command(error: BaseException, program: Sequence[str], words: Sequence[str]) -> int:
     """Report what ended a command, end the other processes of its run, and return the exit code."""
     outcome = _outcome(error)
+    if outcome is None and is_suspected(error) and current_group():
+        outcome = 1, f"the processes cannot communicate: {shorten(error)}; to resume, run the same command again"
     if outcome is None:
         text = traceback.format_exception_only(error)[-1].strip()
         if not end_group(error, text, 1, _processes(program, words)):
@@ -121,6 +124,8 @@ def _outcome(error: BaseException) -> tuple[int, str] | None:
             return 2, str(error)
         case PeerError():
             return 1, str(error)
+        case CommandFailed():
+            return error.code, ""
         case StopRequested():
             return 130 if error.signal == signal.SIGINT else 0, str(error)
         case KeyboardInterrupt():

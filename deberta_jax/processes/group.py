@@ -3,7 +3,7 @@
 Process 0 listens at the address, and the others connect to it. Every process sends a sign of life every second, so that
 each notices within a stated time that another one is dead, suspended or unreachable. A thread of each process watches
 the connections. When another process fails, it prints one line and ends this process, whatever the main thread is
-waiting for. (JAX notices some of these cases, prints a stack trace and ends with SIGABRT.)
+waiting for.
 """
 
 import contextlib
@@ -14,16 +14,15 @@ from collections.abc import Callable, Mapping
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, NamedTuple
 
-from deberta_jax.errors import InputError, PeerError, list_names
+from deberta_jax.errors import InputError, PeerError
 from deberta_jax.processes.connection import Connection, Message, connect, listen
-from deberta_jax.processes.differences import differing
 from deberta_jax.processes.exit import exit_process
+from deberta_jax.processes.reasons import RESTART, absence, difference
 
 # How often a process sends a sign of life, in seconds.
 _INTERVAL = 1.0
 # How long a process that fails waits until the others know.
 _FAREWELL_SECONDS = 5.0
-_RESTART = "to resume, run the same command again in all processes"
 
 
 class Verdict(NamedTuple):
@@ -90,7 +89,7 @@ class ProcessGroup:
         if self.index == 0:
             self._wait(self._is_complete, self.timeout)
             if not self._is_complete():
-                raise PeerError(self._absence())
+                raise PeerError(absence(self._hosts, self.count, self.address, self.timeout))
 
     def agree(self, values: Mapping[str, Any]) -> None:
         """Wait until every process is here; the run ends, naming the values that differ, if they are not the same.
@@ -102,10 +101,8 @@ class ProcessGroup:
         else:
             self._wait(lambda: len(self._values) == self.count - 1)
             everyone, self._values = {0: values, **self._values}, {}
-            if differences := differing(everyone, self._name):
-                raise InputError(
-                    f"the processes differ: {list_names(differences, '; ')}; start the same command everywhere"
-                )
+            if differences := difference(everyone, self._name):
+                raise InputError(differences)
         self.from_first(lambda: None)
 
     def from_first(self, action: Callable[[], Any]) -> Any:
@@ -167,13 +164,6 @@ class ProcessGroup:
 
     def _is_complete(self) -> bool:
         return len(self._hosts) == self.count
-
-    def _absence(self) -> str:
-        absent = [index for index in range(self.count) if index not in self._hosts]
-        return (
-            f"process{'es' * (len(absent) > 1)} {list_names(absent)} of {self.count} did not appear at {self.address} "
-            f"within {self.timeout:g} s; start all processes"
-        )
 
     def _name(self, index: int) -> str:
         return f"process {index} ({self._hosts.get(index, 'unknown')})"
@@ -262,9 +252,7 @@ class ProcessGroup:
     def _check_silence(self, now: float) -> None:
         for index, connection in list(self._peers.items()):
             if now - connection.last_heard > self.timeout and not self._verdict:
-                self._judge(
-                    Verdict(f"{self._name(index)} did not respond for {self.timeout:g} s; {_RESTART}", 1, index)
-                )
+                self._judge(Verdict(f"{self._name(index)} did not respond for {self.timeout:g} s; {RESTART}", 1, index))
         for connection in [stranger for stranger in self._strangers if now - stranger.last_heard > self.timeout]:
             self._strangers.remove(connection)
             self._drop(connection)
@@ -277,7 +265,7 @@ class ProcessGroup:
             if peer is connection:
                 del self._peers[index]
                 if not (self._verdict or self._is_released or index in self._done):
-                    self._judge(Verdict(f"{self._name(index)} ended or lost its connection; {_RESTART}", 1, index))
+                    self._judge(Verdict(f"{self._name(index)} ended or lost its connection; {RESTART}", 1, index))
 
     def _drop(self, connection: Connection) -> None:
         with contextlib.suppress(KeyError, ValueError):

@@ -115,7 +115,7 @@ def end_group(error: BaseException, message: str, code: int, config: ProcessesCo
     group = current_group() or (_late_group(config) if config else None)
     if group is None:
         return False
-    group.fail(message, code, suspected=_is_suspected(error))
+    group.fail(message, code, suspected=is_suspected(error))
     return True
 
 
@@ -131,7 +131,7 @@ def _late_group(config: ProcessesConfig) -> ProcessGroup | None:
     return group
 
 
-def _is_suspected(error: BaseException | None) -> bool:
+def is_suspected(error: BaseException | None) -> bool:
     """Whether another process may have caused an error: JAX's runtime raised it, and memory was not the reason."""
     while error is not None:
         if type(error).__name__ in _RUNTIME_ERRORS:
