@@ -30,7 +30,7 @@ from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
-from deberta_jax.processes.first_process import on_first_process, print_once
+from deberta_jax.processes.first_process import agree, on_first_process, print_once
 from deberta_jax.processes.join import join, option_values
 from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
 from deberta_jax.tasks.examples import Examples
@@ -88,6 +88,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
         print_once(report.details())
     inputs = RunInputs(task, kind, model, pretrained.tokenizer, features, held_out)
     settings = config.settings() | {"rows": digest(features)}
+    agree({"the training examples": settings["rows"]})
     seeds = _train(config, inputs, _objective(config, kind, labels, train), settings)
     if jax.process_index() == 0:
         _finish(config, task, kind, splits, settings, seeds)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
@@ -62,6 +64,16 @@ def find_initial_pair(init_from: str | None, generator: str | None) -> InitialFi
     generator_folder = None if generator_file is None else generator_file.path.parent
     model_file = ModelFile(init_from, *read_folder(resolve(init_from), generator_folder=generator_folder))
     return InitialFiles(model_file, generator_file)
+
+
+def weights_digest(files: InitialFiles) -> str:
+    """A digest of the tensors that a run is initialized from; empty for a random initialization."""
+    sha256 = hashlib.sha256()
+    for number, file in enumerate(files):
+        for name, tensor in sorted(file.tensors.items()) if file else ():
+            sha256.update(f"{number} {name} {tensor.shape} {tensor.dtype}".encode())
+            sha256.update(np.ascontiguousarray(tensor.read()).tobytes())
+    return sha256.hexdigest() if any(files) else ""
 
 
 def initial_config(files: InitialFiles, model: DebertaConfig, tokenizer: Tokenizer, preset: str) -> DebertaConfig:

@@ -30,7 +30,7 @@ from deberta_jax.pretraining.corpus import (
     train_run_tokenizer,
     training_batches,
 )
-from deberta_jax.pretraining.initial import initial_config
+from deberta_jax.pretraining.initial import initial_config, weights_digest
 from deberta_jax.pretraining.mlm import MASKED_LM
 from deberta_jax.pretraining.mt import MIXED_LM
 from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results, Rows
@@ -44,7 +44,7 @@ from deberta_jax.pretraining.summary import (
     published_lines,
     size_lines,
 )
-from deberta_jax.processes.first_process import on_first_process, print_once
+from deberta_jax.processes.first_process import agree, on_first_process, print_once
 from deberta_jax.sharding import batch_parts, make_mesh
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.loop import held_out_evaluation, train
@@ -86,8 +86,13 @@ def pretrain(config: PretrainConfig) -> None:
         if tokenizer is None:
             tokenizer = train_run_tokenizer(text.training, folder / "tokenizer" / "spm.model", config.vocabulary)
         shards = prepare_shards(text, data.shards, folder / "shards", tokenizer, data.length)
-        settings = config.settings() | {"rows": read_manifest(shards.training).sha256}
-        # Every process checks: if only the first one did, the others would wait for it forever.
+        content = {
+            "held_out": read_manifest(shards.held_out).sha256,
+            "tokenizer": tokenizer.sha256,
+            "weights": weights_digest(files),
+        }
+        settings = config.settings() | {"rows": read_manifest(shards.training).sha256, "content": content}
+        agree({"the training text": settings["rows"], **{f"the content of {name}": content[name] for name in content}})
         check_settings(folder, settings)
         # A run that trains its tokenizer is not initialized from files.
         model_config = model_config or config.model_config(tokenizer.vocab_size)

@@ -1,6 +1,7 @@
 """Starting the processes of a run on one machine, and restarting them after a failure."""
 
 import contextlib
+import io
 import math
 import shutil
 import signal
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from deberta_jax.errors import InputError
 
@@ -32,6 +33,7 @@ def launch(
     restarts: int,
     timeout: float,
     report: Callable[[str], None],
+    program: Sequence[str] = (sys.executable, "-m", "deberta_jax"),
 ) -> int:
     """Run a command as one process for each environment, and return the exit code that all agree on.
 
@@ -40,7 +42,7 @@ def launch(
     """
     with _terminable() as stop:
         for attempt in range(restarts + 1):
-            codes = _run(command, environments, timeout, stop)
+            codes = _run([*program, *command], environments, timeout, stop)
             failed = [index for index, code in enumerate(codes) if code]
             if not failed or stop.is_set():
                 return codes[failed[0]] if failed else 0
@@ -61,20 +63,20 @@ def _run(
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     options = ["--processes.join", "--processes.coordinator", address, "--processes.count", str(len(environments))]
-    program = [sys.executable, "-m", "deberta_jax", *command, *options, "--processes.timeout", f"{timeout:g}"]
+    options += ["--processes.timeout", f"{timeout:g}"]
     with ExitStack() as stack:
         processes = []
         for index, environment in enumerate(environments):
             # The others have nothing to print but errors.
             pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE} if index else {}
-            words = [*program, "--processes.index", str(index)]
+            words = [*command, *options, "--processes.index", str(index)]
             process = subprocess.Popen(words, env=environment, text=True, errors="replace", **pipes)
-            stack.callback(_kill, process)
             processes.append(process)
-            if index:
+            if isinstance(process.stderr, io.TextIOWrapper):
                 copier = threading.Thread(target=_copy, args=(process.stderr, index), daemon=True)
                 copier.start()
                 stack.callback(copier.join, _GRACE_SECONDS)
+            stack.callback(_kill, process)
         try:
             _wait(processes, timeout, stop)
         except KeyboardInterrupt:
@@ -105,9 +107,10 @@ def _kill(process: "subprocess.Popen[str]") -> None:
     process.wait()
 
 
-def _copy(source: IO[str], index: int) -> None:
-    for line in source:
-        print(f"[{index}] {line}", end="", file=sys.stderr, flush=True)
+def _copy(source: io.TextIOWrapper, index: int) -> None:
+    with source:
+        for line in source:
+            print(f"[{index}] {line}", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

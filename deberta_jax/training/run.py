@@ -23,8 +23,10 @@ _MAY_CHANGE = {
 }
 # Settings that may grow: the length of the run.
 _MAY_GROW = {"training.steps", "epochs"}
-# Settings that are known only after the data was read, and absent before.
-_MAY_BE_ABSENT = {"rows"}
+# Digests of what was read, under the settings "rows" and "content"; unknown before it is read.
+_MAY_BE_ABSENT = ("rows", "content.")
+# Settings that say where something is read. They may change if the content, whose digests are compared, does not.
+_LOCATIONS = {"data.files", "data.held_out", "data.shards", "tokenizer", "init_from", "generator"}
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -36,19 +38,22 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raise InputError, naming the settings that differ, if a folder contains a run with other settings.
 
-    The number of steps or epochs may be larger than before. Settings that are known only after reading the data may be
-    absent on either side.
+    The number of steps or epochs may be larger than before. Digests of content that is not read yet may be absent.
+    Paths and names of the same content may change; without its digests in the folder they may not.
     """
     path = folder / "config.json"
     if not path.exists():
         return
     previous, current = _flatten(read_json(path)), _flatten(json.loads(json.dumps(settings)))
+    has_digests = any(name.startswith("content.") for name in previous)
     differences = []
     for name in sorted(previous.keys() | current.keys()):
         before, now = previous.get(name, "absent"), current.get(name, "absent")
         if before == now or _MAY_CHANGE & set(name.split(".")):
             continue
-        if name in _MAY_BE_ABSENT and "absent" in (before, now):
+        if name.startswith(_MAY_BE_ABSENT) and "absent" in (before, now):
+            continue
+        if has_digests and name in _LOCATIONS:
             continue
         if name in _MAY_GROW and isinstance(before, int | float) and isinstance(now, int | float):
             if now < before:
