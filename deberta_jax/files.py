@@ -1,6 +1,7 @@
 """Files and folders: atomic writing, JSON, and locks."""
 
 import errno
+import io
 import json
 import os
 from collections.abc import Callable, Generator
@@ -43,6 +44,13 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_all(file: io.RawIOBase, content: bytes) -> None:
+    """Write all bytes to an unbuffered file; one call of `file.write` may write only some of them."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

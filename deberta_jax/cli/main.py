@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 from deberta_jax.cli.parse import WIDTH, parse, parse_known
 from deberta_jax.errors import InputError, StopRequested
 
-# Errors of a full or broken disk, which come without a file's name.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+# Errors of a full or broken disk, and of limits, which may come without a file's name.
+_SYSTEM_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE
+}  # fmt: skip
 _DESCRIPTION = "DeBERTa v1, v2 and v3 in JAX: pretrain, fine-tune, evaluate, predict."
 
 
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.filename is None and error.errno not in _DISK_ERRORS:
+        if error.filename is None and error.errno not in _SYSTEM_ERRORS:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
         return _report(program, f"{where}{error.strerror}", 2)

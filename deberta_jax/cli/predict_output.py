@@ -13,7 +13,7 @@ import numpy as np
 
 from deberta_jax.cli.predict_examples import Fields, encode_line
 from deberta_jax.errors import InputError, list_names
-from deberta_jax.files import lock_folder, make_folder, read_json, write_json
+from deberta_jax.files import lock_folder, make_folder, read_json, write_all, write_json
 
 
 class Output(NamedTuple):
@@ -53,7 +53,7 @@ def open_stream(path: Path) -> Generator[Output, None, None]:
     standard = str(path) == "-"
     # Unbuffered: bytes that a closed pipe refused must not be written again at exit.
     with open(1 if standard else path, "wb", buffering=0, closefd=not standard) as file:
-        yield Output(0, 0, lambda lines: _write(file, lines))
+        yield Output(0, 0, lambda lines: write_all(file, lines))
 
 
 @contextlib.contextmanager
@@ -98,15 +98,9 @@ def _remove_settings(started: Path) -> None:
     started.unlink()
 
 
-def _write(file: io.FileIO, lines: bytes) -> None:
-    rest = memoryview(lines)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
 def _write_synced(file: io.FileIO, lines: bytes, path: Path) -> None:
     try:
-        _write(file, lines)
+        write_all(file, lines)
         os.fsync(file.fileno())
     except OSError as error:
         raise InputError(

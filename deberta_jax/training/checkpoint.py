@@ -1,11 +1,13 @@
 """Checkpoints: saved in the background, each complete or absent, and verified when they are restored."""
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ _log = logging.getLogger(__name__)
 _policies = ocp.training.preservation_policies
 # Devices with copies of an array save a slice each if a slice has this size; Orbax compiles a program per slice.
 _MIN_SLICE_BYTES = 2**20
+# Errors of the system whose text Orbax's errors contain, among much else.
+_LIMITS = [os.strerror(number) for number in (errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)]
 
 
 class DamagedCheckpoint(Exception):
@@ -51,6 +55,10 @@ class Checkpointer:
             cleanup_tmp_directories=not read_only,
         )
         self._saving: tuple[int, Any] | None = None
+        self._failed: int | None = None
+        # Orbax logs an error with its stack in each of its threads; it also raises it, and that is what we report.
+        self._orbax_log = logging.getLogger("absl")
+        self._orbax_log.addFilter(self._is_not_reported)
 
     @property
     def steps(self) -> list[int]:
@@ -135,7 +143,15 @@ class Checkpointer:
         try:
             self.wait()
         finally:
-            self._orbax.close()
+            # After a failed save Orbax raises the same error again.
+            with suppress(*[Exception] * (self._failed is not None)):
+                self._orbax.close()
+            if self._failed is not None:
+                self._remove_unfinished(self._failed)
+            self._orbax_log.removeFilter(self._is_not_reported)
+
+    def _is_not_reported(self, record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
     def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         expected = named_leaves(abstract)
@@ -204,11 +220,15 @@ class Checkpointer:
 
     def _save_error(self, step: int, error: Exception) -> InputError:
         """The error to raise after removing what was written of the step."""
-        for unfinished in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        self._failed = step
+        self._remove_unfinished(step)
         intact = [other for other in self.steps if other != step and (self.folder / str(other)).exists()]
         previous = f"the checkpoint of step {intact[-1]} is intact" if intact else "there is no earlier checkpoint"
         return InputError(f"cannot save step {step} in {self.folder}: {_one_line(error)}; {previous}")
+
+    def _remove_unfinished(self, step: int) -> None:
+        for unfinished in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _digest(leaves: Mapping[str, Any], note: Mapping[str, Any]) -> str:
@@ -228,6 +248,8 @@ def _one_line(error: BaseException) -> str:
         error = inner
     if "No space left" in str(error):
         return "no space left on the disk"
+    if limit := next((limit for limit in _LIMITS if limit in str(error)), None):
+        return limit.lower()
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
