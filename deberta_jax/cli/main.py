@@ -18,6 +18,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from deberta_jax.cli.limits import raise_open_files
 from deberta_jax.cli.parse import WIDTH, parse, parse_known
 from deberta_jax.errors import InputError, StopRequested
 
@@ -117,6 +118,7 @@ def _run(words: list[str], program: list[str]) -> None:
     else:
         config = parse(options.OPTIONS, words, " ".join(program))
     if config is not None:
+        raise_open_files()
         importlib.import_module(f"deberta_jax.cli.{name}").run(config)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 
 from deberta_jax.cli.predict_examples import Fields, encode_line
 from deberta_jax.errors import InputError, list_names
-from deberta_jax.files import lock_folder, make_folder, read_json, write_all, write_json
+from deberta_jax.files import lock_output, read_json, write_all, write_json
 
 
 class Output(NamedTuple):
@@ -66,11 +65,9 @@ def open_resumable(path: Path, settings: Mapping[str, object]) -> Generator[Outp
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file with --output")
-    make_folder(path.parent)
-    progress = path.with_name(f"{path.name}.progress")
-    started = progress / "settings.json"
+    started = path.with_name(f"{path.name}.progress") / "settings.json"
     _refuse_complete(path, started)
-    with lock_folder(progress):
+    with lock_output(path, ".progress"):
         # Another process may have completed the file before this one got the lock.
         _refuse_complete(path, started)
         lines, errors, size = _complete_lines(path)
@@ -89,8 +86,6 @@ def open_resumable(path: Path, settings: Mapping[str, object]) -> Generator[Outp
                     _remove_settings(started)
                 raise
         _remove_settings(started)
-    if not started.exists():
-        shutil.rmtree(progress, ignore_errors=True)
 
 
 def _remove_settings(started: Path) -> None:

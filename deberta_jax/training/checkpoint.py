@@ -200,7 +200,7 @@ class Checkpointer:
     def _read_error(self, step: int, error: Exception) -> Exception:
         """DamagedCheckpoint, or InputError if the error does not mean that the files are damaged."""
         reason = _one_line(error)
-        if reason.startswith(("MemoryError", "PermissionError")) or "RESOURCE_EXHAUSTED" in reason:
+        if reason.startswith(("MemoryError", "PermissionError", *_LIMITS)) or "RESOURCE_EXHAUSTED" in reason:
             return InputError(f"cannot read checkpoint {self.folder / str(step)}: {reason}; it is unchanged")
         return DamagedCheckpoint(reason)
 
@@ -249,7 +249,7 @@ def _one_line(error: BaseException) -> str:
     if "No space left" in str(error):
         return "no space left on the disk"
     if limit := next((limit for limit in _LIMITS if limit in str(error)), None):
-        return limit.lower()
+        return limit
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
