@@ -20,12 +20,15 @@ from typing import Any, NamedTuple
 
 from deberta_jax.cli.limits import raise_open_files
 from deberta_jax.cli.parse import WIDTH, parse, parse_known
+from deberta_jax.cli.termination import Terminated, terminable
 from deberta_jax.errors import InputError, StopRequested
 
 # Errors of a full or broken disk, and of limits, which may come without a file's name.
 _SYSTEM_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE
 }  # fmt: skip
+# Commands that give results, each as the word after the program's name.
+_RESULTS = ["evaluate"], ["predict"]
 _DESCRIPTION = "DeBERTa v1, v2 and v3 in JAX: pretrain, fine-tune, evaluate, predict."
 
 
@@ -68,7 +71,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 2 after an error that the user can fix, reported in one line.
 
-    130 after Ctrl-C, 0 after a run that was stopped by SIGTERM, 141 if the reader of the output closed it.
+    130 after Ctrl-C, 141 if the reader of the output closed it. After SIGTERM 0, as the same command continues; but 143
+    if the command was to give results, which are incomplete.
     """
     # The libraries behind JAX read these when they are loaded; without them they log their own start.
     for name, value in {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR"}.items():
@@ -77,12 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = ["deberta-jax"]
     try:
-        _run(words, program)
+        with terminable():
+            _run(words, program)
         sys.stdout.flush()
     except InputError as error:
         return _report(program, error, 2)
     except StopRequested as stop:
         return _report(program, stop, 130 if stop.signal == signal.SIGINT else 0)
+    except Terminated as stop:
+        return _report(program, stop, 128 + signal.SIGTERM if program[1:2] in _RESULTS else 0)
     except KeyboardInterrupt:
         return _report(program, "interrupted; to continue, run the same command again", 130)
     except BrokenPipeError:
