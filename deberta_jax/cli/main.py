@@ -22,6 +22,7 @@ from deberta_jax.cli.limits import raise_open_files
 from deberta_jax.cli.parse import WIDTH, parse, parse_known
 from deberta_jax.cli.termination import Terminated, terminable
 from deberta_jax.errors import InputError, StopRequested
+from deberta_jax.printing import PrintableFormatter, print_message, printable_stdout
 
 # Errors of a full or broken disk, and of limits, which may come without a file's name.
 _SYSTEM_ERRORS = {
@@ -126,7 +127,8 @@ def _run(words: list[str], program: list[str]) -> None:
         config = parse(options.OPTIONS, words, " ".join(program))
     if config is not None:
         raise_open_files()
-        importlib.import_module(f"deberta_jax.cli.{name}").run(config)
+        with printable_stdout():
+            importlib.import_module(f"deberta_jax.cli.{name}").run(config)
 
 
 def _choose(words: list[str], choices: Mapping[str, str], program: list[str], noun: str) -> str | None:
@@ -163,12 +165,12 @@ def _version() -> str:
 
 
 def _report(program: Sequence[str], message: object, code: int) -> int:
-    print(f"{' '.join(program)}: {message}", file=sys.stderr)
+    print_message(f"{' '.join(program)}: {message}")
     return code
 
 
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter())
     logger = logging.getLogger("deberta_jax")
     logger.handlers, logger.propagate = [handler], False

@@ -13,6 +13,7 @@ import numpy as np
 from deberta_jax.cli.predict_examples import Fields, encode_line
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import lock_output, read_json, write_all, write_json
+from deberta_jax.printing import printable
 
 
 class Output(NamedTuple):
@@ -52,7 +53,13 @@ def open_stream(path: Path) -> Generator[Output, None, None]:
     standard = str(path) == "-"
     # Unbuffered: bytes that a closed pipe refused must not be written again at exit.
     with open(1 if standard else path, "wb", buffering=0, closefd=not standard) as file:
-        yield Output(0, 0, lambda lines: write_all(file, lines))
+        encode = _escape if file.isatty() else lambda lines: lines
+        yield Output(0, 0, lambda lines: write_all(file, encode(lines)))
+
+
+def _escape(lines: bytes) -> bytes:
+    """The same JSON for a terminal."""
+    return printable(lines.decode()).encode()
 
 
 @contextlib.contextmanager

@@ -60,8 +60,8 @@ def _connect(stack: ExitStack, workers: int, scheduler: str | None) -> tuple[Any
     log = logging.getLogger("distributed")
     stack.callback(log.setLevel, log.level)
     log.setLevel(logging.WARNING)
-    # What a worker logs as a warning, such as a cancelled shard, follows from what this process reports.
-    quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error"}
+    # This process reports the errors of workers; they would also log them, with a stack trace.
+    quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
     stack.enter_context(dask.config.set(quiet))
     if scheduler is None:
         # A cluster whose start is interrupted cannot be closed.
@@ -106,5 +106,5 @@ def _signals_deferred() -> Generator[None, None, None]:
         for number in replaced:
             signal.signal(number, handlers[number])
         # Also in place of an error: workers that got the same signal do not start.
-        for number in pending[:1]:
-            signal.raise_signal(number)
+        for received in pending[:1]:
+            signal.raise_signal(received)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from deberta_jax.errors import InputError
 from deberta_jax.files import make_folder, write_all, write_text
+from deberta_jax.printing import printable
 from deberta_jax.training.events import EventFile
 from deberta_jax.training.plot import plot_losses
 
@@ -94,7 +95,8 @@ class Recorder:
     def print(self, line: str) -> None:
         """Print a line above the progress bar."""
         if self._active:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            # Not markup: data may contain brackets.
+            self._console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def flush(self) -> None:
         """Record the last metrics, and wait until they are on disk."""
@@ -224,7 +226,7 @@ def _progress(console: Console) -> Progress:
     return Progress(
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
