@@ -255,6 +255,7 @@ def _write_arrays(config: PredictConfig, loaded: Loaded, line: Line) -> str:
     try:
         (folder / name).write_bytes(content.getbuffer())
     except OSError as error:
+        (folder / name).unlink(missing_ok=True)
         # Some errors of a full disk do not name the file.
         raise OSError(error.errno, error.strerror, str(folder / name)) from None
     return f"{folder.name}/{name}"

@@ -146,9 +146,11 @@ class Checkpointer:
             # After a failed save Orbax raises the same error again.
             with suppress(*[Exception] * (self._failed is not None)):
                 self._orbax.close()
-            if self._failed is not None:
+            if self._failed is None:
+                self._orbax_log.removeFilter(self._is_not_reported)
+            else:
+                # Threads of the failed save may still log.
                 self._remove_unfinished(self._failed)
-            self._orbax_log.removeFilter(self._is_not_reported)
 
     def _is_not_reported(self, record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR or "orbax" not in record.pathname

@@ -30,6 +30,8 @@ if sys.argv[2] == "full-disk":
     except InputError as error:
         print(error)
         sys.exit(2)
+    finally:
+        checkpointer.close()
 
 while True:
     state = state._replace(step=state.step + jnp.int32(1))
