@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.model.tree import named_leaves
 from deberta_jax.training.fingerprint import fingerprint
+from deberta_jax.training.orbax_output import OrbaxOutput
 from deberta_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -56,9 +57,7 @@ class Checkpointer:
         )
         self._saving: tuple[int, Any] | None = None
         self._failed: int | None = None
-        # Orbax logs an error with its stack in each of its threads; it also raises it, and that is what we report.
-        self._orbax_log = logging.getLogger("absl")
-        self._orbax_log.addFilter(self._is_not_reported)
+        self._output = OrbaxOutput()
 
     @property
     def steps(self) -> list[int]:
@@ -147,13 +146,10 @@ class Checkpointer:
             with suppress(*[Exception] * (self._failed is not None)):
                 self._orbax.close()
             if self._failed is None:
-                self._orbax_log.removeFilter(self._is_not_reported)
+                self._output.restore()
             else:
-                # Threads of the failed save may still log.
+                self._output.join_threads()
                 self._remove_unfinished(self._failed)
-
-    def _is_not_reported(self, record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
     def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         expected = named_leaves(abstract)
