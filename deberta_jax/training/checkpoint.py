@@ -1,5 +1,6 @@
 """Checkpoints: saved in the background, each complete or absent, and verified when they are restored."""
 
+import asyncio
 import errno
 import hashlib
 import json
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 _policies = ocp.training.preservation_policies
 # Devices with copies of an array save a slice each if a slice has this size; Orbax compiles a program per slice.
 _MIN_SLICE_BYTES = 2**20
+# What Orbax raises if a save fails. It cancels what other threads are doing, and sometimes that error comes first.
+_FAILURES = Exception, asyncio.CancelledError
 # Errors of the system whose text Orbax's errors contain, among much else.
 _LIMITS = [os.strerror(number) for number in (errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)]
 
@@ -80,7 +83,7 @@ class Checkpointer:
         try:
             metadata = {"note": dict(note), "leaves": leaves, "digest": _digest(leaves, dict(note))}
             response = self._orbax.save_async(step, arrays, force=True, custom_metadata=metadata)
-        except Exception as error:
+        except _FAILURES as error:
             raise self._save_error(step, error) from error
         self._saving = step, response
 
@@ -90,7 +93,7 @@ class Checkpointer:
             (step, response), self._saving = self._saving, None
             try:
                 response.result()
-            except Exception as error:
+            except _FAILURES as error:
                 raise self._save_error(step, error) from error
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
@@ -143,7 +146,7 @@ class Checkpointer:
             self.wait()
         finally:
             # After a failed save Orbax raises the same error again.
-            with suppress(*[Exception] * (self._failed is not None)):
+            with suppress(*_FAILURES * (self._failed is not None)):
                 self._orbax.close()
             if self._failed is None:
                 self._output.restore()
@@ -248,6 +251,8 @@ def _one_line(error: BaseException) -> str:
         return "no space left on the disk"
     if limit := next((limit for limit in _LIMITS if limit in str(error)), None):
         return limit
+    if isinstance(error, asyncio.CancelledError):
+        return "a write failed; check whether the disk is full"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 

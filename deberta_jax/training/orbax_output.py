@@ -31,7 +31,8 @@ class OrbaxOutput:
         """Wait for the threads of a failed save, which may still write."""
         for thread in threading.enumerate():
             if type(thread).__module__.startswith("orbax."):
-                thread.join(_SECONDS)
+                # Their own `join` raises the error again.
+                threading.Thread.join(thread, _SECONDS)
 
     def _is_other(self, record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR or "orbax" not in record.pathname

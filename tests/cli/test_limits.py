@@ -23,7 +23,9 @@ sys.exit(code)
 
 def limited(kind, soft, hard, *words):
     command = [sys.executable, "-c", LIMITED, kind, str(soft), str(hard), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(1), check=False)
+    # Python would write compiled modules that are cut at the limit.
+    settings = environment(1) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
 
 
 @pytest.fixture

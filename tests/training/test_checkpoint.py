@@ -5,6 +5,7 @@ import functools
 import gc
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -295,11 +296,11 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_is_reported_in_one_line(
     """Each write of more than a few bytes fails, as on a full disk."""
     process = save_repeatedly(saved, "full-disk")
     out, err = process.communicate()
-    assert (process.returncode, out.splitlines()[-1]) == (
-        2, f"cannot save step 3 in {saved}: File too large; the checkpoint of step 2 is intact"
-    )  # fmt: skip
-    # Orbax logs stack traces in each of its threads.
-    assert err == ""
+    assert process.returncode == 2, err
+    reason = "(File too large|a write failed; check whether the disk is full)"
+    assert re.fullmatch(f"cannot save step 3 in {saved}: {reason}; the checkpoint of step 2 is intact", out.strip())
+    # Orbax logs stack traces in each of its threads; JAX warns about programs that it cannot cache.
+    assert "Traceback" not in err and "ERROR" not in err
     assert_same_bits(restored(saved)[0], history[2])
     assert not list(saved.glob("*tmp*"))
 

@@ -38,8 +38,8 @@ def run(folder, file_limit=None):
     """Train the stub in a process of its own; its exit code, output and errors."""
     words = [str(SUPPORT / "train_stub.py"), str(folder), '{"checkpoint_every": 2}']
     limited = ["-c", LIMITED, str(file_limit)] if file_limit else []
-    # The compiled programs are files, too, and larger.
-    ignored = {"JAX_ENABLE_COMPILATION_CACHE": "0"} if file_limit else {}
+    # Compiled programs and modules are files, too: Python would cut the latter at the limit.
+    ignored = {"JAX_ENABLE_COMPILATION_CACHE": "0", "PYTHONDONTWRITEBYTECODE": "1"} if file_limit else {}
     command = [sys.executable, *limited, *words]
     process = subprocess.run(command, capture_output=True, text=True, env=environment() | ignored, check=False)
     return process.returncode, process.stdout, process.stderr

@@ -16,6 +16,15 @@ from deberta_jax.training.recorder import Recorder, read_metrics
 CURVES = {"loss": "loss (nats)", "accuracy": "accuracy"}
 
 
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """The messages of the recorder, also if a command has set up logging before."""
+    logger = logging.getLogger("deberta_jax.training.recorder")
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    return caplog
+
+
 def metrics(loss):
     return {"loss": jnp.float32(loss), "tokens": jnp.int32(100), "skipped_in_row": jnp.int32(0)}
 
@@ -91,7 +100,8 @@ def test_a_write_that_is_cut_short_is_reported_in_one_line(tmp_path):
     """A file that reaches the limit takes part of a line, without an error."""
     limit = 1000
     code = (
-        "import resource, sys; from pathlib import Path; from deberta_jax.errors import InputError\n"
+        "import resource, sys; sys.dont_write_bytecode = True\n"
+        "from pathlib import Path; from deberta_jax.errors import InputError\n"
         "from deberta_jax.training.recorder import Recorder\n"
         "recorder = Recorder(Path(sys.argv[1]), 100, 0, {})\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
@@ -145,36 +155,32 @@ def test_tensorboard_events_are_framed_with_checksums(tmp_path):
         b"",
     ],
 )
-def test_a_damaged_line_costs_this_line_and_is_counted_in_the_log(damaged, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("deberta_jax"), "propagate", True)
+def test_a_damaged_line_costs_this_line_and_is_counted_in_the_log(damaged, tmp_path, log):
     lines = [json.dumps({"step": step, "split": "train", "loss": 1.0}).encode() for step in (1, 2, 3)]
     lines[1] = damaged
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
-    with caplog.at_level("WARNING"):
-        Recorder(tmp_path, 10, 3, CURVES).close()
-    assert caplog.messages == [f"{path}: 1 of 3 lines are damaged and were dropped"]
-    caplog.clear()
+    Recorder(tmp_path, 10, 3, CURVES).close()
+    assert log.messages == [f"{path}: 1 of 3 lines are damaged and were dropped"]
+    log.clear()
     assert [line["step"] for line in read_metrics(path)] == [1, 3]
-    assert not caplog.messages
+    assert not log.messages
 
 
-def test_metrics_without_a_checkpoint_are_renamed_and_the_log_says_so(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("deberta_jax"), "propagate", True)
+def test_metrics_without_a_checkpoint_are_renamed_and_the_log_says_so(tmp_path, log):
     path = tmp_path / "metrics.jsonl"
     for number in (1, 2):
         line = json.dumps({"step": 40 + number, "split": "train", "loss": 1.0}) + "\n"
         path.write_text(line)
-        with caplog.at_level("WARNING"):
-            Recorder(tmp_path, 100, 0, CURVES).close()
-        assert caplog.messages == [
+        Recorder(tmp_path, 100, 0, CURVES).close()
+        assert log.messages == [
             f"{path}: metrics up to step {40 + number}, but no checkpoint after step 0: starting over; these metrics "
             f"are now in metrics.jsonl.{number}"
         ]
-        caplog.clear()
+        log.clear()
         assert path.read_text() == "" and (tmp_path / f"metrics.jsonl.{number}").read_text() == line
     Recorder(tmp_path, 100, 0, CURVES).close()
-    assert not caplog.messages
+    assert not log.messages
 
 
 def test_metrics_with_values_are_plotted(tmp_path):
