@@ -1,6 +1,7 @@
 """Files and folders: atomic writing, JSON, and locks."""
 
 import errno
+import io
 import json
 import os
 from collections.abc import Callable, Generator
@@ -43,6 +44,13 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_all(file: io.RawIOBase, content: bytes) -> None:
+    """Write all bytes to an unbuffered file; one call of `file.write` may write only some of them."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -114,23 +122,47 @@ def lock_folder(folder: Path) -> Generator[None, None, None]:
     with the parents that were created for it.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _lock(folder, created, f"{folder}: another process is using this folder; wait for it, or use another folder"):
+        yield
+
+
+@contextmanager
+def lock_output(path: Path, suffix: str) -> Generator[Path, None, None]:
+    """Lock a file or folder that this process will write; raises InputError if another process holds the lock.
+
+    Yields a folder beside it for unfinished content, with this suffix, which contains the lock. It is removed at the
+    end if it is empty, together with the parents that were created for it.
+    """
+    folder = path.with_name(path.name + suffix)
+    created = [folder, *(parent for parent in folder.parents if not parent.exists())]
+    make_folder(path.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    with _lock(folder, created, f"{path}: another process is writing this; wait for it, or choose another output"):
+        yield folder
+
+
+@contextmanager
+def _lock(folder: Path, created: list[Path], conflict: str) -> Generator[None, None, None]:
+    """Create a folder and lock it; `created` are the folders to remove at the end if they are empty."""
     make_folder(folder)
     lock = filelock.FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise InputError(
-            f"{folder}: another process is using this folder; wait for it, or use another folder"
-        ) from None
+        raise InputError(conflict) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
     try:
         yield
     finally:
-        lock.release()
+        # Removed before the lock is released: afterwards it may be the lock of another process.
         if created and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}:
             (folder / ".lock").unlink(missing_ok=True)
             for path in created:
                 with suppress(OSError):
                     path.rmdir()
+        lock.release()

@@ -1,10 +1,20 @@
+import io
 import multiprocessing
 import os
 
 import pytest
 
 from deberta_jax.errors import InputError
-from deberta_jax.files import lock_folder, make_folder, read_json, replace_file, write_json, write_text
+from deberta_jax.files import (
+    lock_folder,
+    lock_output,
+    make_folder,
+    read_json,
+    replace_file,
+    write_all,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_is_written_completely_or_not_at_all(tmp_path):
@@ -78,3 +88,43 @@ def test_a_folder_that_stays_empty_is_removed_with_the_parents_created_for_it(tm
     with lock_folder(existing):
         pass
     assert existing.is_dir()
+
+
+def _try_to_write(path, answers):
+    try:
+        with lock_output(path, ".partial"):
+            answers.put("locked")
+    except InputError as error:
+        answers.put(str(error))
+
+
+def test_an_output_is_written_by_one_process_at_a_time_and_the_lock_leaves_nothing(tmp_path):
+    path = tmp_path / "new" / "spm.model"
+    processes = multiprocessing.get_context("spawn")
+    answers = processes.Queue()
+    with lock_output(path, ".partial"):
+        process = processes.Process(target=_try_to_write, args=(path, answers))
+        process.start()
+        assert answers.get(timeout=60) == (
+            f"{path}: another process is writing this; wait for it, or choose another output"
+        )
+        process.join()
+    assert os.listdir(tmp_path) == []
+    # A killed process leaves the folder, which does not keep others out.
+    path.with_name("spm.model.partial").mkdir(parents=True)
+    with lock_output(path, ".partial"):
+        path.touch()
+    assert os.listdir(path.parent) == ["spm.model"]
+
+
+def test_a_file_takes_all_bytes_or_an_error_is_raised():
+    class Short(io.RawIOBase):
+        content = b""
+
+        def write(self, part):
+            self.content += bytes(part[:3])
+            return len(part[:3])
+
+    file = Short()
+    write_all(file, b"0123456789")
+    assert file.content == b"0123456789"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deberta_jax.cli.convert_options import ConvertConfig
 from deberta_jax.errors import InputError, list_names
-from deberta_jax.files import lock_folder
+from deberta_jax.files import lock_output
 from deberta_jax.hub.adapter import find_base
 from deberta_jax.hub.config_file import config_text
 from deberta_jax.hub.download import resolve
@@ -29,9 +29,7 @@ _log = logging.getLogger(__name__)
 
 def run(config: ConvertConfig) -> None:
     """Check the names and shapes of all tensors, then write them one by one."""
-    target = config.target.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{config.target}: not an empty folder; choose another target")
+    _check_target(config.target)
     model, tokenizer, sentence = _read(config)
     head = head_of_file(model.config, model.tensors)
     options = head_options(head, model.tensors)
@@ -48,7 +46,7 @@ def run(config: ConvertConfig) -> None:
         source=model.source,
     )
     model = _without_copies(model)
-    with _new_folder(target) as folder:
+    with _new_folder(config.target) as folder:
         if config.to == "checkpoint":
             next_step = write_run(folder, model, tokenizer, config.target)
         elif config.to == "microsoft":
@@ -101,11 +99,17 @@ def _without_copies(model: StoredModel) -> StoredModel:
     return model._replace(tensors={name: tensor for name, tensor in model.tensors.items() if name not in excluded})
 
 
+def _check_target(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: not an empty folder; choose another target")
+
+
 @contextlib.contextmanager
 def _new_folder(target: Path) -> Generator[Path, None, None]:
     """Yield a folder to write in, which becomes `target` at the end; after an error nothing is left."""
-    partial = target.with_name(f"{target.name}.partial")
-    with lock_folder(partial):
+    with lock_output(target.absolute(), ".partial") as partial:
+        # Another process may have written it before this one got the lock.
+        _check_target(target)
         content = partial / "content"
         # A killed conversion may have left some.
         shutil.rmtree(content, ignore_errors=True)
@@ -114,7 +118,6 @@ def _new_folder(target: Path) -> Generator[Path, None, None]:
             yield content
             if target.exists():
                 target.rmdir()
-            content.rename(target)
+            content.rename(target.absolute())
         finally:
             shutil.rmtree(content, ignore_errors=True)
-    shutil.rmtree(partial, ignore_errors=True)

@@ -20,14 +20,21 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from deberta_jax.cli.limits import raise_open_files
 from deberta_jax.cli.parse import WIDTH, parse, parse_known
+from deberta_jax.cli.termination import Terminated, terminable
 from deberta_jax.errors import CommandFailed, InputError, PeerError, StopRequested, shorten
+from deberta_jax.printing import PrintableFormatter, print_message, printable_stdout
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.processes.exit import exit_process
 from deberta_jax.processes.join import current_group, end_group, is_suspected, leave_group
 
-# Errors of a full or broken disk, which come without a file's name.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+# Errors of a full or broken disk, and of limits, which may come without a file's name.
+_SYSTEM_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE
+}  # fmt: skip
+# Commands that give results, each as the word after the program's name.
+_RESULTS = ["evaluate"], ["predict"]
 _DESCRIPTION = "DeBERTa v1, v2 and v3 in JAX: pretrain, fine-tune, evaluate, predict."
 
 
@@ -76,8 +83,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 2 after an error that the user can fix, reported in one line.
 
-    130 after Ctrl-C, 0 after a run that was stopped by SIGTERM, 141 if the reader of the output closed it, 1 if another
-    process of the run has ended.
+    130 after Ctrl-C, 141 if the reader of the output closed it, 1 if another process of the run has ended. After
+    SIGTERM 0, as the same command continues; but 143 if the command was to give results, which are incomplete.
     """
     # The libraries behind JAX read these when they are loaded; without them they log their own start.
     for name, value in {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR"}.items():
@@ -86,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = ["deberta-jax"]
     try:
-        _run(words, program)
+        with terminable():
+            _run(words, program)
         sys.stdout.flush()
         leave_group()
     except BaseException as error:
@@ -96,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def end_command(error: BaseException, program: Sequence[str], words: Sequence[str]) -> int:
     """Report what ended a command, end the other processes of its run, and return the exit code."""
-    outcome = _outcome(error)
+    outcome = _outcome(error, program)
     if outcome is None and is_suspected(error) and current_group():
         outcome = 1, f"the processes cannot communicate: {shorten(error)}; to resume, run the same command again"
     if outcome is None:
@@ -107,17 +115,20 @@ def end_command(error: BaseException, program: Sequence[str], words: Sequence[st
         exit_process(1)
         return 1
     code, message = outcome
-    if code == 0:
+    if isinstance(error, StopRequested) and code == 0:
+        # All processes stop after the same step.
         leave_group()
-    in_group = code != 0 and end_group(error, message, code, _processes(program, words))
+        in_group = False
+    else:
+        in_group = end_group(error, message, code, _processes(program, words))
     if message:
-        print(f"{' '.join(program)}: {message}", file=sys.stderr)
+        print_message(f"{' '.join(program)}: {message}")
     if in_group:
         exit_process(code)
     return code
 
 
-def _outcome(error: BaseException) -> tuple[int, str] | None:
+def _outcome(error: BaseException, program: Sequence[str]) -> tuple[int, str] | None:
     """The exit code and the message for an error; None for one that is not expected."""
     match error:
         case InputError():
@@ -128,6 +139,8 @@ def _outcome(error: BaseException) -> tuple[int, str] | None:
             return error.code, ""
         case StopRequested():
             return 130 if error.signal == signal.SIGINT else 0, str(error)
+        case Terminated():
+            return 128 + signal.SIGTERM if program[1:2] in _RESULTS else 0, str(error)
         case KeyboardInterrupt():
             return 130, "interrupted; to continue, run the same command again"
         case BrokenPipeError():
@@ -135,7 +148,7 @@ def _outcome(error: BaseException) -> tuple[int, str] | None:
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141, ""
-        case OSError() if error.filename is not None or error.errno in _DISK_ERRORS:
+        case OSError() if error.filename is not None or error.errno in _SYSTEM_ERRORS:
             where = "" if error.filename is None else f"{error.filename}: "
             return 2, f"{where}{error.strerror}"
     return None
@@ -171,7 +184,9 @@ def _run(words: list[str], program: list[str]) -> None:
     else:
         config = parse(options.OPTIONS, words, " ".join(program))
     if config is not None:
-        importlib.import_module(f"deberta_jax.cli.{name}").run(config)
+        raise_open_files()
+        with printable_stdout():
+            importlib.import_module(f"deberta_jax.cli.{name}").run(config)
 
 
 def _choose(words: list[str], choices: Mapping[str, str], program: list[str], noun: str) -> str | None:
@@ -209,6 +224,6 @@ def _version() -> str:
 
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter())
     logger = logging.getLogger("deberta_jax")
     logger.handlers, logger.propagate = [handler], False

@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
+import io
 import itertools
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +31,7 @@ from deberta_jax.inference.activations import activations
 from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.pipelines import PIPELINES, PipelineSpec, default_pipeline
 from deberta_jax.inference.stream import Pipeline, stream
+from deberta_jax.printing import print_message
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -71,7 +72,7 @@ def run(config: PredictConfig) -> None:
             lines, errors = _predict_all(config, name, load, inputs, output)
     except KeyboardInterrupt:
         if not is_stream(config.output) and config.output.exists():
-            print(f"{config.output} is incomplete: run the same command again to resume", file=sys.stderr)
+            print_message(f"{config.output} is incomplete: run the same command again to resume")
         raise
     _report_end(config, inputs.source.unit, lines, errors)
 
@@ -85,7 +86,7 @@ def _report_end(config: PredictConfig, unit: str, lines: int, errors: int) -> No
     if to_file:
         arrays = f", arrays in {_arrays_folder(config.output)}" if config.parts else ""
         plural = "s" * (lines != 1)
-        print(f"results of {lines:,} {unit}{plural} are in {config.output}{arrays}", file=sys.stderr)
+        print_message(f"results of {lines:,} {unit}{plural} are in {config.output}{arrays}")
 
 
 def _pipeline_name(config: PredictConfig, folder: Path, base: Path | None) -> PipelineName:
@@ -163,7 +164,7 @@ def _load(config: PredictConfig, name: PipelineName, folder: Path, base: Path | 
     options = {option: config.option(option, name) for option in spec.options}
     pipeline = spec.build(model, tokenizer, batching=config.batching, **options)
     if name == "fill-mask" and model.decoder is not None:
-        print("masks are filled with the enhanced mask decoder", file=sys.stderr)
+        print_message("masks are filled with the enhanced mask decoder")
     return Loaded(model, tokenizer, pipeline)
 
 
@@ -173,7 +174,7 @@ def _predict_all(
     """Write the lines that the output does not have yet; returns its number of lines, and of errors among them."""
     source = inputs.source
     if output.lines:
-        print(f"{config.output}: resuming after line {output.lines:,}", file=sys.stderr)
+        print_message(f"{config.output}: resuming after line {output.lines:,}")
     loaded = load()
     lines, errors, started = output.lines, output.errors, time.perf_counter()
     ready: list[bytes] = []
@@ -185,7 +186,7 @@ def _predict_all(
             except InputError as error:
                 errors += 1
                 if errors - output.errors <= MAX_REPORTED:
-                    print(f"{source.name}, {source.locate(line.number)}: {error}", file=sys.stderr)
+                    print_message(f"{source.name}, {source.locate(line.number)}: {error}")
                 ready.append(encode_line({"line": line.number, "error": str(error)}))
             if len(ready) == LINES_PER_WRITE:
                 output.write(b"".join(ready))
@@ -193,10 +194,10 @@ def _predict_all(
             progress(lines, source.total or lines)
         output.write(b"".join(ready))
     if (hidden := errors - output.errors - MAX_REPORTED) > 0:
-        print(f"{source.name}: {hidden:,} more invalid {source.unit}s are not listed", file=sys.stderr)
+        print_message(f"{source.name}: {hidden:,} more invalid {source.unit}s are not listed")
     if config.input is not None:
         done, seconds, unit = lines - output.lines, time.perf_counter() - started, f"{source.unit}s"
-        print(f"{source.name}: {done:,} {unit} ({seconds:.0f} s, {done / seconds:,.1f} {unit}/s)", file=sys.stderr)
+        print_message(f"{source.name}: {done:,} {unit} ({seconds:.0f} s, {done / seconds:,.1f} {unit}/s)")
     return lines, errors
 
 
@@ -249,7 +250,14 @@ def _write_arrays(config: PredictConfig, loaded: Loaded, line: Line) -> str:
     folder.mkdir(exist_ok=True)
     arrays: dict[str, Any] = {part: np.asarray(getattr(computed, part), np.float32) for part in config.parts}
     name = f"{line.number:08}.npz"
-    np.savez(folder / name, tokens=np.asarray(computed.tokens), offsets=computed.offsets, **arrays)
+    content = io.BytesIO()
+    np.savez(content, tokens=np.asarray(computed.tokens), offsets=computed.offsets, **arrays)
+    try:
+        (folder / name).write_bytes(content.getbuffer())
+    except OSError as error:
+        (folder / name).unlink(missing_ok=True)
+        # Some errors of a full disk do not name the file.
+        raise OSError(error.errno, error.strerror, str(folder / name)) from None
     return f"{folder.name}/{name}"
 
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,8 @@ import numpy as np
 
 from deberta_jax.cli.predict_examples import Fields, encode_line
 from deberta_jax.errors import InputError, list_names
-from deberta_jax.files import lock_folder, make_folder, read_json, write_json
+from deberta_jax.files import lock_output, read_json, write_all, write_json
+from deberta_jax.printing import printable
 
 
 class Output(NamedTuple):
@@ -53,7 +53,13 @@ def open_stream(path: Path) -> Generator[Output, None, None]:
     standard = str(path) == "-"
     # Unbuffered: bytes that a closed pipe refused must not be written again at exit.
     with open(1 if standard else path, "wb", buffering=0, closefd=not standard) as file:
-        yield Output(0, 0, lambda lines: _write(file, lines))
+        encode = _escape if file.isatty() else lambda lines: lines
+        yield Output(0, 0, lambda lines: write_all(file, encode(lines)))
+
+
+def _escape(lines: bytes) -> bytes:
+    """The same JSON for a terminal."""
+    return printable(lines.decode()).encode()
 
 
 @contextlib.contextmanager
@@ -66,11 +72,9 @@ def open_resumable(path: Path, settings: Mapping[str, object]) -> Generator[Outp
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file with --output")
-    make_folder(path.parent)
-    progress = path.with_name(f"{path.name}.progress")
-    started = progress / "settings.json"
+    started = path.with_name(f"{path.name}.progress") / "settings.json"
     _refuse_complete(path, started)
-    with lock_folder(progress):
+    with lock_output(path, ".progress"):
         # Another process may have completed the file before this one got the lock.
         _refuse_complete(path, started)
         lines, errors, size = _complete_lines(path)
@@ -89,8 +93,6 @@ def open_resumable(path: Path, settings: Mapping[str, object]) -> Generator[Outp
                     _remove_settings(started)
                 raise
         _remove_settings(started)
-    if not started.exists():
-        shutil.rmtree(progress, ignore_errors=True)
 
 
 def _remove_settings(started: Path) -> None:
@@ -98,15 +100,9 @@ def _remove_settings(started: Path) -> None:
     started.unlink()
 
 
-def _write(file: io.FileIO, lines: bytes) -> None:
-    rest = memoryview(lines)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
 def _write_synced(file: io.FileIO, lines: bytes, path: Path) -> None:
     try:
-        _write(file, lines)
+        write_all(file, lines)
         os.fsync(file.fileno())
     except OSError as error:
         raise InputError(

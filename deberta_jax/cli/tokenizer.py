@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deberta_jax.data.sources import documents, find_files
 from deberta_jax.errors import InputError
+from deberta_jax.files import lock_output
 from deberta_jax.tokenizers.train import train_tokenizer
 
 
@@ -29,11 +30,18 @@ def run(config: TokenizerConfig) -> None:
     """Train the vocabulary and print its size, the time and the next command."""
     if not config.files:
         raise InputError("no text files given; name files or patterns with --files")
-    if config.output.exists():
-        raise InputError(f"{config.output}: this file exists; delete it, or name another file with --output")
+    _check_output(config.output)
     find_files(config.files)
     started = time.perf_counter()
-    tokenizer = train_tokenizer(documents(config.files), config.output, config.vocabulary)
+    with lock_output(config.output, ".training"):
+        # Another process may have written it before this one got the lock.
+        _check_output(config.output)
+        tokenizer = train_tokenizer(documents(config.files), config.output, config.vocabulary)
     print(f"{config.output}: {tokenizer.vocab_size:,} tokens ({time.perf_counter() - started:.0f} s)")
     options = ["--files", *config.files, "--tokenizer", str(config.output)]
     print(f"next: deberta-jax prepare {shlex.join(options)}")
+
+
+def _check_output(path: Path) -> None:
+    if path.exists():
+        raise InputError(f"{path}: this file exists; delete it, or name another file with --output")

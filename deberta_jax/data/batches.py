@@ -1,5 +1,7 @@
 """Batches of training rows by index: batch k depends only on the seed and k, not on the host or the first batch."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +229,7 @@ class _Records:
             try:
                 ArrayRecordReader(path).close()
             except RuntimeError as error:
-                raise _damaged(path) from error
+                raise _read_error(path, error) from error
         self._source = grain.sources.ArrayRecordDataSource(self._paths)
 
     def __len__(self) -> int:
@@ -237,10 +239,17 @@ class _Records:
         try:
             return self._source[index]
         except RuntimeError as error:
-            raise _damaged(self._paths[int(np.searchsorted(self._ends, index, "right"))]) from error
+            raise _read_error(self._paths[int(np.searchsorted(self._ends, index, "right"))], error) from error
 
 
-def _damaged(path: str) -> InputError:
+def _read_error(path: str, error: RuntimeError) -> InputError:
+    """What to do about a shard that cannot be read: it is damaged, unless the system refuses to open it."""
+    if os.strerror(errno.EMFILE) in str(error):
+        return InputError(f"{path}: too many open files; raise the limit (ulimit -n), or prepare fewer shards")
+    try:
+        open(path, "rb").close()
+    except OSError as reason:
+        return InputError(f"{path}: cannot be read ({reason.strerror})")
     return InputError(f"{path}: damaged; remove this file and prepare the shards again")
 
 

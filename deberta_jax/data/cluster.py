@@ -1,8 +1,10 @@
 """Runs the jobs of `prepare` on several workers, with dask.distributed."""
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -58,19 +60,26 @@ def _connect(stack: ExitStack, workers: int, scheduler: str | None) -> tuple[Any
     log = logging.getLogger("distributed")
     stack.callback(log.setLevel, log.level)
     log.setLevel(logging.WARNING)
-    quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "warning"}
+    # This process reports the errors of workers; they would also log them, with a stack trace.
+    quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
     stack.enter_context(dask.config.set(quiet))
     if scheduler is None:
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,
-            dashboard_address=None,
-            # Without a dashboard the scheduler still has an HTTP server: on any free port, not on a fixed one.
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-        )
-        return stack.enter_context(Client(stack.enter_context(cluster))), workers
+        # A cluster whose start is interrupted cannot be closed.
+        with _signals_deferred():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,
+                dashboard_address=None,
+                # Without a dashboard the scheduler still has an HTTP server: on any free port, not on a fixed one.
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster))
+        # The first callback at the end: dask logs errors about workers that end before it does.
+        stack.callback(log.setLevel, logging.CRITICAL)
+        return client, workers
     try:
         client = stack.enter_context(Client(scheduler, timeout=_TIMEOUT_SECONDS))
         client.wait_for_workers(1, timeout=_TIMEOUT_SECONDS)
@@ -79,3 +88,23 @@ def _connect(stack: ExitStack, workers: int, scheduler: str | None) -> tuple[Any
             f"{scheduler}: cannot connect to a dask scheduler with workers ({error}); check the address"
         ) from None
     return client, max(workers, sum(client.nthreads().values()))
+
+
+@contextmanager
+def _signals_deferred() -> Generator[None, None, None]:
+    """Handle SIGINT and SIGTERM at the end, provided that Python handles them."""
+    pending: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Python allows only the main thread to set signal handlers.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    replaced = [number for number, handler in handlers.items() if in_main_thread and callable(handler)]
+    for number in replaced:
+        signal.signal(number, lambda number, frame: pending.append(number))
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, handlers[number])
+        # Also in place of an error: workers that got the same signal do not start.
+        for received in pending[:1]:
+            signal.raise_signal(received)

@@ -61,7 +61,7 @@ def make_shard(job: ShardJob) -> Shard:
         try:
             return action(*arguments)
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0].partition(";")[0]
             raise InputError(f"{job.path}: cannot be written ({reason}); free disk space") from error
 
     def write(temporary: Path) -> None:

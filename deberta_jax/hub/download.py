@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.files import is_file_name, read_json
-from deberta_jax.hub.download_errors import Repository, first_line, is_unreachable, one_line_errors
+from deberta_jax.hub.download_errors import Repository, check_endpoint, first_line, is_unreachable, one_line_errors
 from deberta_jax.hub.foreign import check_application, check_model_type, other_weights
 from deberta_jax.hub.repository_files import (
     CONFIG_FILES,
@@ -79,6 +79,8 @@ def resolve(
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
     repository = Repository(name, revision, token, endpoint)
+    if not _is_offline():
+        check_endpoint(repository)
     with one_line_errors(repository):
         try:
             commit, files = _list_files(repository)

@@ -1,10 +1,12 @@
 """Errors of huggingface_hub as errors of one line, with what to do."""
 
 import errno
+import ipaddress
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from deberta_jax.errors import InputError
 
@@ -16,6 +18,30 @@ class Repository(NamedTuple):
     revision: str | None
     token: str | None
     endpoint: str
+
+
+def check_endpoint(repository: Repository) -> None:
+    """Raise InputError if a token would be sent unencrypted to another machine."""
+    from huggingface_hub.utils import build_hf_headers
+
+    name, _, token, endpoint = repository
+    try:
+        url = urlsplit(endpoint)
+        is_plain = url.scheme == "http" and not _is_local(url.hostname or "")
+    except ValueError as error:
+        raise InputError(f"{name}: HF_ENDPOINT is not a URL ({error}); correct it") from None
+    if is_plain and "authorization" in build_hf_headers(token=token):
+        raise InputError(
+            f"{name}: HF_ENDPOINT {endpoint} would receive your token unencrypted; use https, or remove the token "
+            "(HF_TOKEN, `hf auth logout`)"
+        )
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def is_unreachable(error: Exception) -> bool:

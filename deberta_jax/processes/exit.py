@@ -4,11 +4,15 @@ import contextlib
 import os
 import sys
 
+from deberta_jax.printing import print_message
+
 
 def exit_process(code: int, message: str = "") -> None:
     """Print a message and end the process at once: its other threads, and JAX, would wait for the other processes."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):
-        print(f"deberta-jax: {message}\n" if message else "", end="", file=sys.stderr, flush=True)
+        if message:
+            print_message(f"deberta-jax: {message}")
+        sys.stderr.flush()
     os._exit(code)

@@ -1,6 +1,7 @@
 """Trains a SentencePiece vocabulary with the conventions of v3."""
 
 import random
+import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,25 +64,50 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 32
 
 
 def _train(texts: Iterable[str], file: BinaryIO, vocab_size: int) -> None:
-    errors: list[InputError] = []
+    """Train in another thread, because signals such as Ctrl-C reach Python only between its own instructions."""
+    errors: list[BaseException] = []
+    is_reading, stopped = threading.Event(), threading.Event()
+    is_reading.set()
 
     def lines() -> Iterator[str]:
-        try:
-            sample = sample_lines(_split_lines(texts), _MAX_LINES)[::-1]
-            while sample:
-                yield sample.pop()
-        except InputError as error:
-            # SentencePiece raises its own error with the text of this one.
-            errors.append(error)
-            raise
+        sample = sample_lines(_until(stopped, _split_lines(texts)), _MAX_LINES)[::-1]
+        yield from _until(stopped, (sample.pop() for _ in range(len(sample))))
+        is_reading.clear()
 
+    def train() -> None:
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=_note_errors(lines(), errors), model_writer=file, vocab_size=vocab_size, **_OPTIONS
+            )
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines(), model_writer=file, vocab_size=vocab_size, **_OPTIONS
-        )
-    except (RuntimeError, ValueError):
-        if errors:
-            raise errors[0] from None
+        thread.join()
+    finally:
+        stopped.set()
+        # Python must not end while the thread runs its code; SentencePiece alone may be abandoned.
+        if is_reading.is_set():
+            thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _until(stopped: threading.Event, lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        if stopped.is_set():
+            raise InterruptedError
+        yield line
+
+
+def _note_errors(lines: Iterator[str], errors: list[BaseException]) -> Iterator[str]:
+    """The lines; an error among them comes first in `errors`, before the one that SentencePiece makes of it."""
+    try:
+        yield from lines
+    except Exception as error:
+        errors.append(error)
         raise
 
 

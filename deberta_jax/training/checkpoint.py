@@ -1,11 +1,14 @@
 """Checkpoints: saved in the background, each complete or absent, and verified when they are restored."""
 
+import asyncio
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,17 @@ from orbax.checkpoint import v1 as ocp
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.model.tree import named_leaves
 from deberta_jax.training.fingerprint import fingerprint
+from deberta_jax.training.orbax_output import OrbaxOutput
 from deberta_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 _policies = ocp.training.preservation_policies
 # Devices with copies of an array save a slice each if a slice has this size; Orbax compiles a program per slice.
 _MIN_SLICE_BYTES = 2**20
+# What Orbax raises if a save fails. It cancels what other threads are doing, and sometimes that error comes first.
+_FAILURES = Exception, asyncio.CancelledError
+# Errors of the system whose text Orbax's errors contain, among much else.
+_LIMITS = [os.strerror(number) for number in (errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)]
 
 
 class DamagedCheckpoint(Exception):
@@ -51,6 +59,8 @@ class Checkpointer:
             cleanup_tmp_directories=not read_only,
         )
         self._saving: tuple[int, Any] | None = None
+        self._failed: int | None = None
+        self._output = OrbaxOutput()
 
     @property
     def steps(self) -> list[int]:
@@ -73,7 +83,7 @@ class Checkpointer:
         try:
             metadata = {"note": dict(note), "leaves": leaves, "digest": _digest(leaves, dict(note))}
             response = self._orbax.save_async(step, arrays, force=True, custom_metadata=metadata)
-        except Exception as error:
+        except _FAILURES as error:
             raise self._save_error(step, error) from error
         self._saving = step, response
 
@@ -83,8 +93,21 @@ class Checkpointer:
             (step, response), self._saving = self._saving, None
             try:
                 response.result()
-            except Exception as error:
+            except _FAILURES as error:
                 raise self._save_error(step, error) from error
+
+    def check(self) -> None:
+        """Raise InputError if the save in progress has failed already; waits for nothing."""
+        if self._saving:
+            step, response = self._saving
+            try:
+                response.result(timeout=0)
+            except TimeoutError:
+                return
+            except _FAILURES as error:
+                self._saving = None
+                raise self._save_error(step, error) from error
+            self._saving = None
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Restore the latest undamaged state, with the shardings of `abstract`, and its note; None if there is none.
@@ -135,7 +158,19 @@ class Checkpointer:
         try:
             self.wait()
         finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._failed is None:
             self._orbax.close()
+            self._output.restore()
+        elif jax.process_count() == 1:
+            # After a failed save Orbax raises the same error again.
+            with suppress(*_FAILURES):
+                self._orbax.close()
+            self._output.join_threads()
+            self._remove_unfinished(self._failed)
+        # With several processes Orbax would wait for the others, which wait for this one to end.
 
     def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         expected = named_leaves(abstract)
@@ -184,7 +219,7 @@ class Checkpointer:
     def _read_error(self, step: int, error: Exception) -> Exception:
         """DamagedCheckpoint, or InputError if the error does not mean that the files are damaged."""
         reason = _one_line(error)
-        if reason.startswith(("MemoryError", "PermissionError")) or "RESOURCE_EXHAUSTED" in reason:
+        if reason.startswith(("MemoryError", "PermissionError", *_LIMITS)) or "RESOURCE_EXHAUSTED" in reason:
             return InputError(f"cannot read checkpoint {self.folder / str(step)}: {reason}; it is unchanged")
         return DamagedCheckpoint(reason)
 
@@ -202,13 +237,17 @@ class Checkpointer:
             multihost_utils.sync_global_devices(f"rename damaged {step}")
         self._orbax.reload()
 
-    def _save_error(self, step: int, error: Exception) -> InputError:
+    def _save_error(self, step: int, error: BaseException) -> InputError:
         """The error to raise after removing what was written of the step."""
-        for unfinished in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        self._failed = step
+        self._remove_unfinished(step)
         intact = [other for other in self.steps if other != step and (self.folder / str(other)).exists()]
         previous = f"the checkpoint of step {intact[-1]} is intact" if intact else "there is no earlier checkpoint"
         return InputError(f"cannot save step {step} in {self.folder}: {_one_line(error)}; {previous}")
+
+    def _remove_unfinished(self, step: int) -> None:
+        for unfinished in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _digest(leaves: Mapping[str, Any], note: Mapping[str, Any]) -> str:
@@ -228,6 +267,10 @@ def _one_line(error: BaseException) -> str:
         error = inner
     if "No space left" in str(error):
         return "no space left on the disk"
+    if limit := next((limit for limit in _LIMITS if limit in str(error)), None):
+        return limit
+    if isinstance(error, asyncio.CancelledError):
+        return "a write failed; check whether the disk is full"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 

@@ -142,6 +142,7 @@ class _Loop:
             self.step += 1
             self.recorder.step(self.step, step_metrics)
             self._check_finite()
+            self.checkpointer.check()
             metrics = self._evaluate() if self._is_evaluation_due() else None
             complete = self._is_complete(metrics)
             self.preemption.check_step(self.step)

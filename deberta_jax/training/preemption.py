@@ -27,9 +27,12 @@ class Preemption:
                 self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
+        # A signal after the last check of the loop is for what follows the loop.
+        if kind is None and self._signal is not None and callable(self._previous_handlers[self._signal]):
+            signal.raise_signal(self._signal)
 
     def check_step(self, step: int) -> None:
         """Raise StopRequested if all processes are to stop after `step`; every process calls this once per step."""

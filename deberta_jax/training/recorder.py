@@ -1,6 +1,8 @@
 """The records of a run: a progress bar, `metrics.jsonl`, TensorBoard events and `loss.png`."""
 
+import itertools
 import json
+import logging
 import math
 import os
 import time
@@ -13,16 +15,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deberta_jax.errors import InputError
-from deberta_jax.files import make_folder, write_text
+from deberta_jax.files import make_folder, write_all, write_text
+from deberta_jax.printing import printable
+from deberta_jax.training.events import EventFile
 from deberta_jax.training.plot import plot_losses
 
 LINE_EVERY_SECONDS = 10
+_log = logging.getLogger(__name__)
 
 
 class Recorder:
     """Writes the metrics of each step once into the folder of a run; all other processes only fetch them.
 
-    Lines of steps after `start` are dropped: a previous process wrote them, but stopped before its next checkpoint.
+    Lines of steps after `start` are dropped: a previous process wrote them, but stopped before its next checkpoint. If
+    no line is left, the previous file is renamed, and this is logged.
     `curves` maps the metrics to plot to their axis labels. With `flops_per_step` and the peak FLOP/s of all devices
     together (0: unknown), the model FLOP utilization (MFU) is recorded.
     """
@@ -49,11 +55,15 @@ class Recorder:
         self._folder, self._steps, self._curves = make_folder(folder), steps, curves
         self._flops_per_step, self._peak_flops = flops_per_step, peak_flops
         self._path = folder / "metrics.jsonl"
-        lines = _drop_lines_after(self._path, start)
+        lines = _drop_lines_after(self._path, start) if start else _start_over(self._path)
         self._evaluated = {line["step"] for line in lines if line["split"] == "held_out"}
         # Unbuffered: each line is written at once, and closing writes nothing more.
         self._file = self._path.open("ab", buffering=0)
-        self._events = _event_writer(folder / "tensorboard", start)
+        try:
+            self._events = EventFile(folder / "tensorboard", start)
+        except OSError as error:
+            self._file.close()
+            raise self._write_error(error) from error
         self._console = Console(stderr=True)
         self._bar = _progress(self._console)
         self._task = self._bar.add_task("", total=steps, completed=start, status="compiling")
@@ -85,14 +95,18 @@ class Recorder:
     def print(self, line: str) -> None:
         """Print a line above the progress bar."""
         if self._active:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            # Not markup: data may contain brackets.
+            self._console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def flush(self) -> None:
         """Record the last metrics, and wait until they are on disk."""
         self._record_pending()
         if self._active:
-            os.fsync(self._file.fileno())
-            self._events.flush()
+            try:
+                os.fsync(self._file.fileno())
+                self._events.flush()
+            except OSError as error:
+                raise self._write_error(error) from error
 
     def plot(self) -> None:
         """Draw `loss.png`."""
@@ -136,11 +150,13 @@ class Recorder:
         # JSON has no NaN and no infinity: null.
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         try:
-            self._file.write((json.dumps({"step": step, "split": split} | finite) + "\n").encode())
+            write_all(self._file, (json.dumps({"step": step, "split": split} | finite) + "\n").encode())
+            self._events.write(split, step, metrics)
         except OSError as error:
-            raise InputError(f"cannot write {self._path}: {error.strerror}; the last checkpoint is intact") from error
-        for name, value in metrics.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+            raise self._write_error(error) from error
+
+    def _write_error(self, error: OSError) -> InputError:
+        return InputError(f"cannot write {self._path}: {error.strerror}; the last checkpoint is intact")
 
     def _show_status(self, step: int) -> None:
         losses = [name for name in self._curves if name.endswith("loss") and name in self.latest]
@@ -159,9 +175,30 @@ class Recorder:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a `metrics.jsonl`; none if there is no such file."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The complete lines of a `metrics.jsonl`, none if there is no such file; damaged lines are counted in the log."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    metrics = [_parse_line(line) for line in lines]
+    valid = [line for line in metrics if line is not None]
+    if len(valid) < len(lines):
+        _log.warning("%s: %d of %d lines are damaged and were dropped", path, len(lines) - len(valid), len(lines))
+    return valid
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """The metrics of a line, None if it is damaged."""
+    try:
+        metrics = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(metrics, dict) or type(metrics.get("step")) is not int:
+        return None
+    values = (value for name, value in metrics.items() if name != "split")
+    is_valid = isinstance(metrics.get("split"), str) and all(
+        type(value) in (int, float, type(None)) for value in values
+    )
+    return metrics if is_valid else None
 
 
 def _drop_lines_after(path: Path, step: int) -> list[dict[str, Any]]:
@@ -171,18 +208,25 @@ def _drop_lines_after(path: Path, step: int) -> list[dict[str, Any]]:
     return lines
 
 
-def _event_writer(folder: Path, start: int) -> Any:
-    """A TensorBoard writer that invalidates events of later steps; imported late because the import is slow."""
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=start + 1)
+def _start_over(path: Path) -> list[dict[str, Any]]:
+    """Rename the metrics of an earlier run without a checkpoint, if there are any, and log it; returns no lines."""
+    steps = [line["step"] for line in read_metrics(path)]
+    if steps:
+        previous = next(name for n in itertools.count(1) if not (name := path.with_name(f"{path.name}.{n}")).exists())
+        path.rename(previous)
+        _log.warning(
+            "%s: metrics up to step %d, but no checkpoint after step 0: starting over; these metrics are now in %s",
+            path, max(steps), previous.name,
+        )  # fmt: skip
+    write_text(path, "")
+    return []
 
 
 def _progress(console: Console) -> Progress:
     return Progress(
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console,

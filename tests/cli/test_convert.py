@@ -1,5 +1,6 @@
 """Conversions between the formats of Hugging Face and Microsoft and the checkpoints of runs."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ from sentence_folders import TEXTS, dense, write_sentence_folder
 from toy_folders import READING, V1, V3, random_model, toy_model, toy_tensors
 
 from deberta_jax.cli.main import main
+from deberta_jax.files import lock_output
 from deberta_jax.hub.layout import export_tensors, with_lm_prefix
 from deberta_jax.hub.pretrained import load_pretrained, save_pretrained
 from deberta_jax.hub.tensors import as_tensor, read_tensors, write_safetensors
@@ -150,6 +152,27 @@ def test_an_old_file_of_version_1_becomes_one_that_transformers_reads(tmp_path):
     assert sorted(os.listdir(tmp_path / "new")) == ["config.json", "model.safetensors"]
     assert_equal_tensors(tensors_of(tmp_path / "new" / "model.safetensors"), export_tensors(model, LABELED_V1))
     assert architecture(tmp_path / "new") == (["DebertaForSequenceClassification"], ["no", "yes", "maybe"])
+
+
+def test_of_two_conversions_to_one_folder_one_wins_and_the_other_says_so(tmp_path, capsys, monkeypatch):
+    write_folder(tmp_path / "model", LABELED_V1, toy_tensors(LABELED_V1, "sequence_classification"))
+    target = tmp_path / "new"
+    with lock_output(target, ".partial"):
+        assert convert(tmp_path / "model", target) == 2
+    assert f"{target}: another process is writing this; wait for it" in capsys.readouterr().err
+
+    @contextlib.contextmanager
+    def lock_after_another(path, suffix):
+        with lock_output(path, suffix) as folder:
+            target.mkdir()
+            (target / "config.json").write_text("another")
+            yield folder
+
+    monkeypatch.setattr("deberta_jax.cli.convert.lock_output", lock_after_another)
+    assert convert(tmp_path / "model", target) == 2
+    assert f"{target}: not an empty folder" in capsys.readouterr().err
+    assert (target / "config.json").read_text() == "another"
+    assert sorted(os.listdir(tmp_path)) == ["model", "new"]
 
 
 def test_a_model_becomes_a_run_and_the_run_a_model(tmp_path, capsys, no_fingerprints, monkeypatch):

@@ -166,7 +166,7 @@ def test_only_one_command_writes_an_output(interrupted, capfd):
     command, output, content = interrupted
     with lock_folder(output.with_name("out.jsonl.progress")):
         assert main(command) == 2
-    assert "out.jsonl.progress: another process" in capfd.readouterr().err
+    assert "out.jsonl: another process is writing this" in capfd.readouterr().err
     assert output.read_bytes() == content
 
 
@@ -177,7 +177,7 @@ from deberta_jax.cli.main import main
 
 predict.CHUNK = predict.LINES_PER_WRITE = 2
 remaining = [2]
-write = predict_output._write
+write = predict_output.write_all
 
 def killed_in_the_middle(file, lines):
     remaining[0] -= 1
@@ -186,7 +186,7 @@ def killed_in_the_middle(file, lines):
         os.kill(os.getpid(), signal.SIGKILL)
     write(file, lines)
 
-predict_output._write = killed_in_the_middle
+predict_output.write_all = killed_in_the_middle
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -211,7 +211,7 @@ def test_an_output_can_be_resumed_after_a_full_disk_and_after_ctrl_c(masked_lm, 
     rows = [{"id": number, "text": f"fox {number} [MASK]"} for number in range(5)]
     output = tmp_path / "out.jsonl"
     command = ["predict", masked_lm, "--input", write_lines(tmp_path / "in.jsonl", *rows), "--output", str(output)]
-    write, remaining = predict_output._write, [2]
+    write, remaining = predict_output.write_all, [2]
 
     def stopping(file, lines):
         remaining[0] -= 1
@@ -221,7 +221,7 @@ def test_an_output_can_be_resumed_after_a_full_disk_and_after_ctrl_c(masked_lm, 
         write(file, lines)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict_output, "_write", stopping)
+        patch.setattr(predict_output, "write_all", stopping)
         patch.setattr(predict, "LINES_PER_WRITE", 1)
         code = main(command)
     errors = capfd.readouterr().err.splitlines()

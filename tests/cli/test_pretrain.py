@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import random
 import shutil
 import signal
@@ -165,6 +166,26 @@ def test_a_run_that_fails_resumes_with_bit_identical_metrics(mlm_run, tmp_path, 
     _, _, err = complete(folder, text)
     assert "resuming from step 4" in err
     assert metrics(folder) == metrics(mlm_run[0])
+
+
+def test_a_run_that_is_terminated_while_it_exports_the_model_continues(mlm_run, tmp_path, text, monkeypatch, capsys):
+    folder = shutil.copytree(mlm_run[0], tmp_path / "run")
+
+    def write_file(path, tensors):
+        path.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with two_devices(), monkeypatch.context() as patch:
+        patch.setattr("deberta_jax.hub.tensors._write_file", write_file)
+        assert call(*words_of(folder, text)) == 0
+    error = capsys.readouterr().err
+    assert error.endswith("deberta-jax pretrain tiny: stopped; to continue, run the same command again\n")
+    assert "Traceback" not in error
+    assert sorted(os.listdir(folder / "model")) == sorted(os.listdir(mlm_run[0] / "model"))
+    complete(folder, text)
+    for name in ("model/model.safetensors", "metrics.jsonl"):
+        assert (folder / name).read_bytes() == (mlm_run[0] / name).read_bytes()
 
 
 def test_a_run_with_shared_layers_resumes_with_bit_identical_metrics_and_its_model_loads(tmp_path, text, monkeypatch):

@@ -1,9 +1,14 @@
 """`deberta-jax tokenizer`: the vocabulary, messages, and the files that it leaves."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 from toy_tokenizers import TEXT
 
 from deberta_jax.cli.main import main
+from deberta_jax.files import lock_output
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
@@ -72,3 +77,38 @@ def test_a_path_that_cannot_be_written_is_reported_in_one_line(train):
         assert code == 2
         assert err.startswith(f"deberta-jax tokenizer: /proc/nope: {reason} (")
         assert err.count("\n") == 1
+
+
+def test_the_file_depends_only_on_the_text_and_the_options(text, tmp_path):
+    """Not on paths, the process or the time; the file contains no path."""
+    words = ["tokenizer", "--vocabulary", "330", "--files"]
+    other = tmp_path / "elsewhere" / "moved.txt"
+    other.parent.mkdir()
+    shutil.copy(text, other)
+    assert main([*words, str(text), "--output", str(tmp_path / "a.model")]) == 0
+    program = "import sys; from deberta_jax.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, *words, "moved.txt", "--output", "deep/b.model"]
+    subprocess.run(command, cwd=other.parent, check=True, capture_output=True)
+    content = (tmp_path / "a.model").read_bytes()
+    assert (other.parent / "deep" / "b.model").read_bytes() == content
+    assert not any(part.encode() in content for part in (str(tmp_path), "a.model", "moved", "text.txt"))
+
+
+def test_of_two_commands_that_write_one_file_one_wins_and_the_other_says_so(train, tmp_path):
+    path = tmp_path / "new" / "spm.model"
+    with lock_output(path, ".training"):
+        code, _, err = train(output=path)
+        assert code == 2
+        assert err == (
+            f"deberta-jax tokenizer: {path}: another process is writing this; wait for it, or choose another output\n"
+        )
+    assert train(output=path)[0] == 0
+    assert [file.name for file in path.parent.iterdir()] == ["spm.model"]
+
+
+def test_a_file_that_another_command_wrote_meanwhile_is_not_overwritten(train, tmp_path, monkeypatch):
+    path = tmp_path / "spm.model"
+    monkeypatch.setattr("deberta_jax.cli.tokenizer.find_files", lambda files: path.write_text("another"))
+    code, _, err = train()
+    assert code == 2 and "this file exists" in err
+    assert path.read_text() == "another"

@@ -163,6 +163,17 @@ def copied(shards, tmp_path):
     return folder, folder / "00002-of-00004.arrayrecord"
 
 
+def test_more_shards_than_files_may_be_open_are_not_damaged(copied, monkeypatch):
+    folder, _ = copied
+
+    def refuse(path):
+        raise RuntimeError(f"open() failed: Too many open files; opening {path}")
+
+    monkeypatch.setattr("deberta_jax.data.batches.ArrayRecordReader", refuse)
+    with pytest.raises(InputError, match="00000-of-00004.arrayrecord: too many open files; raise the limit"):
+        take(folder, 1)
+
+
 def test_a_truncated_shard_is_named(copied):
     folder, damaged = copied
     os.truncate(damaged, damaged.stat().st_size // 2)

@@ -500,3 +500,35 @@ def test_an_index_of_the_hub_that_names_other_folders_is_refused(file, hub, fold
     (folder / "pytorch_model.bin").unlink()
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
     refused("expected a weight_map from tensors to names of files in the same folder", NAME)
+
+
+@pytest.mark.parametrize("from_environment", [True, False])
+def test_a_token_is_not_sent_unencrypted_to_another_machine(from_environment, monkeypatch, hub):
+    requests = []
+
+    def list_files(repository):
+        requests.append(repository.endpoint)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("deberta_jax.hub.download._list_files", list_files)
+    if from_environment:
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    token = None if from_environment else "hf_secret"
+    for endpoint in (
+        "http://hub.example",
+        "HTTP://hub.example/",
+        "http://10.0.0.1:8080",
+        "http://127.0.0.1.hub.example",
+    ):
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        refused("would receive your token unencrypted; use https, or remove the token", NAME, token=token)
+    assert requests == []
+    monkeypatch.setenv("HF_ENDPOINT", "http://[hub")
+    refused("HF_ENDPOINT is not a URL", NAME)
+    for endpoint in ("https://hub.example", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"):
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        refused("cannot be reached", NAME, token=token)
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    refused("cannot be reached", NAME)
+    assert len(requests) == 5

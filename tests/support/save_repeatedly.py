@@ -22,6 +22,8 @@ restored = checkpointer.restore_latest(abstract_state(build, optimizer, 0, mesh)
 state = restored[0] if restored else initial_state(build, optimizer, 0, mesh)
 
 if sys.argv[2] == "full-disk":
+    # Python would write compiled modules that are cut at the limit.
+    sys.dont_write_bytecode = True
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     try:
@@ -30,6 +32,8 @@ if sys.argv[2] == "full-disk":
     except InputError as error:
         print(error)
         sys.exit(2)
+    finally:
+        checkpointer.close()
 
 while True:
     state = state._replace(step=state.step + jnp.int32(1))

@@ -5,6 +5,7 @@ import functools
 import gc
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -258,6 +259,19 @@ def test_an_error_that_does_not_mean_damage_renames_nothing(saved, monkeypatch):
     assert (saved / "2").is_dir()
 
 
+def test_too_many_open_files_are_not_reported_as_damage(saved, monkeypatch):
+    checkpointer = Checkpointer(saved)
+
+    def load(self, step, expected):
+        raise ValueError("cannot open") from OSError(24, "Too many open files")
+
+    monkeypatch.setattr(type(checkpointer._orbax), "load", load)
+    with pytest.raises(InputError, match="cannot read checkpoint .*2: Too many open files; it is unchanged"):
+        checkpointer.restore_latest(abstract(mesh_of(2, 2, 2)))
+    checkpointer.close()
+    assert (saved / "2").is_dir()
+
+
 def test_arrays_of_another_model_are_not_reported_as_damage(saved):
     def wider(key):
         model = build(key)
@@ -274,16 +288,19 @@ def test_arrays_of_another_model_are_not_reported_as_damage(saved):
 
 def save_repeatedly(folder, mode):
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, SCRIPT, folder, mode], stdout=pipe, text=True, env=environment())
+    command = [sys.executable, SCRIPT, folder, mode]
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment())
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_and_is_reported_in_one_line(saved, history):
     """Each write of more than a few bytes fails, as on a full disk."""
     process = save_repeatedly(saved, "full-disk")
-    message = process.communicate()[0].strip().splitlines()[-1]
-    assert process.returncode == 2
-    assert message.startswith(f"cannot save step 3 in {saved}: ")
-    assert message.endswith("the checkpoint of step 2 is intact")
+    out, err = process.communicate()
+    assert process.returncode == 2, err
+    reason = "(File too large|a write failed; check whether the disk is full)"
+    assert re.fullmatch(f"cannot save step 3 in {saved}: {reason}; the checkpoint of step 2 is intact", out.strip())
+    # Orbax logs stack traces in each of its threads; JAX warns about programs that it cannot cache.
+    assert "Traceback" not in err and "ERROR" not in err
     assert_same_bits(restored(saved)[0], history[2])
     assert not list(saved.glob("*tmp*"))
 

@@ -107,6 +107,17 @@ def test_a_stop_request_in_the_last_step_leaves_the_last_evaluation_to_the_resum
     assert lines_of(tmp_path, "held_out")[5]["loss"] == result.metrics["loss"]
 
 
+def test_a_signal_after_the_last_step_is_left_to_the_handler_of_the_caller(tmp_path, monkeypatch):
+    received = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    monkeypatch.setattr(
+        "deberta_jax.training.recorder.Recorder.plot", lambda self: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    train_stub(tmp_path, config(steps=5, evaluate_every=100, checkpoint_every=100))
+    signal.signal(signal.SIGTERM, previous)
+    assert received == [signal.SIGTERM]
+
+
 def test_a_finished_run_can_be_extended_and_follows_the_longer_schedule_from_there(tmp_path, capsys):
     train_stub(tmp_path, config(steps=5))
     first = exact(tmp_path)

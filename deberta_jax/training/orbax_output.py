@@ -1,0 +1,42 @@
+"""What Orbax prints about a failed save, beside the error that it raises."""
+
+import logging
+import sys
+import threading
+from typing import Any
+
+_SECONDS = 10
+
+
+class OrbaxOutput:
+    """Silences stack traces of Orbax from its creation to `restore`; the error itself is raised, and we report it.
+
+    Each thread of Orbax logs the error, and the writes that end later find the event loop of their thread closed, which
+    Python reports as an exception that nobody handles. Both may come after the error was raised.
+    """
+
+    def __init__(self) -> None:
+        self._log = logging.getLogger("absl")
+        self._log.addFilter(self._is_other)
+        self._previous_hook, self._hook = sys.unraisablehook, self._report_other
+        sys.unraisablehook = self._hook
+
+    def restore(self) -> None:
+        """Print everything again."""
+        self._log.removeFilter(self._is_other)
+        if sys.unraisablehook is self._hook:
+            sys.unraisablehook = self._previous_hook
+
+    def join_threads(self) -> None:
+        """Wait for the threads of a failed save, which may still write."""
+        for thread in threading.enumerate():
+            if type(thread).__module__.startswith("orbax."):
+                # Their own `join` raises the error again.
+                threading.Thread.join(thread, _SECONDS)
+
+    def _is_other(self, record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+    def _report_other(self, unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            self._previous_hook(unraisable)
