@@ -1,44 +1,62 @@
-"""Two processes as one run: the losses of one process on as many devices, through kills and preemption."""
+"""Several processes as one run: the losses of one process on as many devices, and an end of all of them together."""
 
 import os
+import resource
 import signal
 import socket
+import subprocess
+import sys
+import time
 
 import pytest
-from stub_runs import STEPS, each_step_once, lines_of, start, wait_for_step
+from stub_runs import STEPS, each_step_once, environment, lines_of, start, wait_for_step
 from train_stub import config, train_stub
 
 from deberta_jax.errors import InputError
 from deberta_jax.processes.config import ProcessesConfig
 
-PROCESSES = 2
+TIMEOUT = 20.0
 
 
-def start_all(folder, **options):
+def free_address():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    return [start(folder, devices=4, processes=[address, PROCESSES, n], **options) for n in range(PROCESSES)]
+        return f"localhost:{probe.getsockname()[1]}"
+
+
+def start_all(folder, count=2, devices=4, **options):
+    address = free_address()
+    return [start(folder, devices, processes=[address, count, n, TIMEOUT], **options) for n in range(count)]
 
 
 def end_all(processes):
-    """The last line that each process prints; the collectives of the CPU backend print other lines before it."""
-    return [process.communicate(timeout=300)[0].splitlines()[-1:] for process in processes]
+    """The last line that each process prints, the error in one line, and the exit codes.
+
+    The collectives of the CPU backend print other lines before it.
+    """
+    ends = [process.communicate(timeout=300) for process in processes]
+    errors = [
+        [line for line in error.splitlines() if line.startswith(("deberta-jax:", "train_stub:"))] for _, error in ends
+    ]
+    assert not any("Traceback" in error for _, error in ends), ends
+    return [output.splitlines()[-1:] for output, _ in ends], errors, [process.returncode for process in processes]
 
 
 def test_two_processes_train_as_one_through_a_kill_and_a_sigterm_to_one_of_them(uninterrupted, tmp_path):
     processes = start_all(tmp_path, pause=0.02)
     wait_for_step(tmp_path, 10, processes[0])
-    for process in processes:
-        process.kill()
-    end_all(processes)
+    processes[1].kill()
+    _, errors, codes = end_all(processes)
+    assert codes == [1, -signal.SIGKILL]
+    (error,) = errors[0]
+    assert error.startswith("deberta-jax: process 1 (") and "to resume, run the same command again" in error
 
     # On this mesh every process has a part of each row's computation, and so every row.
     processes = start_all(tmp_path, mesh=[1, 1, 8], pause=0.05, checkpoint_every=1000)
     wait_for_step(tmp_path, 14, processes[0])
     os.kill(processes[1].pid, signal.SIGTERM)
-    (first,), second = end_all(processes)
-    assert [process.returncode for process in processes] == [0] * PROCESSES
+    ((first,), second), errors, codes = end_all(processes)
+    assert codes == [0, 0]
     assert second == [first]
     words = first.split()
     assert (words[0], words[2]) == ("stopped", "SIGTERM")
@@ -50,9 +68,123 @@ def test_two_processes_train_as_one_through_a_kill_and_a_sigterm_to_one_of_them(
     # One process resumes what several have saved.
     train_stub(tmp_path, config())
     assert each_step_once(tmp_path)
-    actual, expected = lines_of(tmp_path), lines_of(uninterrupted)
+    assert_same_losses(tmp_path, uninterrupted)
+
+
+def assert_same_losses(folder, uninterrupted):
+    actual, expected = lines_of(folder), lines_of(uninterrupted)
     for step in range(1, STEPS + 1):
         assert actual[step]["loss"] == pytest.approx(expected[step]["loss"], rel=1e-5), step
+
+
+def test_the_first_process_dies(tmp_path):
+    processes = start_all(tmp_path, pause=0.02)
+    wait_for_step(tmp_path, 3, processes[0])
+    processes[0].kill()
+    killed = time.monotonic()
+    _, errors, codes = end_all(processes)
+    assert codes == [-signal.SIGKILL, 1]
+    assert time.monotonic() - killed < TIMEOUT
+    (error,) = errors[1]
+    assert error.startswith("deberta-jax: process 0 (localhost:")
+
+
+def test_a_suspended_process_ends_the_others_within_the_timeout(tmp_path):
+    processes = start_all(tmp_path, pause=0.02)
+    wait_for_step(tmp_path, 3, processes[0])
+    processes[1].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    _, errors, codes = end_all(processes[:1])
+    assert codes == [1]
+    assert time.monotonic() - stopped < 2 * TIMEOUT
+    assert f"did not respond for {TIMEOUT:g} s" in errors[0][0]
+    processes[1].send_signal(signal.SIGCONT)
+    _, errors, codes = end_all(processes[1:])
+    assert codes == [1]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_failing_disk_on_one_host_ends_all_and_the_previous_checkpoint_is_intact(uninterrupted, tmp_path, victim):
+    processes = start_all(tmp_path, pause=0.2, steps=STEPS, checkpoint_every=5)
+    wait_for_step(tmp_path, 7, processes[0])
+    # From now on this process cannot write files that are larger.
+    resource.prlimit(processes[victim].pid, resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    _, errors, codes = end_all(processes)
+    assert codes == [2, 2]
+    for lines in errors:
+        assert len(lines) == 1 and "cannot" in lines[0], errors
+    train_stub(tmp_path, config(checkpoint_every=5))
+    assert_same_losses(tmp_path, uninterrupted)
+
+
+def test_a_run_moves_between_numbers_of_processes_and_devices(uninterrupted, tmp_path):
+    for until, count, devices, mesh in (
+        (8, 4, 2, [2, 2, 2]),
+        (15, 2, 1, [2, 1, 1]),
+        (22, 1, 8, [1, 8, 1]),
+        (STEPS, 4, 2, [4, 2, 1]),
+    ):
+        if count == 1:
+            process = start(tmp_path, devices, mesh=mesh, pause=0.05, checkpoint_every=1)
+            wait_for_step(tmp_path, until, process)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=300)
+            assert process.returncode == 0
+            continue
+        processes = start_all(tmp_path, count, devices, mesh=mesh, pause=0.05, checkpoint_every=1)
+        if until < STEPS:
+            wait_for_step(tmp_path, until, processes[0])
+            processes[0].send_signal(signal.SIGTERM)
+        _, _, codes = end_all(processes)
+        assert codes == [0] * count
+    assert each_step_once(tmp_path)
+    assert_same_losses(tmp_path, uninterrupted)
+
+
+def test_different_settings_end_all_before_anything_is_trained(tmp_path):
+    address = free_address()
+    processes = [
+        start(tmp_path, 4, processes=[address, 2, n, TIMEOUT], settings={"--batch-size": 8 * (n + 1)}) for n in range(2)
+    ]
+    _, errors, codes = end_all(processes)
+    assert codes == [2, 2]
+    host = socket.gethostname()
+    for lines in errors:
+        assert f"--batch-size is 8 in process 0 ({host}) and 16 in process 1 ({host})" in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(["--stepz", "3"], "no option --stepz; did you mean --steps?"), ([], "text.txt: no such file")],
+)
+def test_wrong_input_on_one_host_ends_all_with_its_message(tmp_path, wrong, message):
+    folders = [tmp_path / "host", tmp_path / "other host", tmp_path / "host"]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    (folders[0] / "text.txt").write_text("A text.\n")
+    address = free_address()
+    processes = []
+    for index in range(3):
+        options = ["--data.files", "text.txt", "--folder", str(tmp_path / "run")]
+        options += ["--processes.join", "--processes.coordinator", address, "--processes.count", "3"]
+        options += ["--processes.index", str(index), "--processes.timeout", f"{TIMEOUT:g}"]
+        words = ["pretrain", "demo", *options, *(wrong if index == 1 else [])]
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "deberta_jax", *words],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(1),
+                cwd=folders[index],
+            )
+        )
+    errors = [process.communicate(timeout=200)[1].strip() for process in processes]
+    assert [process.returncode for process in processes] == [2, 2, 2]
+    host = socket.gethostname()
+    for index, error in enumerate(errors):
+        assert "\n" not in error and message in error, errors
+        assert (f"process 1 ({host}): " in error) == (index != 1)
 
 
 def test_an_incomplete_description_of_the_processes_is_refused():
@@ -60,3 +192,5 @@ def test_an_incomplete_description_of_the_processes_is_refused():
         ProcessesConfig(join=True, coordinator="localhost:1")
     with pytest.raises(InputError, match="require each other"):
         ProcessesConfig(count=2)
+    with pytest.raises(InputError, match=r"processes.index is 2; it must be from 0 to 1"):
+        ProcessesConfig(join=True, coordinator="localhost:1", count=2, index=2)
