@@ -219,7 +219,7 @@ class Checkpointer:
             multihost_utils.sync_global_devices(f"rename damaged {step}")
         self._orbax.reload()
 
-    def _save_error(self, step: int, error: Exception) -> InputError:
+    def _save_error(self, step: int, error: BaseException) -> InputError:
         """The error to raise after removing what was written of the step."""
         self._failed = step
         self._remove_unfinished(step)
