@@ -140,6 +140,8 @@ class PretrainConfig:
     """Implementation of attention (docs/attention.md); auto chooses by device and length."""
     remat: Remat = "none"
     """Recompute activations in the backward pass: none, all but matrix products (dots), or whole layers (full)."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Sequences per micro-batch, instead of --accumulate; auto chooses the largest that fits the devices' memory."""
     data: DataConfig = field(default_factory=DataConfig)
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
     rtd: RtdConfig = field(default_factory=RtdConfig)
@@ -169,9 +171,20 @@ class PretrainConfig:
                 f"absolute_positions is {self.absolute_positions}, but a generator of objective rtd has them in its "
                 "decoder; omit the option"
             )
+        self._check_micro_batch()
         if self.generator == FRESH and not self.init_from:
             raise InputError(
                 "generator fresh needs init-from, the discriminator; omit both to initialize both models randomly"
+            )
+
+    def _check_micro_batch(self) -> None:
+        if self.micro_batch is None:
+            return
+        if self.training.accumulate > 1:
+            raise InputError("micro_batch and accumulate are both set; use one of them")
+        if self.micro_batch != "auto" and (self.micro_batch < 1 or self.training.batch_size % self.micro_batch):
+            raise InputError(
+                f"micro_batch is {self.micro_batch}; it must divide batch_size, {self.training.batch_size}, or be auto"
             )
 
     def settings(self) -> dict[str, Any]:
@@ -182,7 +195,7 @@ class PretrainConfig:
         # Runs of earlier versions do not have these settings.
         later = {"num_hidden_groups": None, "absolute_positions": "decoder"}
         unused += [name for name, default in later.items() if settings[name] == default]
-        for name in ("folder", "processes", "recipe", *unused):
+        for name in ("folder", "processes", "recipe", "micro_batch", *unused):
             del settings[name]
         return _as_json(settings)
 
