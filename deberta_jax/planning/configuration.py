@@ -55,12 +55,14 @@ def possible_meshes(num_devices: int, batch_size: int, model: DebertaConfig) -> 
 
 def with_mesh(config: PretrainConfig, sizes: MeshSizes) -> PretrainConfig:
     """The same run on another mesh."""
-    return _with_training(config, mesh=MeshConfig(*sizes))
+    training = dataclasses.replace(config.training, mesh=MeshConfig(*sizes))
+    return dataclasses.replace(config, training=training)
 
 
 def with_accumulation(config: PretrainConfig, number: int) -> PretrainConfig:
     """The same run with another number of micro-batches."""
-    return dataclasses.replace(_with_training(config, accumulate=number), micro_batch=None)
+    training = dataclasses.replace(config.training, accumulate=number)
+    return dataclasses.replace(config, training=training, micro_batch=None)
 
 
 def with_remat(config: PretrainConfig, remat: Remat) -> PretrainConfig:
@@ -79,7 +81,3 @@ def configuration_options(config: PretrainConfig, sizes: MeshSizes) -> str:
     """The options of `pretrain` that choose a configuration."""
     mesh = " ".join(f"--mesh.{name} {size}" for name, size in zip(sizes._fields, sizes, strict=True))
     return f"{mesh} --remat {config.remat} --accumulate {config.training.accumulate}"
-
-
-def _with_training(config: PretrainConfig, **fields: Any) -> PretrainConfig:
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **fields))

@@ -48,6 +48,6 @@ class Activations:
         """The temporary memory of this many sequences on a device."""
         return self._bytes[remat] * sequences / mesh.tensor
 
-    def calibrate(self, remat: Remat, mesh: MeshSizes, sequences: float, measured: float) -> None:
+    def calibrate(self, remat: Remat, mesh: MeshSizes, sequences: float, measured: int) -> None:
         """Use the temporary memory of a compiled step from now on."""
-        self._bytes[remat] = max(measured, 1.0) * mesh.tensor / sequences
+        self._bytes[remat] = max(measured, 1) * mesh.tensor / sequences

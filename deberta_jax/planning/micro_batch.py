@@ -6,14 +6,16 @@ from jax.experimental import multihost_utils
 
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
+from deberta_jax.planning.accumulation import accumulations
 from deberta_jax.planning.compiled_step import CompiledStep
 from deberta_jax.planning.configuration import config_mesh, mesh_sizes, with_accumulation
 from deberta_jax.planning.plan import Target, compile_run
 from deberta_jax.planning.search import smallest_fit
 from deberta_jax.planning.topologies import LOCAL, find_topology
-from deberta_jax.pretraining.config import PretrainConfig
+from deberta_jax.pretraining.config import AUTO, PretrainConfig
 from deberta_jax.pretraining.program import model_to_train
 from deberta_jax.training.chips import GIB
+from deberta_jax.training.sizes import format_bytes
 
 
 def resolve_micro_batch(config: PretrainConfig) -> tuple[PretrainConfig, str]:
@@ -22,13 +24,14 @@ def resolve_micro_batch(config: PretrainConfig) -> tuple[PretrainConfig, str]:
     For "auto" it compiles the step of the run, and reads no text. A resumed run keeps its number of micro-batches if it
     fits, because dropout depends on it. Raises InputError if not even one sequence per device fits.
     """
-    if config.micro_batch != "auto":
+    if config.micro_batch != AUTO:
         return fixed_micro_batch(config)
     target = Target.of(model_to_train(config), find_topology(LOCAL))
     # All processes must choose the same number.
     target = target._replace(capacity=_smallest(target.capacity))
     previous = _previous_accumulation(config)
-    if previous is not None:
+    mesh = config_mesh(with_accumulation(config, 1), target.topology.devices)
+    if previous in accumulations(config, mesh):
         resumed = with_accumulation(config, previous)
         step = compile_run(resumed, target)
         if step.fits:
@@ -38,10 +41,10 @@ def resolve_micro_batch(config: PretrainConfig) -> tuple[PretrainConfig, str]:
 
 def fixed_micro_batch(config: PretrainConfig) -> tuple[PretrainConfig, str]:
     """A run with the `accumulate` that gives its number of sequences per micro-batch, if it has one."""
-    if not isinstance(config.micro_batch, int):
+    if config.micro_batch in (None, AUTO):
         return config, ""
-    number = config.training.batch_size // config.micro_batch
-    return with_accumulation(config, number), f"micro-batch: {config.micro_batch:,} sequences, accumulate {number:,}"
+    number = config.training.batch_size // int(config.micro_batch)
+    return with_accumulation(config, number), f"micro-batch: {config.micro_batch} sequences, accumulate {number:,}"
 
 
 def largest_micro_batch(config: PretrainConfig, target: Target) -> tuple[PretrainConfig, str]:
@@ -49,10 +52,10 @@ def largest_micro_batch(config: PretrainConfig, target: Target) -> tuple[Pretrai
     fit = smallest_fit(config, target)
     if fit.config is None or fit.step is None:
         mesh = mesh_sizes(config_mesh(with_accumulation(config, 1), target.topology.devices))
+        needed, capacity = format_bytes(fit.needed), format_bytes(target.capacity)
         raise InputError(
-            f"micro_batch auto: the smallest micro-batch needs {fit.needed / GIB:.2f} of {target.capacity / GIB:.2f} "
-            f"GiB per device (mesh {mesh}, remat {config.remat}); `deberta-jax plan {config.recipe or 'RECIPE'} "
-            "--search` lists configurations that fit"
+            f"micro_batch auto: the smallest micro-batch needs {needed} of {capacity} per device (mesh {mesh}, remat "
+            f"{config.remat}); `deberta-jax plan {config.recipe or 'RECIPE'} --search` lists configurations that fit"
         )
     return fit.config, _line(fit.config, fit.step, target)
 
@@ -61,7 +64,7 @@ def _line(config: PretrainConfig, step: CompiledStep, target: Target, note: str 
     number = config.training.accumulate
     return (
         f"micro-batch: {config.training.batch_size // number:,} sequences, accumulate {number:,}{note}; "
-        f"{step.memory.peak / GIB:.2f} of {target.capacity / GIB:.2f} GiB per device"
+        f"{format_bytes(step.memory.peak)} of {format_bytes(target.capacity)} per device"
     )
 
 
@@ -73,9 +76,7 @@ def _smallest(capacity: int) -> int:
 
 
 def _previous_accumulation(config: PretrainConfig) -> int | None:
-    """The number of micro-batches of the run that the folder contains; None without a run of this batch size."""
+    """The number of micro-batches of the run that the folder contains; None without one."""
     path = config.folder / "config.json"
-    training = read_json(path).get("training", {}) if path.exists() else {}
-    number = training.get("accumulate")
-    same_batch = training.get("batch_size") == config.training.batch_size
-    return number if same_batch and isinstance(number, int) else None
+    number = read_json(path).get("training", {}).get("accumulate") if path.exists() else None
+    return number if isinstance(number, int) else None

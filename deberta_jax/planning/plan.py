@@ -1,10 +1,8 @@
 """The plan of a run: what its step needs on given devices, and what the whole run takes and costs at least."""
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
 from deberta_jax.config import DebertaConfig
@@ -32,8 +30,12 @@ class Target(NamedTuple):
 
 
 class Flops(NamedTuple):
-    """FLOPs of a step on all devices: by convention three forward passes, and with recomputation."""
+    """The size of a step: parameters, and FLOPs on all devices.
 
+    `model` is by convention three forward passes, `step` what is computed, with recomputation.
+    """
+
+    parameters: int
     model: int
     step: int
 
@@ -47,7 +49,6 @@ class Plan(NamedTuple):
     config: PretrainConfig
     target: Target
     mesh: MeshSizes
-    parameters: int
     flops: Flops
     step: CompiledStep
     bounds: Bounds | None
@@ -79,25 +80,23 @@ def make_plan(
 ) -> Plan:
     """The plan of a run on the devices of a target; errors as `compile_run`.
 
-    `step` is the compiled step and `flops` are its FLOPs, if they are known. The FLOPs depend neither on the mesh nor
-    on the micro-batches.
+    `step` is the compiled step and `flops` its size, if they are known. The size depends neither on the mesh nor on the
+    micro-batches.
     """
+    step = step or compile_run(config, target)
     mesh = config_mesh(config, target.topology.devices)
-    abstract = abstract_step(config, target.model, mesh)
-    step = step or compile_step(abstract, target.capacity)
     flops = flops or count_step_flops(config, target, mesh)
     chip, limits = target.topology.chip, None
     if chip is not None and step.costs is not None and step.fits:
         limits = bounds(chip, mesh.size, step.costs, step_flops=flops.step, model_flops=flops.model)
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract.state.model))
-    return Plan(config, target, mesh_sizes(mesh), parameters, flops, step, limits)
+    return Plan(config, target, mesh_sizes(mesh), flops, step, limits)
 
 
 def count_step_flops(config: PretrainConfig, target: Target, mesh: Mesh) -> Flops:
     """The FLOPs of a step, with kernels counted as the same work in XLA."""
     size = measure(config, model_options(config, target.model), mesh)
     abstract = abstract_step(dataclasses.replace(config, attention="xla"), target.model, mesh)
-    return Flops(size.step_flops, count_flops(abstract.step, abstract.state, abstract.batch))
+    return Flops(size.parameters, size.step_flops, count_flops(abstract.step, abstract.state, abstract.batch))
 
 
 def plan_values(plan: Plan, price: float | None = None) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def plan_values(plan: Plan, price: float | None = None) -> dict[str, Any]:
         "length": plan.config.data.length,
         "accumulate": training.accumulate,
         "micro_batch": plan.micro_batch,
-        "parameters": plan.parameters,
+        "parameters": plan.flops.parameters,
         "fits": plan.step.fits,
         "memory_per_device": {
             "state": memory.state,

@@ -11,8 +11,9 @@ from deberta_jax.planning.configuration import configuration_line, configuration
 from deberta_jax.planning.plan import Plan
 from deberta_jax.planning.search import Entry
 from deberta_jax.training.chips import GIB
+from deberta_jax.training.sizes import format_bytes
 
-_WIDTH = 120
+_WIDTH = 160
 
 
 def plan_lines(plan: Plan, price: float | None = None) -> list[str]:
@@ -24,16 +25,16 @@ def plan_lines(plan: Plan, price: float | None = None) -> list[str]:
         chips += f", {len(topology.devices):,} devices"
     lines = [
         f"{config.model}, {config.objective}, {topology.name} ({chips}): {configuration_line(config, plan.mesh)}",
-        f"  parameters      {plan.parameters:,}",
+        f"  parameters      {plan.flops.parameters:,}",
         f"  per step        {batch_size:,} sequences of {length} tokens, {batch_size * length:,} tokens",
-        f"  memory          {memory.peak / GIB:.2f} of {plan.target.capacity / GIB:.2f} GiB per device: state "
-        f"{memory.state / GIB:.2f}, temporary {memory.temporary / GIB:.2f}",
+        f"  memory          {format_bytes(memory.peak)} of {format_bytes(plan.target.capacity)} per device: state "
+        f"{format_bytes(memory.state)}, temporary {format_bytes(memory.temporary)}",
         f"  FLOPs           {plan.flops.step / 1e12:,.2f} TFLOP per step on all devices with recomputation, "
         f"{plan.flops.model / 1e12:,.2f} without (three forward passes)",
     ]
     if not plan.step.fits:
         excess = memory.peak - plan.target.capacity
-        return [*lines, f"  does not fit: {excess / GIB:.2f} GiB per device too much"]
+        return [*lines, f"  does not fit: {format_bytes(excess)} per device too much"]
     lines += _cost_lines(plan) + _bound_lines(plan, price)
     return [*lines, f"  compiled in {plan.step.seconds:.0f} s"]
 
@@ -78,29 +79,21 @@ def _bound_lines(plan: Plan, price: float | None) -> list[str]:
     return lines
 
 
-def _gigabytes(number: float) -> str:
+def _gigabytes(number: int | float) -> str:
     return f"{number / 1e9:,.2f} GB" if number >= 1e7 else f"{number / 1e6:,.2f} MB"
 
 
 def print_ranking(entries: Sequence[Entry], capacity: int, price: float | None = None) -> None:
-    """Print a ranking as a table, and the options of its best configuration."""
+    """Print a ranking as a table, then the plan of its best configuration and the options that choose it."""
     table = Table(box=None, pad_edge=False)
-    columns = (
-        "mesh",
-        "remat",
-        "accumulate",
-        "micro-batch",
-        "GiB per device",
-        "step at least",
-        "MFU at most",
-        "limit",
-        "",
-    )
+    columns = "mesh", "remat", "accumulate", "micro-batch", "memory", "step", "MFU", "limit", ""
     for name in columns:
-        table.add_column(name, justify="left" if name in ("mesh", "remat", "limit", "") else "right")
+        side = "left" if name in ("mesh", "remat", "limit", "") else "right"
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for entry in entries:
         table.add_row(*_cells(entry, capacity))
     Console(width=_WIDTH).print(table)
+    print("memory per device; the step time is at least, and the MFU at most, what is listed")
     best = entries[0] if entries else None
     if best is None or best.plan is None or not best.plan.step.fits:
         print("nothing fits")
@@ -116,7 +109,7 @@ def _cells(entry: Entry, capacity: int) -> list[str]:
         return [*cells, "", "", "", "", "", "", entry.note]
     training = config.training
     cells += [f"{training.accumulate:,}", f"{plan.micro_batch:,}"]
-    cells.append(f"{plan.step.memory.peak / GIB:.2f} of {capacity / GIB:.2f}")
+    cells.append(f"{format_bytes(plan.step.memory.peak)} of {format_bytes(capacity)}")
     if plan.bounds is None:
         return [*cells, "", "", "", entry.note]
     return [*cells, f"{plan.bounds.step:.3f} s", f"{plan.bounds.mfu:.0%}", plan.bounds.limit, entry.note]

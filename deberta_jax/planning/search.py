@@ -18,9 +18,9 @@ from deberta_jax.planning.configuration import (
 )
 from deberta_jax.planning.estimates import Activations, estimated_seconds
 from deberta_jax.planning.plan import Flops, Plan, Target, compile_run, make_plan
-from deberta_jax.pretraining.config import PretrainConfig
+from deberta_jax.pretraining.config import AUTO, PretrainConfig
 from deberta_jax.pretraining.program import abstract_step, measure, model_options
-from deberta_jax.training.chips import GIB
+from deberta_jax.training.sizes import format_bytes
 
 # Steps that a search compiles, attempts at one configuration, and the part of the memory that an attempt may fill.
 COMPILATIONS = 6
@@ -70,7 +70,7 @@ def plans_of(config: PretrainConfig, target: Target, report: Report) -> list[Pla
 
     With `micro_batch` "auto" the run has the fewest micro-batches that fit.
     """
-    fit = smallest_fit(config, target) if config.micro_batch == "auto" else None
+    fit = smallest_fit(config, target) if config.micro_batch == AUTO else None
     if fit is not None and fit.config is not None:
         return [make_plan(fit.config, target, step=fit.step)]
     plan = make_plan(with_accumulation(config, config.training.accumulate), target)
@@ -113,7 +113,7 @@ def search(config: PretrainConfig, target: Target, report: Report, compilations:
     entries = []
     for candidate in search.candidates():
         if candidate.fixed > target.capacity:
-            note = f"state and gradients alone need {candidate.fixed / GIB:.2f} GiB"
+            note = f"state and gradients alone need {format_bytes(candidate.fixed)}"
             entries.append(Entry(candidate.config, candidate.mesh, None, note))
         elif search.compiled >= compilations:
             entries.append(Entry(candidate.config, candidate.mesh, None, "not compiled: slower by estimate"))

@@ -1,6 +1,7 @@
 """Options of a pretraining run: model, objective, text, masking, tokenizer and training."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,8 @@ from deberta_jax.presets import PRESETS
 from deberta_jax.training.config import ProcessesConfig, TrainingConfig
 
 ObjectiveName = Literal["mlm", "rtd", "clm", "mt"]
+# The value of `micro_batch` for the largest that fits.
+AUTO = "auto"
 # The value of `generator` for a randomly initialized one.
 FRESH = "fresh"
 # Vocabulary sizes are rounded up to a multiple of this, so that the embedding table can be sharded and tiled.
@@ -140,8 +143,8 @@ class PretrainConfig:
     """Implementation of attention (docs/attention.md); auto chooses by device and length."""
     remat: Remat = "none"
     """Recompute activations in the backward pass: none, all but matrix products (dots), or whole layers (full)."""
-    micro_batch: int | Literal["auto"] | None = None
-    """Sequences per micro-batch, instead of --accumulate; auto chooses the largest that fits the devices' memory."""
+    micro_batch: str | None = None
+    """Sequences per micro-batch, instead of --accumulate: a number, or auto for the largest that fits in memory."""
     data: DataConfig = field(default_factory=DataConfig)
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
     rtd: RtdConfig = field(default_factory=RtdConfig)
@@ -182,9 +185,10 @@ class PretrainConfig:
             return
         if self.training.accumulate > 1:
             raise InputError("micro_batch and accumulate are both set; use one of them")
-        if self.micro_batch != "auto" and (self.micro_batch < 1 or self.training.batch_size % self.micro_batch):
+        number = int(self.micro_batch) if re.fullmatch(r"[1-9]\d{0,9}", self.micro_batch) else None
+        if self.micro_batch != AUTO and (number is None or self.training.batch_size % number):
             raise InputError(
-                f"micro_batch is {self.micro_batch}; it must divide batch_size, {self.training.batch_size}, or be auto"
+                f"micro_batch is {self.micro_batch}; it must be {AUTO} or divide batch_size, {self.training.batch_size}"
             )
 
     def settings(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 GIB = 1 << 30
+Rate = int | float
 
 
 class Chip(NamedTuple):
@@ -23,7 +24,7 @@ class Chip(NamedTuple):
 
 
 def _tpu(
-    kinds: tuple[str, ...], tflops: float, gib: float, memory_rate: float, link_rate: float, page: str, devices: int = 1
+    kinds: tuple[str, ...], tflops: Rate, gib: Rate, memory_rate: Rate, link_rate: Rate, page: str, devices: int = 1
 ) -> Chip:
     """A TPU from the rates of a chip (GB/s), and the memory of a device in GiB, as XLA's compiler states it."""
     source = f"Google Cloud documentation, {page}; memory: limit of the compiler"
@@ -31,7 +32,7 @@ def _tpu(
     return Chip(kinds, flops, int(gib * GIB), bandwidth, interconnect, source, devices)
 
 
-def _gpu(kind: str, tflops: float, gb: int, memory_rate: float, link_rate: float, source: str) -> Chip:
+def _gpu(kind: str, tflops: Rate, gb: int, memory_rate: Rate, link_rate: Rate, source: str) -> Chip:
     return Chip((kind,), tflops * 1e12, gb * 10**9, memory_rate * 1e9, link_rate * 1e9, source)
 
 
