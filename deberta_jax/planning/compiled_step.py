@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 
 from deberta_jax.planning.collectives import Collective, collectives
-from deberta_jax.planning.hlo import parse_program
+from deberta_jax.planning.hlo import Program, parse_program
+from deberta_jax.planning.scratch import scratch_bytes
 from deberta_jax.planning.traffic import memory_bytes
 from deberta_jax.pretraining.program import AbstractStep
 
@@ -58,9 +59,11 @@ def compile_step(abstract: AbstractStep, capacity: int) -> CompiledStep:
             raise
         used = int(float(match[1]) * _UNITS[match[2]])
         return CompiledStep(Memory(state, max(used - state, 0)), False, None, time.perf_counter() - start)
-    memory = _memory(compiled)
-    seconds, fits = time.perf_counter() - start, memory.peak <= capacity
-    return CompiledStep(memory, fits, _costs(compiled.as_text(), abstract) if fits else None, seconds)
+    seconds = time.perf_counter() - start
+    program = parse_program(compiled.as_text())
+    memory = _memory(compiled, program)
+    fits = memory.peak <= capacity
+    return CompiledStep(memory, fits, _costs(program, abstract) if fits else None, seconds)
 
 
 def state_bytes(abstract: AbstractStep) -> int:
@@ -68,14 +71,14 @@ def state_bytes(abstract: AbstractStep) -> int:
     return shard_bytes((abstract.state, abstract.batch))
 
 
-def _memory(compiled: Any) -> Memory:
+def _memory(compiled: Any, program: Program) -> Memory:
     analysis = compiled.memory_analysis()
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return Memory(analysis.argument_size_in_bytes, max(results, 0) + analysis.temp_size_in_bytes)
+    temporary = max(results, 0) + analysis.temp_size_in_bytes + scratch_bytes(program)
+    return Memory(analysis.argument_size_in_bytes, temporary)
 
 
-def _costs(text: str, abstract: AbstractStep) -> Costs:
-    program = parse_program(text)
+def _costs(program: Program, abstract: AbstractStep) -> Costs:
     devices = jax.tree.leaves(abstract.state.model)[0].sharding.mesh.size
     return Costs(memory_bytes(program), tuple(collectives(program, devices)))
 

@@ -7,6 +7,7 @@ import pytest
 
 from deberta_jax.planning.collectives import Collective, collectives, group_size
 from deberta_jax.planning.hlo import ArrayShape, Program, parse_arrays, parse_program
+from deberta_jax.planning.scratch import scratch_bytes
 from deberta_jax.planning.traffic import memory_bytes
 from deberta_jax.sharding import make_mesh
 
@@ -87,7 +88,7 @@ ENTRY %main (arg: f32[8,4], stack: f32[6,8,4], index: s32[]) -> f32[8,4] {
   %stack = f32[6,8,4]{2,1,0} parameter(1)
   %index = s32[] parameter(2)
   %start = (s32[], f32[8,4]{1,0}) tuple(%index, %arg)
-  %outer = (s32[], f32[8,4]{1,0}) while(%start), condition=%c, body=%outer_body, backend_config=TRIPS
+  %outer = (s32[], f32[8,4]{1,0}) while(%start), condition=%c, body=%outer_body, backend_config={TRIPS}
   %layer = f32[8,4]{1,0} fusion(%stack, %index), kind=kLoop, calls=%slice_fusion
   %stacked = f32[6,8,4]{2,1,0} fusion(%stack, %layer, %index), kind=kLoop, calls=%update_fusion
   %half = bf16[8,4]{1,0:T(8,128)(2,1)S(1)} convert(%layer)
@@ -97,14 +98,14 @@ ENTRY %main (arg: f32[8,4], stack: f32[6,8,4], index: s32[]) -> f32[8,4] {
   %whole.2 = f32[8,4]{1,0:S(1)} fusion(%shard), kind=kCustom, calls=%chain.2
   ROOT %result = f32[8,4]{1,0} conditional(%index, %arg, %layer), branch_computations={%branch.1, %branch.2}
 }
-"""
+""".replace("TRIPS", '"known_trip_count":{"n":"5"}')
 # Bytes of f32[8,4], and of f32[2,4].
 WHOLE, PART = 128, 32
 
 
 @pytest.fixture(scope="module")
 def program():
-    return parse_program(TEXT.replace("TRIPS", '{"known_trip_count":{"n":"5"}}'))
+    return parse_program(TEXT)
 
 
 def test_each_instruction_runs_as_often_as_its_loops(program):
@@ -127,6 +128,15 @@ def test_memory_traffic_counts_slices_and_updates_as_their_parts_and_fast_memory
     # The index is a scalar of four bytes. The fusion that updates reads and writes one layer.
     slices = (WHOLE + 4 + WHOLE) + (WHOLE + 4 + WHOLE)
     assert memory_bytes(program) == loops + slices + WHOLE + 2 * WHOLE
+
+
+def test_the_results_inside_a_cpu_fusion_are_memory_outside_of_xlas_buffers(program):
+    assert scratch_bytes(program) == 0
+    text = TEXT.replace(
+        "kind=kLoop, calls=%slice_fusion", 'calls=%slice_fusion, backend_config={"kind":"__ynn_fusion"}'
+    )
+    # The slice, but neither the index nor the result.
+    assert scratch_bytes(parse_program(text)) == WHOLE
 
 
 def test_shapes_have_types_sizes_and_memory_spaces():
