@@ -13,8 +13,9 @@ from deberta_jax.planning.scratch import scratch_bytes
 from deberta_jax.planning.traffic import memory_bytes
 from deberta_jax.pretraining.program import AbstractStep
 
-# What XLA's error says of a program that does not fit: "Used 18.96G of 15.75G hbm".
-_USED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+# What XLA for TPU says of a program that does not fit: "(17.91G) exceeds available HBM (15.75G)", or "Used 17.91G of
+# 15.75G hbm".
+_USED = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM|Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", re.I)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -55,15 +56,24 @@ def compile_step(abstract: AbstractStep, capacity: int) -> CompiledStep:
         compiled = step.lower(abstract.state, abstract.batch).compile()
     except jax.errors.JaxRuntimeError as error:
         # The compiler of a TPU refuses programs that do not fit.
-        if not (match := _USED.search(str(error))):
+        used = bytes_needed(str(error))
+        if used is None:
             raise
-        used = int(float(match[1]) * _UNITS[match[2]])
         return CompiledStep(Memory(state, max(used - state, 0)), False, None, time.perf_counter() - start)
     seconds = time.perf_counter() - start
     program = parse_program(compiled.as_text())
     memory = _memory(compiled, program)
     fits = memory.peak <= capacity
     return CompiledStep(memory, fits, _costs(program, abstract) if fits else None, seconds)
+
+
+def bytes_needed(message: str) -> int | None:
+    """The memory that a program needs, from the compiler's error; None for another error."""
+    match = _USED.search(message)
+    if match is None:
+        return None
+    number, unit = match[1] or match[3], match[2] or match[4]
+    return int(float(number) * _UNITS[unit.upper()])
 
 
 def state_bytes(abstract: AbstractStep) -> int:

@@ -9,6 +9,7 @@ from deberta_jax.cli.main import main
 from deberta_jax.errors import InputError
 from deberta_jax.planning import topologies
 from deberta_jax.planning.capacity import available_memory, device_capacity
+from deberta_jax.planning.compiled_step import bytes_needed
 from deberta_jax.planning.options import recipe
 from deberta_jax.planning.plan import Target, make_plan
 from deberta_jax.planning.search import plans_of
@@ -61,6 +62,29 @@ def test_a_plan_starts_with_the_options_of_its_recipe():
     assert recipe("v3-base").pretrain.objective == "rtd"
     with pytest.raises(InputError, match="price is -1"):
         dataclasses.replace(recipe("v3-base"), price=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("message", "gib"),
+    [
+        ("RESOURCE_EXHAUSTED: the total memory required (17.91G) exceeds available HBM (15.75G).", 17.91),
+        ("RESOURCE_EXHAUSTED: Ran out of memory. Used 512.5M of 15.75G hbm.", 512.5 / 1024),
+    ],
+)
+def test_the_compiler_says_how_much_memory_a_program_needs(message, gib):
+    assert bytes_needed(message) == pytest.approx(gib * GIB, rel=1e-6)
+    assert bytes_needed("INTERNAL: something else") is None
+
+
+@pytest.mark.tpu_compile
+def test_the_error_of_a_program_that_does_not_fit_is_understood():
+    device = find_topology("v5e:2x2").devices[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    matrix = jax.ShapeDtypeStruct((40_000, 40_000), "float32", sharding=sharding)
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.jit(lambda a, b: a @ b).lower(matrix, matrix).compile()
+    needed = bytes_needed(str(caught.value))
+    assert needed is not None and needed >= 3 * 4 * 40_000**2 * 0.99
 
 
 def tiny(**options):
