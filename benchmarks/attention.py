@@ -18,11 +18,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
 from jax.sharding import NamedSharding
 from timing import alternate, seconds
-from topology import tpu_devices
 
 from deberta_jax.ops.attention import disentangled_attention
 from deberta_jax.ops.positions import relative_index
 from deberta_jax.ops.scores import c2c_scores
+from deberta_jax.planning.topologies import tpu_devices
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.flops import count_flops
 

@@ -20,11 +20,11 @@ os.environ["XLA_FLAGS"] = f"--xla_dump_to={DUMP} --xla_gpu_dump_llvmir=true --xl
 
 import jax
 import jax.numpy as jnp
-from gpu_target import GPUS, gpu_mesh
 from timing import table_row, verdict
 
 from deberta_jax.ops.attention import disentangled_attention
 from deberta_jax.ops.positions import relative_index
+from deberta_jax.planning.topologies import GPUS, gpu_mesh
 
 BUCKETS, MAX_DISTANCE, DROPOUT = 256, 512, 0.1
 
@@ -80,7 +80,7 @@ def layer(shape: Shape, sharding: Any) -> tuple[dict[str, Any], list[jax.ShapeDt
 
 def kernel_reports(gpu: str) -> dict[str, KernelReport]:
     """Registers and memory of the kernels compiled since the last call."""
-    major, minor = GPUS[gpu][1]
+    major, minor = GPUS[gpu].capability
     architecture = f"sm_{major}{minor}{'a' if major >= 9 else ''}"
     sequences = "".join(path.read_text() for path in DUMP.glob("*.thunk_sequence.txt"))
     shared = dict(re.findall(r"(\w+_kernel) .*shared_memory: (\d+) bytes", sequences))

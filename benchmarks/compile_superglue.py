@@ -11,7 +11,6 @@ import time
 import jax
 import jax.numpy as jnp
 from timing import verdict
-from topology import tpu_devices
 
 from deberta_jax.finetuning.config import SiftConfig
 from deberta_jax.finetuning.kinds import KINDS
@@ -19,6 +18,7 @@ from deberta_jax.finetuning.recipes import Selection, recipe
 from deberta_jax.finetuning.sift import sift
 from deberta_jax.hub.heads import HEADS
 from deberta_jax.model.shardings import shardings
+from deberta_jax.planning.topologies import tpu_devices
 from deberta_jax.presets import PRESETS
 from deberta_jax.sharding import batch_sharding, make_mesh
 from deberta_jax.tasks.catalogue import TASKS

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from timing import verdict
-from topology import tpu_devices
 
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.model.shardings import shardings
+from deberta_jax.planning.topologies import tpu_devices
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.objectives import masked_lm_objective
 from deberta_jax.sharding import batch_sharding, make_mesh

@@ -29,7 +29,7 @@ from timing import alternate, seconds, table_row
 
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.presets import PRESETS
-from deberta_jax.training.flops import peak_flops
+from deberta_jax.training.chips import peak_flops
 
 STAGES = ("values", "layer", "encoder", "train")
 PEER = "FlashDeBERTa's op"

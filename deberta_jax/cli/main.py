@@ -60,6 +60,10 @@ COMMANDS = {
     "pretrain": Command(
         "train by masked language modeling or replaced-token detection", "deberta_jax.pretraining.recipes"
     ),
+    "plan": Command(
+        "compile a pretraining run for a TPU slice or GPUs that are not there: memory, time and cost",
+        "deberta_jax.planning.options",
+    ),
     "finetune": Command(
         "train a model on a task: GLUE, SuperGLUE, SQuAD, RACE, NER, or your own table",
         "deberta_jax.finetuning.recipes",

@@ -1,6 +1,7 @@
 """Options of a pretraining run: model, objective, text, masking, tokenizer and training."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,8 @@ from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.training.config import TrainingConfig
 
 ObjectiveName = Literal["mlm", "rtd", "clm", "mt"]
+# The value of `micro_batch` for the largest that fits.
+AUTO = "auto"
 # The value of `generator` for a randomly initialized one.
 FRESH = "fresh"
 # Vocabulary sizes are rounded up to a multiple of this, so that the embedding table can be sharded and tiled.
@@ -141,6 +144,8 @@ class PretrainConfig:
     """Implementation of attention (docs/attention.md); auto chooses by device and length."""
     remat: Remat = "none"
     """Recompute activations in the backward pass: none, all but matrix products (dots), or whole layers (full)."""
+    micro_batch: str | None = None
+    """Sequences per micro-batch, instead of --accumulate: a number, or auto for the largest that fits in memory."""
     data: DataConfig = field(default_factory=DataConfig)
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
     rtd: RtdConfig = field(default_factory=RtdConfig)
@@ -170,9 +175,21 @@ class PretrainConfig:
                 f"absolute_positions is {self.absolute_positions}, but a generator of objective rtd has them in its "
                 "decoder; omit the option"
             )
+        self._check_micro_batch()
         if self.generator == FRESH and not self.init_from:
             raise InputError(
                 "generator fresh needs init-from, the discriminator; omit both to initialize both models randomly"
+            )
+
+    def _check_micro_batch(self) -> None:
+        if self.micro_batch is None:
+            return
+        if self.training.accumulate > 1:
+            raise InputError("micro_batch and accumulate are both set; use one of them")
+        number = int(self.micro_batch) if re.fullmatch(r"[1-9]\d{0,9}", self.micro_batch) else None
+        if self.micro_batch != AUTO and (number is None or self.training.batch_size % number):
+            raise InputError(
+                f"micro_batch is {self.micro_batch}; it must be {AUTO} or divide batch_size, {self.training.batch_size}"
             )
 
     def settings(self) -> dict[str, Any]:
@@ -183,7 +200,7 @@ class PretrainConfig:
         # Runs of earlier versions do not have these settings.
         later = {"num_hidden_groups": None, "absolute_positions": "decoder"}
         unused += [name for name, default in later.items() if settings[name] == default]
-        for name in ("folder", "processes", "recipe", *unused):
+        for name in ("folder", "processes", "recipe", "micro_batch", *unused):
             del settings[name]
         return _as_json(settings)
 

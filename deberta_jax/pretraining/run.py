@@ -1,23 +1,17 @@
 """One pretraining run, from text files to model folders."""
 
-import dataclasses
 from contextlib import ExitStack
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from deberta_jax.config import DebertaConfig
-from deberta_jax.data.batches import batch_shapes
 from deberta_jax.data.manifest import read_manifest
-from deberta_jax.data.masking import MaskingVocabulary
+from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder
 from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.presets import PRESETS
-from deberta_jax.pretraining.clm import CAUSAL_LM
 from deberta_jax.pretraining.config import PretrainConfig
 from deberta_jax.pretraining.corpus import (
     check_text_files,
@@ -31,11 +25,16 @@ from deberta_jax.pretraining.corpus import (
     training_batches,
 )
 from deberta_jax.pretraining.initial import initial_config, weights_digest
-from deberta_jax.pretraining.mlm import MASKED_LM
-from deberta_jax.pretraining.mt import MIXED_LM
-from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results, Rows
+from deberta_jax.pretraining.objective_spec import Results
+from deberta_jax.pretraining.program import (
+    ANY_VOCABULARY,
+    OBJECTIVES,
+    batch_rows,
+    measure,
+    model_options,
+    model_to_train,
+)
 from deberta_jax.pretraining.recipes import Selection, recipe
-from deberta_jax.pretraining.rtd import REPLACED_TOKEN_DETECTION
 from deberta_jax.pretraining.summary import (
     export_models,
     file_line,
@@ -45,24 +44,15 @@ from deberta_jax.pretraining.summary import (
     size_lines,
 )
 from deberta_jax.processes.first_process import agree, on_first_process, print_once
-from deberta_jax.sharding import batch_parts, make_mesh
+from deberta_jax.sharding import make_mesh
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.loop import held_out_evaluation, train
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.run import check_settings
-from deberta_jax.training.sizes import Sizes, sizes
-from deberta_jax.training.state import abstract_state, model_key
+from deberta_jax.training.state import model_key
 from deberta_jax.training.step import check_batch_size
 
-OBJECTIVES: dict[str, ObjectiveSpec] = {
-    "mlm": MASKED_LM,
-    "rtd": REPLACED_TOKEN_DETECTION,
-    "clm": CAUSAL_LM,
-    "mt": MIXED_LM,
-}
 _EXAMPLES = 5
-# Rows of any vocabulary have the same shapes.
-_ANY_VOCABULARY = MaskingVocabulary(0, 2, (), np.ones(2, bool))
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -72,8 +62,9 @@ def pretrain(config: PretrainConfig) -> None:
     cases before anything is written; raises StopRequested if the run is asked to stop.
     """
     objective, training, data, folder = OBJECTIVES[config.objective], config.training, config.data, config.folder
-    mesh = _training_mesh(training)
-    _check(config, mesh)
+    if config.micro_batch is not None:
+        raise InputError(f"micro_batch is {config.micro_batch}; set training.accumulate, or use the command line")
+    mesh = check(config)
     tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, data.shards)
     files = objective.find_files(config.init_from, config.generator)
     model_config = None
@@ -96,11 +87,11 @@ def pretrain(config: PretrainConfig) -> None:
         check_settings(folder, settings)
         # A run that trains its tokenizer is not initialized from files.
         model_config = model_config or config.model_config(tokenizer.vocab_size)
-        options = _options(config, model_config)
+        options = model_options(config, model_config)
         method = objective.method(options, training, config.rtd)
-        size = _measure(config, options, mesh)
+        size = measure(config, options, mesh)
         print_once(f"{config.model}: {size}")
-        rows = _rows(config, masking_vocabulary(tokenizer), mesh)
+        rows = batch_rows(config, masking_vocabulary(tokenizer), mesh)
         held_out = evaluation_batches(shards.held_out, tokenizer, rows.held_out, config, mesh)
 
         def load_files() -> Any:
@@ -135,42 +126,29 @@ def describe(config: PretrainConfig) -> str:
 
     The number of steps is the recipe's.
     """
-    objective, training = OBJECTIVES[config.objective], config.training
-    mesh = _training_mesh(training)
+    training, mesh = config.training, _training_mesh(config.training)
     check_text_files(config.data)
-    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, config.data.shards)
-    files = objective.find_files(config.init_from, config.generator)
-    if tokenizer is None:
-        # [MASK] follows the pieces of a trained tokenizer.
-        model = config.model_config(config.vocabulary + 1)
-    else:
-        model = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
+    options = model_options(config, model_to_train(config))
     recipe_steps = recipe(config.recipe, Selection(config.objective)).training.steps if config.recipe else 0
     steps = training.steps or recipe_steps
-    size = _measure(config, _options(config, model), mesh)
+    size = measure(config, options, mesh)
     lines = size_lines(config.model, size, batch_size=training.batch_size, length=config.data.length, steps=steps)
     lines += published_lines(config.model) if config.objective == "rtd" else []
     return "\n".join([*lines, "next: set --steps above 0 to train"])
 
 
-def _check(config: PretrainConfig, mesh: Mesh) -> None:
-    """Raise InputError for another run in the folder, missing files, a warm-up that is longer than the run, and a batch
-    that is too small for its kinds of rows.
+def check(config: PretrainConfig) -> Mesh:
+    """The mesh of a run; raises InputError for options that are known to fail before any text is read.
+
+    These are a mesh that does not match the devices, another run in the folder, missing files, a warm-up that is longer
+    than the run, and a batch that is too small for its kinds of rows.
     """
-    _rows(config, _ANY_VOCABULARY, mesh)
+    mesh = _training_mesh(config.training)
+    batch_rows(config, ANY_VOCABULARY, mesh)
     learning_rate(config.training.optimizer, config.training.steps)
     check_settings(config.folder, config.settings())
     check_text_files(config.data)
-
-
-def _options(config: PretrainConfig, model: DebertaConfig) -> ModelOptions:
-    options = jnp.dtype(config.dtype), config.remat, config.precision, config.attention
-    return ModelOptions(model, *options, enhanced_mask_decoder=config.absolute_positions == "decoder")
-
-
-def _rows(config: PretrainConfig, vocabulary: MaskingVocabulary, mesh: Mesh) -> Rows:
-    unit = batch_parts(mesh) * config.training.accumulate
-    return OBJECTIVES[config.objective].rows(config, unit, vocabulary)
+    return mesh
 
 
 def _training_mesh(training: TrainingConfig) -> Mesh:
@@ -178,17 +156,3 @@ def _training_mesh(training: TrainingConfig) -> Mesh:
     mesh = make_mesh(axes.data, axes.fsdp, axes.tensor)
     check_batch_size(training.batch_size, mesh, training.accumulate)
     return mesh
-
-
-def _measure(config: PretrainConfig, options: ModelOptions, mesh: Mesh) -> Sizes:
-    """The sizes of a run, computed from shapes and shardings without allocating."""
-    rows = _rows(config, _ANY_VOCABULARY, mesh).training
-    shapes = batch_shapes(rows, config.data.length, config.training.batch_size)
-    batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
-    # Sizes do not depend on the number of steps, but the schedule needs enough for its warm-up. A program with kernels
-    # does not say over how many tiles they loop: FLOPs are those of the same work in XLA.
-    training = dataclasses.replace(config.training, steps=max(config.training.steps, 10**6))
-    objective = OBJECTIVES[config.objective]
-    method = objective.method(options._replace(attention="xla"), training, config.rtd)
-    abstract = abstract_state(method.build, method.optimizer, training.seed, mesh)
-    return sizes(method.evaluate, abstract, batch)

@@ -1,41 +1,10 @@
-"""Floating-point operations of a program, counted in its jaxpr, and the peak rates of devices."""
+"""Floating-point operations of a program, counted in its jaxpr."""
 
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-
-# Dense bfloat16 FLOP/s of one JAX device, from the vendors' data sheets.
-_PEAKS = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 1153.5e12,
-    "Tesla T4": 65e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Peak bfloat16 FLOP/s of a `jax.Device.device_kind`; None if unknown.
-
-    A GPU kind has a suffix after the model name ("NVIDIA H100 80GB HBM3"); a TPU kind has none.
-    """
-    if device_kind in _PEAKS:
-        return _PEAKS[device_kind]
-    models = [name for name in _PEAKS if not name.startswith("TPU") and device_kind.startswith(name)]
-    return _PEAKS[max(models, key=len)] if models else None
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> int:

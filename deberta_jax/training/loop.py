@@ -14,8 +14,8 @@ from deberta_jax.errors import InputError, StopRequested
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
+from deberta_jax.training.chips import peak_flops
 from deberta_jax.training.config import OptimizerConfig, TrainingConfig
-from deberta_jax.training.flops import peak_flops
 from deberta_jax.training.method import TrainingMethod
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.preemption import Preemption

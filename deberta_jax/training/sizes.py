@@ -21,8 +21,8 @@ class Sizes(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters:,} parameters; parameters and optimizer {_bytes(self.state_bytes)}, "
-            f"{_bytes(self.device_bytes)} on each device; {_flops(self.step_flops)} per step"
+            f"{self.parameters:,} parameters; parameters and optimizer {format_bytes(self.state_bytes)}, "
+            f"{format_bytes(self.device_bytes)} on each device; {_flops(self.step_flops)} per step"
         )
 
 
@@ -45,5 +45,6 @@ def _flops(number: int) -> str:
     return f"{number / 1e12:,.1f} TFLOP" if number >= 1e12 else f"{number / 1e9:,.1f} GFLOP"
 
 
-def _bytes(number: int) -> str:
+def format_bytes(number: int) -> str:
+    """A number of bytes in GiB, or in MiB if it is smaller."""
     return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"

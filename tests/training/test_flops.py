@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from deberta_jax.sharding import make_mesh
-from deberta_jax.training.flops import count_flops, peak_flops
+from deberta_jax.training.chips import peak_flops
+from deberta_jax.training.flops import count_flops
 
 
 def shape(*sizes):

@@ -1,0 +1,110 @@
+"""Devices to compile for: names, errors, capacities; and plans for a TPU that is not there."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from deberta_jax.cli.main import main
+from deberta_jax.errors import InputError
+from deberta_jax.planning import topologies
+from deberta_jax.planning.capacity import available_memory, device_capacity
+from deberta_jax.planning.compiled_step import bytes_needed
+from deberta_jax.planning.options import recipe
+from deberta_jax.planning.plan import Target, make_plan
+from deberta_jax.planning.search import plans_of
+from deberta_jax.planning.topologies import GPUS, Topology, find_topology
+from deberta_jax.pretraining.program import model_to_train
+from deberta_jax.training.chips import CHIPS, GIB
+
+
+@pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:16", "h100", "h100:0", "h100:2x2", "tpu", ""])
+def test_an_unknown_topology_is_refused_with_examples(name):
+    with pytest.raises(InputError, match="expected local, a TPU slice such as v5e:4x4 .* or GPUs such as h100:8"):
+        find_topology(name)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("v5e:2x2", "tpu"), ("h100:8", "cuda")])
+def test_a_missing_extra_is_named_in_one_line(name, extra, monkeypatch, capsys):
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda module: None)
+    assert main(["plan", "tiny", "--topology", name]) == 2
+    message = f"topology {name} needs the extra {extra}: pip install 'deberta-jax[{extra}]'\n"
+    assert capsys.readouterr().err == f"deberta-jax plan tiny: {message}"
+
+
+def test_the_memory_of_a_host_is_shared_by_its_devices():
+    capacity = device_capacity(find_topology("local"))
+    # Other processes allocate between two calls.
+    assert capacity == pytest.approx(available_memory() / jax.local_device_count(), rel=0.3)
+
+
+def test_a_gpu_has_the_part_of_its_memory_that_jax_reserves(monkeypatch):
+    class Device:
+        platform = "gpu"
+
+    topology = Topology("h100:1", [Device()], CHIPS["h100"])
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert device_capacity(topology) == 0.75 * CHIPS["h100"].memory
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    assert device_capacity(topology) == 0.9 * CHIPS["h100"].memory
+
+
+def test_each_gpu_to_compile_for_is_in_the_table_of_chips():
+    assert all(gpu.kind.startswith(CHIPS[name].kinds[0]) for name, gpu in GPUS.items())
+
+
+def test_a_mesh_that_does_not_match_the_devices_is_refused(capsys):
+    assert main(["plan", "tiny", "--mesh.fsdp", "3"]) == 2
+    assert "mesh: data -1 x fsdp 3 x tensor 1 does not match the 8 available devices" in capsys.readouterr().err
+
+
+def test_a_plan_starts_with_the_options_of_its_recipe():
+    assert recipe("v3-base").pretrain.objective == "rtd"
+    with pytest.raises(InputError, match="price is -1"):
+        dataclasses.replace(recipe("v3-base"), price=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("message", "gib"),
+    [
+        ("RESOURCE_EXHAUSTED: the total memory required (17.91G) exceeds available HBM (15.75G).", 17.91),
+        ("RESOURCE_EXHAUSTED: Ran out of memory. Used 512.5M of 15.75G hbm.", 512.5 / 1024),
+    ],
+)
+def test_the_compiler_says_how_much_memory_a_program_needs(message, gib):
+    assert bytes_needed(message) == pytest.approx(gib * GIB, rel=1e-6)
+    assert bytes_needed("INTERNAL: something else") is None
+
+
+@pytest.mark.tpu_compile
+def test_the_error_of_a_program_that_does_not_fit_is_understood():
+    device = find_topology("v5e:2x2").devices[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    matrix = jax.ShapeDtypeStruct((40_000, 40_000), "float32", sharding=sharding)
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.jit(lambda a, b: a @ b).lower(matrix, matrix).compile()
+    needed = bytes_needed(str(caught.value))
+    assert needed is not None and needed >= 3 * 4 * 40_000**2 * 0.99
+
+
+def tiny(**options):
+    config = recipe("tiny").pretrain
+    training = dataclasses.replace(config.training, batch_size=options.pop("batch_size", 32))
+    return dataclasses.replace(config, training=training, dtype="bfloat16", **options)
+
+
+@pytest.mark.tpu_compile
+def test_a_plan_for_a_tpu_has_bounds_and_fits():
+    config = tiny()
+    plan = make_plan(config, Target.of(model_to_train(config), find_topology("v5e:2x2")))
+    assert plan.step.fits and plan.target.capacity == int(15.75 * GIB)
+    assert plan.bounds is not None and 0 < plan.bounds.mfu < 1
+    assert [collective.kind for collective in plan.step.costs.collectives] == ["all-reduce"]
+
+
+@pytest.mark.tpu_compile
+def test_a_tpu_without_enough_memory_gets_more_micro_batches():
+    config = tiny(batch_size=1 << 18)
+    plan, nearest = plans_of(config, Target.of(model_to_train(config), find_topology("v5e:2x2")), lambda line: None)
+    assert not plan.step.fits and plan.step.memory.peak > plan.target.capacity
+    assert nearest.step.fits and nearest.config.training.accumulate > 1
