@@ -8,36 +8,13 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
-from array_record.python.array_record_module import ArrayRecordReader
 from distributed import LocalCluster
-from toy_text import LENGTH, ToyTokenizer, write_texts
+from toy_shards import names_in, prepare_toy, sequences_in, shard_bytes
+from toy_text import ToyTokenizer, write_texts
 
 from deberta_jax.data.manifest import read_manifest
-from deberta_jax.data.prepare import prepare
-from deberta_jax.data.shards import from_record
 from deberta_jax.data.sources import documents
 from deberta_jax.errors import InputError
-
-
-def prepare_toy(texts, folder, tokenizer=None, **options):
-    return prepare(texts, folder, tokenizer or ToyTokenizer(), **{"length": LENGTH, "shards": 4, **options})
-
-
-def sequences_in(folder):
-    sequences = []
-    for path in read_manifest(folder).paths(folder):
-        reader = ArrayRecordReader(path)
-        sequences += [from_record(record) for record in reader.read_all()]
-        reader.close()
-    return sequences
-
-
-def shard_bytes(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.arrayrecord")}
-
-
-def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @contextmanager

@@ -1,0 +1,89 @@
+"""Duplicates among many documents, from their fingerprints.
+
+Memory per document: 8 bytes for its hash or for the key of one band, 16 for sorting these, and 2 for flags. Signatures
+stay on disk, in files that are mapped into memory.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt32, UInt64
+
+# Signatures that are read at once.
+_BLOCK = 1 << 15
+# In a band, documents are compared with the first ones of their bucket: this many that are not similar to each other.
+_LEADERS = 8
+
+
+class Signatures:
+    """The signatures of all parts, by the number of the document."""
+
+    def __init__(self, parts: Sequence[UInt32[np.ndarray, "_ P"]]):
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __getitem__(self, indices: Int64[np.ndarray, "N"]) -> UInt32[np.ndarray, "N P"]:
+        width = self._parts[0].shape[1]
+        signatures = np.empty((len(indices), width), np.uint32)
+        part_of = np.searchsorted(self._ends, indices, "right")
+        for number in np.unique(part_of):
+            rows, part = part_of == number, self._parts[number]
+            signatures[rows] = part[indices[rows] - (self._ends[number] - len(part))]
+        return signatures
+
+
+def exact_duplicates(hashes: UInt64[np.ndarray, "A"], candidates: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "D"]:
+    """The candidates whose hash is that of an earlier candidate."""
+    _, first = np.unique(hashes[candidates], return_index=True)
+    is_duplicate = np.ones(len(candidates), bool)
+    is_duplicate[first] = False
+    return candidates[is_duplicate]
+
+
+def near_duplicates(
+    signatures: Signatures, candidates: Int64[np.ndarray, "N"], similarity: float, bands: int, rows: int
+) -> Int64[np.ndarray, "D"]:
+    """The candidates, in ascending order, that are similar to an earlier one.
+
+    Two documents are compared if `rows` consecutive entries of their signatures agree in one of the bands; documents of
+    the same band are compared with the first ones only. A document is also dropped if the earlier one is dropped.
+    """
+    dropped = np.zeros(len(candidates), bool)
+    for band in range(bands):
+        keys = _band_keys(signatures, candidates, slice(band * rows, (band + 1) * rows))
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        for _ in range(_LEADERS):
+            if not len(order):
+                break
+            is_leader = np.append(True, keys[1:] != keys[:-1])
+            leaders = order[np.maximum.accumulate(np.where(is_leader, np.arange(len(order)), 0))]
+            rest = np.flatnonzero(~is_leader)
+            similar = _shares(signatures, candidates[order[rest]], candidates[leaders[rest]]) >= similarity
+            dropped[order[rest[similar]]] = True
+            order, keys = order[rest[~similar]], keys[rest[~similar]]
+    return candidates[dropped]
+
+
+def _band_keys(signatures: Signatures, candidates: Int64[np.ndarray, "N"], band: slice) -> UInt64[np.ndarray, "N"]:
+    """A hash of the entries of a band, for each candidate."""
+    keys = np.empty(len(candidates), np.uint64)
+    for start in range(0, len(candidates), _BLOCK):
+        entries = signatures[candidates[start : start + _BLOCK]][:, band]
+        key = np.zeros(len(entries), np.uint64)
+        for column in entries.T:
+            key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
+            key ^= key >> np.uint64(29)
+        keys[start : start + _BLOCK] = key
+    return keys
+
+
+def _shares(
+    signatures: Signatures, first: Int64[np.ndarray, "N"], second: Int64[np.ndarray, "N"]
+) -> Float64[np.ndarray, "N"]:
+    """The share of entries at which two signatures agree, for each pair."""
+    shares = np.empty(len(first))
+    for start in range(0, len(first), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        shares[block] = (signatures[first[block]] == signatures[second[block]]).mean(axis=1)
+    return shares
