@@ -11,8 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.data.batches import batch_shapes
-from deberta_jax.data.manifest import read_manifest
+from deberta_jax.data.batches import HeldOutBatches, batch_shapes
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.files import lock_folder
 from deberta_jax.model.attention import check_attention_runs
@@ -20,22 +19,25 @@ from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.clm import CAUSAL_LM
 from deberta_jax.pretraining.config import PretrainConfig
 from deberta_jax.pretraining.corpus import (
+    TextFiles,
     check_text_files,
     evaluation_batches,
     example_documents,
     find_tokenizer,
     masking_vocabulary,
-    prepare_shards,
+    prepare_stages,
     prepare_text,
     train_run_tokenizer,
     training_batches,
 )
+from deberta_jax.pretraining.curriculum import Stage, make_stages, parse_lengths, stage_at
 from deberta_jax.pretraining.initial import initial_config
 from deberta_jax.pretraining.mlm import MASKED_LM
 from deberta_jax.pretraining.mt import MIXED_LM
 from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results, Rows
 from deberta_jax.pretraining.recipes import Selection, recipe
 from deberta_jax.pretraining.rtd import REPLACED_TOKEN_DETECTION
+from deberta_jax.pretraining.sources import shards_sha256, stage_lines
 from deberta_jax.pretraining.summary import (
     export_models,
     file_line,
@@ -45,9 +47,10 @@ from deberta_jax.pretraining.summary import (
     size_lines,
 )
 from deberta_jax.sharding import batch_parts, make_mesh
+from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.first_process import on_first_process, print_once
-from deberta_jax.training.loop import held_out_evaluation, train
+from deberta_jax.training.loop import TrainResult, held_out_evaluation, train
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.run import check_settings
 from deberta_jax.training.sizes import Sizes, sizes
@@ -74,7 +77,7 @@ def pretrain(config: PretrainConfig) -> None:
     objective, training, data, folder = OBJECTIVES[config.objective], config.training, config.data, config.folder
     mesh = _training_mesh(training)
     _check(config, mesh)
-    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, data.shards)
+    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, " ".join(data.shards))
     files = objective.find_files(config.init_from, config.generator)
     model_config = None
     if tokenizer is not None:
@@ -85,18 +88,22 @@ def pretrain(config: PretrainConfig) -> None:
         text = prepare_text(data, folder / "text")
         if tokenizer is None:
             tokenizer = train_run_tokenizer(text.training, folder / "tokenizer" / "spm.model", config.vocabulary)
-        shards = prepare_shards(text, data.shards, folder / "shards", tokenizer, data.length)
-        settings = config.settings() | {"rows": read_manifest(shards.training).sha256}
+        shards = prepare_stages(text, data, folder / "shards", tokenizer)
+        stages = config.stages()
+        training_shards = [shards[stage.length].training for stage in stages]
+        rows_sha256 = shards_sha256([shards[length].training for length in data.lengths])
+        settings = config.settings() | {"rows": rows_sha256}
         # Every process checks: if only the first one did, the others would wait for it forever.
         check_settings(folder, settings)
         # A run that trains its tokenizer is not initialized from files.
         model_config = model_config or config.model_config(tokenizer.vocab_size)
         options = _options(config, model_config)
         method = objective.method(options, training, config.rtd)
-        size = _measure(config, options, mesh)
-        print_once(f"{config.model}: {size}")
-        rows = _rows(config, masking_vocabulary(tokenizer), mesh)
-        held_out = evaluation_batches(shards.held_out, tokenizer, rows.held_out, config, mesh)
+        stage_sizes = [_measure(config, stage, options, mesh) for stage in stages]
+        print_once("\n".join([f"{config.model}: {stage_sizes[0]}", *stage_lines(stages, training_shards)]))
+        rows = [_rows(config, stage, masking_vocabulary(tokenizer), mesh) for stage in stages]
+        held_out = evaluation_batches(shards[stages[-1].length].held_out, tokenizer, rows[-1].held_out, config, mesh)
+        training_rows = [stage_rows.training for stage_rows in rows]
 
         def load_files() -> Any:
             return objective.load_files(files, options, config.rtd, model_key(training.seed), mesh)
@@ -106,23 +113,37 @@ def pretrain(config: PretrainConfig) -> None:
             folder,
             settings,
             method,
-            batches=training_batches(shards.training, tokenizer, rows.training, config, mesh),
+            batches=training_batches(
+                list(zip(stages, training_shards, training_rows, strict=True)), tokenizer, config, mesh
+            ),
             evaluate=held_out_evaluation(method, mesh, lambda: held_out),
             initial_model=load_files if any(files) else None,
-            flops_per_step=size.step_flops,
+            flops=lambda step: stage_sizes[stage_at(stages, step - 1)].step_flops,
         )
-        model, metrics = result.state.model, result.metrics
-        if jax.process_count() > 1:
-            model = multihost_utils.process_allgather(model, tiled=True)
-        if jax.process_index() == 0:
-            exported = export_models(folder, objective.models(model), tokenizer)
-            sentences = masked_sentences(example_documents(text), tokenizer, _EXAMPLES)
-            baseline = majority_accuracy(held_out, objective.masked_prefix)
-            lines = objective.report(Results(folder, metrics, baseline, tokenizer, sentences))
-            if warning := method.warning(training.steps, metrics):
-                lines.append(f"warning: {warning}")
-            lines += [file_line(folder, exported), f"next: {objective.next_command(folder)}"]
-            print("\n".join(lines), flush=True)
+        _finish(config, result, held_out, text, tokenizer, method.warning(training.steps, result.metrics))
+
+
+def _finish(
+    config: PretrainConfig,
+    result: TrainResult,
+    held_out: HeldOutBatches,
+    text: TextFiles,
+    tokenizer: Tokenizer,
+    warning: str | None,
+) -> None:
+    """Export the models, and print results and the next command."""
+    objective, model, folder = OBJECTIVES[config.objective], result.state.model, config.folder
+    if jax.process_count() > 1:
+        model = multihost_utils.process_allgather(model, tiled=True)
+    if jax.process_index() > 0:
+        return
+    exported = export_models(folder, objective.models(model), tokenizer)
+    sentences = masked_sentences(example_documents(text), tokenizer, _EXAMPLES)
+    baseline = majority_accuracy(held_out, objective.masked_prefix)
+    lines = objective.report(Results(folder, result.metrics, baseline, tokenizer, sentences))
+    lines += [f"warning: {warning}"] * bool(warning)
+    lines += [file_line(folder, exported), f"next: {objective.next_command(folder)}"]
+    print("\n".join(lines), flush=True)
 
 
 def describe(config: PretrainConfig) -> str:
@@ -133,7 +154,7 @@ def describe(config: PretrainConfig) -> str:
     objective, training = OBJECTIVES[config.objective], config.training
     mesh = _training_mesh(training)
     check_text_files(config.data)
-    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, config.data.shards)
+    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, " ".join(config.data.shards))
     files = objective.find_files(config.init_from, config.generator)
     if tokenizer is None:
         # [MASK] follows the pieces of a trained tokenizer.
@@ -142,8 +163,11 @@ def describe(config: PretrainConfig) -> str:
         model = initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
     recipe_steps = recipe(config.recipe, Selection(config.objective)).training.steps if config.recipe else 0
     steps = training.steps or recipe_steps
-    size = _measure(config, _options(config, model), mesh)
-    lines = size_lines(config.model, size, batch_size=training.batch_size, length=config.data.length, steps=steps)
+    options, stages = (
+        _options(config, model),
+        make_stages(parse_lengths(config.data.length), steps, training.batch_size),
+    )
+    lines = size_lines(config.model, [(stage, _measure(config, stage, options, mesh)) for stage in stages])
     lines += published_lines(config.model) if config.objective == "rtd" else []
     return "\n".join([*lines, "next: set --steps above 0 to train"])
 
@@ -152,7 +176,9 @@ def _check(config: PretrainConfig, mesh: Mesh) -> None:
     """Raise InputError for another run in the folder, missing files, a warm-up that is longer than the run, and a batch
     that is too small for its kinds of rows.
     """
-    _rows(config, _ANY_VOCABULARY, mesh)
+    for stage in config.stages():
+        check_batch_size(stage.batch_size, mesh, config.training.accumulate)
+        _rows(config, stage, _ANY_VOCABULARY, mesh)
     learning_rate(config.training.optimizer, config.training.steps)
     check_settings(config.folder, config.settings())
     check_text_files(config.data)
@@ -163,9 +189,10 @@ def _options(config: PretrainConfig, model: DebertaConfig) -> ModelOptions:
     return ModelOptions(model, *options, enhanced_mask_decoder=config.absolute_positions == "decoder")
 
 
-def _rows(config: PretrainConfig, vocabulary: MaskingVocabulary, mesh: Mesh) -> Rows:
+def _rows(config: PretrainConfig, stage: Stage, vocabulary: MaskingVocabulary, mesh: Mesh) -> Rows:
     unit = batch_parts(mesh) * config.training.accumulate
-    return OBJECTIVES[config.objective].rows(config, unit, vocabulary)
+    training = dataclasses.replace(config.training, batch_size=stage.batch_size)
+    return OBJECTIVES[config.objective].rows(dataclasses.replace(config, training=training), unit, vocabulary)
 
 
 def _training_mesh(training: TrainingConfig) -> Mesh:
@@ -175,10 +202,10 @@ def _training_mesh(training: TrainingConfig) -> Mesh:
     return mesh
 
 
-def _measure(config: PretrainConfig, options: ModelOptions, mesh: Mesh) -> Sizes:
-    """The sizes of a run, computed from shapes and shardings without allocating."""
-    rows = _rows(config, _ANY_VOCABULARY, mesh).training
-    shapes = batch_shapes(rows, config.data.length, config.training.batch_size)
+def _measure(config: PretrainConfig, stage: Stage, options: ModelOptions, mesh: Mesh) -> Sizes:
+    """The sizes of a stage of a run, computed from shapes and shardings without allocating."""
+    rows = _rows(config, stage, _ANY_VOCABULARY, mesh).training
+    shapes = batch_shapes(rows, stage.length, stage.batch_size)
     batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     # Sizes do not depend on the number of steps, but the schedule needs enough for its warm-up. A program with kernels
     # does not say over how many tiles they loop: FLOPs are those of the same work in XLA.

@@ -9,7 +9,7 @@ from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import make_folder, read_json, write_json
 
 # Settings that may change when a run resumes: they change where and when work is done. (`accumulate` also changes the
-# dropout masks.)
+# dropout masks, and `decay_steps` the learning rate of the remaining steps.)
 _MAY_CHANGE = {
     "mesh",
     "attention",
@@ -20,6 +20,7 @@ _MAY_CHANGE = {
     "keep_every",
     "stop_after",
     "workers",
+    "decay_steps",
 }
 # Settings that may grow: the length of the run.
 _MAY_GROW = {"training.steps", "epochs"}
