@@ -1,34 +1,39 @@
 """Duplicates among many documents, from their fingerprints.
 
 Memory per document: 8 bytes for its hash or for the key of one band, 16 for sorting these, and 2 for flags. Signatures
-stay on disk, in files that are mapped into memory.
+stay on disk: those of one part at a time are mapped into memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt32, UInt64
 
+from deberta_jax.data.fingerprints import PERMUTATIONS
+
 # Signatures that are read at once.
-_BLOCK = 1 << 15
+_BLOCK = 1 << 12
 # In a band, documents are compared with the first ones of their bucket: this many that are not similar to each other.
 _LEADERS = 8
 
 
 class Signatures:
-    """The signatures of all parts, by the number of the document."""
+    """The signatures of all documents, by number; `parts` are the numbers of documents in consecutive parts.
 
-    def __init__(self, parts: Sequence[UInt32[np.ndarray, "_ P"]]):
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
+    `read(i)` maps the signatures of part i into memory, until the array is no longer used.
+    """
+
+    def __init__(self, parts: Sequence[int], read: Callable[[int], UInt32[np.ndarray, "_ P"]]):
+        self._ends = np.cumsum(parts)
+        self._starts = self._ends - np.asarray(parts)
+        self._read = read
 
     def __getitem__(self, indices: Int64[np.ndarray, "N"]) -> UInt32[np.ndarray, "N P"]:
-        width = self._parts[0].shape[1]
-        signatures = np.empty((len(indices), width), np.uint32)
+        signatures = np.empty((len(indices), PERMUTATIONS), np.uint32)
         part_of = np.searchsorted(self._ends, indices, "right")
-        for number in np.unique(part_of):
-            rows, part = part_of == number, self._parts[number]
-            signatures[rows] = part[indices[rows] - (self._ends[number] - len(part))]
+        for number in np.unique(part_of).tolist():
+            rows = part_of == number
+            signatures[rows] = self._read(number)[indices[rows] - self._starts[number]]
         return signatures
 
 

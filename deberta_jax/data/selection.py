@@ -151,20 +151,24 @@ def _is_complete(job: ExamineJob) -> bool:
 
 def _drop(jobs: Sequence[ExamineJob], selection: Selection) -> list[np.ndarray]:
     """The reason to drop each document, an array for each part."""
-    stored = [np.memmap(job.path, selection.document_type, "r") if job.path.stat().st_size else None for job in jobs]
-    parts = [np.zeros(0, selection.document_type) if part is None else part for part in stored]
-    ends = np.cumsum([len(part) for part in parts])
-    reason = np.concatenate([part["reason"] for part in parts])
+
+    def read(number: int) -> np.ndarray:
+        path = jobs[number].path
+        return np.memmap(path, selection.document_type, "r") if path.stat().st_size else no_documents
+
+    no_documents = np.zeros(0, selection.document_type)
+    reason = np.concatenate([read(number)["reason"] for number in range(len(jobs))])
+    counts = [len(read(number)) for number in range(len(jobs))]
     if selection.deduplicate != "none":
-        hashes = np.concatenate([part["hash"] for part in parts])
+        hashes = np.concatenate([read(number)["hash"] for number in range(len(jobs))])
         reason[exact_duplicates(hashes, np.flatnonzero(reason == _KEEP))] = _EXACT
         del hashes
     if selection.deduplicate == "near":
-        signatures = Signatures([part["signature"] for part in parts])
-        count, rows = bands(selection.similarity)
+        signatures = Signatures(counts, lambda number: read(number)["signature"])
         candidates = np.flatnonzero(reason == _KEEP)
-        reason[near_duplicates(signatures, candidates, selection.similarity, count, rows)] = _NEAR
-    return np.split(reason, ends[:-1])
+        duplicates = near_duplicates(signatures, candidates, selection.similarity, *bands(selection.similarity))
+        reason[duplicates] = _NEAR
+    return np.split(reason, np.cumsum(counts)[:-1])
 
 
 def _write_masks(jobs: Sequence[ExamineJob], reasons_of_parts: Sequence[np.ndarray]) -> list[Path | None]:

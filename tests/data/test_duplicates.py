@@ -61,7 +61,8 @@ def families():
         changed = rng.random((60, PERMUTATIONS)) < 0.06 * member
         signatures[:, member][changed] = rng.integers(1 << 32, size=changed.sum(), dtype=np.uint32)
     rows = rng.permutation(signatures.reshape(300, PERMUTATIONS))
-    return rows, Signatures(np.split(rows, [0, 40, 41, 150, 290]))
+    parts = np.split(rows, [0, 40, 41, 150, 290])
+    return rows, Signatures([len(part) for part in parts], lambda number: parts[number])
 
 
 def test_near_duplicates_are_those_of_a_loop_over_all_pairs(families):
