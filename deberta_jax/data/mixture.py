@@ -35,8 +35,8 @@ Shards = Path | Sequence[Source]
 def temperature_weights(sizes: Mapping[str, int], exponent: float) -> dict[str, float]:
     """The share of each source, in proportion to size^exponent.
 
-    1 keeps the proportions of the text, and lower values raise the shares of small languages: 0.7 in Conneau and Lample
-    2019, 0.3 in XLM-R (Conneau et al. 2020, section 3.1) and in mT5 (Xue et al. 2021, section 3.1).
+    1 keeps the proportions of the text, and lower values raise the shares of small languages: 0.3 in XLM-R (Conneau et
+    al. 2020, section 3.1) and in mT5 (Xue et al. 2021).
     """
     weights = {name: float(size) ** exponent for name, size in sizes.items()}
     total = sum(weights.values())

@@ -148,6 +148,8 @@ class PretrainConfig:
     """Model folder or hub id to initialize the model (rtd: the discriminator) from; its tokenizer is used too."""
     generator: str | None = None
     """rtd: model folder or hub id to initialize the generator from, or "fresh"; by default the file of --init-from."""
+    branch_from: Path | None = None
+    """Checkpoint of another run with these settings, RUN/checkpoints/STEP, to continue in this folder."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute dtype; parameters and optimizer state are float32."""
     precision: Precision = "float32"
@@ -199,7 +201,7 @@ class PretrainConfig:
         # Runs of earlier versions do not have these settings.
         later = {"num_hidden_groups": None, "absolute_positions": "decoder"}
         unused += [name for name, default in later.items() if settings[name] == default]
-        for name in ("folder", "processes", "recipe", *unused):
+        for name in ("folder", "processes", "recipe", "branch_from", *unused):
             del settings[name]
         for name in ("mixture", "temperature"):
             if settings["data"][name] in ((), None):

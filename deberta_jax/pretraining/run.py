@@ -1,7 +1,9 @@
 """One pretraining run, from text files to model folders."""
 
 import dataclasses
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,6 +50,7 @@ from deberta_jax.pretraining.summary import (
 )
 from deberta_jax.sharding import batch_parts, make_mesh
 from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.branch import check_branch, copy_branch
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.first_process import on_first_process, print_once
 from deberta_jax.training.loop import TrainResult, held_out_evaluation, train
@@ -85,6 +88,8 @@ def pretrain(config: PretrainConfig) -> None:
     check_attention_runs(config.attention, model_config or PRESETS[config.model], config.dtype, training=True)
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(lock_folder(folder)))
+        if config.branch_from:
+            on_first_process(partial(copy_branch, config.branch_from, folder))
         text = prepare_text(data, folder / "text")
         if tokenizer is None:
             tokenizer = train_run_tokenizer(text.training, folder / "tokenizer" / "spm.model", config.vocabulary)
@@ -94,7 +99,7 @@ def pretrain(config: PretrainConfig) -> None:
         rows_sha256 = shards_sha256([shards[length].training for length in data.lengths])
         settings = config.settings() | {"rows": rows_sha256}
         # Every process checks: if only the first one did, the others would wait for it forever.
-        check_settings(folder, settings)
+        _check_settings(config, settings)
         # A run that trains its tokenizer is not initialized from files.
         model_config = model_config or config.model_config(tokenizer.vocab_size)
         options = _options(config, model_config)
@@ -180,8 +185,15 @@ def _check(config: PretrainConfig, mesh: Mesh) -> None:
         check_batch_size(stage.batch_size, mesh, config.training.accumulate)
         _rows(config, stage, _ANY_VOCABULARY, mesh)
     learning_rate(config.training.optimizer, config.training.steps)
-    check_settings(config.folder, config.settings())
+    _check_settings(config, config.settings())
     check_text_files(config.data)
+
+
+def _check_settings(config: PretrainConfig, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for other settings than those of the run in the folder, and of the run to branch off from."""
+    check_settings(config.folder, settings)
+    if config.branch_from:
+        check_branch(config.branch_from, settings)
 
 
 def _options(config: PretrainConfig, model: DebertaConfig) -> ModelOptions:

@@ -41,27 +41,31 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     absent on either side.
     """
     path = folder / "config.json"
-    if not path.exists():
-        return
-    previous, current = _flatten(read_json(path)), _flatten(json.loads(json.dumps(settings)))
+    if path.exists():
+        check_same_settings(folder, read_json(path), settings)
+
+
+def check_same_settings(source: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise InputError, naming the settings that differ, as `check_settings` does; `source` is named in the message."""
+    previous, current = _flatten(before), _flatten(json.loads(json.dumps(now)))
     differences = []
     for name in sorted(previous.keys() | current.keys()):
-        before, now = previous.get(name, "absent"), current.get(name, "absent")
-        if before == now or _MAY_CHANGE & set(name.split(".")):
+        old, new = previous.get(name, "absent"), current.get(name, "absent")
+        if old == new or _MAY_CHANGE & set(name.split(".")):
             continue
-        if name in _MAY_BE_ABSENT and "absent" in (before, now):
+        if name in _MAY_BE_ABSENT and "absent" in (old, new):
             continue
-        if name in _MAY_GROW and isinstance(before, int | float) and isinstance(now, int | float):
-            if now < before:
+        if name in _MAY_GROW and isinstance(old, int | float) and isinstance(new, int | float):
+            if new < old:
                 raise InputError(
-                    f"{folder}: this run has {before} {name.rpartition('.')[2]}, and {now} would be fewer; "
-                    f"give at least {before}, or another folder"
+                    f"{source}: this run has {old} {name.rpartition('.')[2]}, and {new} would be fewer; "
+                    f"give at least {old}, or another folder"
                 )
             continue
-        differences.append(f"{name} ({before} in the folder, {now} now)")
+        differences.append(f"{name} ({old} in the folder, {new} now)")
     if differences:
         raise InputError(
-            f"{folder} contains a run with other settings: {list_names(differences, '; ')}; use another folder"
+            f"{source} contains a run with other settings: {list_names(differences, '; ')}; use another folder"
         )
 
 

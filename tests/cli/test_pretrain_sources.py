@@ -7,7 +7,7 @@ from unittest import mock
 
 import jax
 import pytest
-from toy_runs import call, read_lines
+from toy_runs import call, read_lines, weights
 from toy_tokenizers import write_unigram
 
 from deberta_jax.data.manifest import read_manifest
@@ -53,9 +53,18 @@ def test_a_run_changes_its_length_and_a_late_decay_gives_the_same_losses(corpus,
         assert pretrain(late, corpus, "--steps", steps, "--optimizer.decay-steps", decay) == 0
         assert message in capsys.readouterr().err
     assert read_lines(late, "train") == read_lines(whole, "train")
+    assert weights(late) == weights(whole)
     assert read_lines(late, "held_out")[-1] == read_lines(whole, "held_out")[-1]
     rates = [line["learning_rate"] for line in read_lines(whole, "train")]
     assert rates[1] == rates[6] > rates[7] > 0
+    # Another run decays from step 3.
+    branch = tmp_path / "branch"
+    options = ("--branch-from", late / "checkpoints" / "3", "--optimizer.decay-steps", "2")
+    assert pretrain(branch, corpus, "--steps", "4", *options) == 0
+    lines = read_lines(branch, "train")
+    assert lines[:3] == read_lines(whole, "train")[:3]
+    assert 0 < lines[3].pop("learning_rate") < rates[3]
+    assert lines[3]["loss"] == read_lines(whole, "train")[3]["loss"]
     assert len({line["tokens"] for line in read_lines(whole, "train")}) <= 8
 
 
@@ -68,6 +77,7 @@ def test_a_run_changes_its_length_and_a_late_decay_gives_the_same_losses(corpus,
         (["--data.length", "32:50%", "48"], "data.length: 8 sequences of 32 tokens are no whole number of sequences"),
         (["--data.length", "32:50%", "128"], "sequences of 32 and 64 tokens, but data.length is 128"),
         (["--data.length", "32:50%", "64:50%", "--batch-size", "2"], "batch_size is 1; it must be a multiple of 2"),
+        (["--branch-from", "nowhere/5"], "nowhere/5: no checkpoint; give the folder of a step"),
         (["--optimizer.decay-steps", "30"], "optimizer.decay_steps 30, but the run has only 8"),
     ],
 )
