@@ -210,13 +210,14 @@ def _first_line(folder: Path, config: TrainingConfig, state: TrainState, note: M
     if note is None:
         return f"training in {folder}"
     step = int(state.step)
-    before, optimizer = note.get("steps", config.steps), OptimizerConfig(**note.get("optimizer", {}))
-    is_extended, has_other_decay = before < config.steps, config.optimizer.decay_steps != optimizer.decay_steps
-    if not (is_extended or (note.get("optimizer") and has_other_decay)):
+    before = note.get("steps", config.steps)
+    optimizer = OptimizerConfig(**note["optimizer"]) if "optimizer" in note else config.optimizer
+    if before == config.steps and optimizer.decay_steps == config.optimizer.decay_steps:
         return f"resuming from step {step}"
     updates = step - int(state.skipped)
     previous = float(learning_rate(optimizer, before)(updates))
     current = float(learning_rate(config.optimizer, config.steps)(updates))
+    is_extended = before < config.steps
     action = f"extending the run from {before} to {config.steps} steps" if is_extended else f"resuming from step {step}"
     return (
         f"{action}: the learning rate is recomputed for {config.steps} steps; at step {step} it is {current:.2g} "

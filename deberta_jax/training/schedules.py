@@ -42,8 +42,7 @@ def wsd(step: Scalar, total: int, warmup: float, final: float, decay: float) -> 
     The decay is 1 - sqrt of its progress (Hägele et al. 2024, section 3). Until it starts, the rate does not depend on
     `total`: a run can be extended, and its decay can start from any checkpoint of the stable phase.
     """
-    # Without a decay, the program has the same operations, so that its steps are bit-identical.
-    progress = jnp.clip((step - (total - decay)) / max(decay, 1e-9), 0, 1)
+    progress = jnp.clip((step - (total - decay)) / decay, 0, 1) if decay else jnp.zeros_like(step)
     return _warmup_factor(step, warmup) * (1 - (1 - final) * jnp.sqrt(progress))
 
 

@@ -15,7 +15,7 @@ from deberta_jax.data.prepare import prepare
 
 OPTIONS = [
     *("--data.mixture", "web=0.7", "books=0.3", "--data.length", "32:4", "64", "--data.evaluate-batches", "2"),
-    *("--batch-size", "8", "--evaluate-every", "100", "--checkpoint-every", "100"),
+    *("--batch-size", "8", "--evaluate-every", "100", "--checkpoint-every", "3", "--keep", "5"),
     *("--optimizer.schedule", "wsd", "--optimizer.warmup", "2"),
 ]
 
@@ -40,32 +40,36 @@ def pretrain(folder, corpus, *options):
         return call("pretrain", "tiny", "--folder", folder, *corpus, *OPTIONS, *options)
 
 
-def test_a_run_changes_its_length_and_a_late_decay_gives_the_same_losses(corpus, tmp_path, capsys):
-    whole, late = tmp_path / "whole", tmp_path / "late"
-    assert pretrain(whole, corpus, "--steps", "8", "--optimizer.decay-steps", "2") == 0
+def test_a_run_changes_its_length_resumes_bit_exactly_and_branches_into_an_early_decay(corpus, tmp_path, capsys):
+    whole, resumed, branch = (tmp_path / name for name in ("whole", "resumed", "branch"))
+    end = ("--steps", "8", "--optimizer.decay-steps", "2")
+    assert pretrain(whole, corpus, *end) == 0
     out = capsys.readouterr().out
     assert "  steps 1 to 4: 8 sequences of 32 tokens\n  books: 30.00%, " in out
     assert "  steps 5 to 8: 4 sequences of 64 tokens\n  books: 30.00%, " in out
     settings = json.loads((whole / "config.json").read_text())["data"]
     assert (settings["length"], settings["mixture"]) == ({"32": 0, "64": 4}, ["web=0.7", "books=0.3"])
-    # The run ends in the first stage without a decay, and decays later.
-    for steps, decay, message in ((3, 0, "training in"), (8, 2, "from 3 to 8 steps")):
-        assert pretrain(late, corpus, "--steps", steps, "--optimizer.decay-steps", decay) == 0
-        assert message in capsys.readouterr().err
-    assert read_lines(late, "train") == read_lines(whole, "train")
-    assert weights(late) == weights(whole)
-    assert read_lines(late, "held_out")[-1] == read_lines(whole, "held_out")[-1]
-    rates = [line["learning_rate"] for line in read_lines(whole, "train")]
-    assert rates[1] == rates[6] > rates[7] > 0
-    # Another run decays from step 3.
-    branch = tmp_path / "branch"
-    options = ("--branch-from", late / "checkpoints" / "3", "--optimizer.decay-steps", "2")
-    assert pretrain(branch, corpus, "--steps", "4", *options) == 0
-    lines = read_lines(branch, "train")
-    assert lines[:3] == read_lines(whole, "train")[:3]
-    assert 0 < lines[3].pop("learning_rate") < rates[3]
-    assert lines[3]["loss"] == read_lines(whole, "train")[3]["loss"]
-    assert len({line["tokens"] for line in read_lines(whole, "train")}) <= 8
+    lines = read_lines(whole, "train")
+    assert lines[1]["learning_rate"] == lines[6]["learning_rate"] > lines[7]["learning_rate"] > 0
+    # Both lengths have 256 tokens per batch, less the padding.
+    assert all(200 < line["tokens"] <= 256 for line in lines)
+
+    shutil.copytree(whole, resumed)
+    for step in ("6", "8"):
+        shutil.rmtree(resumed / "checkpoints" / step)
+    assert pretrain(resumed, corpus, *end) == 0
+    assert "resuming from step 3" in capsys.readouterr().err
+    assert read_lines(resumed, "train") == lines
+    assert read_lines(resumed, "held_out") == read_lines(whole, "held_out")
+    assert weights(resumed) == weights(whole)
+
+    checkpoint = whole / "checkpoints" / "3"
+    assert pretrain(branch, corpus, "--steps", "4", "--optimizer.decay-steps", "2", "--branch-from", checkpoint) == 0
+    assert "extending the run from 8 to 4 steps" not in capsys.readouterr().err
+    *first, last = read_lines(branch, "train")
+    assert first == lines[:3]
+    assert 0 < last["learning_rate"] < lines[3]["learning_rate"]
+    assert last["loss"] == pytest.approx(lines[3]["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
