@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -184,3 +186,13 @@ def test_relative_paths_refer_to_the_working_folder(texts, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     manifest = prepare_toy(["texts/*.txt"], Path("shards"), shards=2).manifest
     assert manifest == prepare_toy(texts, tmp_path / "shards", shards=2).manifest
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path):
+    script, peaks = Path(__file__).parents[1] / "support/peak_memory.py", []
+    for megabytes in (4, 16):
+        folder = tmp_path / str(megabytes)
+        folder.mkdir()
+        command = [sys.executable, str(script), str(folder), str(megabytes)]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout))
+    assert peaks[1] < 1.05 * peaks[0]
