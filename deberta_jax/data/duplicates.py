@@ -1,7 +1,7 @@
 """Duplicates among many documents, from their fingerprints.
 
-Memory per document: 8 bytes for its hash or for the key of one band, 16 for sorting these, and 2 for flags. Signatures
-stay on disk: those of one part at a time are mapped into memory.
+About 60 bytes of memory per document are held, for hashes or the keys of one band, and to sort them. Signatures stay on
+disk: those of one part at a time are mapped into memory.
 """
 
 from collections.abc import Callable, Sequence

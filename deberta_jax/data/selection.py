@@ -156,11 +156,15 @@ def _drop(jobs: Sequence[ExamineJob], selection: Selection) -> list[np.ndarray]:
         path = jobs[number].path
         return np.memmap(path, selection.document_type, "r") if path.stat().st_size else no_documents
 
+    def column(name: str) -> np.ndarray:
+        # Copies, so that only one part is mapped into memory at a time.
+        return np.concatenate([np.array(read(number)[name]) for number in range(len(jobs))])
+
     no_documents = np.zeros(0, selection.document_type)
-    reason = np.concatenate([read(number)["reason"] for number in range(len(jobs))])
+    reason = column("reason")
     counts = [len(read(number)) for number in range(len(jobs))]
     if selection.deduplicate != "none":
-        hashes = np.concatenate([read(number)["hash"] for number in range(len(jobs))])
+        hashes = column("hash")
         reason[exact_duplicates(hashes, np.flatnonzero(reason == _KEEP))] = _EXACT
         del hashes
     if selection.deduplicate == "near":
