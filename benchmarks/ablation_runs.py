@@ -74,7 +74,7 @@ def prepare(data: Path, folder: Path, scale: Scale) -> Corpus:
     if (folder / "shards" / "held_out").is_dir():
         return Corpus(tokenizer, ShardFolders(folder / "shards" / "train", folder / "shards" / "held_out"))
     text_files = TextFiles((str(text),), ())
-    return Corpus(tokenizer, prepare_shards(text_files, None, folder / "shards", tokenizer, scale.length))
+    return Corpus(tokenizer, prepare_shards(text_files, folder / "shards", tokenizer, scale.length))
 
 
 def training_config(scale: Scale, seed: int, steps: int) -> TrainingConfig:

@@ -14,10 +14,10 @@ def run(options: PlanConfig) -> None:
     from deberta_jax.planning.report import plot_memory, print_plans, print_ranking
     from deberta_jax.planning.search import plans_of, search
     from deberta_jax.planning.topologies import find_topology
-    from deberta_jax.pretraining.program import model_to_train
+    from deberta_jax.pretraining.program import longest_stage, model_to_train
 
     topology = find_topology(options.topology)
-    config, _ = fixed_micro_batch(options.pretrain)
+    config, _ = fixed_micro_batch(longest_stage(options.pretrain))
     target = Target.of(model_to_train(config), topology)
     if options.search:
         entries = search(config, target, _report)

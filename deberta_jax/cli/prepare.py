@@ -1,10 +1,14 @@
 """`deberta-jax prepare`: text files to shards of packed token sequences, on this machine or on a dask cluster."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from deberta_jax.data.prepare import prepare
+from deberta_jax.data.selection import Selection
 from deberta_jax.errors import InputError
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -14,7 +18,8 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 class PrepareConfig:
     """Tokenize text and write it as shards of packed sequences for pretraining.
 
-    Run the same command again to resume an interrupted one; complete shards are kept.
+    Run the same command again to resume an interrupted one; complete shards are kept. With --filter or --deduplicate,
+    the text is read twice (docs/pretraining.md, "Large corpora").
     """
 
     files: tuple[str, ...] = ()
@@ -25,6 +30,7 @@ class PrepareConfig:
     """Folder for the shards."""
     length: int = 512
     """Length of a sequence in tokens; documents are packed into sequences of this length."""
+    selection: Annotated[Selection, tyro.conf.arg(name="")] = field(default_factory=Selection)
     shards: int | None = None
     """Maximum number of shards; by default one for every 2 MiB of text, at most 1024."""
     workers: int = 1
@@ -47,6 +53,7 @@ def run(config: PrepareConfig) -> None:
             config.output,
             tokenizer,
             length=config.length,
+            selection=config.selection,
             shards=config.shards,
             workers=config.workers,
             scheduler=config.scheduler,
@@ -58,5 +65,9 @@ def run(config: PrepareConfig) -> None:
         f"sequences of {manifest.length}, {len(manifest.shards)} shards ({report.seconds:.0f} s, "
         f"{report.megabytes_per_second:.1f} MB/s, {report.tokens_per_second:,.0f} tokens/s)"
     )
+    if manifest.dropped:
+        dropped = sum(manifest.dropped.values())
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
+        print(f"dropped: {dropped:,} of {manifest.documents + dropped:,} documents ({counts})")
     options = ["--data.shards", str(config.output), "--tokenizer", str(config.tokenizer)]
     print(f"next: deberta-jax pretrain v3-base {shlex.join(options)} --data.length {config.length}")

@@ -1,23 +1,17 @@
 """Batches of training rows by index: batch k depends only on the seed and k, not on the host or the first batch."""
 
-import errno
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import grain
 import numpy as np
 from absl import flags
-from array_record.python.array_record_module import ArrayRecordReader
 
 from deberta_jax.data.batch_share import WHOLE_BATCH, BatchShare
-from deberta_jax.data.manifest import Manifest, read_manifest
 from deberta_jax.data.masking import Masking, MaskingVocabulary, mask_tokens
+from deberta_jax.data.mixture import Shards, held_out_sequences, training_sequences
 from deberta_jax.data.packing import PackedSequence
-from deberta_jax.data.shards import from_record
-from deberta_jax.errors import InputError
 
 # The arrays that an objective reads, such as int32 `input_ids`, `segment_ids` and `position_ids` [B, T],
 # `masked_positions` and `labels` [B, M], and float32 `label_weights` [B, M], 0 for an unused slot.
@@ -27,20 +21,19 @@ MakeRow = Callable[[PackedSequence, np.random.Generator], dict[str, np.ndarray]]
 
 # Held-out text has the same masks in every run.
 _HELD_OUT_SEED = 20_060
-# Grain counts batches in floating point, which is exact up to this number.
-_ENDLESS = 1 << 52
 
 
 class TrainingBatches(Iterator[ArrayBatch]):
-    """The batches `start`, `start` + 1, ... of a folder of shards, without end; of each, the share of this host.
+    """The batches `start`, `start` + 1, ... of shards, without end; of each, the share of this host.
 
-    Sequences are shuffled in every epoch, and `rows` makes each into a row, independently in every visit. Threads of
-    this process make the batches, or `workers` processes. Close it, or use it as a context manager.
+    Sequences are shuffled in every epoch, and `rows` makes each into a row, independently in every visit. Each source
+    of a mixture has its own epochs. Threads of this process make the batches, or `workers` processes. Close it, or use
+    it as a context manager.
     """
 
     def __init__(
         self,
-        folder: Path,
+        shards: Shards,
         rows: "MakeRow | TwoKinds",
         *,
         batch_size: int,
@@ -50,8 +43,7 @@ class TrainingBatches(Iterator[ArrayBatch]):
         workers: int = 0,
         vocabulary_sha256: str | None = None,
     ):
-        sequences = _sequences(folder, vocabulary_sha256).seed(seed).shuffle()
-        sequences = sequences.repeat(_ENDLESS // len(sequences))
+        sequences = training_sequences(shards, seed, vocabulary_sha256)
         if isinstance(rows, TwoKinds):
             numbered = sequences.map_with_index(Number(batch_size))
             shares = numbered.random_map(rows).batch(share.size(batch_size), batch_fn=stack_each)
@@ -91,7 +83,7 @@ class TrainingBatches(Iterator[ArrayBatch]):
 
 
 class HeldOutBatches:
-    """Every sequence of a folder of shards once, in order, the same rows in every run; see `held_out_batches`."""
+    """Every sequence of shards once, in order, the same rows in every run; see `held_out_batches`."""
 
     def __init__(self, sequences: grain.MapDataset, batch_size: int, share: BatchShare):
         self._sequences = sequences
@@ -117,7 +109,7 @@ class HeldOutBatches:
 
 
 def held_out_batches(
-    folder: Path,
+    shards: Shards,
     rows: MakeRow,
     *,
     batch_size: int,
@@ -130,9 +122,7 @@ def held_out_batches(
     The rows depend only on the index of the sequence and on `rows`. The last batch is filled with padding: segment
     0 and weight 0.
     """
-    sequences = _sequences(folder, vocabulary_sha256)
-    if limit is not None:
-        sequences = sequences[: limit * batch_size]
+    sequences = held_out_sequences(shards, None if limit is None else limit * batch_size, vocabulary_sha256)
     return HeldOutBatches(sequences.seed(_HELD_OUT_SEED).random_map(rows), batch_size, share)
 
 
@@ -217,51 +207,6 @@ def batch_shapes(rows: MakeRow | TwoKinds, length: int, batch_size: int) -> dict
         for prefix, make_row, number in parts
         for name, value in make_row(sequence, np.random.default_rng(0)).items()
     }
-
-
-class _Records:
-    """The records of all shards by index, as a source for Grain; raises InputError with the name of a damaged shard."""
-
-    def __init__(self, folder: Path, manifest: Manifest):
-        self._paths = manifest.paths(folder)
-        self._ends = np.cumsum([shard.sequences for shard in manifest.shards if shard.sequences])
-        for path in self._paths:
-            try:
-                ArrayRecordReader(path).close()
-            except RuntimeError as error:
-                raise _read_error(path, error) from error
-        self._source = grain.sources.ArrayRecordDataSource(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> bytes:
-        try:
-            return self._source[index]
-        except RuntimeError as error:
-            raise _read_error(self._paths[int(np.searchsorted(self._ends, index, "right"))], error) from error
-
-
-def _read_error(path: str, error: RuntimeError) -> InputError:
-    """What to do about a shard that cannot be read: it is damaged, unless the system refuses to open it."""
-    if os.strerror(errno.EMFILE) in str(error):
-        return InputError(f"{path}: too many open files; raise the limit (ulimit -n), or prepare fewer shards")
-    try:
-        open(path, "rb").close()
-    except OSError as reason:
-        return InputError(f"{path}: cannot be read ({reason.strerror})")
-    return InputError(f"{path}: damaged; remove this file and prepare the shards again")
-
-
-def _sequences(folder: Path, vocabulary_sha256: str | None) -> grain.MapDataset:
-    manifest = read_manifest(folder, vocabulary_sha256)
-    records = _Records(folder, manifest)
-    if len(records) != manifest.sequences:
-        raise InputError(
-            f"{folder}: {len(records)} sequences in the shards, {manifest.sequences} in the manifest; prepare the "
-            "shards again"
-        )
-    return grain.MapDataset.source(records).map(from_record)
 
 
 def _parse_flags() -> None:

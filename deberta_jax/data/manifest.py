@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deberta_jax.errors import InputError
@@ -41,6 +42,10 @@ class Manifest:
     sources: tuple[str, ...]
     """The text files, as absolute paths."""
     shards: tuple[Shard, ...]
+    selection: Mapping[str, object] = field(default_factory=dict)
+    """The filter and the removal of duplicates; empty if all documents are kept."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """The number of documents that were dropped, by reason."""
 
     @property
     def sequences(self) -> int:
@@ -74,7 +79,11 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a folder atomically."""
-    write_json(folder / MANIFEST, {"format": FORMAT_VERSION, **dataclasses.asdict(manifest)})
+    fields = dataclasses.asdict(manifest)
+    for name in ("selection", "dropped"):
+        if not fields[name]:
+            del fields[name]
+    write_json(folder / MANIFEST, {"format": FORMAT_VERSION, **fields})
 
 
 def find_manifest(folder: Path) -> Manifest | None:

@@ -5,6 +5,7 @@ sequence. "tail_biased" follows the original, which spends its budget from the l
 sequence (docs/numerics.md, "Masking of text"; mlm_task.py, `NGramMaskGenerator`).
 """
 
+import functools
 import math
 import random
 from bisect import bisect
@@ -13,7 +14,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int32
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 
 from deberta_jax.errors import InputError, check_at_least
 
@@ -72,6 +73,16 @@ class MaskingVocabulary:
                 f"word_starts has {len(self.word_starts)} entries, but the vocabulary has {self.vocab_size} tokens"
             )
 
+    @functools.cached_property
+    def is_ordinary(self) -> Bool[np.ndarray, "V"]:
+        """For each id, whether it is an ordinary token."""
+        return ~np.isin(np.arange(self.vocab_size), self.special_ids)
+
+    @functools.cached_property
+    def sorted_special_ids(self) -> Int64[np.ndarray, "S"]:
+        """The special ids in ascending order, each once."""
+        return np.array(sorted(set(self.special_ids)), np.int64)
+
 
 def mask_tokens(
     input_ids: Int[np.ndarray, "T"],
@@ -91,9 +102,9 @@ def mask_tokens(
     """
     slots = masking.slots(len(input_ids))
     if masking.mode == "uniform":
-        maskable = _maskable(input_ids, segment_ids, vocabulary)
-        bounds = _word_bounds(input_ids, maskable, vocabulary, masking)
-        positions = np.flatnonzero(maskable)[_choose_uniform(bounds, rng, masking)][:slots]
+        candidates = _maskable(input_ids, segment_ids, vocabulary)
+        bounds = _word_bounds(input_ids, candidates, vocabulary, masking)
+        positions = candidates[_choose_uniform(bounds, rng, masking)][:slots]
         replacements = _replace(input_ids[positions], rng, vocabulary, masking)
     else:
         seed = random.Random(int(rng.integers(1 << 62)))
@@ -123,7 +134,7 @@ def tail_biased(
     spent; the last word is completed, so there may be more than `max_predictions`. Packed documents share one budget,
     and words end with their document.
     """
-    candidates = np.flatnonzero(_maskable(input_ids, segment_ids, vocabulary))
+    candidates = _maskable(input_ids, segment_ids, vocabulary)
     starts = vocabulary.word_starts[input_ids[candidates]]
     if masking.max_ngram == 1 or not masking.whole_words:
         starts = np.ones_like(starts)
@@ -161,43 +172,60 @@ def tail_biased(
 
 
 def _word_bounds(
-    input_ids: Int[np.ndarray, "T"], maskable: Bool[np.ndarray, "T"], vocabulary: MaskingVocabulary, masking: Masking
-) -> list[int]:
+    input_ids: Int[np.ndarray, "T"], candidates: Int64[np.ndarray, "C"], vocabulary: MaskingVocabulary, masking: Masking
+) -> Int64[np.ndarray, "_"]:
     """Where each word starts among the maskable tokens, and their number; every token is a word without whole_words."""
-    candidates = np.flatnonzero(maskable)
-    # A token right after a special token begins a word, because a document may be split inside a word.
-    starts = vocabulary.word_starts[input_ids[candidates]] | ~maskable[candidates - 1] | (candidates == 0)
-    starts[:1] = True
     if not masking.whole_words:
-        starts = np.ones_like(starts)
-    return [*np.flatnonzero(starts).tolist(), len(candidates)]
+        return np.arange(len(candidates) + 1)
+    starts = vocabulary.word_starts[input_ids[candidates]]
+    # A token right after a special token begins a word, because a document may be split inside a word.
+    starts[:1] = True
+    starts[1:] |= candidates[1:] != candidates[:-1] + 1
+    return np.append(np.flatnonzero(starts), len(candidates))
 
 
-def _choose_uniform(bounds: list[int], rng: np.random.Generator, masking: Masking) -> list[int]:
+def _choose_uniform(
+    bounds: Int64[np.ndarray, "_"], rng: np.random.Generator, masking: Masking
+) -> Int64[np.ndarray, "P"]:
     """Indices of maskable tokens in random n-grams, until `rate` of them is reached; the last word is completed.
 
     An n-gram that reaches the end of the sequence continues with its first word. Otherwise the first words, which fewer
     n-grams contain, would be masked less often than the others.
     """
     count = len(bounds) - 1
-    budget = max(1, round(bounds[-1] * masking.rate))
-    cumulative = np.cumsum(_ngram_shares(masking.max_ngram))
-    order = rng.permutation(count).tolist()
-    sizes = (1 + np.searchsorted(cumulative[:-1], rng.random(count), side="right")).tolist()
+    budget = max(1, round(int(bounds[-1]) * masking.rate))
+    # The budget is reached before this many words are tried: each was chosen before, or adds at least a token.
+    tried = 2 * budget
+    order = rng.permutation(count)[:tried]
+    draws = rng.random(count)[:tried]
+    words = order
+    if masking.max_ngram > 1:
+        cumulative = np.cumsum(_ngram_shares(masking.max_ngram))
+        sizes = 1 + np.searchsorted(cumulative[:-1], draws, side="right")
+        words = np.array(_ngram_words(order.tolist(), sizes.tolist(), bounds.tolist(), budget), np.int64)
+    starts, lengths = bounds[words], bounds[words + 1] - bounds[words]
+    ends = np.cumsum(lengths)
+    number = int(np.searchsorted(ends, budget)) + 1
+    starts, lengths, ends = starts[:number], lengths[:number], ends[:number]
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
-    chosen: set[int] = set()
-    indices: list[int] = []
+
+def _ngram_words(order: list[int], sizes: list[int], bounds: list[int], budget: int) -> list[int]:
+    """The words of the n-grams that start with a word that is not chosen yet, until they have `budget` tokens."""
+    count = len(bounds) - 1
+    chosen: dict[int, None] = {}
+    tokens = 0
     for start, size in zip(order, sizes, strict=True):
         if start in chosen:
             continue
         for index in range(start, start + size):
             word = index % count
             if word not in chosen:
-                chosen.add(word)
-                indices.extend(range(bounds[word], bounds[word + 1]))
-                if len(indices) >= budget:
-                    return indices
-    return indices
+                chosen[word] = None
+                tokens += bounds[word + 1] - bounds[word]
+                if tokens >= budget:
+                    return list(chosen)
+    return list(chosen)
 
 
 def _replace(
@@ -205,22 +233,22 @@ def _replace(
 ) -> Int[np.ndarray, "P"]:
     """For each token, [MASK], the token itself or a random ordinary token, drawn independently."""
     draws = rng.random(len(ids))
-    randoms = rng.integers(vocabulary.vocab_size - len(set(vocabulary.special_ids)), size=len(ids))
-    for special in sorted(set(vocabulary.special_ids)):
-        randoms += randoms >= special
+    specials = vocabulary.sorted_special_ids
+    randoms = rng.integers(vocabulary.vocab_size - len(specials), size=len(ids))
+    # The n-th ordinary id follows as many special ids as there are at or below it.
+    randoms += np.searchsorted(specials - np.arange(len(specials)), randoms, side="right")
     unmasked = np.where(draws < masking.mask_share + masking.keep_share, ids, randoms)
     return np.where(draws < masking.mask_share, vocabulary.mask_id, unmasked)
 
 
 def _maskable(
     input_ids: Int[np.ndarray, "T"], segment_ids: Int[np.ndarray, "T"], vocabulary: MaskingVocabulary
-) -> Bool[np.ndarray, "T"]:
-    maskable = segment_ids > 0
-    for special in vocabulary.special_ids:
-        maskable &= input_ids != special
-    return maskable
+) -> Int64[np.ndarray, "C"]:
+    """The positions of ordinary tokens."""
+    return np.flatnonzero((segment_ids > 0) & vocabulary.is_ordinary[input_ids])
 
 
+@functools.cache
 def _ngram_shares(max_ngram: int) -> Float[np.ndarray, "N"]:
     """The probability of each length from 1 to `max_ngram`."""
     shares = 1 / np.arange(1, max_ngram + 1)

@@ -57,7 +57,6 @@ def pack(
 
 def position_ids(segment_ids: Int[np.ndarray, "T"]) -> Int32[np.ndarray, "T"]:
     """Positions that restart at 0 in every segment; 0 for padding."""
-    index = np.arange(len(segment_ids))
-    is_start = np.diff(segment_ids, prepend=-1) != 0
-    start = np.maximum.accumulate(np.where(is_start, index, 0))
-    return np.where(segment_ids > 0, index - start, 0).astype(np.int32)
+    starts = np.append(0, np.flatnonzero(segment_ids[1:] != segment_ids[:-1]) + 1)
+    lengths = np.diff(np.append(starts, len(segment_ids)))
+    return np.where(segment_ids > 0, np.arange(len(segment_ids)) - np.repeat(starts, lengths), 0).astype(np.int32)

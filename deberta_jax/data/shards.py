@@ -44,6 +44,16 @@ class ShardJob(NamedTuple):
     length: int
     source: str
     """The digest that identifies the content of the shard."""
+    dropped: Path | None = None
+    """A file with a byte for each document of the part, 0 to keep it; None if all are kept."""
+
+    def documents(self) -> Iterator[str]:
+        """The documents that are kept."""
+        if self.dropped is None:
+            return self.part.documents()
+        reasons = np.frombuffer(self.dropped.read_bytes(), np.uint8)
+        pairs = zip(self.part.documents(), reasons, strict=True)
+        return (document for document, reason in pairs if not reason)
 
 
 def make_shard(job: ShardJob) -> Shard:
@@ -52,7 +62,7 @@ def make_shard(job: ShardJob) -> Shard:
 
     def encoded() -> Iterator[np.ndarray]:
         nonlocal documents, size
-        texts = job.part.documents()
+        texts = job.documents()
         while batch := list(islice(texts, _DOCUMENTS_PER_BATCH)):
             documents, size = documents + len(batch), size + sum(len(text.encode()) for text in batch)
             yield from job.tokenizer.encode_many(batch)

@@ -26,7 +26,7 @@ def estimated_seconds(
     chip = chip or CHIPS["v5e"]
     data, fsdp, tensor = mesh
     itemsize = 2 if config.dtype == "bfloat16" else 4
-    tokens = config.training.batch_size * config.data.length / (data * fsdp)
+    tokens = config.training.batch_size * config.data.lengths[0] / (data * fsdp)
     # The gradients of one micro-batch and the parameters that fsdp gathers twice; sums of partial products per layer.
     gradients = 2 * _GRADIENT_BYTES * parameters / (fsdp * tensor) * (1 - 1 / data)
     gathered = 3 * itemsize * parameters / tensor * (1 - 1 / fsdp)
@@ -41,7 +41,7 @@ class Activations:
 
     def __init__(self, model: DebertaConfig, config: PretrainConfig):
         itemsize = 2 if config.dtype == "bfloat16" else 4
-        unit = config.data.length * model.hidden_size * model.num_hidden_layers * itemsize
+        unit = config.data.lengths[0] * model.hidden_size * model.num_hidden_layers * itemsize
         self._bytes = {remat: factor * unit for remat, factor in _SAVED.items()}
 
     def bytes(self, remat: Remat, mesh: MeshSizes, sequences: float) -> float:

@@ -13,7 +13,7 @@ from deberta_jax.planning.plan import Target, compile_run
 from deberta_jax.planning.search import smallest_fit
 from deberta_jax.planning.topologies import LOCAL, find_topology
 from deberta_jax.pretraining.config import AUTO, PretrainConfig
-from deberta_jax.pretraining.program import model_to_train
+from deberta_jax.pretraining.program import longest_stage, model_to_train
 from deberta_jax.training.chips import GIB
 from deberta_jax.training.sizes import format_bytes
 
@@ -26,6 +26,7 @@ def resolve_micro_batch(config: PretrainConfig) -> tuple[PretrainConfig, str]:
     """
     if config.micro_batch != AUTO:
         return fixed_micro_batch(config)
+    run, config = config, longest_stage(config)
     target = Target.of(model_to_train(config), find_topology(LOCAL))
     # All processes must choose the same number.
     target = target._replace(capacity=_smallest(target.capacity))
@@ -35,8 +36,9 @@ def resolve_micro_batch(config: PretrainConfig) -> tuple[PretrainConfig, str]:
         resumed = with_accumulation(config, previous)
         step = compile_run(resumed, target)
         if step.fits:
-            return resumed, _line(resumed, step, target, ", as before")
-    return largest_micro_batch(config, target)
+            return with_accumulation(run, previous), _line(resumed, step, target, ", as before")
+    largest, line = largest_micro_batch(config, target)
+    return with_accumulation(run, largest.training.accumulate), line
 
 
 def fixed_micro_batch(config: PretrainConfig) -> tuple[PretrainConfig, str]:

@@ -112,7 +112,7 @@ def plan_values(plan: Plan, price: float | None = None) -> dict[str, Any]:
         "mesh": plan.mesh._asdict(),
         "remat": plan.config.remat,
         "batch_size": training.batch_size,
-        "length": plan.config.data.length,
+        "length": plan.config.data.lengths[0],
         "accumulate": training.accumulate,
         "micro_batch": plan.micro_batch,
         "parameters": plan.flops.parameters,

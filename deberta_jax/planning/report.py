@@ -19,7 +19,7 @@ _WIDTH = 160
 def plan_lines(plan: Plan, price: float | None = None) -> list[str]:
     """A plan in words."""
     config, topology, memory = plan.config, plan.target.topology, plan.step.memory
-    batch_size, length = config.training.batch_size, config.data.length
+    batch_size, length = config.training.batch_size, config.data.lengths[0]
     chips = f"{topology.num_chips:,} chip{'s' * (topology.num_chips > 1)}"
     if len(topology.devices) != topology.num_chips:
         chips += f", {len(topology.devices):,} devices"

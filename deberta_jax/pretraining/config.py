@@ -13,6 +13,7 @@ from deberta_jax.data.language_modeling import Directions
 from deberta_jax.data.masking import Masking
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.presets import PRESETS
+from deberta_jax.pretraining.curriculum import Stage, first_steps, make_stages, parse_lengths
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.training.config import TrainingConfig
 
@@ -33,10 +34,14 @@ class DataConfig:
     """Text files or glob patterns; by default the documentation of the installed Python packages."""
     held_out: tuple[str, ...] = ()
     """Text files to evaluate on; by default one shard in twenty."""
-    shards: Path | None = None
-    """Folder of shards written by `deberta-jax prepare`, used instead of files."""
-    length: int = 512
-    """Tokens per sequence, including [CLS] and [SEP]."""
+    shards: tuple[str, ...] = ()
+    """Folder of shards written by `deberta-jax prepare`, used instead of files; several sources are NAME=FOLDER …"""
+    mixture: tuple[str, ...] = ()
+    """Share of each source of shards in the batches, NAME=WEIGHT; by default in proportion to its sequences."""
+    temperature: float | None = None
+    """Shares in proportion to sequences^temperature instead: 1 keeps the proportions, 0.3 raises small sources."""
+    length: tuple[str, ...] = ("512",)
+    """Tokens per sequence, including [CLS] and [SEP]; several lengths one after the other are 512:90% 1024:10%."""
     masking: Masking = field(default_factory=Masking)
     workers: int = 0
     """Processes that make batches; 0 uses threads of this process."""
@@ -44,12 +49,23 @@ class DataConfig:
     """Maximum number of held-out batches per evaluation."""
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 8), ("workers", 0), ("evaluate_batches", 1)):
+        for length in self.lengths:
+            check_at_least("data.length", length, 8)
+        for name, least in (("workers", 0), ("evaluate_batches", 1), ("temperature", 0)):
             check_at_least(f"data.{name}", getattr(self, name), least)
         if self.shards and self.files:
             raise InputError("data.shards and data.files are both set; use one of them")
+        if self.mixture and self.temperature is not None:
+            raise InputError("data.mixture and data.temperature are both set; use one of them")
+        if (self.mixture or self.temperature is not None) and not self.shards:
+            raise InputError("data.mixture and data.temperature need prepared shards; set data.shards NAME=FOLDER …")
         if self.held_out and not (self.files or self.shards):
             raise InputError("data.held-out is set without training text; set data.files or data.shards too")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths of the sequences, in the order of the run."""
+        return tuple(share.length for share in parse_lengths(self.length))
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,8 @@ class PretrainConfig:
     """Model folder or hub id to initialize the model (rtd: the discriminator) from; its tokenizer is used too."""
     generator: str | None = None
     """rtd: model folder or hub id to initialize the generator from, or "fresh"; by default the file of --init-from."""
+    branch_from: Path | None = None
+    """Checkpoint of another run with these settings, RUN/checkpoints/STEP, to continue in this folder."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute dtype; parameters and optimizer state are float32."""
     precision: Precision = "float32"
@@ -158,8 +176,8 @@ class PretrainConfig:
         if self.model not in PRESETS:
             raise InputError(f"no model {self.model!r}; expected one of {', '.join(PRESETS)}")
         limit = PRESETS[self.model].max_position_embeddings
-        if self.data.length > limit:
-            raise InputError(f"data.length is {self.data.length}, but {self.model} has only {limit} positions")
+        if (length := max(self.data.lengths)) > limit:
+            raise InputError(f"data.length is {length}, but {self.model} has only {limit} positions")
         if self.num_hidden_groups is not None:
             dataclasses.replace(PRESETS[self.model], num_hidden_groups=self.num_hidden_groups)
         if self.generator and self.objective != "rtd":
@@ -195,14 +213,40 @@ class PretrainConfig:
     def settings(self) -> dict[str, Any]:
         """The settings that define the run, as JSON; a resumed run must have the same."""
         settings = dataclasses.asdict(self)
+        settings["data"] |= self._data_settings()
         unused = [name for name in ("rtd", "mt") if name != self.objective]
         unused += ["generator"] * (self.objective != "rtd")
         # Runs of earlier versions do not have these settings.
         later = {"num_hidden_groups": None, "absolute_positions": "decoder"}
         unused += [name for name, default in later.items() if settings[name] == default]
-        for name in ("folder", "processes", "recipe", "micro_batch", *unused):
+        for name in ("folder", "processes", "recipe", "micro_batch", "branch_from", *unused):
             del settings[name]
+        for name in ("mixture", "temperature"):
+            if settings["data"][name] in ((), None):
+                del settings["data"][name]
         return _as_json(settings)
+
+    def _data_settings(self) -> dict[str, Any]:
+        """One length and one folder as they are; of several lengths, the first step of each."""
+        data = self.data
+        first = first_steps(parse_lengths(data.length), self.training.steps)
+        starts = dict(zip(map(str, data.lengths), first, strict=True))
+        return {
+            "length": starts if len(data.lengths) > 1 else data.lengths[0],
+            "shards": data.shards[0] if len(data.shards) == 1 else data.shards or None,
+        }
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the run; raises InputError for lengths that do not fit the batch or the number of steps."""
+        training = self.training
+        return make_stages(parse_lengths(self.data.length), training.steps, training.batch_size)
+
+    def at_stage(self, stage: Stage) -> "PretrainConfig":
+        """A run with the length and the batch size of a stage only."""
+        data = dataclasses.replace(self.data, length=(str(stage.length),))
+        return dataclasses.replace(
+            self, data=data, training=dataclasses.replace(self.training, batch_size=stage.batch_size)
+        )
 
     def model_config(self, vocab_size: int) -> DebertaConfig:
         """The preset with an embedding table for a tokenizer of `vocab_size`.

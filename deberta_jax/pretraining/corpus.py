@@ -1,9 +1,11 @@
 """The inputs of a pretraining run: text, tokenizer, shards and batches. What is not given is made in the run folder."""
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +13,8 @@ from jax.sharding import Mesh
 
 from deberta_jax.data.batches import HeldOutBatches, MakeRow, TrainingBatches, TwoKinds, held_out_batches
 from deberta_jax.data.documentation import write_documentation
-from deberta_jax.data.manifest import read_manifest
 from deberta_jax.data.masking import MaskingVocabulary
+from deberta_jax.data.mixture import Shards, derived_seed
 from deberta_jax.data.prepare import prepare
 from deberta_jax.data.sources import documents, find_files
 from deberta_jax.data.split import split_held_out
@@ -20,6 +22,9 @@ from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import tokenizer_folder
 from deberta_jax.pretraining.config import DataConfig, PretrainConfig
+from deberta_jax.pretraining.curriculum import Stage
+from deberta_jax.pretraining.sources import Sources, check_same_split, find_sources, make_mixture
+from deberta_jax.pretraining.staged_batches import StagedBatches
 from deberta_jax.processes.first_process import on_first_process, print_once
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.formats import has_tokenizer
@@ -40,10 +45,10 @@ class TextFiles(NamedTuple):
 
 
 class ShardFolders(NamedTuple):
-    """The folders of shards to train on and to evaluate on."""
+    """The shards to train on and to evaluate on."""
 
-    training: Path
-    held_out: Path
+    training: Shards
+    held_out: Shards
 
 
 def check_text_files(data: DataConfig) -> None:
@@ -53,7 +58,7 @@ def check_text_files(data: DataConfig) -> None:
 
 
 def find_tokenizer(
-    tokenizer: Path | None, init_from: str | None, generator: str | None, shards: Path | None
+    tokenizer: Path | None, init_from: str | None, generator: str | None, shards: str | Path | None
 ) -> Tokenizer | None:
     """The tokenizer that is named, or the one of the model to initialize from; None if one has to be trained.
 
@@ -107,48 +112,77 @@ def train_run_tokenizer(files: Sequence[str], path: Path, vocabulary: int) -> To
     return tokenizer
 
 
-def prepare_shards(
-    text: TextFiles, shards: Path | None, folder: Path, tokenizer: Tokenizer, length: int
+def prepare_stages(text: TextFiles, data: DataConfig, folder: Path, tokenizer: Tokenizer) -> dict[int, ShardFolders]:
+    """The shards of each length: those that are named, or else the text as shards in `folder`."""
+    lengths = data.lengths
+    folders = {length: folder / str(length) if len(lengths) > 1 else folder for length in lengths}
+    if not data.shards:
+        return {length: prepare_shards(text, folders[length], tokenizer, length) for length in lengths}
+    sources = find_sources(data.shards, lengths, tokenizer.sha256)
+    if not text.held_out:
+        check_same_split(sources)
+    return {
+        length: _split_sources(text, data, sources[length], folders[length], tokenizer, length) for length in lengths
+    }
+
+
+def _split_sources(
+    text: TextFiles, data: DataConfig, sources: Sources, folder: Path, tokenizer: Tokenizer, length: int
 ) -> ShardFolders:
-    """Tokenize the text into shards in `folder`, unless `shards` exist already, and hold out a part for evaluation."""
-    if shards and (shards_length := read_manifest(shards, tokenizer.sha256).length) != length:
-        raise InputError(
-            f"{shards}: sequences of {shards_length} tokens, but data.length is {length}; set --data.length "
-            f"{shards_length}, or prepare new shards"
-        )
+    """The mixture of sources of one length; held-out text is in the files that are named, or is a part of each."""
     if text.held_out:
-        training = shards or _tokenize(text.training, folder / "train", tokenizer, length)
+        held_out = _tokenize(text.held_out, folder / "held_out", tokenizer, length)
+        return ShardFolders(make_mixture(sources, data.mixture, data.temperature), held_out)
+    training, evaluation = {}, {}
+    for name, shards in sources.items():
+        on_first_process(partial(split_held_out, shards, folder / name, tokenizer.sha256))
+        training[name], evaluation[name] = folder / name / "train", folder / name / "held_out"
+    mixture = make_mixture(training, data.mixture, data.temperature)
+    if isinstance(mixture, Path):
+        return ShardFolders(mixture, evaluation[""])
+    return ShardFolders(mixture, [dataclasses.replace(source, folder=evaluation[source.name]) for source in mixture])
+
+
+def prepare_shards(text: TextFiles, folder: Path, tokenizer: Tokenizer, length: int) -> ShardFolders:
+    """Tokenize the text into shards in `folder`, and hold out a part for evaluation unless files are held out."""
+    if text.held_out:
+        training = _tokenize(text.training, folder / "train", tokenizer, length)
         return ShardFolders(training, _tokenize(text.held_out, folder / "held_out", tokenizer, length))
-    every = shards or _tokenize(text.training, folder / "all", tokenizer, length, number=_MIN_SHARDS)
+    every = _tokenize(text.training, folder / "all", tokenizer, length, number=_MIN_SHARDS)
     on_first_process(lambda: split_held_out(every, folder, tokenizer.sha256))
     return ShardFolders(folder / "train", folder / "held_out")
 
 
 def training_batches(
-    shards: Path, tokenizer: Tokenizer, rows: MakeRow | TwoKinds, config: PretrainConfig, mesh: Mesh
-) -> Callable[[int], TrainingBatches]:
+    stages: Sequence[tuple[Stage, Shards, MakeRow | TwoKinds]], tokenizer: Tokenizer, config: PretrainConfig, mesh: Mesh
+) -> Callable[[int], StagedBatches]:
     """A function `start -> batches start, start + 1, ...`, with this process's rows."""
-    data, batch_size, seed = config.data, config.training.batch_size, config.training.seed
-    return lambda start: TrainingBatches(
-        shards,
-        rows,
-        batch_size=batch_size,
-        seed=seed,
-        start=start,
-        share=batch_share(mesh),
-        workers=data.workers,
-        vocabulary_sha256=tokenizer.sha256,
-    )
+    seed = config.training.seed
+
+    def open_stage(number: int, start: int) -> TrainingBatches:
+        stage, shards, rows = stages[number]
+        return TrainingBatches(
+            shards,
+            rows,
+            batch_size=stage.batch_size,
+            seed=derived_seed(seed, str(stage.length)) if number else seed,
+            start=start,
+            share=batch_share(mesh),
+            workers=config.data.workers,
+            vocabulary_sha256=tokenizer.sha256,
+        )
+
+    return lambda start: StagedBatches([stage for stage, _, _ in stages], open_stage, start)
 
 
 def evaluation_batches(
-    shards: Path, tokenizer: Tokenizer, make_row: MakeRow, config: PretrainConfig, mesh: Mesh
+    shards: Shards, tokenizer: Tokenizer, make_row: MakeRow, config: PretrainConfig, mesh: Mesh
 ) -> HeldOutBatches:
-    """Held-out sequences, the same rows in every run, with this process's rows."""
+    """Held-out sequences of the last stage, the same rows in every run, with this process's rows."""
     return held_out_batches(
         shards,
         make_row,
-        batch_size=config.training.batch_size,
+        batch_size=config.stages()[-1].batch_size,
         share=batch_share(mesh),
         limit=config.data.evaluate_batches,
         vocabulary_sha256=tokenizer.sha256,

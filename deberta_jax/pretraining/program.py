@@ -15,6 +15,7 @@ from deberta_jax.model.shardings import shardings
 from deberta_jax.pretraining.clm import CAUSAL_LM
 from deberta_jax.pretraining.config import PretrainConfig
 from deberta_jax.pretraining.corpus import find_tokenizer
+from deberta_jax.pretraining.curriculum import make_stages, parse_lengths
 from deberta_jax.pretraining.initial import initial_config
 from deberta_jax.pretraining.mlm import MASKED_LM
 from deberta_jax.pretraining.mt import MIXED_LM
@@ -47,12 +48,20 @@ class AbstractStep(NamedTuple):
 
 def model_to_train(config: PretrainConfig) -> DebertaConfig:
     """The config of the model that a run trains. Reads the tokenizer and the files to initialize from, but no text."""
-    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, config.data.shards)
+    shards = " ".join(config.data.shards)
+    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, shards)
     files = OBJECTIVES[config.objective].find_files(config.init_from, config.generator)
     if tokenizer is None:
         # [MASK] follows the pieces of a trained tokenizer.
         return config.model_config(config.vocabulary + 1)
     return initial_config(files, config.model_config(tokenizer.vocab_size), tokenizer, config.model)
+
+
+def longest_stage(config: PretrainConfig) -> PretrainConfig:
+    """A run with the longest sequences of its stages only, whose step needs the most memory."""
+    steps = max(config.training.steps, _ENOUGH_STEPS)
+    stages = make_stages(parse_lengths(config.data.length), steps, config.training.batch_size)
+    return config.at_stage(max(stages, key=lambda stage: stage.length))
 
 
 def model_options(config: PretrainConfig, model: DebertaConfig) -> ModelOptions:
@@ -70,7 +79,7 @@ def batch_rows(config: PretrainConfig, vocabulary: MaskingVocabulary, mesh: Mesh
 def abstract_batch(config: PretrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes, dtypes and shardings of a batch."""
     rows = batch_rows(config, ANY_VOCABULARY, mesh).training
-    shapes = batch_shapes(rows, config.data.length, config.training.batch_size)
+    shapes = batch_shapes(rows, config.data.lengths[0], config.training.batch_size)
     return {name: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding(mesh)) for name, shape in shapes.items()}
 
 

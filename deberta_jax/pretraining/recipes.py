@@ -136,7 +136,7 @@ def _small(model: str, length: int) -> PretrainConfig:
         folder=Path("runs") / model,
         vocabulary=8000,
         dtype="float32",
-        data=DataConfig(length=length),
+        data=DataConfig(length=(str(length),)),
         training=TrainingConfig(steps=2000, optimizer=OptimizerConfig(learning_rate=1e-3)),
     )
 
@@ -153,7 +153,7 @@ _RECIPES: dict[str, tuple[str, PretrainConfig]] = {
             vocabulary=4000,
             dtype="float32",
             # Single words instead of n-grams and a high learning rate, so that a tiny model learns in a few minutes.
-            data=DataConfig(length=64, masking=Masking(max_ngram=1), evaluate_batches=20),
+            data=DataConfig(length=("64",), masking=Masking(max_ngram=1), evaluate_batches=20),
             training=_DEMO,
         ),
     ),

@@ -19,7 +19,7 @@ from deberta_jax.pretraining.replaced_token_losses import (
 )
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.objective import ArrayBatch, Sums
-from deberta_jax.training.schedules import warmup_steps
+from deberta_jax.training.schedules import number_of_steps
 
 # A discriminator below the first ranks tokens by chance; below the second all tokens have nearly the same state.
 MIN_AUC, MIN_SPREAD = 0.55, 0.01
@@ -95,7 +95,7 @@ def prior_loss(share: float) -> float:
 
 def collapse_warning(training: TrainingConfig, step: int, metrics: Mapping[str, float]) -> str | None:
     """One line if the discriminator does not tell tokens apart after the warm-up, else None."""
-    if step <= warmup_steps(training.optimizer.warmup, training.steps):
+    if step <= number_of_steps(training.optimizer.warmup, training.steps):
         return None
     signs = []
     # Negated comparisons, so that NaN counts as a failure.

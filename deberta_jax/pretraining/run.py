@@ -1,29 +1,33 @@
 """One pretraining run, from text files to model folders."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from deberta_jax.data.manifest import read_manifest
+from deberta_jax.data.batches import HeldOutBatches
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder
 from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import PretrainConfig
 from deberta_jax.pretraining.corpus import (
+    TextFiles,
     check_text_files,
     evaluation_batches,
     example_documents,
     find_tokenizer,
     masking_vocabulary,
-    prepare_shards,
+    prepare_stages,
     prepare_text,
     train_run_tokenizer,
     training_batches,
 )
+from deberta_jax.pretraining.curriculum import make_stages, parse_lengths, stage_at
 from deberta_jax.pretraining.initial import initial_config, weights_digest
 from deberta_jax.pretraining.objective_spec import Results
 from deberta_jax.pretraining.program import (
@@ -35,6 +39,7 @@ from deberta_jax.pretraining.program import (
     model_to_train,
 )
 from deberta_jax.pretraining.recipes import Selection, recipe
+from deberta_jax.pretraining.sources import shards_sha256, stage_lines
 from deberta_jax.pretraining.summary import (
     export_models,
     file_line,
@@ -45,8 +50,10 @@ from deberta_jax.pretraining.summary import (
 )
 from deberta_jax.processes.first_process import agree, on_first_process, print_once
 from deberta_jax.sharding import make_mesh
+from deberta_jax.tokenizers.tokenizer import Tokenizer
+from deberta_jax.training.branch import check_branch, copy_branch
 from deberta_jax.training.config import TrainingConfig
-from deberta_jax.training.loop import held_out_evaluation, train
+from deberta_jax.training.loop import TrainResult, held_out_evaluation, train
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.run import check_settings
 from deberta_jax.training.state import model_key
@@ -65,7 +72,7 @@ def pretrain(config: PretrainConfig) -> None:
     if config.micro_batch is not None:
         raise InputError(f"micro_batch is {config.micro_batch}; set training.accumulate, or use the command line")
     mesh = check(config)
-    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, data.shards)
+    tokenizer = find_tokenizer(config.tokenizer, config.init_from, config.generator, " ".join(data.shards))
     files = objective.find_files(config.init_from, config.generator)
     model_config = None
     if tokenizer is not None:
@@ -73,26 +80,33 @@ def pretrain(config: PretrainConfig) -> None:
     check_attention_runs(config.attention, model_config or PRESETS[config.model], config.dtype, training=True)
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(lock_folder(folder)))
+        if config.branch_from:
+            on_first_process(partial(copy_branch, config.branch_from, folder))
         text = prepare_text(data, folder / "text")
         if tokenizer is None:
             tokenizer = train_run_tokenizer(text.training, folder / "tokenizer" / "spm.model", config.vocabulary)
-        shards = prepare_shards(text, data.shards, folder / "shards", tokenizer, data.length)
+        shards = prepare_stages(text, data, folder / "shards", tokenizer)
+        stages = config.stages()
+        training_shards = [shards[stage.length].training for stage in stages]
+        held_out_shards = shards[stages[-1].length].held_out
         content = {
-            "held_out": read_manifest(shards.held_out).sha256,
+            "held_out": shards_sha256([held_out_shards]),
             "tokenizer": tokenizer.sha256,
             "weights": weights_digest(files),
         }
-        settings = config.settings() | {"rows": read_manifest(shards.training).sha256, "content": content}
-        agree({"the training text": settings["rows"], **{f"the content of {name}": content[name] for name in content}})
-        check_settings(folder, settings)
+        rows_sha256 = shards_sha256([shards[length].training for length in data.lengths])
+        settings = config.settings() | {"rows": rows_sha256, "content": content}
+        agree({"the training text": rows_sha256, **{f"the content of {name}": content[name] for name in content}})
+        _check_settings(config, settings)
         # A run that trains its tokenizer is not initialized from files.
         model_config = model_config or config.model_config(tokenizer.vocab_size)
         options = model_options(config, model_config)
         method = objective.method(options, training, config.rtd)
-        size = measure(config, options, mesh)
-        print_once(f"{config.model}: {size}")
-        rows = batch_rows(config, masking_vocabulary(tokenizer), mesh)
-        held_out = evaluation_batches(shards.held_out, tokenizer, rows.held_out, config, mesh)
+        stage_sizes = [measure(config.at_stage(stage), options, mesh) for stage in stages]
+        print_once("\n".join([f"{config.model}: {stage_sizes[0]}", *stage_lines(stages, training_shards)]))
+        rows = [batch_rows(config.at_stage(stage), masking_vocabulary(tokenizer), mesh) for stage in stages]
+        held_out = evaluation_batches(held_out_shards, tokenizer, rows[-1].held_out, config, mesh)
+        training_rows = [stage_rows.training for stage_rows in rows]
 
         def load_files() -> Any:
             return objective.load_files(files, options, config.rtd, model_key(training.seed), mesh)
@@ -102,23 +116,37 @@ def pretrain(config: PretrainConfig) -> None:
             folder,
             settings,
             method,
-            batches=training_batches(shards.training, tokenizer, rows.training, config, mesh),
+            batches=training_batches(
+                list(zip(stages, training_shards, training_rows, strict=True)), tokenizer, config, mesh
+            ),
             evaluate=held_out_evaluation(method, mesh, lambda: held_out),
             initial_model=load_files if any(files) else None,
-            flops_per_step=size.step_flops,
+            flops=lambda step: stage_sizes[stage_at(stages, step - 1)].step_flops,
         )
-        model, metrics = result.state.model, result.metrics
-        if jax.process_count() > 1:
-            model = multihost_utils.process_allgather(model, tiled=True)
-        if jax.process_index() == 0:
-            exported = export_models(folder, objective.models(model), tokenizer)
-            sentences = masked_sentences(example_documents(text), tokenizer, _EXAMPLES)
-            baseline = majority_accuracy(held_out, objective.masked_prefix)
-            lines = objective.report(Results(folder, metrics, baseline, tokenizer, sentences))
-            if warning := method.warning(training.steps, metrics):
-                lines.append(f"warning: {warning}")
-            lines += [file_line(folder, exported), f"next: {objective.next_command(folder)}"]
-            print("\n".join(lines), flush=True)
+        _finish(config, result, held_out, text, tokenizer, method.warning(training.steps, result.metrics))
+
+
+def _finish(
+    config: PretrainConfig,
+    result: TrainResult,
+    held_out: HeldOutBatches,
+    text: TextFiles,
+    tokenizer: Tokenizer,
+    warning: str | None,
+) -> None:
+    """Export the models, and print results and the next command."""
+    objective, model, folder = OBJECTIVES[config.objective], result.state.model, config.folder
+    if jax.process_count() > 1:
+        model = multihost_utils.process_allgather(model, tiled=True)
+    if jax.process_index() > 0:
+        return
+    exported = export_models(folder, objective.models(model), tokenizer)
+    sentences = masked_sentences(example_documents(text), tokenizer, _EXAMPLES)
+    baseline = majority_accuracy(held_out, objective.masked_prefix)
+    lines = objective.report(Results(folder, result.metrics, baseline, tokenizer, sentences))
+    lines += [f"warning: {warning}"] * bool(warning)
+    lines += [file_line(folder, exported), f"next: {objective.next_command(folder)}"]
+    print("\n".join(lines), flush=True)
 
 
 def describe(config: PretrainConfig) -> str:
@@ -130,9 +158,9 @@ def describe(config: PretrainConfig) -> str:
     check_text_files(config.data)
     options = model_options(config, model_to_train(config))
     recipe_steps = recipe(config.recipe, Selection(config.objective)).training.steps if config.recipe else 0
-    steps = training.steps or recipe_steps
-    size = measure(config, options, mesh)
-    lines = size_lines(config.model, size, batch_size=training.batch_size, length=config.data.length, steps=steps)
+    stages = make_stages(parse_lengths(config.data.length), training.steps or recipe_steps, training.batch_size)
+    sizes = [(stage, measure(config.at_stage(stage), options, mesh)) for stage in stages]
+    lines = size_lines(config.model, sizes)
     lines += published_lines(config.model) if config.objective == "rtd" else []
     return "\n".join([*lines, "next: set --steps above 0 to train"])
 
@@ -144,11 +172,20 @@ def check(config: PretrainConfig) -> Mesh:
     than the run, and a batch that is too small for its kinds of rows.
     """
     mesh = _training_mesh(config.training)
-    batch_rows(config, ANY_VOCABULARY, mesh)
+    for stage in config.stages():
+        check_batch_size(stage.batch_size, mesh, config.training.accumulate)
+        batch_rows(config.at_stage(stage), ANY_VOCABULARY, mesh)
     learning_rate(config.training.optimizer, config.training.steps)
-    check_settings(config.folder, config.settings())
+    _check_settings(config, config.settings())
     check_text_files(config.data)
     return mesh
+
+
+def _check_settings(config: PretrainConfig, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for other settings than those of the run in the folder, and of the run to branch off from."""
+    check_settings(config.folder, settings)
+    if config.branch_from:
+        check_branch(config.branch_from, settings)
 
 
 def _training_mesh(training: TrainingConfig) -> Mesh:

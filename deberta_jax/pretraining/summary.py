@@ -9,6 +9,7 @@ import numpy as np
 from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.inference.fill_mask import PredictedToken, fill_mask
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.pretraining.curriculum import Stage
 from deberta_jax.pretraining.recipes import PUBLISHED
 from deberta_jax.tokenizers.special_tokens import MASK
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -22,14 +23,16 @@ class MaskedSentence(NamedTuple):
     word: str
 
 
-def size_lines(preset: str, size: Sizes, *, batch_size: int, length: int, steps: int) -> list[str]:
-    """Parameters, memory, tokens and FLOPs of a run."""
-    tokens = batch_size * length
-    return [
-        f"{preset}: {size}",
-        f"  per step: {batch_size:,} sequences of {length} tokens, {tokens:,} tokens",
-        f"  {steps:,} steps: {steps * tokens:,} tokens, {steps * size.step_flops:.3g} FLOP",
-    ]
+def size_lines(preset: str, stages: Sequence[tuple[Stage, Sizes]]) -> list[str]:
+    """Parameters, memory, tokens and FLOPs of a run, and of each of its stages."""
+    lines = [f"{preset}: {stages[0][1]}"]
+    for stage, size in stages:
+        steps, tokens = stage.end - stage.start, stage.batch_size * stage.length
+        lines += [
+            f"  per step: {stage.batch_size:,} sequences of {stage.length} tokens, {tokens:,} tokens",
+            f"  {steps:,} steps: {steps * tokens:,} tokens, {steps * size.step_flops:.3g} FLOP",
+        ]
+    return lines
 
 
 def published_lines(preset: str) -> list[str]:

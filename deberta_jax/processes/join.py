@@ -152,7 +152,8 @@ def _membership(config: ProcessesConfig) -> Membership:
             "processes.join: no cluster detected (Cloud TPU, Slurm, Open MPI, Kubernetes); add "
             "--processes.coordinator, --processes.count and --processes.index"
         )
-    return Membership(address, count, index, devices)
+    # JAX reads this variable itself.
+    return Membership(address, count, index, None if "JAX_LOCAL_DEVICE_IDS" in os.environ else devices)
 
 
 def _versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ ScheduleName = Literal[
     "linear",
     "cosine",
     "constant",
+    "wsd",
     "warmup_linear",
     "warmup_linear_shift",
     "warmup_cosine",
@@ -28,9 +29,11 @@ class OptimizerConfig:
     learning_rate: float = 5e-4
     """Peak learning rate."""
     schedule: ScheduleName = "linear"
-    """Learning-rate schedule; the names that begin with warmup_ are the original's."""
+    """Learning-rate schedule; wsd is warmup-stable-decay, the names that begin with warmup_ are the original's."""
     warmup: float = 0.1
     """Warm-up: a fraction of the run if below 1, otherwise a number of steps."""
+    decay_steps: float = 0.1
+    """wsd: decay at the end, a fraction of the run if below 1, otherwise a number of steps; 0 is none. May change."""
     final_scale: float = 0.0
     """Learning rate at the end of the schedule, as a fraction of the peak."""
     weight_decay: float = 0.01
@@ -49,8 +52,12 @@ class OptimizerConfig:
     """Factor on the learning rate per layer below the head; 1 gives all layers the same rate."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "warmup", "weight_decay", "epsilon", "clip_norm", "lookahead"):
+        for name in ("learning_rate", "warmup", "decay_steps", "weight_decay", "epsilon", "clip_norm", "lookahead"):
             check_at_least(f"optimizer.{name}", getattr(self, name), 0)
+        if self.schedule != "wsd" and self.decay_steps != OptimizerConfig.decay_steps:
+            raise InputError(
+                f"optimizer.decay_steps is set, but optimizer.schedule is {self.schedule}; add --optimizer.schedule wsd"
+            )
         for name in ("beta1", "beta2"):
             check_fraction(f"optimizer.{name}", getattr(self, name))
         if not 0 < self.layer_decay <= 1:

@@ -55,7 +55,7 @@ def train(
     evaluate: Evaluation,
     should_end: Callable[[int], bool] = lambda step: False,
     initial_model: Callable[[], Any] | None = None,
-    flops_per_step: int = 0,
+    flops: Callable[[int], int] = lambda step: 0,
 ) -> TrainResult:
     """Train a model in a run folder, from step 0 or from the latest checkpoint there.
 
@@ -63,7 +63,7 @@ def train(
     settings is refused, apart from a larger number of steps, which extends the run. `batches(k)` yields batches k,
     k + 1, .... `evaluate` runs every `config.evaluate_every` steps and at the end; then `should_end(step)` may end the
     run early. `initial_model` returns the model of step 0, sharded as the method's, instead of `method.build`.
-    `flops_per_step` is used to report utilization.
+    `flops` gives the FLOPs of each step, from 1, to report utilization.
 
     Raises StopRequested after saving a checkpoint if SIGTERM or Ctrl-C arrives, and InputError if the settings differ,
     the loss is not finite for too long, or a checkpoint can be neither read nor saved.
@@ -85,7 +85,7 @@ def train(
             state = initial_state(method.build, method.optimizer, config.seed, mesh, model)
         start = int(state.step)
         peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0.0)
-        recorder = Recorder(folder, config.steps, start, method.curves, flops_per_step=flops_per_step, peak_flops=peak)
+        recorder = Recorder(folder, config.steps, start, method.curves, flops=flops, peak_flops=peak)
         with closing(batches(start)) as source, closing(recorder):
             recorder.print(_first_line(folder, config, state, note))
             loop = _Loop(
@@ -212,12 +212,15 @@ def _first_line(folder: Path, config: TrainingConfig, state: TrainState, note: M
         return f"training in {folder}"
     step = int(state.step)
     before = note.get("steps", config.steps)
-    if before >= config.steps:
+    optimizer = OptimizerConfig(**note["optimizer"]) if "optimizer" in note else config.optimizer
+    if before == config.steps and optimizer.decay_steps == config.optimizer.decay_steps:
         return f"resuming from step {step}"
     updates = step - int(state.skipped)
-    previous = float(learning_rate(OptimizerConfig(**note["optimizer"]), before)(updates))
+    previous = float(learning_rate(optimizer, before)(updates))
     current = float(learning_rate(config.optimizer, config.steps)(updates))
+    is_extended = before < config.steps
+    action = f"extending the run from {before} to {config.steps} steps" if is_extended else f"resuming from step {step}"
     return (
-        f"extending the run from {before} to {config.steps} steps: the learning rate is recomputed for {config.steps} "
-        f"steps; at step {step} it is {current:.2g} ({previous:.2g} before)"
+        f"{action}: the learning rate is recomputed for {config.steps} steps; at step {step} it is {current:.2g} "
+        f"({previous:.2g} before)"
     )

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from deberta_jax.errors import InputError
 from deberta_jax.model.tree import named_leaves
 from deberta_jax.training.config import OptimizerConfig
-from deberta_jax.training.schedules import SCHEDULES, warmup_steps
+from deberta_jax.training.schedules import SCHEDULES, Schedule, number_of_steps, wsd
 
 # Part of the path of the stacked layers in a model, and of the adapters of a `LoraModel`.
 _LAYERS = ".encoder.layers.", ".adapters."
@@ -24,10 +24,20 @@ _LAYERS = ".encoder.layers.", ".adapters."
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """The learning rate of an update as a function of the number of updates before it."""
-    warmup = warmup_steps(config.warmup, total_steps)
+    warmup = number_of_steps(config.warmup, total_steps)
     if warmup > total_steps:
         raise InputError(f"optimizer.warmup is {config.warmup:g} steps, but the run has only {total_steps}")
-    scale = SCHEDULES[config.schedule]
+    scale: Schedule
+    if config.schedule == "wsd":
+        decay = number_of_steps(config.decay_steps, total_steps)
+        if warmup + decay > total_steps:
+            raise InputError(
+                f"optimizer.warmup is {warmup:g} steps and optimizer.decay_steps {decay:g}, but the run has only "
+                f"{total_steps}"
+            )
+        scale = functools.partial(wsd, decay=decay)
+    else:
+        scale = SCHEDULES[config.schedule]
     return lambda step: (
         config.learning_rate * scale(jnp.asarray(step, jnp.float32), total_steps, warmup, config.final_scale)
     )

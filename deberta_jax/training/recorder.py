@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ class Recorder:
     """Writes the metrics of each step once into the folder of a run; all other processes only fetch them.
 
     Lines of steps after `start` are dropped: a previous process wrote them, but stopped before its next checkpoint. If
-    no line is left, the previous file is renamed, and this is logged.
-    `curves` maps the metrics to plot to their axis labels. With `flops_per_step` and the peak FLOP/s of all devices
-    together (0: unknown), the model FLOP utilization (MFU) is recorded.
+    no line is left, the previous file is renamed, and this is logged. `curves` maps the metrics to plot to their axis
+    labels. With the FLOPs of each step, from 1, and the peak FLOP/s of all devices together (0: unknown), the model
+    FLOP utilization (MFU) is recorded.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Recorder:
         start: int,
         curves: Mapping[str, str],
         *,
-        flops_per_step: int = 0,
+        flops: Callable[[int], int] = lambda step: 0,
         peak_flops: float = 0.0,
     ):
         self.latest: dict[str, float] = {}
@@ -53,7 +53,7 @@ class Recorder:
         if not self._active:
             return
         self._folder, self._steps, self._curves = make_folder(folder), steps, curves
-        self._flops_per_step, self._peak_flops = flops_per_step, peak_flops
+        self._flops, self._peak_flops = flops, peak_flops
         self._path = folder / "metrics.jsonl"
         lines = _drop_lines_after(self._path, start) if start else _start_over(self._path)
         self._evaluated = {line["step"] for line in lines if line["split"] == "held_out"}
@@ -140,8 +140,9 @@ class Recorder:
 
     def _speed(self, seconds: float) -> dict[str, float]:
         speed = {"seconds": seconds, "tokens_per_second": self.latest["tokens"] / seconds}
-        if self._flops_per_step and self._peak_flops:
-            speed["mfu"] = self._flops_per_step / seconds / self._peak_flops
+        flops = self._flops(self.latest_step)
+        if flops and self._peak_flops:
+            speed["mfu"] = flops / seconds / self._peak_flops
         previous = self._tokens_per_second or speed["tokens_per_second"]
         self._tokens_per_second = 0.9 * previous + 0.1 * speed["tokens_per_second"]
         return speed

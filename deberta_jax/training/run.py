@@ -9,7 +9,7 @@ from deberta_jax.errors import InputError, list_names
 from deberta_jax.files import make_folder, read_json, write_json
 
 # Settings that may change when a run resumes: they change where and when work is done. (`accumulate` also changes the
-# dropout masks.)
+# dropout masks, and `decay_steps` the learning rate of the remaining steps.)
 _MAY_CHANGE = {
     "mesh",
     "attention",
@@ -20,6 +20,7 @@ _MAY_CHANGE = {
     "keep_every",
     "stop_after",
     "workers",
+    "decay_steps",
 }
 # Settings that may grow: the length of the run.
 _MAY_GROW = {"training.steps", "epochs"}
@@ -42,30 +43,34 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     Paths and names of the same content may change; without its digests in the folder they may not.
     """
     path = folder / "config.json"
-    if not path.exists():
-        return
-    previous, current = _flatten(read_json(path)), _flatten(json.loads(json.dumps(settings)))
+    if path.exists():
+        check_same_settings(folder, read_json(path), settings)
+
+
+def check_same_settings(source: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise InputError, naming the settings that differ, as `check_settings` does; `source` is named in the message."""
+    previous, current = _flatten(before), _flatten(json.loads(json.dumps(now)))
     has_digests = any(name.startswith("content.") for name in previous)
     differences = []
     for name in sorted(previous.keys() | current.keys()):
-        before, now = previous.get(name, "absent"), current.get(name, "absent")
-        if before == now or _MAY_CHANGE & set(name.split(".")):
+        old, new = previous.get(name, "absent"), current.get(name, "absent")
+        if old == new or _MAY_CHANGE & set(name.split(".")):
             continue
-        if name.startswith(_MAY_BE_ABSENT) and "absent" in (before, now):
+        if name.startswith(_MAY_BE_ABSENT) and "absent" in (old, new):
             continue
         if has_digests and name in _LOCATIONS:
             continue
-        if name in _MAY_GROW and isinstance(before, int | float) and isinstance(now, int | float):
-            if now < before:
+        if name in _MAY_GROW and isinstance(old, int | float) and isinstance(new, int | float):
+            if new < old:
                 raise InputError(
-                    f"{folder}: this run has {before} {name.rpartition('.')[2]}, and {now} would be fewer; "
-                    f"give at least {before}, or another folder"
+                    f"{source}: this run has {old} {name.rpartition('.')[2]}, and {new} would be fewer; "
+                    f"give at least {old}, or another folder"
                 )
             continue
-        differences.append(f"{name} ({before} in the folder, {now} now)")
+        differences.append(f"{name} ({old} in the folder, {new} now)")
     if differences:
         raise InputError(
-            f"{folder} contains a run with other settings: {list_names(differences, '; ')}; use another folder"
+            f"{source} contains a run with other settings: {list_names(differences, '; ')}; use another folder"
         )
 
 

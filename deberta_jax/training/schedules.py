@@ -15,9 +15,9 @@ from deberta_jax.training.config import ScheduleName
 Scalar = Float[Array, ""]
 
 
-def warmup_steps(warmup: float, total: int) -> float:
-    """Number of warm-up steps: `warmup` itself from 1 on, below 1 that fraction of `total`."""
-    return warmup if warmup >= 1 else warmup * total
+def number_of_steps(length: float, total: int) -> float:
+    """Steps of a warm-up or a decay: `length` itself from 1 on, below 1 that fraction of `total`."""
+    return length if length >= 1 else length * total
 
 
 def linear(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
@@ -34,6 +34,16 @@ def cosine(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
 def constant(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
     """Linear warm-up to 1; constant after that."""
     return _warmup_factor(step, warmup)
+
+
+def wsd(step: Scalar, total: int, warmup: float, final: float, decay: float) -> Scalar:
+    """Warm-up, a stable rate of 1, and a decay to `final` in the last `decay` steps (Hu et al. 2024, section 4).
+
+    The decay is 1 - sqrt of its progress (Hägele et al. 2024, section 3). Until it starts, the rate does not depend on
+    `total`: a run can be extended, and its decay can start from any checkpoint of the stable phase.
+    """
+    progress = jnp.clip((step - (total - decay)) / decay, 0, 1) if decay else jnp.zeros_like(step)
+    return _warmup_factor(step, warmup) * (1 - (1 - final) * jnp.sqrt(progress))
 
 
 def warmup_linear(step: Scalar, total: int, warmup: float, final: float) -> Scalar:
@@ -79,7 +89,10 @@ def warmup_constant(step: Scalar, total: int, warmup: float, final: float) -> Sc
     return _original_warmup(_cycle_progress(step, total), total, warmup, jnp.ones_like(step))
 
 
-SCHEDULES: dict[ScheduleName, Callable[[Scalar, int, float, float], Scalar]] = {
+# A function of the step, the number of steps, the steps of the warm-up, and the final factor.
+Schedule = Callable[[Scalar, int, float, float], Scalar]
+# All but `wsd`, which has one more argument.
+SCHEDULES: dict[ScheduleName, Schedule] = {
     "linear": linear,
     "cosine": cosine,
     "constant": constant,

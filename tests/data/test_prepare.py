@@ -2,42 +2,21 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
-from array_record.python.array_record_module import ArrayRecordReader
 from distributed import LocalCluster
-from toy_text import LENGTH, ToyTokenizer, write_texts
+from toy_shards import names_in, prepare_toy, sequences_in, shard_bytes
+from toy_text import ToyTokenizer, write_texts
 
 from deberta_jax.data.manifest import read_manifest
-from deberta_jax.data.prepare import prepare
-from deberta_jax.data.shards import from_record
 from deberta_jax.data.sources import documents
 from deberta_jax.errors import InputError
-
-
-def prepare_toy(texts, folder, tokenizer=None, **options):
-    return prepare(texts, folder, tokenizer or ToyTokenizer(), **{"length": LENGTH, "shards": 4, **options})
-
-
-def sequences_in(folder):
-    sequences = []
-    for path in read_manifest(folder).paths(folder):
-        reader = ArrayRecordReader(path)
-        sequences += [from_record(record) for record in reader.read_all()]
-        reader.close()
-    return sequences
-
-
-def shard_bytes(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.arrayrecord")}
-
-
-def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @contextmanager
@@ -207,3 +186,14 @@ def test_relative_paths_refer_to_the_working_folder(texts, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     manifest = prepare_toy(["texts/*.txt"], Path("shards"), shards=2).manifest
     assert manifest == prepare_toy(texts, tmp_path / "shards", shards=2).manifest
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of the memory from /proc")
+def test_memory_does_not_grow_with_the_text(tmp_path):
+    script, peaks = Path(__file__).parents[1] / "support/peak_memory.py", []
+    for megabytes in (4, 16):
+        folder = tmp_path / str(megabytes)
+        folder.mkdir()
+        command = [sys.executable, str(script), str(folder), str(megabytes)]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout))
+    assert peaks[1] < 1.05 * peaks[0]

@@ -1,5 +1,6 @@
 """The loop: bit-exact through kills and stop requests, extendable, and clear about errors that end it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -116,6 +117,17 @@ def test_a_signal_after_the_last_step_is_left_to_the_handler_of_the_caller(tmp_p
     train_stub(tmp_path, config(steps=5, evaluate_every=100, checkpoint_every=100))
     signal.signal(signal.SIGTERM, previous)
     assert received == [signal.SIGTERM]
+
+
+def test_the_decay_of_a_run_may_change_and_the_learning_rates_are_printed(tmp_path, capsys):
+    optimizer = OptimizerConfig(learning_rate=0.01, schedule="wsd", warmup=2.0, decay_steps=0.0)
+    train_stub(tmp_path, config(steps=6, checkpoint_every=4, optimizer=optimizer))
+    capsys.readouterr()
+    (tmp_path / "checkpoints" / "6").rename(tmp_path / "6")
+    train_stub(tmp_path, config(steps=6, optimizer=dataclasses.replace(optimizer, decay_steps=4.0)))
+    message = "resuming from step 4: the learning rate is recomputed for 6 steps; at step 4 it is 0.0029 (0.01 before)"
+    assert message in capsys.readouterr().err
+    assert [round(lines_of(tmp_path)[step]["learning_rate"], 4) for step in (4, 5, 6)] == [0.01, 0.0029, 0.0013]
 
 
 def test_a_finished_run_can_be_extended_and_follows_the_longer_schedule_from_there(tmp_path, capsys):

@@ -191,3 +191,36 @@ def test_layer_decay_needs_encoder_layers_and_a_positive_factor():
         optimizer.update(model, state, model)
     with pytest.raises(InputError, match=r"optimizer.layer_decay is 0.0; it must be in \(0, 1\]"):
         OptimizerConfig(layer_decay=0.0)
+
+
+def test_wsd_is_stable_until_its_decay_which_ends_at_the_final_rate():
+    config = OptimizerConfig(schedule="wsd", learning_rate=2.0, warmup=4.0, decay_steps=10.0, final_scale=0.1)
+    rates = np.array([float(learning_rate(config, 50)(step)) for step in range(55)])
+    np.testing.assert_allclose(rates[:5], [0.5, 1.0, 1.5, 2.0, 2.0])
+    np.testing.assert_array_equal(rates[4:41], 2.0)
+    progress = np.arange(1, 11) / 10
+    np.testing.assert_allclose(rates[41:51], 2 * (1 - 0.9 * np.sqrt(progress)), rtol=1e-6)
+    np.testing.assert_allclose(rates[50:], 0.2, rtol=1e-6)
+
+
+def test_the_stable_phase_of_wsd_does_not_depend_on_the_end_of_the_run():
+    short, long, endless = (
+        learning_rate(OptimizerConfig(schedule="wsd", warmup=5.0, decay_steps=decay), steps)
+        for steps, decay in ((40, 10.0), (400, 0.1), (60, 0.0))
+    )
+    for step in range(30):
+        assert float(short(step)) == float(long(step)) == float(endless(step))
+    assert float(endless(59)) == float(endless(30)) > float(short(31))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "linear", "decay_steps": 5.0}, "add --optimizer.schedule wsd"),
+        ({"schedule": "wsd", "decay_steps": -1.0}, "decay_steps is -1.0; it must be at least 0"),
+        ({"schedule": "wsd", "decay_steps": 8.0, "warmup": 3.0}, "but the run has only 10"),
+    ],
+)
+def test_a_decay_that_does_not_fit_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        learning_rate(OptimizerConfig(**options), 10)

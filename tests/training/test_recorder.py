@@ -66,7 +66,7 @@ def test_a_value_that_is_not_finite_is_null_and_the_file_stays_json(tmp_path):
 
 def test_utilization_is_shown_only_if_the_peak_is_known(tmp_path, capsys):
     for peak in (0.0, 1e15):
-        recorder = Recorder(tmp_path / str(peak), 3, 0, CURVES, flops_per_step=10**12, peak_flops=peak)
+        recorder = Recorder(tmp_path / str(peak), 3, 0, CURVES, flops=lambda step: 10**12, peak_flops=peak)
         for step in (1, 2, 3):
             recorder.step(step, metrics(1))
         recorder.flush()
