@@ -132,8 +132,6 @@ class MaskSequence:
 
     vocabulary: MaskingVocabulary
     masking: Masking
-    weight: float = 1.0
-    """The weight of a masked token."""
 
     def __call__(self, sequence: PackedSequence, rng: np.random.Generator) -> dict[str, np.ndarray]:
         input_ids, positions, labels, weights = mask_tokens(*sequence, rng, self.vocabulary, self.masking)
@@ -143,7 +141,7 @@ class MaskSequence:
             "position_ids": sequence.position_ids,
             "masked_positions": positions,
             "labels": labels,
-            "label_weights": weights * np.float32(self.weight),
+            "label_weights": weights,
         }
 
 

@@ -1,7 +1,7 @@
 """Masked and auto-regressive language modeling in one batch (`--objective mt`), DeBERTa-MT of appendix A.4.
 
 Each batch has two kinds of rows: masked ones, and auto-regressive ones in the directions of UniLM (Dong et al. 2019).
-Both kinds count by their number of rows: the weight of a masked token is 1 / rate, as if each position were masked.
+Every predicted token counts once, as in UniLM. Auto-regressive rows predict all their tokens and so count more.
 """
 
 import math
@@ -41,7 +41,7 @@ class BothSums(NamedTuple):
 def _rows(config: PretrainConfig, unit: int, vocabulary: MaskingVocabulary) -> Rows:
     batch_size = config.training.batch_size
     masking, names = config.data.masking, (MASKED, ORDERED)
-    masked = MaskSequence(vocabulary, masking, weight=1 / masking.rate)
+    masked = MaskSequence(vocabulary, masking)
     number = config.mt.masked_rows(batch_size, unit)
     divisor = math.gcd(number, batch_size)
     kinds = masked, OrderSequence(config.mt.directions)
