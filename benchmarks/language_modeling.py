@@ -2,8 +2,9 @@
 
 `python benchmarks/language_modeling.py DATA FOLDER [MODEL STEPS SEEDS]`: DATA contains `wikitext-103-part` (training)
 and `wikitext-2` (development and test). Run the same command again to resume. Every variant sees the same number of
-auto-regressive tokens; DeBERTa-MT sees as many masked sequences beside them (He et al. 2021, appendix A.4). Prints
-perplexities per token and per word of WikiText-2, means and standard deviations over the seeds.
+auto-regressive tokens. DeBERTa-MT sees as many masked sequences beside them (He et al. 2021, appendix A.4): in twice as
+many steps of the same size, or in as many steps of twice the size. Prints perplexities per token and per word of
+WikiText-2, means and standard deviations over the seeds.
 """
 
 import json
@@ -13,20 +14,34 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deberta_jax.files import make_folder, write_text
 
 BATCH_SIZE, LENGTH, VOCABULARY = 16, 128, 8000
-VARIANTS: dict[str, list[str]] = {
-    "DeBERTa": ["--objective", "clm", "--absolute-positions", "none"],
-    "DeBERTa-AP": ["--objective", "clm", "--absolute-positions", "input"],
-    # Half of twice as many sequences are auto-regressive.
-    "DeBERTa-MT": [
-        *("--objective", "mt", "--absolute-positions", "none", "--batch-size", str(2 * BATCH_SIZE)),
-        *("--mt.masked-share", "0.5", "--mt.directions.left-to-right", "1"),
-        *("--mt.directions.right-to-left", "0", "--mt.directions.sequence-to-sequence", "0"),
-    ],
+_MIXED = [
+    *("--objective", "mt", "--absolute-positions", "none", "--mt.masked-share", "0.5"),
+    *("--mt.directions.left-to-right", "1", "--mt.directions.right-to-left", "0"),
+    *("--mt.directions.sequence-to-sequence", "0"),
+]
+
+
+class Variant(NamedTuple):
+    """Options of a model, its batch size, and its steps relative to the others."""
+
+    options: list[str]
+    batch_size: int = BATCH_SIZE
+    steps: int = 1
+
+
+VARIANTS: dict[str, Variant] = {
+    "DeBERTa": Variant(["--objective", "clm", "--absolute-positions", "none"]),
+    "DeBERTa-AP": Variant(["--objective", "clm", "--absolute-positions", "input"]),
+    # Half of the sequences are auto-regressive.
+    "DeBERTa-MT": Variant(_MIXED, steps=2),
+    "DeBERTa-MT, large batches": Variant(_MIXED, batch_size=2 * BATCH_SIZE),
+    # As many updates as DeBERTa-MT, as many tokens as DeBERTa.
+    "DeBERTa, small batches": Variant(["--objective", "clm", "--absolute-positions", "none"], BATCH_SIZE // 2, steps=2),
 }
 # The numbers that the result files and the table contain.
 MEASURES = "valid per token", "valid per word", "test per token", "test per word"
@@ -39,7 +54,9 @@ def main(data: Path, folder: Path, model: str = "tiny", steps: int = 400, seeds:
     runs = [(name, seed) for seed in range(seeds) for name in VARIANTS]
     folders = {run: folder / f"{re.sub('[^a-z]+', '-', run[0].lower())}-{run[1]}" for run in runs}
     for (name, seed), run in folders.items():
-        train(model, texts, folder, run, [*VARIANTS[name], "--steps", str(steps), "--seed", str(seed)])
+        variant = VARIANTS[name]
+        size = ["--steps", str(variant.steps * steps), "--batch-size", str(variant.batch_size)]
+        train(model, texts, folder, run, [*variant.options, *size, "--seed", str(seed)])
     results: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for (name, seed), run in folders.items():
         results[name].append(evaluate(run, texts))
@@ -82,7 +99,7 @@ def train(model: str, texts: dict[str, Path], folder: Path, run: Path, options: 
         words = ["--data.files", str(texts["train"]), "--folder", str(shared), "--vocabulary", str(VOCABULARY)]
         _run("pretrain", model, *command, *words, "--objective", "clm", "--batch-size", "16", "--steps", "1")
     command += ["--tokenizer", str(shared / "tokenizer"), "--data.shards", str(shared / "shards/train")]
-    command += ["--folder", str(run), "--batch-size", str(BATCH_SIZE), "--optimizer.learning-rate", "2e-3"]
+    command += ["--folder", str(run), "--optimizer.learning-rate", "2e-3"]
     _run("pretrain", model, *command, "--evaluate-every", "200", "--checkpoint-every", "200", "--keep", "1", *options)
 
 

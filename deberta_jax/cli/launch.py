@@ -3,7 +3,9 @@
 import os
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from deberta_jax.errors import CommandFailed, InputError, check_at_least
@@ -20,7 +22,7 @@ class LaunchConfig:
     has an equal share of them. Clusters start the processes themselves (docs/scaling.md).
     """
 
-    command: Positional[tuple[str, ...]]
+    command: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="COMMAND ...")]]
     """The command and its options, after --."""
     processes: int = 2
     """Number of processes."""

@@ -1,7 +1,7 @@
 """Masked and auto-regressive language modeling in one batch (`--objective mt`), DeBERTa-MT of appendix A.4.
 
 Each batch has two kinds of rows: masked ones, and auto-regressive ones in the directions of UniLM (Dong et al. 2019).
-Every predicted token counts once, as in UniLM. Auto-regressive rows predict all their tokens and so count more.
+Every predicted token counts once, so auto-regressive rows, which predict all their tokens, count more than masked ones.
 """
 
 import math

@@ -1,0 +1,128 @@
+"""The faults of `faults.py`: what happens to a run at a random moment, or to its files after it was killed then."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from fault_runs import TIMEOUT_SECONDS, Processes, Run
+
+_KILL = signal.SIGKILL
+
+
+class Fault(NamedTuple):
+    """A fault while processes run, and what is done to their folder after they have ended."""
+
+    during: Callable[[Processes, random.Random], None]
+    after: Callable[[Run, Path, random.Random], str] = lambda run, folder, chance: ""
+    needs_several: bool = False
+
+
+def _signal_one(number: signal.Signals) -> Callable[[Processes, random.Random], None]:
+    def act(processes: Processes, chance: random.Random) -> None:
+        _send(chance.choice(processes.all), number)
+
+    return act
+
+
+def _kill_all(processes: Processes, chance: random.Random) -> None:
+    for process in processes.all:
+        _send(process, _KILL)
+
+
+def _suspend(processes: Processes, chance: random.Random) -> None:
+    """Suspend a process: alone it continues after a moment, of several it stays suspended until the others end."""
+    victim = chance.choice(processes.all)
+    _send(victim, signal.SIGSTOP)
+    others = [process for process in processes.all if process is not victim]
+    limit = time.monotonic() + (4 * TIMEOUT_SECONDS if others else 1.0)
+    while time.monotonic() < limit and not (others and all(process.poll() is not None for process in others)):
+        time.sleep(0.1)
+    _send(victim, signal.SIGCONT)
+
+
+def _slow_down(processes: Processes, chance: random.Random) -> None:
+    """Let a process run only a part of the time."""
+    victim = chance.choice(processes.all)
+    for _ in range(10):
+        _send(victim, signal.SIGSTOP)
+        time.sleep(0.3)
+        _send(victim, signal.SIGCONT)
+        time.sleep(0.2)
+
+
+def _full_disk(processes: Processes, chance: random.Random) -> None:
+    """From now on a process cannot write files that are larger than a random size."""
+    size = int(10 ** chance.uniform(2, 6))
+    for process in chance.sample(processes.all, chance.randint(1, len(processes.all))):
+        if process.poll() is None:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def _read_only(processes: Processes, chance: random.Random) -> None:
+    """Let the folder of the run be read-only until the processes end."""
+    folders = [path for name in ("run", "new_shards") if (path := processes.folder / name).exists()]
+    if not folders:
+        return
+    for options in (["--bind", folders[0], folders[0]], ["-o", "remount,ro,bind", folders[0]]):
+        subprocess.run(["mount", *options], check=True)
+    while processes.is_running:
+        time.sleep(0.1)
+    subprocess.run(["umount", folders[0]], check=True)
+
+
+def _files(run: Run, folder: Path) -> list[Path]:
+    """What a run has written and reads again."""
+    paths = (path for path in (folder / run.folder).rglob("*") if path.is_file() and path.stat().st_size)
+    return sorted(path for path in paths if path.name != ".lock" and "tensorboard" not in path.parts)
+
+
+def _truncate(run: Run, folder: Path, chance: random.Random) -> str:
+    if not (paths := _files(run, folder)):
+        return ""
+    path = chance.choice(paths)
+    os.truncate(path, chance.randrange(path.stat().st_size))
+    return str(path.relative_to(folder))
+
+
+def _flip_bit(run: Run, folder: Path, chance: random.Random) -> str:
+    if not (paths := _files(run, folder)):
+        return ""
+    path = chance.choice(paths)
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+    return str(path.relative_to(folder))
+
+
+def _remove_shard(run: Run, folder: Path, chance: random.Random) -> str:
+    paths = sorted((folder / run.folder).rglob("*.arrayrecord"))
+    if not paths:
+        return ""
+    path = chance.choice(paths)
+    path.unlink()
+    return str(path.relative_to(folder))
+
+
+def _send(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    if process.poll() is None:
+        process.send_signal(number)
+
+
+FAULTS: Mapping[str, Fault] = {
+    "SIGKILL to all": Fault(_kill_all),
+    "a killed host": Fault(_signal_one(_KILL), needs_several=True),
+    "SIGTERM": Fault(_signal_one(signal.SIGTERM)),
+    "SIGSTOP": Fault(_suspend),
+    "a slow host": Fault(_slow_down),
+    "full disk": Fault(_full_disk),
+    "a truncated file": Fault(_kill_all, _truncate),
+    "a flipped bit": Fault(_kill_all, _flip_bit),
+    "a missing shard": Fault(_kill_all, _remove_shard),
+    "a read-only folder": Fault(_read_only),
+}

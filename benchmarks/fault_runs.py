@@ -1,0 +1,161 @@
+"""The runs of `faults.py`: small commands, the processes that run them, and digests of their results."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+# Metrics that differ between equal runs.
+_TIMES = {"seconds", "tokens_per_second", "mfu"}
+# A process that needs longer than this to end hangs.
+HANG_SECONDS = 300.0
+TIMEOUT_SECONDS = 15.0
+_WORDS = "the cat sat on a mat while dogs ran over green hills and birds sang in old trees near quiet rivers"
+_TRAIN = ["--batch-size", "8", "--seed", "1", "--checkpoint-every", "2", "--evaluate-every", "5"]
+_TEXT = ["--data.shards", "shards", "--tokenizer", "tokenizer/spm.model", "--data.length", "32"]
+_SIZE = ["--steps", "10", "--data.evaluate-batches", "2", "--dtype", "float32"]
+
+
+class Run(NamedTuple):
+    """A command, the number of its processes, and the files that are its result, relative to its folder."""
+
+    name: str
+    words: Sequence[str]
+    results: Sequence[str]
+    processes: int = 1
+
+    @property
+    def folder(self) -> str:
+        """The folder that the command writes."""
+        return "new_shards" if self.name == "prepare" else "run"
+
+
+class End(NamedTuple):
+    """How the processes of a run ended: exit codes, None for one that hung, and their errors, one line each."""
+
+    codes: list[int | None]
+    errors: list[str]
+    has_traceback: bool
+
+    @property
+    def is_hanging(self) -> bool:
+        return None in self.codes
+
+
+def _pretrain(objective: str) -> list[str]:
+    return ["pretrain", "tiny", "--objective", objective, *_TEXT, *_SIZE, *_TRAIN, "--folder", "run"]
+
+
+def all_runs() -> list[Run]:
+    """Every kind of run, with one process and with several."""
+    prepare = "prepare --files text.txt --tokenizer tokenizer/spm.model --output new_shards --length 32 --shards 12"
+    finetune = (
+        "finetune single_label --data table --model model --max-length 16 --epochs 1 --dtype float32 --folder run"
+    )
+    kinds = {
+        "prepare": (prepare.split(), ["new_shards/*.arrayrecord", "new_shards/manifest.json"], (1,)),
+        "mlm": (_pretrain("mlm"), ["run/model/model.safetensors", "run/metrics.jsonl"], (1, 2, 4)),
+        "rtd": (_pretrain("rtd"), ["run/*/model.safetensors", "run/metrics.jsonl"], (1, 2)),
+        "finetune": ([*finetune.split(), "--dtype", "float32", *_TRAIN], ["run/model/model.safetensors"], (1, 2)),
+    }
+    return [
+        Run(name, words, results, number) for name, (words, results, numbers) in kinds.items() for number in numbers
+    ]
+
+
+def make_inputs(folder: Path) -> None:
+    """The text, tokenizer, shards, table and model that the runs read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = _WORDS.split()
+    texts = [" ".join(words[(k * k + 3 * i * k + i) % len(words)] for i in range(30)) for k in range(600)]
+    (folder / "text.txt").write_text("\n\n".join(texts) + "\n")
+    (folder / "table").mkdir(exist_ok=True)
+    for name, rows in (("train", texts[:80]), ("dev", texts[80:100])):
+        lines = [f"{text[:40]}\t{'ab'[len(text) % 2]}" for text in rows]
+        (folder / f"table/{name}.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    tokenizer = "tokenizer --files text.txt --output tokenizer/spm.model --vocabulary 290"
+    shards = "prepare --files text.txt --tokenizer tokenizer/spm.model --output shards --length 32 --shards 24"
+    for command in (tokenizer, shards):
+        _check(folder, command.split())
+    _check(folder, [*_pretrain("mlm"), "--steps", "1"])
+    (folder / "run/model").rename(folder / "model")
+    shutil.rmtree(folder / "run")
+
+
+def _check(folder: Path, words: Sequence[str]) -> None:
+    end = Processes(Run("", words, ()), folder).finish()
+    if end.codes != [0]:
+        raise SystemExit(f"{words}: {end}")
+
+
+class Processes:
+    """The processes of a run, started in its folder; their errors go to files there."""
+
+    def __init__(self, run: Run, folder: Path):
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"localhost:{probe.getsockname()[1]}"
+        variables = {
+            "JAX_PLATFORMS": "cpu",
+            # Any number of processes has the same mesh, and so the same bits.
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // run.processes}",
+            "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            # A limit of file sizes must not truncate compiled modules of Python.
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        self.all: list[subprocess.Popen[bytes]] = []
+        for index in range(run.processes):
+            options = ["--processes.join", "--processes.coordinator", address, "--processes.count", str(run.processes)]
+            options += ["--processes.index", str(index), "--processes.timeout", str(TIMEOUT_SECONDS)]
+            words = [sys.executable, "-m", "deberta_jax", *run.words, *(options if run.processes > 1 else [])]
+            with self._errors(index).open("w") as errors:
+                self.all.append(
+                    subprocess.Popen(
+                        words, cwd=folder, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=errors
+                    )
+                )
+
+    @property
+    def is_running(self) -> bool:
+        return any(process.poll() is None for process in self.all)
+
+    def finish(self, seconds: float = HANG_SECONDS) -> End:
+        """Wait for the processes; those that do not end in time are killed and reported as hanging."""
+        limit = time.monotonic() + seconds
+        codes: list[int | None] = []
+        for process in self.all:
+            try:
+                codes.append(process.wait(max(limit - time.monotonic(), 0.1)))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                codes.append(None)
+        texts = [self._errors(index).read_text(errors="replace") for index in range(len(self.all))]
+        errors = [line for text in texts for line in text.splitlines() if line.startswith("deberta-jax")]
+        return End(codes, errors, any("Traceback (most recent call last)" in text for text in texts))
+
+    def _errors(self, index: int) -> Path:
+        return self.folder / f"errors-{index}.txt"
+
+
+def digest(run: Run, folder: Path) -> str:
+    """A digest of the results of a run, without times."""
+    sha256 = hashlib.sha256()
+    for path in sorted(path for pattern in run.results for path in folder.glob(pattern)):
+        sha256.update(str(path.relative_to(folder)).encode())
+        if path.name == "metrics.jsonl":
+            for line in path.read_text().splitlines():
+                values = json.loads(line)
+                sha256.update(json.dumps({k: v for k, v in values.items() if k not in _TIMES}).encode())
+        else:
+            sha256.update(path.read_bytes())
+    return sha256.hexdigest()
