@@ -204,7 +204,8 @@ class ProcessGroup:
         try:
             for message in source.receive():
                 self._handle(source, message)
-        except OSError:
+        except (OSError, KeyError, TypeError):
+            # The connection has ended, or carries something else.
             self._lose(source)
 
     def _handle(self, connection: Connection, message: Message) -> None:
@@ -212,7 +213,9 @@ class ProcessGroup:
         if connection in self._strangers:
             self._introduce(connection, message)
             return
-        index = next(index for index, peer in self._peers.items() if peer is connection)
+        index = next((index for index, peer in self._peers.items() if peer is connection), None)
+        if index is None:
+            return  # closed after an earlier message
         if kind == "values":
             self._values[index] = message["values"]
         elif kind == "answer":
@@ -244,7 +247,8 @@ class ProcessGroup:
             elif 0 < index < count:
                 self._hosts[index], self._peers[index] = host, connection
                 return
-        self._hosts.setdefault(index, host)
+        if self._verdict:
+            self._hosts.setdefault(index, host)
         refusal = Verdict(f"the run at {self.address} has {self.count} processes already", 2, -1)
         connection.send({"kind": "failed", **(self._verdict or refusal)._asdict()})
         self._drop(connection)

@@ -207,6 +207,7 @@ def test_stray_connections_do_not_disturb_a_run(groups, ends):
         for content in (
             b"GET / HTTP/1.1\r\n\r\n",
             b'{"kind": "hello", "index": "x"}\n',
+            b'{"kind": "hello", "index": 7, "count": 2}\n',
             b"\xff\x00\n",
             b"[1]\n",
             b"",
@@ -255,6 +256,14 @@ def test_an_error_that_a_dead_process_may_have_caused_is_not_the_reason(groups, 
     die(everyone[2])
     for message, _ in ends.wait([0, 1]).values():
         assert message.startswith("process 2 (")
+
+
+def test_messages_after_a_failure_are_ignored(groups, ends):
+    first, second = meet(groups(range(2), 2))
+    with first._changed:
+        for kind in ("failed", "alive", "answer"):
+            first._peers[1].send({"kind": kind, "message": "why", "code": 2, "origin": 0, "answer": None})
+    assert ends.wait([1])[1] == ("why", 2)
 
 
 def test_a_suspected_error_is_the_reason_after_the_timeout(groups, ends):
