@@ -31,6 +31,8 @@ _MIN_SLICE_BYTES = 2**20
 _FAILURES = Exception, asyncio.CancelledError
 # Errors of the system whose text Orbax's errors contain, among much else.
 _LIMITS = [os.strerror(number) for number in (errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)]
+# How often a wait for Orbax looks for errors that it has only logged.
+_POLL_SECONDS = 0.5
 
 
 class DamagedCheckpoint(Exception):
@@ -89,25 +91,29 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Wait until the save in progress is on disk."""
-        if self._saving:
-            (step, response), self._saving = self._saving, None
-            try:
-                response.result()
-            except _FAILURES as error:
-                raise self._save_error(step, error) from error
+        while self._saving:
+            self._check(seconds=_POLL_SECONDS)
 
     def check(self) -> None:
         """Raise InputError if the save in progress has failed already; waits for nothing."""
         if self._saving:
-            step, response = self._saving
-            try:
-                response.result(timeout=0)
-            except TimeoutError:
-                return
-            except _FAILURES as error:
+            self._check(seconds=0)
+
+    def _check(self, seconds: float) -> None:
+        """Wait for the save in progress, but not longer; raises InputError if it has failed."""
+        assert self._saving
+        step, response = self._saving
+        try:
+            response.result(timeout=seconds)
+        except TimeoutError as error:
+            if self._output.error is not None:
                 self._saving = None
-                raise self._save_error(step, error) from error
+                raise self._save_error(step, self._output.error) from error
+            return
+        except _FAILURES as error:
             self._saving = None
+            raise self._save_error(step, error) from error
+        self._saving = None
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Restore the latest undamaged state, with the shardings of `abstract`, and its note; None if there is none.

@@ -11,11 +11,15 @@ _SECONDS = 10
 class OrbaxOutput:
     """Silences stack traces of Orbax from its creation to `restore`; the error itself is raised, and we report it.
 
+    `error` is the first error that a thread of Orbax logs. With several processes Orbax raises it only after all others
+    have saved, for which they wait in vain.
+
     Each thread of Orbax logs the error, and the writes that end later find the event loop of their thread closed, which
     Python reports as an exception that nobody handles. Both may come after the error was raised.
     """
 
     def __init__(self) -> None:
+        self.error: BaseException | None = None
         self._log = logging.getLogger("absl")
         self._log.addFilter(self._is_other)
         self._previous_hook, self._hook = sys.unraisablehook, self._report_other
@@ -35,7 +39,11 @@ class OrbaxOutput:
                 threading.Thread.join(thread, _SECONDS)
 
     def _is_other(self, record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR or "orbax" not in record.pathname
+        if record.levelno < logging.ERROR or "orbax" not in record.pathname:
+            return True
+        if record.exc_info and self.error is None:
+            self.error = record.exc_info[1]
+        return False
 
     def _report_other(self, unraisable: Any) -> None:
         if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
