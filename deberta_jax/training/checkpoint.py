@@ -97,7 +97,7 @@ class Checkpointer:
     def check(self) -> None:
         """Raise InputError if the save in progress has failed already; waits for nothing."""
         if self._saving:
-            self._check(seconds=0)
+            self._check(seconds=0.0)
 
     def _check(self, seconds: float) -> None:
         """Wait for the save in progress, but not longer; raises InputError if it has failed."""
