@@ -89,14 +89,14 @@ def pretrain(config: PretrainConfig) -> None:
         stages = config.stages()
         training_shards = [shards[stage.length].training for stage in stages]
         held_out_shards = shards[stages[-1].length].held_out
+        rows_sha256 = shards_sha256([shards[length].training for length in data.lengths])
         content = {
-            "held_out": shards_sha256([held_out_shards]),
+            "held_out": shards_sha256([shards[length].held_out for length in data.lengths]),
             "tokenizer": tokenizer.sha256,
             "weights": weights_digest(files),
         }
-        rows_sha256 = shards_sha256([shards[length].training for length in data.lengths])
         settings = config.settings() | {"rows": rows_sha256, "content": content}
-        agree({"the training text": rows_sha256, **{f"the content of {name}": content[name] for name in content}})
+        agree({f"the content of {name}": digest for name, digest in {"text": rows_sha256, **content}.items()})
         _check_settings(config, settings)
         # A run that trains its tokenizer is not initialized from files.
         model_config = model_config or config.model_config(tokenizer.vocab_size)
@@ -106,7 +106,7 @@ def pretrain(config: PretrainConfig) -> None:
         print_once("\n".join([f"{config.model}: {stage_sizes[0]}", *stage_lines(stages, training_shards)]))
         rows = [batch_rows(config.at_stage(stage), masking_vocabulary(tokenizer), mesh) for stage in stages]
         held_out = evaluation_batches(held_out_shards, tokenizer, rows[-1].held_out, config, mesh)
-        training_rows = [stage_rows.training for stage_rows in rows]
+        inputs = list(zip(stages, training_shards, [stage_rows.training for stage_rows in rows], strict=True))
 
         def load_files() -> Any:
             return objective.load_files(files, options, config.rtd, model_key(training.seed), mesh)
@@ -116,9 +116,7 @@ def pretrain(config: PretrainConfig) -> None:
             folder,
             settings,
             method,
-            batches=training_batches(
-                list(zip(stages, training_shards, training_rows, strict=True)), tokenizer, config, mesh
-            ),
+            batches=training_batches(inputs, tokenizer, config, mesh),
             evaluate=held_out_evaluation(method, mesh, lambda: held_out),
             initial_model=load_files if any(files) else None,
             flops=lambda step: stage_sizes[stage_at(stages, step - 1)].step_flops,

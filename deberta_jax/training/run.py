@@ -27,6 +27,7 @@ _MAY_GROW = {"training.steps", "epochs"}
 # Digests of what was read, under the settings "rows" and "content"; unknown before it is read.
 _MAY_BE_ABSENT = ("rows", "content.")
 # Settings that say where something is read. They may change if the content, whose digests are compared, does not.
+_NO_LOCATIONS = {"None", "[]", "fresh", "absent"}
 _LOCATIONS = {"data.files", "data.held_out", "data.shards", "tokenizer", "init_from", "generator"}
 
 
@@ -51,14 +52,16 @@ def check_same_settings(source: Path, before: Mapping[str, Any], now: Mapping[st
     """Raise InputError, naming the settings that differ, as `check_settings` does; `source` is named in the message."""
     previous, current = _flatten(before), _flatten(json.loads(json.dumps(now)))
     has_digests = any(name.startswith("content.") for name in previous)
-    differences = []
+    differences: list[str] = []
+    moved: list[str] = []
     for name in sorted(previous.keys() | current.keys()):
         old, new = previous.get(name, "absent"), current.get(name, "absent")
         if old == new or _MAY_CHANGE & set(name.split(".")):
             continue
         if name.startswith(_MAY_BE_ABSENT) and "absent" in (old, new):
             continue
-        if has_digests and name in _LOCATIONS:
+        if has_digests and name in _LOCATIONS and not {str(old), str(new)} & _NO_LOCATIONS:
+            moved.append(name)
             continue
         if name in _MAY_GROW and isinstance(old, int | float) and isinstance(new, int | float):
             if new < old:
@@ -69,6 +72,7 @@ def check_same_settings(source: Path, before: Mapping[str, Any], now: Mapping[st
             continue
         differences.append(f"{name} ({old} in the folder, {new} now)")
     if differences:
+        differences += [f"{name} ({previous.get(name)} in the folder, {current.get(name)} now)" for name in moved]
         raise InputError(
             f"{source} contains a run with other settings: {list_names(differences, '; ')}; use another folder"
         )

@@ -72,7 +72,7 @@ def test_a_line_that_is_too_long_is_not_read_into_memory(masked_lm, tmp_path, mo
 
 def test_invalid_lines_do_not_accumulate_in_memory(masked_lm, tmp_path, monkeypatch):
     read, read_before_write = [], []
-    decode_line, write = predict_sources.decode_line, predict_output._write
+    decode_line, write = predict_sources.decode_line, predict_output._write_synced
     monkeypatch.setattr(predict, "CHUNK", 2)
     monkeypatch.setattr(predict, "LINES_PER_WRITE", 1)
 
@@ -80,12 +80,12 @@ def test_invalid_lines_do_not_accumulate_in_memory(masked_lm, tmp_path, monkeypa
         read.append(line)
         return decode_line(line, plain_text=plain_text)
 
-    def recorded_write(file, lines):
+    def recorded_write(file, lines, path):
         read_before_write.append(len(read))
-        write(file, lines)
+        write(file, lines, path)
 
     monkeypatch.setattr(predict_sources, "decode_line", recorded_decode)
-    monkeypatch.setattr(predict_output, "_write", recorded_write)
+    monkeypatch.setattr(predict_output, "_write_synced", recorded_write)
     (tmp_path / "in.jsonl").write_bytes(b"{}\n" * 50 + VALID + b"\n" + b"{}\n" * 49)
     output = tmp_path / "out.jsonl"
     assert main(["predict", masked_lm, "--input", str(tmp_path / "in.jsonl"), "--output", str(output)]) == 2

@@ -131,7 +131,7 @@ def test_more_shards_than_files_may_be_open_are_not_damaged(copied, monkeypatch)
     def refuse(path):
         raise RuntimeError(f"open() failed: Too many open files; opening {path}")
 
-    monkeypatch.setattr("deberta_jax.data.batches.ArrayRecordReader", refuse)
+    monkeypatch.setattr("deberta_jax.data.records.ArrayRecordReader", refuse)
     with pytest.raises(InputError, match="00000-of-00004.arrayrecord: too many open files; raise the limit"):
         take(folder, 1)
 

@@ -22,7 +22,7 @@ def standard_promotion():
 @pytest.fixture(scope="package")
 def config() -> PretrainConfig:
     training = TrainingConfig(steps=100, batch_size=32, mesh=MeshConfig(2, 4, 1))
-    return PretrainConfig("tiny", vocabulary=400, dtype="float32", data=DataConfig(length=16), training=training)
+    return PretrainConfig("tiny", vocabulary=400, dtype="float32", data=DataConfig(length=("16",)), training=training)
 
 
 @pytest.fixture(scope="package")

@@ -47,9 +47,10 @@ def run(folder, file_limit=None):
 
 def assert_one_line(code, out, err, reason):
     assert code == 2
-    assert re.fullmatch(f"cannot (save step \\d+ in|write) .*: {reason}; [^\\n]*\\n", out)
-    printed = err.splitlines()
+    *printed, error = err.splitlines()
+    assert re.fullmatch(f"train_stub: cannot (save step \\d+ in|write) .*: {reason}; .*", error), err
     assert all(line.startswith(("step ", "training in ")) for line in printed), err
+    assert not out
 
 
 def test_a_full_disk_ends_a_run_in_one_line_and_it_continues_on_a_larger_one(small_disk, uninterrupted):

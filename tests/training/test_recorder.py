@@ -194,8 +194,8 @@ def test_metrics_with_values_are_plotted(tmp_path):
 
 
 def test_the_progress_shows_the_losses_among_the_curves(tmp_path, capsys):
-    for curves in (CURVES, {"first_loss": "", "second_loss": ""}):
-        recorder = Recorder(tmp_path / str(len(curves)), 1, 0, curves)
+    for number, curves in enumerate((CURVES, {"first_loss": "", "second_loss": ""})):
+        recorder = Recorder(tmp_path / str(number), 1, 0, curves)
         recorder.step(1, metrics(3) | {"first_loss": jnp.float32(1), "second_loss": jnp.float32(2)})
         recorder.flush()
         recorder.close()
