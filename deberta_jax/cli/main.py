@@ -117,7 +117,6 @@ def end_command(error: BaseException, program: Sequence[str], words: Sequence[st
             raise error
         traceback.print_exception(error)
         exit_process(1)
-        return 1
     code, message = outcome
     if isinstance(error, StopRequested) and code == 0:
         # All processes stop after the same step.

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import sys
+from typing import NoReturn
 
 from deberta_jax.printing import print_message
 
 
-def exit_process(code: int, message: str = "") -> None:
+def exit_process(code: int, message: str = "") -> NoReturn:
     """Print a message and end the process at once: its other threads, and JAX, would wait for the other processes."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

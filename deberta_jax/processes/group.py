@@ -97,7 +97,7 @@ class ProcessGroup:
         All processes call `agree` and `from_first` in the same order.
         """
         if self.index:
-            self._peers[0].send({"kind": "values", "values": dict(values)})
+            self._broadcast({"kind": "values", "values": dict(values)})
         else:
             self._wait(lambda: len(self._values) == self.count - 1)
             everyone, self._values = {0: values, **self._values}, {}
@@ -123,11 +123,13 @@ class ProcessGroup:
         An error is `suspected` if another process may have caused it: a process that is dead, or turns out to be within
         the timeout, is then the reason, and this process ends as the others do.
         """
+        if not self._watcher.is_alive():
+            return  # not connected: there is nobody to tell
         with self._changed:
             verdict = Verdict(f"{self._name(self.index)}: {message}", code, self.index)
             self._suspect(verdict) if suspected else self._judge(verdict)
             if self.index:
-                self._peers[0].send({"kind": "failed", "suspected": suspected, **verdict._asdict()})
+                self._broadcast({"kind": "failed", "suspected": suspected, **verdict._asdict()})
             if suspected:
                 self._changed.wait_for(lambda: self._verdict is not None, self.timeout + _FAREWELL_SECONDS)
         if self._verdict and self._verdict.origin != self.index:
@@ -139,7 +141,7 @@ class ProcessGroup:
     def leave(self) -> None:
         """Wait until all processes are complete, and close the connections."""
         if self.index:
-            self._peers[0].send({"kind": "done"})
+            self._broadcast({"kind": "done"})
             self._wait(lambda: self._is_released)
         else:
             self._wait(lambda: len(self._done) == self.count - 1)

@@ -196,6 +196,9 @@ def test_a_first_process_that_does_not_appear_is_named_with_its_address(groups):
     (second,) = groups((1,), 2)
     with pytest.raises(PeerError, match=r"process 0 did not answer at 127.0.0.1:\d+ within 3 s \(Connection refused\)"):
         second.meet()
+    start = time.monotonic()
+    second.fail("no first process", 1)  # there is nobody to tell
+    assert time.monotonic() - start < 1
 
 
 def test_stray_connections_do_not_disturb_a_run(groups, ends):
