@@ -221,16 +221,28 @@ def test_without_whole_words_all_tokens_are_masked_independently_and_equally_oft
     assert np.abs(share - 0.15).max() < 5 * np.sqrt(0.15 * 0.85 / 400)
 
 
-def test_masking_is_faster_than_2000_sequences_per_second(unchecked_mask_tokens):
-    sequences = [make_sequence(128, seed) for seed in range(200)]
-    rng, seconds = np.random.default_rng(0), []
-    for _ in range(5):
-        started = time.process_time()
+def test_masking_a_sequence_costs_at_most_80_permutations_of_numpy(unchecked_mask_tokens):
+    """About 2,000 sequences per second and core where numpy permutes 128 numbers in 6 us; 40 were measured."""
+    sequences, rng = [make_sequence(128, seed) for seed in range(200)], np.random.default_rng(0)
+
+    def mask():
         for input_ids, segment_ids in sequences:
             unchecked_mask_tokens(input_ids, segment_ids, rng, VOCABULARY, Masking())
-        seconds.append(time.process_time() - started)
-    # The best of five, because other processes slow this one down.
-    assert len(sequences) / min(seconds) > 2000
+
+    def permute():
+        for _ in range(80 * len(sequences)):
+            rng.permutation(128)
+
+    # The best of alternating runs, because other processes slow this one down.
+    seconds = [(cpu_seconds(mask), cpu_seconds(permute)) for _ in range(5)]
+    masking, permuting = map(min, zip(*seconds, strict=True))
+    assert masking < permuting
+
+
+def cpu_seconds(function):
+    started = time.process_time()
+    function()
+    return time.process_time() - started
 
 
 @pytest.mark.parametrize(

@@ -353,7 +353,7 @@ def test_an_error_of_a_save_is_raised_by_the_next_save(tmp_path, history, monkey
     checkpointer.wait()
 
     class Failed:
-        def result(self):
+        def result(self, timeout=None):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpointer._orbax, "save_async", lambda *_, **__: Failed())
