@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.errors import InputError
@@ -31,6 +32,10 @@ MESH_AXIS_OF: Rules = {
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over `devices` (default: all). One of the three sizes may be -1: the remaining devices.
 
+    On TPUs neighbors along an axis are neighbors in the network where its shape allows it. If the devices belong to
+    several slices, or GPUs to several hosts, the data axis goes across these, and the others stay within each: between
+    slices only gradients are summed. Where the slices do not divide `data`, other axes cross them too.
+
     Raises InputError if the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
@@ -46,8 +51,23 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         raise InputError(
             f"mesh: {shape} does not match the {len(devices)} available devices; the sizes must multiply to that number"
         )
-    grid = np.asarray(devices).reshape(tuple(sizes.values()))
-    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(_arrange(tuple(sizes.values()), devices), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def num_slices(devices: Sequence[Any]) -> int:
+    """The number of slices that devices belong to: TPU slices, or hosts of GPUs; 1 for all others."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of a mesh: an array of this shape."""
+    slices = num_slices(devices)
+    if devices[0].platform == "cpu" or shape[0] % slices:
+        return np.asarray(devices).reshape(shape)
+    inner, outer = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+    if slices > 1:
+        return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def check_rules(rules: Rules | None, mesh: Mesh | AbstractMesh) -> Rules:

@@ -1,12 +1,15 @@
 """Batches of training rows by index: batch k depends only on the seed and k, not on the host or the first batch."""
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, SupportsIndex
 
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Int
 
 from deberta_jax.data.batch_share import WHOLE_BATCH, BatchShare
 from deberta_jax.data.masking import Masking, MaskingVocabulary, mask_tokens
@@ -45,11 +48,10 @@ class TrainingBatches(Iterator[ArrayBatch]):
     ):
         sequences = training_sequences(shards, seed, vocabulary_sha256)
         if isinstance(rows, TwoKinds):
-            numbered = sequences.map_with_index(Number(batch_size))
-            shares = numbered.random_map(rows).batch(share.size(batch_size), batch_fn=stack_each)
-        else:
-            shares = sequences.random_map(rows).batch(share.size(batch_size))
-        host_batches = shares[share.index + start * share.count :: share.count]
+            sequences = sequences.map_with_index(Number(batch_size))
+        host_rows = HostRows(sequences.random_map(rows), share.rows(batch_size), batch_size)
+        stack = stack_each if isinstance(rows, TwoKinds) else None
+        host_batches = grain.MapDataset.source(host_rows).batch(len(host_rows.rows), batch_fn=stack)[start:]
         if workers:
             _parse_flags()
             # One thread for each process, because the threads of a process share its interpreter lock.
@@ -82,6 +84,22 @@ class TrainingBatches(Iterator[ArrayBatch]):
         self.close()
 
 
+@dataclass(frozen=True, eq=False)
+class HostRows:
+    """A source for Grain: of every batch of `batch_size` rows, those with the indices `rows`."""
+
+    all_rows: grain.MapDataset
+    rows: Int[np.ndarray, "rows"]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return len(self.all_rows) // self.batch_size * len(self.rows)
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        batch, row = divmod(operator.index(index), len(self.rows))
+        return self.all_rows[batch * self.batch_size + int(self.rows[row])]
+
+
 class HeldOutBatches:
     """Every sequence of shards once, in order, the same rows in every run; see `held_out_batches`."""
 
@@ -99,8 +117,7 @@ class HeldOutBatches:
     def __getitem__(self, k: int) -> ArrayBatch:
         if not 0 <= k < len(self):
             raise IndexError(k)
-        whole_batch = range(k * self._batch_size, (k + 1) * self._batch_size)
-        indices = whole_batch[self._rows]
+        indices = (k * self._batch_size + self._rows).tolist()
         sequences = [self._sequences[i] for i in indices if i < len(self._sequences)]
         example = sequences[0] if sequences else self._sequences[0]
         padding = {name: np.zeros_like(value) for name, value in example.items()}

@@ -42,7 +42,7 @@ class Batches:
         buckets = (_SHORTEST, *bucket_lengths(max_length))
         self._buckets = np.asarray([length for length in buckets if length <= max_length])
         self._next = start
-        self._host_rows = share.rows(batch_size)
+        self._host_rows = share.rows(batch_size).tolist()
         self._epoch, self._order = -1, np.zeros((0, batch_size), np.int64)
 
     def __iter__(self) -> "Batches":
@@ -81,13 +81,15 @@ def epoch_order(lengths: Int[np.ndarray, "F"], batch_size: int, seed: int, epoch
     return batches[rng.permutation(count)]
 
 
-def stack(kind: Kind, features: Sequence[Feature | None], length: int, pad_id: int, host_rows: slice) -> HostBatch:
+def stack(
+    kind: Kind, features: Sequence[Feature | None], length: int, pad_id: int, host_rows: Sequence[int]
+) -> HostBatch:
     """The arrays of a batch; None is padding. Shapes depend on all features, the rows are `host_rows`.
 
     Token ids are [B, T], or [B, M, T] if an example of this kind is several sequences.
     """
     real = [feature for feature in features if feature is not None]
-    rows = features[host_rows]
+    rows = [features[row] for row in host_rows]
     shape = (len(rows), max(len(feature.sequences) for feature in real), length)
     input_ids = np.full(shape, pad_id, np.int32)
     attention_mask, token_type_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)

@@ -15,6 +15,10 @@ from deberta_jax.model.module import Configured, check_attention
 from deberta_jax.ops.attention import attention_with_probabilities, disentangled_attention
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.masks import make_attention_mask
+from deberta_jax.sharding import constrain
+
+# Logical axes of content by head.
+_HEADS = "batch", None, "heads", None
 
 
 class RelativePositions(NamedTuple):
@@ -102,7 +106,11 @@ class Attention(Configured):
         keys = split_key(key, 3)
         residual = x if inputs.queries is None else inputs.queries.states
         terms = self.score_terms(x, inputs, key=keys[0])
-        terms |= {"v": self.value(x), "dropout_rate": self.config.attention_probs_dropout_prob, "key": keys[1]}
+        terms |= {
+            "v": constrain(self.value(x), *_HEADS),
+            "dropout_rate": self.config.attention_probs_dropout_prob,
+            "key": keys[1],
+        }
         probabilities = None
         if with_probabilities or callable(self.attention):
             positions = None if inputs.queries is None else inputs.queries.positions
@@ -119,7 +127,8 @@ class Attention(Configured):
         self, context: Float[Array, "B T N H"], residual: Float[Array, "B T D"], *, key: Key = None
     ) -> Float[Array, "B T D"]:
         """The output projection of the context, with dropout, the residual and the norm."""
-        return self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=key) + residual)
+        y = self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=key) + residual)
+        return constrain(y, "batch", None, None)
 
     @property
     def scale(self) -> float:
@@ -130,15 +139,18 @@ class Attention(Configured):
         self, table: Float[Array, "R D"]
     ) -> tuple[Float[Array, "R N H"] | None, Float[Array, "R N H"] | None]:
         """The relative table, projected for c2p and for p2c; None for a term that is not active."""
-        active = self.config.active_terms
-        rel_k = (self.position_key or self.key)(table) if "c2p" in active else None
-        return rel_k, (self.position_query or self.query)(table) if "p2c" in active else None
+        projections = {"c2p": self.position_key or self.key, "p2c": self.position_query or self.query}
+        rel_k, rel_q = (
+            constrain(project(table), None, "heads", None) if term in self.config.active_terms else None
+            for term, project in projections.items()
+        )
+        return rel_k, rel_q
 
     def score_terms(self, x: Float[Array, "B S D"], inputs: AttentionInputs, *, key: Key) -> dict[str, Any]:
         """Projected content and positions, mask and scale, as arguments of the functions in `ops`."""
         relative, segment_ids, mask, queries, bias, order = inputs
-        query = self.query(x if queries is None else queries.states)
-        terms: dict[str, Any] = {"q": query, "k": self.key(x), "scale": self.scale}
+        query = constrain(self.query(x if queries is None else queries.states), *_HEADS)
+        terms: dict[str, Any] = {"q": query, "k": constrain(self.key(x), *_HEADS), "scale": self.scale}
         terms |= {"segment_ids": segment_ids, "order": order, "mask": mask, "bias": bias}
         if queries is not None and queries.positions is not None:
             terms["query_positions"] = queries.positions

@@ -75,7 +75,8 @@ class Layer(Configured):
 
     def feed_forward(self, attended: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B T D"]:
         """The second half of the layer: two linear maps, the residual and the norm."""
-        y = self.down(activation(self.config.hidden_act)(self.up(attended)))
+        inner = constrain(self.up(attended), "batch", None, "mlp")
+        y = self.down(activation(self.config.hidden_act)(inner))
         y = self.norm(dropout(y, self.config.hidden_dropout_prob, key=key) + attended)
         return constrain(y, "batch", None, None)
 
@@ -136,7 +137,8 @@ class Encoder(Configured):
         table = self.relative.embedding[...][index.min() : index.max() + 1]
         if self.relative_norm is not None:
             table = self.relative_norm(table)
-        return RelativePositions(table.astype(dtype), index - index.min())
+        # One table for all layers: each device needs all of it.
+        return RelativePositions(constrain(table.astype(dtype), None, None), index - index.min())
 
     def layer(self, number: int) -> Layer:
         """Layer `number`, from 0, with the parameters of its group."""

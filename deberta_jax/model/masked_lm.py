@@ -32,7 +32,7 @@ from deberta_jax.ops.arguments import check_range
 from deberta_jax.ops.gathered import take_queries
 from deberta_jax.ops.masks import token_segments
 from deberta_jax.ops.precision import accumulation_dtype, einsum
-from deberta_jax.sharding import on_explicit_meshes
+from deberta_jax.sharding import constrain, on_explicit_meshes
 
 DECODING_STEPS = 2
 
@@ -88,7 +88,7 @@ class EnhancedMaskDecoder(nnx.Module):
                 pair_mask = take_queries(pair_mask, masked_positions)
             if bias is not None and bias.shape[2] > 1:
                 bias = take_queries(jnp.broadcast_to(bias, (x.shape[0], *bias.shape[1:])), masked_positions)
-            states = gather_positions(x, masked_positions)
+            states = constrain(gather_positions(x, masked_positions), "batch", None, None)
             absolute = jnp.take_along_axis(absolute, masked_positions, axis=1)
         states += self.position(absolute).astype(x.dtype)
         for step_key in split_key(key, DECODING_STEPS):
@@ -117,10 +117,11 @@ class MaskedLMHead(Configured):
     @in_precision
     def __call__(self, x: Float[Array, "B M D"], words: Float[Array, "V E"]) -> Float[Array, "B M V"]:
         """Logits over the vocabulary, in float32 or wider."""
-        x = self.norm(activation(self.config.hidden_act)(self.dense(x)))
+        x = constrain(self.norm(activation(self.config.hidden_act)(self.dense(x))), "batch", None, None)
         words = words if self.decoder is None else self.decoder.embedding[...]
         dtype = accumulation_dtype(x.dtype)
         logits = einsum("BME,VE->BMV", x, words.astype(x.dtype), preferred_element_type=dtype)
+        logits = constrain(logits, "batch", None, "vocab")
         return logits + over_rows(self.bias[...].astype(logits.dtype), logits)
 
 

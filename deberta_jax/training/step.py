@@ -124,29 +124,28 @@ def make_evaluation(evaluate: BatchEvaluation, mesh: Mesh) -> BatchEvaluation:
 
 @functools.cache
 def batch_share(mesh: Mesh) -> BatchShare:
-    """This process's part of every batch; processes whose devices need the same rows have the same part.
-
-    Raises InputError if the parts would not be equal.
-    """
-    ways = batch_parts(mesh)
-    slices = batch_sharding(mesh).addressable_devices_indices_map((ways,)).values()
-    rows = sorted({row for part in slices if part is not None for row in range(*part[0].indices(ways))})
-    first, parts = rows[0], ways // len(rows)
-    if rows != list(range(first, first + len(rows))) or first % len(rows) or ways % len(rows):
-        raise InputError(
-            f"mesh: process {jax.process_index()} has the batch rows {rows} of {ways}, which is not an equal part; "
-            "choose mesh sizes that the number of processes divides"
-        )
-    return BatchShare(first // len(rows), parts)
+    """The rows of every batch that the devices of this process need; several processes may need the same ones."""
+    count = batch_parts(mesh)
+    slices = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
+    return BatchShare(tuple(sorted({row for part in slices if part for row in range(*part[0].indices(count))})), count)
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Put this process's rows of a batch on its devices, as arrays split over the mesh."""
-    rows, count = batch_sharding(mesh), batch_share(mesh).count
-    return {
-        name: jax.make_array_from_process_local_data(rows, values, (len(values) * count, *values.shape[1:]))
-        for name, values in batch.items()
-    }
+    return {name: _place(values, batch_sharding(mesh), batch_share(mesh)) for name, values in batch.items()}
+
+
+def _place(values: np.ndarray, sharding: NamedSharding, share: BatchShare) -> jax.Array:
+    size = len(values) * share.count // len(share.parts)
+    rows = share.rows(size)
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        start, stop, _ = index[0].indices(size)
+        first = np.searchsorted(rows, start)
+        return values[first : first + stop - start]
+
+    return jax.make_array_from_callback((size, *values.shape[1:]), sharding, part)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int) -> None:

@@ -50,8 +50,18 @@ def test_starting_at_batch_k_equals_an_uninterrupted_stream(shards, first, start
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_the_batches_of_several_hosts_together_equal_those_of_one_host(shards, first, hosts):
-    parts = [take(shards, 5, share=BatchShare(host, hosts), start=2) for host in range(hosts)]
+    parts = [take(shards, 5, share=BatchShare((host,), hosts), start=2) for host in range(hosts)]
     assert_same(join_hosts(parts), first[2:7])
+
+
+@pytest.mark.parametrize("parts", [(0, 3), (5, 1, 2)])
+def test_a_host_may_have_parts_that_are_not_beside_each_other(shards, first, parts):
+    rows = [row for part in sorted(parts) for row in range(4 * part, 4 * part + 4)]
+    for batch, whole in zip(
+        take(shards, 3, batch_size=24, share=BatchShare(parts, 6)), take(shards, 3, batch_size=24), strict=True
+    ):
+        for name, values in batch.items():
+            np.testing.assert_array_equal(values, whole[name][rows], strict=True)
 
 
 def test_an_epoch_has_every_sequence_once_and_the_next_has_another_order_and_other_masks(shards):
@@ -99,7 +109,7 @@ def test_held_out_sequences_come_once_in_order_with_fixed_masks(shards, held_out
 
 
 def test_several_hosts_share_the_held_out_sequences(shards, held_out):
-    parts = [list(held_out_batches(shards, batch_size=16, share=BatchShare(i, 4), **COMMON)) for i in range(4)]
+    parts = [list(held_out_batches(shards, batch_size=16, share=BatchShare((i,), 4), **COMMON)) for i in range(4)]
     assert_same(join_hosts(parts), held_out)
 
 
@@ -157,8 +167,8 @@ def test_flipped_bytes_in_a_shard_are_detected_and_the_shard_is_named(copied, wo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 6, "share": BatchShare(0, 4)}, "6 sequences cannot be split evenly over 4 hosts"),
-        ({"share": BatchShare(2, 2)}, "the index of a host is 2; it must be from 0 to 1"),
+        ({"batch_size": 6, "share": BatchShare((0,), 4)}, "6 sequences cannot be split into 4 equal parts"),
+        ({"share": BatchShare((2,), 2)}, r"parts \[2\] of a batch were requested; they must be from 0 to 1"),
         ({"vocabulary_sha256": "7" * 64}, "shards of vocabulary"),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_batch_has_the_rows_of_each_kind_with_their_arrays(first):
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_the_batches_of_several_hosts_together_equal_those_of_one_host(shards, first, hosts):
-    parts = [take(shards, 5, share=BatchShare(host, hosts), start=2) for host in range(hosts)]
+    parts = [take(shards, 5, share=BatchShare((host,), hosts), start=2) for host in range(hosts)]
     joined = [{name: np.concatenate([x[name] for x in each]) for name in each[0]} for each in zip(*parts, strict=True)]
     assert_same(joined, first[2:])
 
@@ -153,5 +153,5 @@ def test_held_out_batches_have_a_row_of_each_kind_for_every_sequence(shards):
     for batch, alone in zip(both, ordered, strict=True):
         for name in alone:
             np.testing.assert_array_equal(batch[f"ordered/{name}"], alone[name])
-    again = held_out_batches(shards, BothKinds(NAMES, kinds), batch_size=16, share=BatchShare(1, 2))
+    again = held_out_batches(shards, BothKinds(NAMES, kinds), batch_size=16, share=BatchShare((1,), 2))
     np.testing.assert_array_equal(again[1]["masked/labels"], both[1]["masked/labels"][8:])

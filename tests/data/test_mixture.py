@@ -51,7 +51,7 @@ def test_batches_depend_on_the_seed_and_their_number_only(sources, first):
 
 
 def test_several_hosts_and_worker_processes_have_the_same_batches(sources, first, tmp_path):
-    parts = [take(sources, 5, share=BatchShare(host, 4), start=2) for host in range(4)]
+    parts = [take(sources, 5, share=BatchShare((host,), 4), start=2) for host in range(4)]
     assert_same(join_hosts(parts), first[2:7])
     script = Path(__file__).parents[1] / "support/write_batches.py"
     folders = [str(source.folder) for source in sources]
@@ -99,7 +99,7 @@ def test_held_out_sequences_come_once_and_begin_with_the_shares(sources):
     assert sorted(sequences) == sorted(alone[0] + alone[1])
     assert sum(map(is_small, sequences[:16])) == 4
     assert_same(list(held_out_batches(sources, ROWS, batch_size=8, limit=2)), batches[:2])
-    parts = [list(held_out_batches(sources, ROWS, batch_size=8, share=BatchShare(i, 2))) for i in range(2)]
+    parts = [list(held_out_batches(sources, ROWS, batch_size=8, share=BatchShare((i,), 2))) for i in range(2)]
     assert_same(join_hosts(parts), batches)
 
 

@@ -69,7 +69,7 @@ def test_the_order_of_batches_does_not_depend_on_length(features):
 
 def test_hosts_have_equal_parts_of_a_batch_of_one_shape(features):
     batch = next(batches_of(features, 7))
-    parts = [next(batches_of(features, 7, share=BatchShare(index, 4))) for index in range(4)]
+    parts = [next(batches_of(features, 7, share=BatchShare((index,), 4))) for index in range(4)]
     for name, values in batch.items():
         assert (np.concatenate([part[name] for part in parts]) == values).all()
 
