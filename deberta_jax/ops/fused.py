@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from deberta_jax.errors import InputError
+from deberta_jax.ops.devices import Arrays, Offset, on_each_device
 from deberta_jax.ops.dropout import keep_mask
 from deberta_jax.ops.hashing import Start
 from deberta_jax.ops.operands import Operands
 from deberta_jax.ops.precision import einsum, kernel_precision
-from deberta_jax.sharding import current_mesh, partition_spec
 
 
 class KernelInputs(NamedTuple):
@@ -232,26 +232,16 @@ def _select(equation: str, selection: Bool[Array, "B M T"], x: Float[Array, "...
 def _on_mesh(
     kernel: Kernel, settings: KernelSettings, inputs: KernelInputs, heads_axis: int
 ) -> Float[Array, "B _ _ H"]:
-    mesh = current_mesh()
     pairs, table = ("batch", "heads", None, None), ("heads", None, None)
     content = pairs if heads_axis == 1 else ("batch", None, "heads", None)
-    tokens = "batch", None
-    axes = KernelInputs(content, content, content, table, table, tokens, tokens, pairs, seed=(None,), offset=(None,))
-    specs = KernelInputs(
-        *(
-            None if x is None or mesh is None else partition_spec(names, x.shape, mesh)
-            for names, x in zip(axes, inputs, strict=True)
-        )
-    )
+    axes: dict[str, tuple[str | None, ...]] = dict.fromkeys("qkv", content)
+    axes |= {"rel_k": table, "rel_q": table, "mask": pairs}
+    axes |= {"segment_ids": ("batch", None), "order": ("batch", None)}
 
-    def attend(inputs: KernelInputs) -> Float[Array, "B _ _ H"]:
+    def attend(arrays: Arrays, offset: Offset) -> Float[Array, "B _ _ H"]:
+        inputs = KernelInputs(**arrays)
         if inputs.seed is not None:
-            names = specs.q or (None, None, None)
-            shards = {axis: 0 if names[axis] is None else jax.lax.axis_index(names[axis]) for axis in (0, heads_axis)}
-            offset = [shard * inputs.q.shape[axis] for axis, shard in shards.items()]
-            inputs = inputs._replace(offset=jnp.asarray(offset, jnp.int32))
+            inputs = inputs._replace(offset=jnp.asarray([offset(0), offset(heads_axis)], jnp.int32))
         return kernel(settings, inputs)
 
-    if mesh is None:
-        return attend(inputs)
-    return jax.shard_map(attend, in_specs=(specs,), out_specs=specs.q, check_vma=False)(inputs)
+    return on_each_device(attend, inputs._asdict(), axes)
