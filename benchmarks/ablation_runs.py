@@ -177,7 +177,7 @@ def finetuning_batches(
             longest = lengths[numbers[numbers >= 0]].max()
             length = options.max_length // (2 if longest <= options.max_length // 2 else 1)
             rows = [features[number] if number >= 0 else None for number in numbers.tolist()]
-            yield stack(kind, rows, length, pad_id, slice(None))
+            yield stack(kind, rows, length, pad_id, range(len(rows)))
 
 
 class FinetuningRuns:

@@ -52,7 +52,7 @@ class Embedding(nnx.Module):
     def __call__(self, index: Int[Array, "*shape"]) -> Float[Array, "*shape E"]:
         # A row that does not exist is NaN; -1 is not the last row.
         table, mesh = self.embedding[...], current_mesh()
-        if mesh is None or index.ndim != 2:
+        if mesh is None or mesh.size == 1 or index.ndim != 2:
             return table.at[index].get(mode="fill", wrap_negative_indices=False)
         spec = partition_spec(self.axes, table.shape, mesh)
         rows, width = (axis if axis and mesh.shape[axis] > 1 else None for axis in spec)

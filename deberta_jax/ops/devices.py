@@ -20,7 +20,7 @@ def on_each_device(function: Callable[[Arrays, Offset], jax.Array], arrays: Arra
     Gradients of what several devices read are summed once, after the backward pass of `function`.
     """
     mesh = current_mesh()
-    if mesh is None:
+    if mesh is None or mesh.size == 1:
         return function(arrays, lambda axis: 0)
     given = {name: x for name, x in arrays.items() if x is not None}
     specs = {name: partition_spec(axes.get(name, (None,) * x.ndim), x.shape, mesh) for name, x in given.items()}
