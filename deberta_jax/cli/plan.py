@@ -16,7 +16,7 @@ def run(options: PlanConfig) -> None:
     from deberta_jax.planning.topologies import find_topology
     from deberta_jax.pretraining.program import longest_stage, model_to_train
 
-    topology = find_topology(options.topology)
+    topology = find_topology(options.topology, options.slices)
     config, _ = fixed_micro_batch(longest_stage(options.pretrain))
     target = Target.of(model_to_train(config), topology)
     if options.search:

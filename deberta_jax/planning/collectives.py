@@ -20,6 +20,10 @@ _SENT: dict[str, Callable[[int, int, int], float]] = {
 }
 # XLA for TPU writes a reduce-scatter as a fusion with this name around an all-reduce and its slices.
 _REDUCE_SCATTER = "all-reduce-scatter"
+# Between slices, each host sends and receives over the network.
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_SLICES = re.compile(r'_xla_megascale_target="\{([\d,:]+)\}')
+_BETWEEN = " between slices"
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 
 
@@ -31,13 +35,27 @@ class Collective(NamedTuple):
     bytes: float
 
 
+def is_between_slices(kind: str) -> bool:
+    """Whether collectives of a kind cross the network between slices."""
+    return kind.endswith(_BETWEEN)
+
+
 def collectives(program: Program, num_devices: int) -> list[Collective]:
     """The collectives of a program on `num_devices` devices, by kind; the body of a loop counts once per trip."""
     counts: dict[str, int] = {}
     sent: dict[str, float] = {}
+
+    def add(kind: str, times: int, volume: float) -> None:
+        counts[kind] = counts.get(kind, 0) + times
+        sent[kind] = sent.get(kind, 0.0) + times * volume
+
     # XLA for TPU spreads one collective over a chain of fusions.
     chains: set[tuple[str, str]] = set()
     for computation, instruction, times in program.executed():
+        if transfer := _transfer(instruction):
+            kind, slices = transfer
+            whole = instruction.arrays[0].bytes
+            add(kind + _BETWEEN, times, _SENT[kind](whole, whole * slices, slices))
         for kind, collective in _collectives_of(program, instruction):
             chain = _CHAIN.search(collective.attributes)
             name = (computation.name, chain[1] if chain else collective.name)
@@ -45,9 +63,19 @@ def collectives(program: Program, num_devices: int) -> list[Collective]:
             if name in chains or size == 1:
                 continue
             chains.add(name)
-            counts[kind] = counts.get(kind, 0) + times
-            sent[kind] = sent.get(kind, 0.0) + times * sent_bytes(kind, collective, size)
+            add(kind, times, sent_bytes(kind, collective, size))
     return [Collective(kind, counts[kind], sent[kind]) for kind in sorted(counts)]
+
+
+def _transfer(instruction: Instruction) -> tuple[str, int] | None:
+    """The kind of a collective between slices and their number, for the instruction that sends; None for others."""
+    match = _TRANSFER.search(instruction.attributes) if instruction.opcode == "send" else None
+    kind = match[1].lower().replace("_", "-") if match else None
+    if kind not in _SENT:
+        return None
+    slices = _SLICES.search(instruction.attributes)
+    parts = [part.split(":") for part in slices[1].split(",")] if slices else []
+    return kind, max(sum(int(part[-1]) - int(part[0]) + 1 for part in parts), 2)
 
 
 def _collectives_of(program: Program, instruction: Instruction) -> Iterator[tuple[str, Instruction]]:

@@ -24,6 +24,8 @@ class PlanConfig:
 
     topology: str = "local"
     """Devices: local, a TPU slice such as v5e:4x4 (extra tpu), or GPUs of a host such as h100:8 (extra cuda)."""
+    slices: int = 1
+    """TPU slices of this topology, connected by the data-center network; --mesh.data goes across them."""
     price: float | None = None
     """Dollars per chip and hour, to report the cost of the run."""
     search: bool = False
@@ -37,6 +39,8 @@ class PlanConfig:
     def __post_init__(self) -> None:
         if self.price is not None and self.price < 0:
             raise InputError(f"price is {self.price}; it must not be negative")
+        if self.slices < 1:
+            raise InputError(f"slices is {self.slices}; it must be at least 1")
 
 
 def recipe(name: str, selection: Selection | None = None) -> PlanConfig:

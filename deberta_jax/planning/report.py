@@ -70,7 +70,8 @@ def _bound_lines(plan: Plan, price: float | None) -> list[str]:
     limits = plan.bounds
     lines = [
         f"  step time       at least {limits.step:.3f} s ({limits.limit}): compute {limits.compute:.3f}, memory "
-        f"{limits.memory:.3f}, interconnect {limits.interconnect:.3f}",
+        f"{limits.memory:.3f}, interconnect {limits.interconnect:.3f}"
+        + (f", network {limits.network:.3f}" if limits.network else ""),
         f"  MFU             at most {limits.mfu:.0%}",
     ]
     if steps := plan.config.training.steps:

@@ -70,33 +70,39 @@ class Topology(NamedTuple):
         return -(-len(self.devices) // (self.chip.devices if self.chip else 1))
 
 
-def find_topology(name: str) -> Topology:
-    """The devices of "local", of a TPU slice such as "v5e:4x4", or of GPUs such as "h100:8".
+def find_topology(name: str, slices: int = 1) -> Topology:
+    """The devices of "local", of a TPU slice such as "v5e:4x4" or several of them, or of GPUs such as "h100:8".
 
     For all but "local", call it before any other function of JAX that looks for devices: it selects the CPU as JAX's
     platform. Raises InputError for an unknown name, and if an extra is not installed.
     """
+    kind, _, shape = name.partition(":")
+    is_slice = kind in CHIPS and kind not in GPUS and bool(re.fullmatch(r"\d+(x\d+)+", shape))
+    if slices > 1 and not is_slice:
+        raise InputError(f"slices is {slices}, but topology {name!r} is not a TPU slice such as v5e:4x4")
     if name == LOCAL:
         devices = jax.devices()
         return Topology(name, devices, find_chip(devices[0].device_kind))
-    kind, _, shape = name.partition(":")
     if kind in GPUS and re.fullmatch(r"[1-9]\d*", shape):
         return Topology(name, gpu_devices(kind, int(shape)), CHIPS[kind])
-    if kind in CHIPS and kind not in GPUS and re.fullmatch(r"\d+(x\d+)+", shape):
-        return Topology(name, tpu_devices(name), CHIPS[kind])
-    slices = ", ".join(kind for kind, chip in CHIPS.items() if chip.kinds[0].startswith("TPU"))
+    if is_slice:
+        title = name if slices == 1 else f"{slices} x {name}"
+        return Topology(title, tpu_devices(name, slices), CHIPS[kind])
+    tpus = ", ".join(kind for kind, chip in CHIPS.items() if chip.kinds[0].startswith("TPU"))
     raise InputError(
-        f"topology {name!r}: expected {LOCAL}, a TPU slice such as v5e:4x4 (kinds {slices}), or GPUs such as h100:8 "
+        f"topology {name!r}: expected {LOCAL}, a TPU slice such as v5e:4x4 (kinds {tpus}), or GPUs such as h100:8 "
         f"(kinds {', '.join(GPUS)})"
     )
 
 
-def tpu_devices(name: str) -> list[Any]:
-    """The devices of a TPU slice such as "v5e:4x4"; raises InputError as `find_topology`."""
+def tpu_devices(name: str, slices: int = 1) -> list[Any]:
+    """The devices of TPU slices such as "v5e:4x4"; raises InputError as `find_topology`."""
     _require("libtpu", "tpu", f"topology {name}")
     os.environ.update({key: os.environ.get(key, value) for key, value in _TPU_ENVIRONMENT.items()})
     jax.config.update("jax_platforms", "cpu")
     options: dict[str, Any] = _TPU_OPTIONS.get(name.partition(":")[0], {})
+    if slices > 1:
+        options = options | {"num_slices": slices}
     try:
         target = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:

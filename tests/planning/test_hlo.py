@@ -11,6 +11,18 @@ from deberta_jax.planning.scratch import scratch_bytes
 from deberta_jax.planning.traffic import memory_bytes
 from deberta_jax.sharding import make_mesh
 
+_TRANSFER = '_xla_megascale_target="{1,2:3}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"'
+BETWEEN_SLICES = f"""
+ENTRY %main.1 (a: f32[8,4]) -> f32[8,4] {{
+  %a = f32[8,4]{{1,0}} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[8,4]{{1,0}}, u32[], token[]) send(%a, %token), channel_id=2, frontend_attributes={{{_TRANSFER}}}
+  %recv = (f32[8,4]{{1,0}}, u32[], token[]) recv(%token), channel_id=1, frontend_attributes={{{_TRANSFER}}}
+  %done = (f32[8,4]{{1,0}}, token[]) recv-done(%recv), channel_id=1
+  ROOT %sum = f32[8,4]{{1,0}} get-tuple-element(%done), index=0
+}}
+"""
+
 # A loop of five trips around a loop of three, whose bound is in its condition; a conditional; a fusion of slices.
 TEXT = """
 HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8,4]{1,0})->f32[8,4]{1,0}}
@@ -188,3 +200,9 @@ def test_traffic_agrees_with_xla_where_loops_are_counted_once(scanned):
     once = memory_bytes(Once(*program))
     assert once == pytest.approx(scanned.cost_analysis()["bytes accessed"], rel=0.05)
     assert memory_bytes(program) > 3 * once
+
+
+def test_a_transfer_between_slices_is_counted_where_it_is_sent():
+    # Three slices: each device sends 2/3 of its 128 bytes twice.
+    (sent,) = collectives(parse_program(BETWEEN_SLICES), 4)
+    assert sent == Collective("all-reduce between slices", 1, pytest.approx(128 * 4 / 3))

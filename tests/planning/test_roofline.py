@@ -13,9 +13,16 @@ CHIP = Chip(("test",), flops=100.0, memory=1, bandwidth=10.0, interconnect=5.0, 
 def test_the_step_takes_at_least_the_longest_of_compute_memory_and_interconnect():
     costs = Costs(30, (Collective("all-gather", 2, 10), Collective("all-reduce", 1, 30)))
     limits = bounds(CHIP, 4, costs, step_flops=2000, model_flops=1600)
-    assert limits[:3] == (5, 3, 8)
+    assert limits[:4] == (5, 3, 8, 0)
     assert limits.step == 8 and limits.limit == "interconnect"
     assert limits.mfu == pytest.approx(1600 / (4 * 100 * 8))
+
+
+def test_collectives_between_slices_take_the_time_of_the_network():
+    costs = Costs(0, (Collective("all-gather", 2, 10), Collective("all-reduce between slices", 1, 30)))
+    limits = bounds(CHIP._replace(network=2.0), 4, costs, step_flops=2000, model_flops=1600)
+    assert limits[:4] == (5, 0, 2, 15) and limits.limit == "network" and limits.step == 15
+    assert bounds(CHIP, 4, costs, step_flops=2000, model_flops=1600).network == 0
 
 
 def test_without_recomputation_a_step_bound_by_compute_has_full_utilization():

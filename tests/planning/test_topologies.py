@@ -31,6 +31,14 @@ def test_a_missing_extra_is_named_in_one_line(name, extra, monkeypatch, capsys):
     assert capsys.readouterr().err == f"deberta-jax plan tiny: {message}"
 
 
+@pytest.mark.parametrize("name", ["local", "h100:8"])
+def test_only_tpu_slices_can_be_several(name):
+    with pytest.raises(InputError, match="slices is 2, but topology .* is not a TPU slice such as v5e:4x4"):
+        find_topology(name, 2)
+    with pytest.raises(InputError, match="slices is 0; it must be at least 1"):
+        dataclasses.replace(recipe("tiny"), slices=0)
+
+
 def test_the_memory_of_a_host_is_shared_by_its_devices():
     capacity = device_capacity(find_topology("local"))
     # Other processes allocate between two calls.
@@ -99,6 +107,22 @@ def test_a_plan_for_a_tpu_has_bounds_and_fits():
     assert plan.step.fits and plan.target.capacity == int(15.75 * GIB)
     assert plan.bounds is not None and 0 < plan.bounds.mfu < 1
     assert [collective.kind for collective in plan.step.costs.collectives] == ["all-reduce"]
+
+
+@pytest.mark.tpu_compile
+def test_between_slices_only_gradients_are_summed():
+    config = tiny()
+    mesh = dataclasses.replace(config.training.mesh, data=-1, fsdp=4)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, mesh=mesh))
+    topology = find_topology("v5e:2x2", 2)
+    plan = make_plan(config, Target.of(model_to_train(config), topology))
+    assert topology.name == "2 x v5e:2x2" and plan.mesh == (2, 4, 1)
+    between = [x for x in plan.step.costs.collectives if x.kind.endswith(" between slices")]
+    # Each chip sends its part of the gradient once to the other slice. The rest are gradients of the projected relative
+    # tables, which are large beside the parameters of this model.
+    assert [x.kind for x in between] == ["all-reduce between slices"]
+    assert 1 < between[0].bytes / (4 * plan.flops.parameters / 4) < 1.6
+    assert plan.bounds.network > 0
 
 
 @pytest.mark.tpu_compile
