@@ -13,6 +13,7 @@ from typing import NamedTuple
 from fault_runs import TIMEOUT_SECONDS, Processes, Run
 
 _KILL = signal.SIGKILL
+NOT_FINITE = "non-finite gradients"
 
 
 class Fault(NamedTuple):
@@ -21,6 +22,8 @@ class Fault(NamedTuple):
     during: Callable[[Processes, random.Random], None]
     after: Callable[[Run, Path, random.Random], str] = lambda run, folder, chance: ""
     needs_several: bool = False
+    # Variables of the processes that are disturbed, from their folder.
+    variables: Callable[[Path, random.Random], dict[str, str]] = lambda folder, chance: {}
 
 
 def _signal_one(number: signal.Signals) -> Callable[[Processes, random.Random], None]:
@@ -109,6 +112,32 @@ def _remove_shard(run: Run, folder: Path, chance: random.Random) -> str:
     return str(path.relative_to(folder))
 
 
+# Python runs a module of this name when it starts.
+_POISON = """
+import numpy as np
+from deberta_jax.training import step
+place, calls = step.place, 0
+
+def poisoned(batch, mesh):
+    global calls
+    calls += 1
+    bad = {first} <= calls < {first} + {number}
+    change = lambda x: x * np.float32("nan") if bad and x.dtype == np.float32 else x
+    return place({{name: change(values) for name, values in batch.items()}}, mesh)
+
+step.place = poisoned
+"""
+
+
+def _poison(folder: Path, chance: random.Random) -> dict[str, str]:
+    """From a random batch on, one batch or several have weights that are not numbers, and so have the gradients."""
+    (folder / "poison").mkdir()
+    text = _POISON.format(first=chance.randint(1, 5), number=chance.randint(1, 3))
+    (folder / "poison/sitecustomize.py").write_text(text)
+    paths = [str(folder / "poison"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(paths)}
+
+
 def _send(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
     if process.poll() is None:
         process.send_signal(number)
@@ -125,4 +154,5 @@ FAULTS: Mapping[str, Fault] = {
     "a flipped bit": Fault(_kill_all, _flip_bit),
     "a missing shard": Fault(_kill_all, _remove_shard),
     "a read-only folder": Fault(_read_only),
+    NOT_FINITE: Fault(lambda processes, chance: None, variables=_poison),
 }

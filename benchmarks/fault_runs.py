@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,7 +98,7 @@ def _check(folder: Path, words: Sequence[str]) -> None:
 class Processes:
     """The processes of a run, started in its folder; their errors go to files there."""
 
-    def __init__(self, run: Run, folder: Path):
+    def __init__(self, run: Run, folder: Path, extra: Mapping[str, str] | None = None):
         self.folder = folder
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
@@ -112,6 +112,7 @@ class Processes:
             # A limit of file sizes must not truncate compiled modules of Python.
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+        variables |= extra or {}
         self.all: list[subprocess.Popen[bytes]] = []
         for index in range(run.processes):
             options = ["--processes.join", "--processes.coordinator", address, "--processes.count", str(run.processes)]
@@ -145,6 +146,12 @@ class Processes:
 
     def _errors(self, index: int) -> Path:
         return self.folder / f"errors-{index}.txt"
+
+
+def skipped_steps(folder: Path) -> int:
+    """The steps that a run skipped, because their loss or gradient was not finite."""
+    lines = (folder / "run/metrics.jsonl").read_text().splitlines()
+    return sum(json.loads(line).get("skipped_in_row", 0) > 0 for line in lines)
 
 
 def digest(run: Run, folder: Path) -> str:

@@ -3,8 +3,8 @@
 `python benchmarks/faults.py FOLDER [NUMBER] [SEED]` injects NUMBER faults (default 200) into `prepare`, masked language
 modeling, replaced-token detection and fine-tuning, with 1, 2 and 4 processes. Each result is a line of
 FOLDER/faults.jsonl; run the same command again to continue. Prints a table, and fails if a run hangs, ends with a stack
-trace, or ends with other bits. Read-only folders need root. A command that ends with one line about a damaged file is
-repeated without this file's folder.
+trace, or ends with other bits. A run whose gradients are not finite completes without these steps. Read-only folders
+need root. A command that ends with one line about a damaged file is repeated without this file's folder.
 """
 
 import json
@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fault_kinds import FAULTS
-from fault_runs import End, Processes, Run, all_runs, digest, make_inputs
+from fault_kinds import FAULTS, NOT_FINITE
+from fault_runs import End, Processes, Run, all_runs, digest, make_inputs, skipped_steps
 
 BAD = "hang", "stack trace", "other bits", "not complete", "no clear line"
 # How often the same command is repeated after a fault.
@@ -50,7 +50,11 @@ def main(folder: Path, number: int = 200, seed: int = 0) -> int:
 def _plan(number: int, seed: int) -> Iterator[tuple[Run, str]]:
     """Every kind of run and fault equally often, in random order."""
     pairs = [(run, name) for run in all_runs() for name, fault in FAULTS.items()]
-    pairs = [(run, name) for run, name in pairs if run.processes > 1 or not FAULTS[name].needs_several]
+    pairs = [
+        (run, name)
+        for run, name in pairs
+        if (run.processes > 1 or not FAULTS[name].needs_several) and (run.name, name) != ("prepare", NOT_FINITE)
+    ]
     order: list[tuple[Run, str]] = []
     chance = random.Random(seed)
     while len(order) < number:
@@ -75,7 +79,8 @@ def inject(
 ) -> dict[str, Any]:
     """Disturb a run, repeat its command, and say how it ended."""
     _fresh(inputs, case)
-    processes, moment = Processes(run, case), chance.uniform(0, expected[1])
+    processes = Processes(run, case, FAULTS[name].variables(case, chance))
+    moment = chance.uniform(0, expected[1])
     time.sleep(moment)
     FAULTS[name].during(processes, chance)
     first = processes.finish()
@@ -83,6 +88,9 @@ def inject(
     details = {"moment": round(moment, 1), "codes": first.codes, "damaged": damaged, "errors": first.errors[:2]}
     if problem := _problem(first):
         return details | {"outcome": problem}
+    if name == NOT_FINITE:
+        complete = set(first.codes) == {0} and skipped_steps(case)
+        return details | {"outcome": "steps skipped and recorded" if complete else "not complete"}
     for _ in range(_REPEATS):
         end = Processes(run, case).finish()
         if problem := _problem(end):
