@@ -125,9 +125,15 @@ def make_evaluation(evaluate: BatchEvaluation, mesh: Mesh) -> BatchEvaluation:
 @functools.cache
 def batch_share(mesh: Mesh) -> BatchShare:
     """The rows of every batch that the devices of this process need; several processes may need the same ones."""
+    return share_of(mesh, jax.process_index())
+
+
+def share_of(mesh: Mesh, process: int) -> BatchShare:
+    """The rows of every batch that the devices of a process need."""
     count = batch_parts(mesh)
-    slices = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
-    return BatchShare(tuple(sorted({row for part in slices if part for row in range(*part[0].indices(count))})), count)
+    slices: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((count,))
+    parts = (range(*part[0].indices(count)) for device, part in slices.items() if device.process_index == process)
+    return BatchShare(tuple(sorted({row for part in parts for row in part})), count)
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -64,6 +64,18 @@ def test_a_host_may_have_parts_that_are_not_beside_each_other(shards, first, par
             np.testing.assert_array_equal(values, whole[name][rows], strict=True)
 
 
+def test_no_sequence_is_lost_or_repeated_when_the_number_of_hosts_changes(shards):
+    count, size = read_manifest(shards).sequences, 8
+    steps = count // size
+    batches = []
+    # Stopped and resumed twice within an epoch, each time with another number of hosts.
+    for hosts, start, end in ((4, 0, steps // 3), (1, steps // 3, steps // 2), (2, steps // 2, steps)):
+        for host in range(hosts):
+            share = BatchShare((host,), hosts)
+            batches += take(shards, end - start, batch_size=size, share=share, start=start)
+    assert sorted(unmasked(batches)) == sorted(unmasked(take(shards, steps, batch_size=size)))
+
+
 def test_an_epoch_has_every_sequence_once_and_the_next_has_another_order_and_other_masks(shards):
     count = read_manifest(shards).sequences
     batches = take(shards, 2 * count, batch_size=1)

@@ -10,11 +10,15 @@ from deberta_jax.errors import InputError
 from deberta_jax.planning import topologies
 from deberta_jax.planning.capacity import available_memory, device_capacity
 from deberta_jax.planning.compiled_step import bytes_needed
+from deberta_jax.planning.configuration import possible_meshes
 from deberta_jax.planning.options import recipe
 from deberta_jax.planning.plan import Target, make_plan
 from deberta_jax.planning.topologies import GPUS, Topology, find_topology
+from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.program import model_to_train
+from deberta_jax.sharding import batch_parts, make_mesh
 from deberta_jax.training.chips import CHIPS, GIB
+from deberta_jax.training.step import share_of
 
 
 @pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:16", "h100", "h100:0", "h100:2x2", "tpu", ""])
@@ -107,6 +111,29 @@ def test_a_plan_for_a_tpu_has_bounds_and_fits():
     assert plan.step.fits and plan.target.capacity == int(15.75 * GIB)
     assert plan.bounds is not None and 0 < plan.bounds.mfu < 1
     assert [collective.kind for collective in plan.step.costs.collectives] == ["all-reduce"]
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.parametrize(("name", "slices"), [("v5e:4x4", 1), ("v5e:2x4", 2), ("v5p:2x2x4", 1)])
+def test_the_hosts_of_a_slice_read_each_part_of_a_batch_as_often_as_it_is_needed(name, slices):
+    devices = find_topology(name, slices).devices
+    processes = {device.process_index for device in devices}
+    assert len(processes) > 1
+    for sizes in possible_meshes(len(devices), 256, PRESETS["v2-xlarge"]):
+        mesh = make_mesh(*sizes, devices=devices)
+        shares = {process: share_of(mesh, process) for process in processes}
+        # Each host reads what its devices hold, and all parts are read.
+        grid = mesh.devices.reshape(batch_parts(mesh), -1)
+        for process, share in shares.items():
+            assert set(share.parts) == {
+                part for part, row in enumerate(grid) if process in {device.process_index for device in row}
+            }
+        assert {part for share in shares.values() for part in share.parts} == set(range(batch_parts(mesh)))
+        assert (
+            slices == 1
+            or sizes.data % slices
+            or not [row for row in grid.reshape(sizes.data, -1) if len({device.slice_index for device in row}) > 1]
+        )
 
 
 @pytest.mark.tpu_compile
