@@ -22,6 +22,7 @@ BATCH_AXES = ("data", "fsdp")
 # Each parameter and activation declares its logical axes; an axis that is not listed here is not sharded.
 MESH_AXIS_OF: Rules = {
     "batch": BATCH_AXES,
+    "sequence": "tensor",
     "embed": "fsdp",
     "mlp": "tensor",
     "heads": "tensor",

@@ -79,7 +79,10 @@ def test_rules_shard_parameters_over_the_axes_of_any_mesh():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"width": "x"}, "rules: no logical axis width; the logical axes are batch, embed, mlp, heads, vocab"),
+        (
+            {"width": "x"},
+            "rules: no logical axis width; the logical axes are batch, sequence, embed, mlp, heads, vocab",
+        ),
         ({"embed": ("x", "fsdp")}, "rules: embed is mapped to fsdp, but the axes of the mesh are x, y"),
         ({"embed": "x", "mlp": "x"}, "with the logical axes mlp, embed would be sharded over x twice"),
         (None, "the mesh has the axes x, y, none of data, fsdp, tensor; pass `rules`"),
@@ -125,3 +128,21 @@ def test_a_sharded_model_equals_one_device():
         placed = jax.device_put(model, shardings(model, mesh))
         logits = jax.jit(lambda model, ids: model(ids))(placed, jax.device_put(ids, batch_sharding(mesh)))
     np.testing.assert_allclose(logits, expected, atol=2e-5)
+
+
+def test_with_tensor_parallel_products_the_states_between_layers_are_split_over_the_sequence():
+    config = PRESETS["tiny"]
+    model = MaskedLM(config, key=jax.random.key(0))
+    mesh, shapes = make_mesh(data=2, fsdp=1, tensor=4), []
+
+    def each(state, layer):
+        jax.debug.inspect_array_sharding(
+            state, callback=lambda sharding: shapes.append(sharding.shard_shape(state.shape))
+        )
+        return state
+
+    ids = np.ones((8, 24), np.int32)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(model, shardings(model, mesh))
+        jax.jit(lambda model, ids: model.deberta(ids, each=each).last_hidden_state)(placed, ids)
+    assert set(shapes) == {(4, 6, config.hidden_size)}

@@ -128,7 +128,7 @@ class Attention(Configured):
     ) -> Float[Array, "B T D"]:
         """The output projection of the context, with dropout, the residual and the norm."""
         y = self.norm(dropout(self.output(context), self.config.hidden_dropout_prob, key=key) + residual)
-        return constrain(y, "batch", None, None)
+        return constrain(y, "batch", "sequence", None)
 
     @property
     def scale(self) -> float:

@@ -78,7 +78,7 @@ class Layer(Configured):
         inner = constrain(self.up(attended), "batch", None, "mlp")
         y = self.down(activation(self.config.hidden_act)(inner))
         y = self.norm(dropout(y, self.config.hidden_dropout_prob, key=key) + attended)
-        return constrain(y, "batch", None, None)
+        return constrain(y, "batch", "sequence", None)
 
 
 class EncoderOutput(NamedTuple):
