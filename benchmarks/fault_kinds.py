@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fault_runs import TIMEOUT_SECONDS, Processes, Run
 
 _KILL = signal.SIGKILL
-NOT_FINITE = "non-finite gradients"
+NOT_FINITE, READ_ONLY = "non-finite gradients", "a read-only folder"
 
 
 class Fault(NamedTuple):
@@ -77,6 +77,14 @@ def _read_only(processes: Processes, chance: random.Random) -> None:
     while processes.is_running:
         time.sleep(0.1)
     subprocess.run(["umount", folders[0]], check=True)
+
+
+def can_mount(folder: Path) -> bool:
+    """Whether this process may make a folder read-only by mounting it, which needs root."""
+    mounted = subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode == 0
+    if mounted:
+        subprocess.run(["umount", folder], check=True)
+    return mounted
 
 
 def _files(run: Run, folder: Path) -> list[Path]:
@@ -153,6 +161,6 @@ FAULTS: Mapping[str, Fault] = {
     "a truncated file": Fault(_kill_all, _truncate),
     "a flipped bit": Fault(_kill_all, _flip_bit),
     "a missing shard": Fault(_kill_all, _remove_shard),
-    "a read-only folder": Fault(_read_only),
+    READ_ONLY: Fault(_read_only),
     NOT_FINITE: Fault(lambda processes, chance: None, variables=_poison),
 }

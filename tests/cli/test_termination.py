@@ -1,5 +1,6 @@
 """SIGTERM outside of the training loop: one line, no temporary files, and the same command continues."""
 
+import gc
 import os
 import signal
 import time
@@ -57,6 +58,37 @@ def test_the_first_signal_raises_and_others_are_ignored():
 
     with pytest.raises(Terminated, match=STOPPED):
         stop_twice()
+
+
+@pytest.mark.parametrize("where", ["destructor", "garbage collector"])
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_is_not_lost_where_python_drops_exceptions(where, number, error, capfd):
+    def send():
+        os.kill(os.getpid(), number)
+        time.sleep(0.001)
+
+    class SendsInDestructor:
+        def __del__(self):
+            send()
+
+    def send_in_callback(phase, _):
+        gc.callbacks.remove(send_in_callback)
+        send()
+
+    def wait():
+        with terminable():
+            if where == "destructor":
+                SendsInDestructor()
+            else:
+                gc.callbacks.append(send_in_callback)
+                gc.collect()
+            time.sleep(60)
+
+    started = time.monotonic()
+    with pytest.raises(error):
+        wait()
+    assert time.monotonic() - started < 10
+    assert not capfd.readouterr().err
 
 
 def test_a_handler_of_the_caller_stays():
