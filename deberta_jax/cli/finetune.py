@@ -26,6 +26,7 @@ from deberta_jax.finetuning.recipes import published_grid
 from deberta_jax.finetuning.run import RunInputs, finetune
 from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import digest, features_of
+from deberta_jax.hub.digests import tensors_sha256
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.models import max_row_length
@@ -87,8 +88,10 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     if report.skipped:
         print_once(report.details())
     inputs = RunInputs(task, kind, model, pretrained.tokenizer, features, held_out)
-    settings = config.settings() | {"rows": digest(features)}
-    agree({"the training examples": settings["rows"]})
+    weights = "" if config.from_scratch else tensors_sha256([pretrained.tensors])
+    content = {"model": weights, "tokenizer": pretrained.tokenizer.sha256}
+    settings = config.settings() | {"rows": digest(features), "content": content}
+    agree({"the training examples": settings["rows"], **{f"the content of the {k}": v for k, v in content.items()}})
     seeds = _train(config, inputs, _objective(config, kind, labels, train), settings)
     if jax.process_index() == 0:
         _finish(config, task, kind, splits, settings, seeds)

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError, list_names
+from deberta_jax.hub.digests import tensors_sha256
 from deberta_jax.hub.download import GENERATOR_FILE, GeneratorNotFound, resolve
 from deberta_jax.hub.folder import has_generator, read_folder, read_generator
 from deberta_jax.hub.load import import_tensors
@@ -68,12 +67,7 @@ def find_initial_pair(init_from: str | None, generator: str | None) -> InitialFi
 
 def weights_digest(files: InitialFiles) -> str:
     """A digest of the tensors that a run is initialized from; empty for a random initialization."""
-    sha256 = hashlib.sha256()
-    for number, file in enumerate(files):
-        for name, tensor in sorted(file.tensors.items()) if file else ():
-            sha256.update(f"{number} {name} {tensor.shape} {tensor.dtype}".encode())
-            sha256.update(np.ascontiguousarray(tensor.read()).tobytes())
-    return sha256.hexdigest() if any(files) else ""
+    return tensors_sha256(file.tensors if file else None for file in files)
 
 
 def initial_config(files: InitialFiles, model: DebertaConfig, tokenizer: Tokenizer, preset: str) -> DebertaConfig:

@@ -29,6 +29,8 @@ _MAY_BE_ABSENT = ("rows", "content.")
 # Settings that say where something is read. They may change if the content, whose digests are compared, does not.
 _NO_LOCATIONS = {"None", "[]", "fresh", "absent"}
 _LOCATIONS = {"data.files", "data.held_out", "data.shards", "tokenizer", "init_from", "generator"}
+# In fine-tuning, the pretrained model; in pretraining, where its digest is not in the settings, the name of a preset.
+_MODEL = "model"
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -52,6 +54,7 @@ def check_same_settings(source: Path, before: Mapping[str, Any], now: Mapping[st
     """Raise InputError, naming the settings that differ, as `check_settings` does; `source` is named in the message."""
     previous, current = _flatten(before), _flatten(json.loads(json.dumps(now)))
     has_digests = any(name.startswith("content.") for name in previous)
+    locations = _LOCATIONS | ({_MODEL} if f"content.{_MODEL}" in previous else set())
     differences: list[str] = []
     moved: list[str] = []
     for name in sorted(previous.keys() | current.keys()):
@@ -60,7 +63,7 @@ def check_same_settings(source: Path, before: Mapping[str, Any], now: Mapping[st
             continue
         if name.startswith(_MAY_BE_ABSENT) and "absent" in (old, new):
             continue
-        if has_digests and name in _LOCATIONS and not {str(old), str(new)} & _NO_LOCATIONS:
+        if has_digests and name in locations and not {str(old), str(new)} & _NO_LOCATIONS:
             moved.append(name)
             continue
         if name in _MAY_GROW and isinstance(old, int | float) and isinstance(new, int | float):

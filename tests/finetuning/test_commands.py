@@ -86,6 +86,20 @@ def test_a_finished_run_is_kept_extended_with_more_epochs_and_refuses_other_sett
     assert read_lines(copy, "train")[:-6] == read_lines(run.folder, "train")
 
 
+def test_a_run_follows_its_model_and_refuses_another_one(finished, tokenizer, tmp_path, capsys):
+    run, copy, moved = finished("single_label"), tmp_path / "copy", tmp_path / "moved"
+    subprocess.run(["cp", "-r", run.folder, copy], check=True)
+    words = [str(word) for word in run.words]
+    place = words.index("--model") + 1
+    subprocess.run(["cp", "-r", words[place], moved], check=True)
+    words[place] = str(moved)
+    assert call("finetune", *words, "--folder", copy) == 0
+    assert weights(copy) == weights(run.folder)
+    words[place] = str(saved_classifier(tmp_path / "other", tokenizer, NLI))
+    assert call("finetune", *words, "--folder", copy) == 2
+    assert f"{tmp_path / 'other'} now)" in capsys.readouterr().err
+
+
 def test_several_seeds_keep_the_best_and_a_head_with_the_same_labels_keeps_their_order(tokenizer, tmp_path, capsys):
     separable = SEPARABLE["single_label"](tmp_path)
     model = saved_classifier(tmp_path / "start", tokenizer, ("good", "bad"))
