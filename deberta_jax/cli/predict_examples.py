@@ -11,7 +11,7 @@ from typing import Any, Literal
 from deberta_jax.cli.predict_options import FieldNames
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.inference.pipelines import PipelineSpec
-from deberta_jax.tasks.custom_rows import list_items
+from deberta_jax.tasks.cells import list_items
 
 # A longer line is an error: a file without line ends must not fill the memory.
 MAX_LINE_BYTES = 1 << 22
