@@ -82,9 +82,12 @@ def quoted_records(
             record = Record(number, one.fields, 1, line.count(_QUOTE))
             following = _until_closed(line, chain(_popped(waiting), source)) if one.is_open_at_end else []
             several = _several_lines([first, *following], separator, num_fields) if following else None
-            if several is not None and not (rows_are_lines and _look_like_rows([first, *following], separator)):
+            look_like_rows = num_fields > 1 and all(
+                text.count(separator) == num_fields - 1 for _, text in (first, *following)
+            )
+            if several is not None and not (rows_are_lines and look_like_rows):
                 record = several
-                if _look_like_rows([first, *following], separator):
+                if look_like_rows:
                     report.note(_swallowed(record))
             else:
                 waiting += reversed(following)
@@ -124,12 +127,6 @@ def _until_closed(line: str, lines: Iterator[Line]) -> list[Line]:
         following.append(item)
         is_open ^= item[1].count(_QUOTE) % 2 == 1
     return following
-
-
-def _look_like_rows(lines: Sequence[Line], separator: str) -> bool:
-    """Whether all lines have the same positive number of separators."""
-    counts = {text.count(separator) for _, text in lines}
-    return len(counts) == 1 and counts != {0}
 
 
 def is_quoted(lines: Iterable[Line], separator: str) -> bool:

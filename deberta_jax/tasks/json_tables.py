@@ -29,7 +29,7 @@ def json_rows(file: TextFile, *, are_lines: bool) -> Iterator[tuple[int, Row | U
         raise InputError(f"{file.path} line {error.lineno} column {error.colno}: not valid JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file.path}: not valid JSON: {error}") from None
-    rows = _rows_of(document)
+    rows = rows_of(document)
     if rows is None:
         raise InputError(
             f"{file.path}: expected a list of objects, an object per line, or an object with a list for each column"
@@ -57,7 +57,7 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _rows_of(document: Any) -> list[Any] | None:
+def rows_of(document: Any) -> list[Any] | None:
     """Return the rows of a document; None if it is no table."""
     if isinstance(document, list):
         return document

@@ -1,6 +1,7 @@
 """Text files in any encoding, plain or compressed; an encoding is never guessed."""
 
 import codecs
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -89,6 +90,13 @@ class TextFile(NamedTuple):
                 "as UTF-8"
             )
         return InputError(f"{self.path} line {line}: not {encoding}; name another --encoding")
+
+
+def open_utf8(file: TextFile) -> io.BufferedIOBase:
+    """The decompressed bytes of a file; in memory and in UTF-8 if it has another encoding."""
+    if not file.codec().startswith("utf-8"):
+        return io.BytesIO("".join(file.blocks()).encode())
+    return open_decompressed(file.path)
 
 
 def plain_name(path: Path) -> Path:
