@@ -55,6 +55,8 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
         {"text": "prompt", "choices": ("A", "B", "C", "D", "E"), "label": ("answer",)},
     ),
 }
+# The fields of answers; a text without spans is no table of words.
+_ANSWERS = "label", "answer", "answer_start", "tags"
 
 
 def nested_names(row: Mapping[str, Any]) -> Iterator[str]:
@@ -76,12 +78,13 @@ def nested_cell(row: Mapping[str, Any], name: str) -> Any:
 def with_layout(columns: Columns, default: Columns, names: Sequence[str], report: ReadReport) -> Columns:
     """Return the columns of a well-known layout for the options that are not set, if the table lacks the default ones.
 
-    A layout applies if the table has all of these columns.
+    The first layout applies whose columns the table has all, or else all except the answers, which a test set may lack.
     """
     unset = {field for field, value in vars(columns).items() if value == vars(default)[field]}
-    for layout in LAYOUTS.get(vars(columns)["kind"], ()):
+    for layout, optional in ((layout, some) for some in ((), _ANSWERS) for layout in _layouts(columns)):
         fields = {field: value for field, value in layout.items() if field in unset}
-        is_present = all(name in names for value in layout.values() for name in _names(value))
+        required = [value for field, value in layout.items() if field not in optional]
+        is_present = bool(required) and all(name in names for value in required for name in _names(value))
         agrees = all(vars(columns)[field] == value for field, value in layout.items() if field not in unset)
         is_missing = any(not set(_names(vars(columns)[field])) & set(names) for field in fields)
         if fields and agrees and is_present and is_missing and _needs(columns, unset, names):
@@ -92,6 +95,10 @@ def with_layout(columns: Columns, default: Columns, names: Sequence[str], report
             report.note(f"columns by their names: {listed}")
             return dataclasses.replace(columns, **changed)  # type: ignore[type-var]
     return columns
+
+
+def _layouts(columns: Any) -> tuple[Layout, ...]:
+    return LAYOUTS.get(columns.kind, ())
 
 
 def _needs(columns: Any, unset: set[str], names: Sequence[str]) -> bool:

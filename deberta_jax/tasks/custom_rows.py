@@ -23,10 +23,23 @@ def parse_single_label(row_id: str, row: dict[str, Any], columns: Columns) -> Te
     cell = row.get(columns.label[0])
     if is_missing(cell):
         return TextExample(row_id, *texts, None)
-    value = cell_value(cell) if isinstance(cell, str) and cell.lstrip().startswith("{") else cell
+    value = _single(cell)
     if isinstance(value, dict):
         return _with_probabilities(row_id, texts, {label_name(label): number_in(p) for label, p in value.items()})
     return TextExample(row_id, *texts, named_label(value, columns.names))
+
+
+def _single(cell: Any) -> Any:
+    """Return a label, the only one of a list, or an object with probabilities; brackets may be part of a name."""
+    try:
+        value = cell_value(cell)
+    except UnusableRow:
+        return cell
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
+        raise UnusableRow(f"{len(value)} labels; for any number of labels use --columns.kind multi_label")
+    return value[0]
 
 
 def _with_probabilities(row_id: str, texts: tuple[str, str | None], numbers: dict[str, float | None]) -> TextExample:

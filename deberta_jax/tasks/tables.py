@@ -79,7 +79,7 @@ def numbered_rows(
         yield from _parquet_rows(path)
     elif suffix == "xlsx":
         check_signature(path, b"PK", "an Excel file")
-        yield from _excel_rows(path)
+        yield from _excel_rows(path, report)
     else:
         yield from _csv_rows(path, "\t" if suffix == "tsv" else None, options, report)
 
@@ -101,7 +101,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise InputError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
 
 
-def _excel_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _excel_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, Row]]:
     """The rows of the first sheet; formulas have the values that Excel stored."""
     try:
         import openpyxl
@@ -112,7 +112,7 @@ def _excel_rows(path: Path) -> Iterator[tuple[int, Row]]:
             # About features that have no effect on values.
             warnings.simplefilter("ignore")
             book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-            rows = list(_sheet_rows(path, book.worksheets))
+            rows = list(_sheet_rows(path, book.worksheets, report))
             book.close()
     except InputError:
         raise
@@ -121,15 +121,17 @@ def _excel_rows(path: Path) -> Iterator[tuple[int, Row]]:
     yield from rows
 
 
-def _sheet_rows(path: Path, sheets: Sequence[Any]) -> Iterator[tuple[int, Row]]:
+def _sheet_rows(path: Path, sheets: Sequence[Any], report: ReadReport) -> Iterator[tuple[int, Row]]:
     if not sheets:
         raise InputError(f"{path}: the file has no sheet with a table")
+    if len(sheets) > 1:
+        report.note(f"of {len(sheets)} sheets the first is read, {sheets[0].title!r}")
     # Some programs store wrong dimensions.
     sheets[0].reset_dimensions()
     numbered = enumerate(sheets[0].iter_rows(values_only=True), 1)
     header = ["" if name is None else str(name).strip() for name in next(numbered, (1, ()))[1]]
     width = max((index for index, name in enumerate(header, 1) if name), default=0)
-    names = column_names(path, header[:width], ReadReport(str(path)))
+    names = column_names(path, header[:width], report)
     for number, cells in numbered:
         if any(cell is not None for cell in cells):
             yield number, dict(itertools.zip_longest(names, cells[:width]))

@@ -39,7 +39,9 @@ def finetune(pretrained, tmp_path):
 
 def test_several_numbers_are_predicted_at_once(finetune):
     columns = ("--columns.kind", "regression", "--columns.label", "cohesion", "syntax")
-    folder = finetune(lambda text, first: {"text": text, "cohesion": 2.0 * first - 1, "syntax": 1.0 - 2 * first}, *columns)
+    folder = finetune(
+        lambda text, first: {"text": text, "cohesion": 2.0 * first - 1, "syntax": 1.0 - 2 * first}, *columns
+    )
     assert list(read_json(folder / "model/config.json")["id2label"].values()) == ["cohesion", "syntax"]
     metrics = read_json(folder / "metrics.json")["dev"]
     assert metrics["spearman/cohesion"] > 0.8 and metrics["spearman/syntax"] > 0.8

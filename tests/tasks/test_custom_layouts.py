@@ -366,3 +366,28 @@ def test_every_kind_with_a_table_reads_compressed_folders(tmp_path):
     assert set(find_splits(task, tmp_path)) == {"train", "dev"}
     assert with_data(task, load(task, [tmp_path / "train.csv.gz"], "train").examples) == task
     assert json.dumps(sorted(name for name, kind in KINDS.items() if kind.table))
+
+
+def test_a_label_may_be_the_only_one_of_a_list(read):
+    rows = [{"text": "a", "label": label} for label in ("['joy']", ["joy"], "[Sports]")] * 14
+    examples, report = read("single_label", [*rows, {"text": "a", "label": "['joy', 'pride']"}])
+    assert {example.label for example in examples} == {"joy", "[Sports]"}
+    assert report.errors[0].endswith("line 43: 2 labels; for any number of labels use --columns.kind multi_label")
+
+
+def test_a_test_set_has_the_columns_of_a_layout_without_the_answers(read):
+    rows = [{"question": "q", "choices": {"label": ["A", "B"], "text": ["x", "y"]}}]
+    (example,), _ = read("multiple_choice", rows, split="test")
+    assert example.pairs == (("q", "x"), ("q", "y")) and example.label is None
+
+
+def test_the_first_sheet_is_read_and_others_are_reported(tmp_path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for row in (("text", "label"), ("a", 1), ("b", 0)):
+        book.active.append(row)
+    book.create_sheet("more")
+    book.save(tmp_path / "train.xlsx")
+    task = find_task("generic", Columns())
+    assert load(task, [tmp_path / "train.xlsx"], "train").reports[0].notes == ["of 2 sheets the first is read, 'Sheet'"]
