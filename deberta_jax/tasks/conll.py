@@ -153,6 +153,11 @@ def _write_words(folder: Path, split: str, examples: Sequence[Any], predictions:
     return write_lines(folder / f"ner-{split}.txt", lines)
 
 
+def _names(split: str) -> tuple[str, ...]:
+    """The names of files of a split in data sets such as GermEval and Universal Dependencies."""
+    return tuple(f"*{split}.{suffix}" for suffix in ("conllu", "conll", "tsv", "txt", "bio", "iob", "iob2"))
+
+
 def conll_task(columns: WordColumns = WordColumns()) -> Task:
     """The task of tagged words whose columns are known, or determined by their content."""
     return Task(
@@ -160,9 +165,9 @@ def conll_task(columns: WordColumns = WordColumns()) -> Task:
         kind="token",
         description="CoNLL: named entities in tagged words",
         files={
-            "train": ("train.txt", "eng.train", "train.conll", "train.tsv", "train.conllu", "*.train"),
-            "dev": ("valid.txt", "dev.txt", "eng.testa", "dev.conll", "dev.tsv", "dev.conllu", "*.testa"),
-            "test": ("test.txt", "eng.testb", "test.conll", "test.tsv", "test.conllu", "*.testb"),
+            "train": ("train.txt", "eng.train", "train.conll", "*.train", *_names("train")),
+            "dev": ("valid.txt", "dev.txt", "eng.testa", "dev.conll", "*.testa", *_names("dev"), *_names("valid")),
+            "test": ("test.txt", "eng.testb", "test.conll", "*.testb", *_names("test")),
         },
         read=functools.partial(read_words, columns=columns),
         labels=(),

@@ -35,6 +35,9 @@ def json_rows(file: TextFile, *, are_lines: bool) -> Iterator[tuple[int, Row | U
             f"{file.path}: expected a list of objects, an object per line, or an object with a list for each column"
         )
     for number, value in enumerate(rows, 1):
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], dict):
+            # spaCy writes a text and its annotations.
+            value = {"text": value[0], **value[1]}
         yield number, value if isinstance(value, dict) else UnusableRow("not a JSON object")
 
 

@@ -32,6 +32,14 @@ def test_a_json_file_has_objects_lines_or_columns(tmp_path, content):
     assert [row for _, row in table_rows(path, ReadReport("f"))] == ROWS
 
 
+def test_pairs_of_a_text_and_an_object_are_rows(tmp_path):
+    path = tmp_path / "train.json"
+    path.write_text('[["Nora runs", {"entities": [[0, 4, "PER"]]}], ["no", 3]]')
+    report = ReadReport("f")
+    assert list(table_rows(path, report)) == [(1, {"text": "Nora runs", "entities": [[0, 4, "PER"]]})]
+    assert report.errors == ["f row 2: not a JSON object"]
+
+
 def test_a_json_document_of_another_form_is_refused(tmp_path):
     path = tmp_path / "train.json"
     path.write_text('[{"text": 1},\n {"text"]')
