@@ -32,7 +32,7 @@ def run(config: EvaluateConfig | PerplexityConfig) -> None:
         return
     if config.data is None:
         raise InputError("no data given: use --data with the folder of the task's files")
-    task = find_task(config.task, config.columns)
+    task = find_task(config.task, config.columns, labels=config.labels, encoding=config.encoding)
     if config.predictions is not None:
         _score_file(task, config.data, config.predictions, config.null_odds)
         return
@@ -48,7 +48,8 @@ def run(config: EvaluateConfig | PerplexityConfig) -> None:
 
 
 def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) -> None:
-    loaded = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
+    task = task.fit(task, paths)
+    loaded = {split: load(task, split_paths, split, config.max_malformed) for split, split_paths in paths.items()}
     reports = [report for examples in loaded.values() for report in examples.reports]
     for report in reports:
         print_once(report.details())

@@ -11,6 +11,7 @@ from deberta_jax.finetuning.recipes import max_length_of
 from deberta_jax.inference.buckets import BATCHING
 from deberta_jax.tasks.catalogue import DESCRIPTIONS
 from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.examples import MAX_MALFORMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,12 @@ class EvaluateConfig:
     folder: Path | None = None
     """Folder for metrics, predictions and the report; by default the metrics are only printed."""
     columns: Columns = dataclasses.field(default_factory=Columns)
+    labels: tuple[str, ...] = ()
+    """Names of the labels, or of the tags, if the table gives them as numbers from 0 (generic)."""
+    encoding: str | None = None
+    """Encoding of text files, such as latin-1; by default UTF-8, or what the byte-order mark says (generic, ner)."""
+    max_malformed: float = MAX_MALFORMED
+    """Share of malformed rows up to which a file is read; rows without a label are not malformed."""
     max_length: int = 256
     """Longest sequence in tokens."""
     batch_tokens: int = BATCHING.batch_tokens

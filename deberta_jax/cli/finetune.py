@@ -33,7 +33,7 @@ from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.processes.first_process import agree, on_first_process, print_once
 from deberta_jax.processes.join import join, option_values
-from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
+from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, separate_unlabelled, with_data
 from deberta_jax.tasks.examples import Examples
 from deberta_jax.tasks.task import Task
 from deberta_jax.training.objective import Objective
@@ -44,7 +44,13 @@ def run(config: FinetuneConfig) -> None:
     join(config.processes, option_values(config))
     if config.data is None:
         raise InputError("no data given: use --data with the folder of the task's files")
-    task = find_task(config.task, config.columns, single_file=config.data.is_file())
+    task = find_task(
+        config.task,
+        config.columns,
+        labels=config.labels,
+        encoding=config.encoding,
+        single_file=config.data.is_file(),
+    )
     paths = find_splits(task, config.data)
     if task.trained_on:
         raise InputError(f"{task.name} has no training set: fine-tune on {task.trained_on}, then evaluate {task.name}")
@@ -59,10 +65,12 @@ def run(config: FinetuneConfig) -> None:
 
 
 def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths: Mapping[str, Sequence[Path]]) -> None:
-    splits = {split: load(task, split_paths, split) for split, split_paths in paths.items()}
+    task = task.fit(task, paths)
+    splits = {split: load(task, split_paths, split, config.max_malformed) for split, split_paths in paths.items()}
     reports = [report for examples in splits.values() for report in examples.reports]
     for report in reports:
         print_once(report.details())
+    splits = separate_unlabelled(splits)
     kind = KINDS[task.kind]
     train, held_out = splits["train"].examples, splits["dev"].examples
     task = with_data(task, train, held_out)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from deberta_jax.cli.predict_options import FieldNames
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.inference.pipelines import PipelineSpec
-from deberta_jax.tasks.custom_rows import list_items
+from deberta_jax.tasks.cells import cell_value, list_items
+from deberta_jax.tasks.rows import UnusableRow
 
 # A longer line is an error: a file without line ends must not fill the memory.
 MAX_LINE_BYTES = 1 << 22
@@ -66,7 +67,7 @@ def decode_row(row: Fields, spec: PipelineSpec, names: FieldNames) -> Fields:
     for key in _LISTS & set(spec.fields):
         parts = names.of(key)
         if len(parts) == 1 and isinstance(fields.get(parts[0]), str):
-            fields[parts[0]] = list_items(fields[parts[0]], _SEPARATOR)
+            fields[parts[0]] = _list(fields[parts[0]], _SEPARATOR)
     encode_line(fields)
     return fields
 
@@ -90,7 +91,16 @@ def add_text(fields: Fields, spec: PipelineSpec, names: FieldNames) -> Fields:
     """The fields with the text of words, for a task that is trained on words, if there is no text."""
     if not spec.words or names.text in fields or names.words not in fields:
         return fields
-    return fields | {names.text: " ".join(map(str, list_items(fields[names.words], None)))}
+    return fields | {names.text: " ".join(map(str, _list(fields[names.words], None)))}
+
+
+def _list(cell: Any, separator: str | None) -> list[Any]:
+    """The items of a cell, also of the object of texts of a data set of the hub."""
+    try:
+        value = cell_value(cell)
+        return list_items(value.get("text") if isinstance(value, dict) else cell, separator)
+    except UnusableRow as error:
+        raise InputError(str(error)) from None
 
 
 def check_names(
@@ -145,6 +155,8 @@ def _choices(fields: Fields, *names: str) -> list[str]:
     if len(names) > 1:
         return [_text(fields, name) for name in names]
     value = fields[names[0]]
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        value = value["text"]
     if value == []:
         raise InputError(f'"{names[0]}" is empty')
     if not isinstance(value, list) or not all(isinstance(choice, str) for choice in value):

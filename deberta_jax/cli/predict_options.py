@@ -100,6 +100,8 @@ class PredictConfig:
     """File with one example per line or row: JSON, .txt, csv, tsv, parquet or xlsx; - for JSON on standard input."""
     columns: FieldNames = FieldNames()
     """Names of the columns or fields of --input."""
+    encoding: str | None = None
+    """Encoding of --input and --documents-file, such as latin-1; by default UTF-8, or as the byte-order mark says."""
     output: Path = Path("-")
     """File to write; - for standard output."""
     task: PipelineName | None = None

@@ -4,6 +4,8 @@ import codecs
 import hashlib
 import io
 import itertools
+import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,11 +24,14 @@ from deberta_jax.cli.predict_options import FieldNames, PredictConfig
 from deberta_jax.errors import InputError
 from deberta_jax.inference.names import PipelineName
 from deberta_jax.inference.pipelines import PIPELINES, PipelineSpec
-from deberta_jax.tasks.file_types import HEAD_BYTES, check_text, read_head
-from deberta_jax.tasks.jsonl import load_json
+from deberta_jax.tasks.examples import ReadReport
+from deberta_jax.tasks.file_types import HEAD_BYTES, check_text
+from deberta_jax.tasks.json_tables import rows_of
 from deberta_jax.tasks.rows import UnusableRow
-from deberta_jax.tasks.tables import location, numbered_rows, table_format
+from deberta_jax.tasks.tables import TableOptions, location, numbered_rows, table_format
+from deberta_jax.tasks.text_files import TextFile, open_utf8
 
+_log = logging.getLogger(__name__)
 # If none of this many lines starts as a JSON object does, the file contains something else.
 _MAX_LINES_WITHOUT_OBJECT = 20
 _TABLES = "csv", "tsv", "parquet", "xlsx"
@@ -70,7 +75,7 @@ def read_inputs(config: PredictConfig, name: PipelineName) -> Inputs:
         raise InputError(f"--documents-file is for rank, but the task is {name}: choose another task with --task")
     if config.documents:
         raise InputError("--documents and --documents-file exclude each other: use one of them")
-    documents, sha256 = read_texts(config.documents_file, config.columns)
+    documents, sha256 = read_texts(config.documents_file, config.columns, config.encoding)
     spec = PIPELINES[name]._replace(fields=("query",))
     return Inputs(_source(config, spec, name), {"documents": documents}, sha256)
 
@@ -85,7 +90,7 @@ def _source(config: PredictConfig, spec: PipelineSpec, name: PipelineName) -> So
         if given:
             hint = "pass a file of documents as --documents-file" if "query" in given else "use one of them"
             raise InputError(f"{_listed(given)} and --input exclude each other: {hint}")
-        return source_of_file(config.input, spec, config.columns)
+        return source_of_file(config.input, spec, config.columns, config.encoding)
     if config.columns != FieldNames() and config.documents_file is None:
         raise InputError("--columns names the columns of a file: --input")
     if unused := given.keys() - {*spec.fields, *["pair"] * spec.pairs}:
@@ -112,13 +117,15 @@ def source_of_options(examples: Iterable[Fields]) -> Source:
     return _file_source("the command line", lambda: io.BytesIO(content), plain_text=False)
 
 
-def source_of_file(path: Path, spec: PipelineSpec, names: FieldNames) -> Source:
-    """The records of a file for a pipeline.
+def source_of_file(path: Path, spec: PipelineSpec, names: FieldNames, encoding: str | None = None) -> Source:
+    """The records of a file for a pipeline; the file may be compressed.
 
     A table is csv, tsv, parquet, xlsx, or json with a list of objects. A `.txt` file has a text per line, any other
     file, as well as `-` (standard input), a pipe and a device, a JSON object. Raises InputError for another type of
-    file, and for a table without a required column.
+    file, and for a table without a required column. `encoding` is that of a text file.
     """
+    if encoding is not None and is_stream(path):
+        raise InputError(f"{path}: --encoding is for files; convert a stream to UTF-8")
     if str(path) == "-":
         return _stream_source("standard input", lambda: open(0, "rb", closefd=False), plain_text=False)
     if not path.exists():
@@ -126,10 +133,10 @@ def source_of_file(path: Path, spec: PipelineSpec, names: FieldNames) -> Source:
     plain_text = table_format(path) == "txt"
     if is_stream(path):
         return _stream_source(str(path), lambda: path.open("rb"), plain_text)
-    if table_format(path) in _TABLES or (table_format(path) == "json" and _is_json_table(path)):
-        return _table_source(path, spec, names)
-    check_text(path, read_head(path))
-    return _file_source(str(path), lambda: path.open("rb"), plain_text)
+    options = TableOptions(encoding)
+    if table_format(path) in _TABLES or (table_format(path) == "json" and _is_json_table(path, options)):
+        return _table_source(path, spec, names, options)
+    return _file_source(str(path), lambda: open_utf8(TextFile(path, encoding)), plain_text)
 
 
 def is_stream(path: Path) -> bool:
@@ -137,7 +144,7 @@ def is_stream(path: Path) -> bool:
     return str(path) == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
-def _file_source(name: str, open_file: Callable[[], io.BufferedReader | io.BytesIO], plain_text: bool) -> Source:
+def _file_source(name: str, open_file: Callable[[], io.BufferedIOBase], plain_text: bool) -> Source:
     """Lines that can be read again, with their number and their SHA-256."""
     digest, newlines, last = hashlib.sha256(), 0, b"\n"
     with open_file() as file:
@@ -151,7 +158,7 @@ def _file_source(name: str, open_file: Callable[[], io.BufferedReader | io.Bytes
     return source._replace(sha256=digest.hexdigest())
 
 
-def _stream_source(name: str, open_file: Callable[[], io.BufferedReader | io.BytesIO], plain_text: bool) -> Source:
+def _stream_source(name: str, open_file: Callable[[], io.BufferedIOBase], plain_text: bool) -> Source:
     """Lines that are read once."""
 
     def lines() -> Iterator[tuple[int, bytes]]:
@@ -202,26 +209,28 @@ def _no_objects(name: str, lines: list[tuple[int, bytes]]) -> InputError:
     )
 
 
-def _is_json_table(path: Path) -> bool:
-    """Whether a file is one JSON document with a list of objects, and not one object per line."""
-    check_text(path, read_head(path))
+def _is_json_table(path: Path, options: TableOptions) -> bool:
+    """Whether a file is one JSON document with rows, and not one object per line."""
+    text = "".join(TextFile(path, options.encoding).blocks())
     try:
-        value = load_json(path)
-    except InputError:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         # A list with an error is not lines of objects.
-        return read_head(path).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-    return isinstance(value, list) or (isinstance(value, dict) and isinstance(value.get("data"), list))
+        return text.lstrip().startswith("[")
+    return isinstance(value, list) or (isinstance(value, dict) and rows_of(value) != [value])
 
 
-def _table_source(path: Path, spec: PipelineSpec, names: FieldNames) -> Source:
-    """The rows of a table; the file is read once to count and check them."""
-    total, first = 0, None
-    for _, row in numbered_rows(path):
+def _table_source(path: Path, spec: PipelineSpec, names: FieldNames, options: TableOptions) -> Source:
+    """The rows of a table; the file is read once to count and check them, and what is not obvious is logged."""
+    total, first, report = 0, None, ReadReport(str(path))
+    for _, row in numbered_rows(path, options, report):
         total += 1
         if first is None and isinstance(row, dict):
             first = row
     if first is not None:
         _check_columns(path, first, spec, names)
+    for note in (*report.notes, *(f"{reason}: {count:,} times" for reason, count in report.repairs.items())):
+        _log.warning("%s: %s", path, note)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -230,7 +239,8 @@ def _table_source(path: Path, spec: PipelineSpec, names: FieldNames) -> Source:
             raise InputError(str(row))
         return decode_row(row, spec, names)
 
-    return Source(str(path), partial(numbered_rows, path), decode, total, sha256, "row", partial(location, path))
+    records = partial(numbered_rows, path, options)
+    return Source(str(path), records, decode, total, sha256, "row", partial(location, path))
 
 
 def _check_columns(path: Path, row: Fields, spec: PipelineSpec, names: FieldNames) -> None:
@@ -246,13 +256,13 @@ def _check_columns(path: Path, row: Fields, spec: PipelineSpec, names: FieldName
         raise InputError(f"{path}: {error}") from None
 
 
-def read_texts(path: Path, names: FieldNames) -> tuple[list[str], str | None]:
+def read_texts(path: Path, names: FieldNames, encoding: str | None = None) -> tuple[list[str], str | None]:
     """The texts of all records of a file, and the SHA-256 of the file; raises the first error.
 
     Blank lines of a .txt file are left out, other texts may be empty.
     """
     spec = PIPELINES["embeddings"]
-    source = source_of_file(path, spec, names)
+    source = source_of_file(path, spec, names, encoding)
     texts = []
     for number, record in source.records():
         try:

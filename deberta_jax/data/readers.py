@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from deberta_jax.data.compression import open_decompressed
+from deberta_jax.compression import open_decompressed
 from deberta_jax.errors import InputError, list_names
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")

@@ -11,6 +11,7 @@ from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.examples import MAX_MALFORMED
 from deberta_jax.training.config import MeshConfig, OptimizerConfig, TrainingConfig
 
 Divergence = Literal["symmetric_kl", "kl", "mse"]
@@ -74,6 +75,12 @@ class FinetuneConfig:
     folder: Path = Path("runs/finetune")
     """Folder of the run."""
     columns: Columns = dataclasses.field(default_factory=Columns)
+    labels: tuple[str, ...] = ()
+    """Names of the labels, or of the tags, if the table gives them as numbers from 0 (generic)."""
+    encoding: str | None = None
+    """Encoding of text files, such as latin-1; by default UTF-8, or what the byte-order mark says (generic, ner)."""
+    max_malformed: float = MAX_MALFORMED
+    """Share of malformed rows up to which a file is read; rows without a label are not malformed."""
     epochs: float = 3.0
     """Passes over the training set. A finished run can be extended with a larger number."""
     batch_size: int = 32
@@ -126,7 +133,7 @@ class FinetuneConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not 0 < self.epochs <= 10_000:
             raise InputError(f"epochs is {self.epochs}; it must be a positive number such as 3 or 0.5")
-        for name in ("label_smoothing", "head_dropout"):
+        for name in ("label_smoothing", "head_dropout", "max_malformed"):
             check_fraction(name, getattr(self, name) or 0.0)
 
     @property

@@ -86,18 +86,19 @@ def classification_objective(class_weights: Sequence[float] = (), label_smoothin
     """One of C classes per text or per token: `labels` (int) and `weights` are [B] or [B, T].
 
     The loss is the cross entropy against 1 - s on the label plus s / C on each class (Szegedy et al. 2016), s being
-    `label_smoothing`. `class_weights` scale the weight of each example in the loss and in its normalization. The batch
-    also has `input_ids` and `attention_mask` [B, T], and may have `token_type_ids` [B, T]. Raises InputError for
-    another number of class weights than C.
+    `label_smoothing`; soft labels, `probabilities` [B, C], replace the label. `class_weights` scale the weight of each
+    example in the loss and in its normalization. The batch also has `input_ids` and `attention_mask` [B, T], and may
+    have `token_type_ids` [B, T]. Raises InputError for another number of class weights than C.
     """
 
     def losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:
         labels, C = batch["labels"], logits.shape[-1]
         if class_weights and len(class_weights) != C:
             raise InputError(f"class_weights has {len(class_weights)} values for {C} labels")
-        if not label_smoothing:
+        if not label_smoothing and "probabilities" not in batch:
             return classification_losses(logits, batch)
-        targets = (1 - label_smoothing) * jax.nn.one_hot(labels, C, dtype=logits.dtype) + label_smoothing / C
+        targets = batch.get("probabilities", jax.nn.one_hot(labels, C, dtype=logits.dtype))
+        targets = (1 - label_smoothing) * targets + label_smoothing / C
         return Losses(soft_cross_entropy(logits, targets), classification_losses(logits, batch).correct)
 
     def weights(batch: ArrayBatch) -> Float[Array, "*B"]:

@@ -22,6 +22,8 @@ _OUTSIDE = "O"
 # Punctuation that may be inside a word.
 _INSIDE_WORDS = ("'", "’", ".", "-", "‐", "&", "_", "@", "·")
 _SCHEME = re.compile(r"([BIESLU])[-_](.+)", re.DOTALL)
+# Prefixes without a type mark entities of one type, which has this name.
+_BARE, _UNNAMED = set("BIESLU"), "entity"
 # Thai, Lao, Burmese, Khmer, kana and Chinese characters.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 
@@ -146,6 +148,8 @@ def merge_words(text: str, words: Sequence[Word], prefixed: bool) -> list[Entity
             continue
         match = _SCHEME.fullmatch(word.label) if prefixed else None
         prefix, label = match.groups() if match else ("I", word.label)
+        if prefixed and word.label in _BARE:
+            prefix, label = word.label, _UNNAMED
         if is_open and prefix in "IEL" and entities[-1][0] == label:
             entities[-1][1].append(word)
         else:
@@ -161,6 +165,8 @@ def _entity(text: str, label: str, words: Sequence[Word]) -> Entity:
 
 def has_prefixes(labels: Sequence[str]) -> bool:
     """Whether labels have prefixes that mark the start of an entity; labels without a hyphen, such as X, are exempt."""
+    if {"B", "I"} <= set(labels) <= _BARE | {_OUTSIDE}:
+        return True
     hyphenated = [label for label in labels if "-" in label or "_" in label]
     matches = [_SCHEME.fullmatch(label) for label in hyphenated]
     return any(match and match[1] == "I" for match in matches) and all(matches)

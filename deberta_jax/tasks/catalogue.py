@@ -1,6 +1,7 @@
 """The table of tasks, and what follows from a task and its data: files, examples, labels."""
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,19 @@ from typing import Any
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.conll import CONLL
 from deberta_jax.tasks.custom import DESCRIPTION, GENERIC
-from deberta_jax.tasks.examples import Examples, TextExample
+from deberta_jax.tasks.examples import MAX_MALFORMED, Examples, TextExample
 from deberta_jax.tasks.glue import GLUE
-from deberta_jax.tasks.labels import ENTAILMENT_LABELS, NLI_LABELS
+from deberta_jax.tasks.labels import ENTAILMENT_LABELS, NLI_LABELS, case_variants
 from deberta_jax.tasks.multiple_choice import MULTIPLE_CHOICE
 from deberta_jax.tasks.nli import NLI
+from deberta_jax.tasks.rows import is_test
 from deberta_jax.tasks.squad import SQUAD
 from deberta_jax.tasks.superglue import SUPERGLUE
 from deberta_jax.tasks.task import Task
+
+# The rows of training and development files without a label.
+UNLABELLED = "unlabelled"
+_log = logging.getLogger(__name__)
 
 TASKS: dict[str, Task] = {
     task.name: task for tasks in (GLUE, SUPERGLUE, SQUAD, MULTIPLE_CHOICE, CONLL, NLI) for task in tasks
@@ -62,20 +68,44 @@ def _first_match(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return next((paths for pattern in patterns if (paths := sorted(folder.glob(pattern)))), [])
 
 
-def load(task: Task, paths: Sequence[Path], split: str) -> Examples:
-    """Read the files of a split, in order."""
+def load(task: Task, paths: Sequence[Path], split: str, max_malformed: float = MAX_MALFORMED) -> Examples:
+    """Read the files of a split, in order; raises InputError if a larger share of the rows of one is malformed."""
     parts = [task.read(path, split) for path in paths]
+    for part in parts:
+        for report in part.reports:
+            report.check(max_malformed)
     return Examples(
         [example for part in parts for example in part.examples], [report for part in parts for report in part.reports]
     )
 
 
+def separate_unlabelled(splits: Mapping[str, Examples]) -> dict[str, Examples]:
+    """Move the unlabelled examples of the splits except test sets into the split "unlabelled", which is only predicted.
+
+    Raises InputError if the training set or the development set has no label at all.
+    """
+    separated: dict[str, Examples] = {}
+    others: list[Any] = []
+    for split, (examples, reports) in splits.items():
+        labelled = examples if is_test(split) else [example for example in examples if example.answer is not None]
+        if not labelled and examples:
+            raise InputError(f"{reports[0].file}: none of {len(examples):,} rows has a label")
+        if not is_test(split):
+            others += [example for example in examples if example.answer is None]
+        separated[split] = Examples(labelled, reports)
+    return separated | ({UNLABELLED: Examples(others, [])} if others else {})
+
+
 def labels_of(task: Task, examples: Sequence[Any]) -> tuple[str, ...]:
     """Return the labels for a model: the task's labels, or those of its training examples.
 
-    Raises InputError if the training examples have too few.
+    Labels that differ only in case are logged. Raises InputError if the training examples have too few.
     """
-    return task.labels or task.collect_labels(examples)
+    labels = task.labels or task.collect_labels(examples)
+    if variants := case_variants(labels):
+        listed = list_names("/".join(group) for group in variants)
+        _log.warning("labels that differ only in case or spaces are different labels: %s", listed)
+    return labels
 
 
 def with_data(task: Task, *splits: Sequence[Any]) -> Task:

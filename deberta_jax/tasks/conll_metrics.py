@@ -11,14 +11,18 @@ Chunk = tuple[str, int, int]
 
 
 def chunks(tags: Sequence[str]) -> Iterator[Chunk]:
-    """Yield the entities of IOB2 tags. As in conlleval, an I tag that continues no entity of its type begins one."""
-    kind, start = "", 0
+    """Yield the entities of IOB2 tags. As in conlleval, an I tag that continues no entity of its type begins one.
+
+    The tags B and I mark entities of a type without a name.
+    """
+    kind: str | None = None
+    start = 0
     for position, tag in enumerate([*tags, "O"]):
         prefix, _, tag_kind = tag.partition("-")
-        if kind and (prefix != "I" or tag_kind != kind):
+        if kind is not None and (prefix != "I" or tag_kind != kind):
             yield kind, start, position - 1
-            kind = ""
-        if prefix in ("B", "I") and not kind:
+            kind = None
+        if prefix in ("B", "I") and kind is None:
             kind, start = tag_kind, position
 
 

@@ -10,28 +10,30 @@ from typing import Any, NamedTuple
 
 from deberta_jax.errors import InputError
 
-# A file with a larger share of malformed rows is refused: it is probably in another format.
-_MAX_MALFORMED = 0.05
+# A file with a larger share of malformed rows is refused by default: it is probably in another format.
+MAX_MALFORMED = 0.05
 # Malformed rows that are reported one by one.
 _MAX_ERRORS = 5
+_MAX_NOTES = 10
 
 
 class TextExample(NamedTuple):
     """A text or a text pair (kinds single_label, regression and multi_label).
 
-    `label` is a label, a number or a tuple of labels, depending on the kind. Metrics may aggregate by `group`
-    (MultiRC: the question; MNLI: the genre). `extra` holds values that the prediction file needs.
+    `label` is a label, a number, or a tuple of labels or of numbers, depending on the kind. Metrics may aggregate by
+    `group` (MultiRC: the question; MNLI: the genre). `extra` holds values that the prediction file needs, and the
+    probabilities of soft labels.
     """
 
     id: str
     text: str
     pair: str | None
-    label: str | float | tuple[str, ...] | None
+    label: str | float | tuple[str, ...] | tuple[float, ...] | None
     group: str = ""
     extra: Mapping[str, Any] = {}
 
     @property
-    def answer(self) -> str | float | tuple[str, ...] | None:
+    def answer(self) -> str | float | tuple[str, ...] | tuple[float, ...] | None:
         return self.label
 
     @property
@@ -143,15 +145,17 @@ class SpanPrediction(NamedTuple):
     best: tuple[tuple[str, float], ...] = ()
 
 
-# By kind: a label, a number, labels, one tag per word, a span, the index of a choice, the text of an entity, a text.
-Prediction = str | float | tuple[str, ...] | SpanPrediction | int
+# By kind: a label, a number or numbers, labels, one tag per word, a span, the index of a choice, the text of an entity,
+# a text.
+Prediction = str | float | tuple[str, ...] | tuple[float, ...] | SpanPrediction | int
 
 
 @dataclasses.dataclass
 class ReadReport:
     """Counts of the rows of a file: `read` is `used` plus the sum of `skipped`.
 
-    `skipped` and `repairs` count rows by reason; `errors` locate the first malformed rows.
+    `skipped` and `repairs` count rows by reason; `errors` locate the first malformed rows. `unlabelled` of the used
+    rows have no label. `notes` say how the file was read where this is not obvious.
     """
 
     file: str
@@ -161,10 +165,17 @@ class ReadReport:
     malformed: int = 0
     errors: list[str] = dataclasses.field(default_factory=list)
     repairs: dict[str, int] = dataclasses.field(default_factory=dict)
+    unlabelled: int = 0
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def details(self) -> str:
-        """The counts, and below them the first malformed rows."""
-        return "\n  ".join([str(self), *self.errors])
+        """The counts, and below them the notes and the first malformed rows."""
+        return "\n  ".join([str(self), *self.notes, *self.errors])
+
+    def note(self, text: str) -> None:
+        """Add a note; the same one, and more than a few, are left out."""
+        if text not in self.notes and len(self.notes) < _MAX_NOTES:
+            self.notes.append(text)
 
     def use(self) -> None:
         """Count a row that became an example."""
@@ -186,21 +197,29 @@ class ReadReport:
         """Count an error that was corrected in a row that is used."""
         self.repairs[reason] = self.repairs.get(reason, 0) + 1
 
-    def check(self) -> None:
-        """Raise InputError if no row is used, or if too many rows are malformed."""
-        first = f" (first error: {self.errors[0]})" if self.errors else ""
+    @property
+    def _first_error(self) -> str:
+        return f" (first error: {self.errors[0]})" if self.errors else ""
+
+    def check_used(self) -> None:
+        """Raise InputError if no row is used."""
         if not self.used:
-            raise InputError(f"{self.file}: none of its {self.read:,} rows can be used{first}")
-        if self.malformed > _MAX_MALFORMED * self.read:
+            raise InputError(f"{self.file}: none of its {self.read:,} rows can be used{self._first_error}")
+
+    def check(self, max_malformed: float = MAX_MALFORMED) -> None:
+        """Raise InputError if no row is used, or if a larger share of rows is malformed."""
+        self.check_used()
+        if self.malformed > max_malformed * self.read:
             raise InputError(
-                f"{self.file}: {self.malformed:,} of {self.read:,} rows are malformed{first}; check that this is the "
-                "right file"
+                f"{self.file}: {self.malformed:,} of {self.read:,} rows are malformed{self._first_error}; check that "
+                "this is the right file, or allow more with --max-malformed"
             )
 
     def __str__(self) -> str:
         skipped = f", {self.read - self.used:,} skipped ({_counts(self.skipped)})" if self.skipped else ""
         repaired = f", repaired: {_counts(self.repairs)}" if self.repairs else ""
-        return f"{self.file}: {self.read:,} rows, {self.used:,} used{skipped}{repaired}"
+        unlabelled = f", {self.unlabelled:,} without a label" if self.unlabelled else ""
+        return f"{self.file}: {self.read:,} rows, {self.used:,} used{skipped}{repaired}{unlabelled}"
 
 
 def _counts(reasons: Mapping[str, int]) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from deberta_jax.errors import InputError, list_names
+from deberta_jax.tasks.cells import label_name
+from deberta_jax.tasks.rows import unknown_label
 
 NLI_LABELS = "contradiction", "neutral", "entailment"
 ENTAILMENT_LABELS = "not_entailment", "entailment"
@@ -15,9 +17,35 @@ def label_parser(labels: Sequence[str], aliases: Mapping[str, str] | None = None
     return lambda text: names.get(text.strip())
 
 
+def named_label(value: Any, names: Sequence[str] = ()) -> str:
+    """Return the name of a label; a number from 0 is the index of a name, if there are names."""
+    name = label_name(value)
+    if not names or name in names:
+        return name
+    if name.isdecimal() and int(name) < len(names):
+        return names[int(name)]
+    raise unknown_label(value)
+
+
+def case_variants(labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the groups of labels that differ only in case or in spaces."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(" ".join(label.casefold().split()), []).append(label)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
 def collect_classes(examples: Sequence[Any]) -> tuple[str, ...]:
     """Return the sorted labels of examples with one label each; raises InputError if there are fewer than two."""
-    return _sorted({example.label for example in examples}, 2)
+    labelled = [example for example in examples if example.label is not None]
+    soft = [example for example in labelled if example.extra.get("probabilities")]
+    if soft and len(soft) < len(labelled):
+        raise InputError(
+            f"{len(soft):,} of {len(labelled):,} training examples have probabilities of labels, the others one label; "
+            'write it as {"label": 1}'
+        )
+    names = {label for example in soft for label in example.extra["probabilities"]}
+    return _sorted(names | {example.label for example in labelled}, 2)
 
 
 def collect_label_sets(examples: Sequence[Any]) -> tuple[str, ...]:

@@ -103,6 +103,25 @@ def regression_scores(examples: Sequence[Any], predictions: Sequence[Any]) -> Sc
     }
 
 
+def several_regression_scores(names: Sequence[str]) -> Metrics:
+    """Return the metrics of several numbers: the mean of each metric of `regression_scores`, and each by column."""
+
+    def score(examples: Sequence[Any], predictions: Sequence[Any]) -> Scores:
+        scored, labels, predicted = labelled(examples, predictions)
+        columns = {
+            name: regression_scores(
+                [example._replace(label=label[index]) for example, label in zip(scored, labels, strict=True)],
+                [prediction[index] for prediction in predicted],
+            )
+            for index, name in enumerate(names)
+        }
+        first = next(iter(columns.values()))
+        means = {metric: float(np.mean([scores[metric] for scores in columns.values()])) for metric in first}
+        return means | {f"{metric}/{name}": columns[name][metric] for metric in first for name in columns}
+
+    return score
+
+
 def multi_label_scores(examples: Sequence[Any], predictions: Sequence[Any]) -> Scores:
     """Return micro and macro F1 over labels, and the share of texts with exactly the right labels."""
     from sklearn.metrics import f1_score

@@ -26,7 +26,7 @@ def read_rows(
 
     `rows` yields each row with its line number or its name, and reports the rows that it cannot read. `parse` returns
     the examples of a row or raises UnusableRow; the report that it receives counts the examples so far.
-    Raises InputError if no row is usable, or if too many are malformed.
+    Raises InputError if no row is usable; `catalogue.load` refuses a file with too many malformed rows.
     """
     report = ReadReport(str(path))
     examples: list[Any] = []
@@ -39,7 +39,7 @@ def read_rows(
         for example in parsed:
             report.use()
             examples.append(example)
-    report.check()
+    report.check_used()
     return Examples(examples, [report])
 
 

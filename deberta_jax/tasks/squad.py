@@ -66,7 +66,7 @@ def _example(question: Question, report: ReadReport) -> SpanExample:
         return SpanExample(question_id, text, context, None)
     spans = []
     for answer in answers:
-        start = _nearest_start(context, answer["text"], int(answer["answer_start"]))
+        start = nearest_start(context, answer["text"], int(answer["answer_start"]))
         if start is None:
             raise UnusableRow("answer is not in the context")
         if start != answer["answer_start"]:
@@ -75,7 +75,7 @@ def _example(question: Question, report: ReadReport) -> SpanExample:
     return SpanExample(question_id, text, context, tuple(dict.fromkeys(spans)))
 
 
-def _nearest_start(context: str, text: str, start: int) -> int | None:
+def nearest_start(context: str, text: str, start: int) -> int | None:
     """Return the start of the occurrence of a text nearest to `start`; None if there is none."""
     if not text:
         return None

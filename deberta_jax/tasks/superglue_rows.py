@@ -59,7 +59,10 @@ def parse_copa(row: dict[str, Any]) -> Iterator[ChoiceExample]:
 
 
 def parse_multirc(row: dict[str, Any]) -> Iterator[TextExample]:
-    """Each answer option is an example; the options of a question are a group."""
+    """Each answer option is an example; the options of a question are a group.
+
+    An empty answer is an answer, and a question may be empty: the leaderboard requires a label for each answer.
+    """
     passage = row["passage"]
     text = text_in(passage, "text")
     for question in passage["questions"]:
@@ -69,11 +72,16 @@ def parse_multirc(row: dict[str, Any]) -> Iterator[TextExample]:
             yield TextExample(
                 "-".join(map(str, indices)),
                 text,
-                f"{text_in(question, 'question')} {text_in(answer, 'text')}",
+                f"{_text_or_nothing(question, 'question')} {_text_or_nothing(answer, 'text')}".strip(),
                 None if label is None else str(int(label)),
                 group=f"{indices[0]}-{indices[1]}",
                 extra={"indices": indices},
             )
+
+
+def _text_or_nothing(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    return "" if value is None else str(value).strip()
 
 
 def parse_record(row: dict[str, Any]) -> Iterator[EntityExample]:

@@ -1,32 +1,43 @@
 """Rows of a custom table: csv, tsv, jsonl, json, parquet or xlsx."""
 
-import csv
 import itertools
-import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from deberta_jax.errors import InputError, list_names
+from deberta_jax.errors import InputError
+from deberta_jax.tasks.delimited import Record, is_quoted, quoted_records, raw_records, split_fields
 from deberta_jax.tasks.examples import ReadReport
-from deberta_jax.tasks.file_types import check_signature, check_text, read_head
-from deberta_jax.tasks.jsonl import load_json, numbered_objects
+from deberta_jax.tasks.file_types import check_signature
+from deberta_jax.tasks.json_tables import Row, json_rows
 from deberta_jax.tasks.rows import UnusableRow
+from deberta_jax.tasks.text_files import TextFile, plain_name
 
 FORMATS = "csv", "tsv", "jsonl", "json", "parquet", "xlsx"
 # Those whose rows have numbers, not lines.
 _NUMBERED = {"json", "parquet", "xlsx"}
-Row = dict[str, Any]
 _SEPARATORS = ",;\t|"
-# A field with more lines than this was opened by a double quote that is part of the text.
-_MAX_FIELD_LINES = 100
+
+
+class TableOptions(NamedTuple):
+    """How to read a table.
+
+    `encoding` is that of a text file, by default UTF-8 or what its byte-order mark says, `header` the names of the
+    columns of a csv or tsv file without a header line.
+    """
+
+    encoding: str | None = None
+    header: tuple[str, ...] = ()
+
+
+DEFAULT = TableOptions()
 
 
 def table_format(path: Path) -> str:
-    """The suffix of a file, without its dot and in lower case."""
-    return path.suffix.lower().removeprefix(".")
+    """The suffix of a file, without its dot and in lower case; for a compressed file, the suffix before."""
+    return plain_name(path).suffix.lower().removeprefix(".")
 
 
 def location(path: Path, number: int) -> str:
@@ -34,7 +45,7 @@ def location(path: Path, number: int) -> str:
     return f"{'row' if table_format(path) in _NUMBERED else 'line'} {number}"
 
 
-def table_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, Row]]:
+def table_rows(path: Path, report: ReadReport, options: TableOptions = DEFAULT) -> Iterator[tuple[int, Row]]:
     """Yield the number and the fields of each row; rows that cannot be read are reported as skipped.
 
     Rows of a csv or tsv file in which all cells are empty are left out.
@@ -44,46 +55,33 @@ def table_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, Row]]:
         raise InputError(f"{path}: unknown table format; convert the file to one of {', '.join(FORMATS)}")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if suffix == "jsonl":
-        check_text(path, read_head(path))
-        yield from numbered_objects(path, report)
-        return
-    for number, row in numbered_rows(path):
+    for number, row in numbered_rows(path, options, report):
         if isinstance(row, UnusableRow):
-            report.skip(str(row), number)
+            report.skip(str(row), number if suffix not in _NUMBERED else f"row {number}")
         elif suffix not in ("csv", "tsv") or any(field.strip() for field in row.values()):
             yield number, row
 
 
-def numbered_rows(path: Path) -> Iterator[tuple[int, Row | UnusableRow]]:
+def numbered_rows(
+    path: Path, options: TableOptions = DEFAULT, report: ReadReport | None = None
+) -> Iterator[tuple[int, Row | UnusableRow]]:
     """Yield the number of each row with its fields, or with the reason why it cannot be read.
 
     The number is that of the first line in a csv or tsv file, that of the sheet in an xlsx file, else the position.
-    Lines without a cell are left out.
+    Lines without a cell are left out. The report receives notes.
     """
+    report = report or ReadReport(str(path))
     suffix = table_format(path)
-    if suffix == "json":
-        yield from _json_rows(path)
+    if suffix in ("json", "jsonl"):
+        yield from json_rows(TextFile(path, options.encoding), are_lines=suffix == "jsonl")
     elif suffix == "parquet":
         check_signature(path, b"PAR1", "a parquet file")
         yield from _parquet_rows(path)
     elif suffix == "xlsx":
         check_signature(path, b"PK", "an Excel file")
-        yield from _excel_rows(path)
+        yield from _excel_rows(path, report)
     else:
-        check_text(path, read_head(path))
-        yield from _csv_rows(path, "\t" if suffix == "tsv" else None)
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, Row | UnusableRow]]:
-    check_text(path, read_head(path))
-    values = load_json(path)
-    if isinstance(values, dict) and isinstance(values.get("data"), list):
-        values = values["data"]
-    if not isinstance(values, list):
-        raise InputError(f"{path}: expected a list of objects; a file with one object per line must end with .jsonl")
-    for number, value in enumerate(values, 1):
-        yield number, value if isinstance(value, dict) else UnusableRow("not a JSON object")
+        yield from _csv_rows(path, "\t" if suffix == "tsv" else None, options, report)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -103,7 +101,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise InputError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
 
 
-def _excel_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _excel_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, Row]]:
     """The rows of the first sheet; formulas have the values that Excel stored."""
     try:
         import openpyxl
@@ -114,7 +112,7 @@ def _excel_rows(path: Path) -> Iterator[tuple[int, Row]]:
             # About features that have no effect on values.
             warnings.simplefilter("ignore")
             book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-            rows = list(_sheet_rows(path, book.worksheets))
+            rows = list(_sheet_rows(path, book.worksheets, report))
             book.close()
     except InputError:
         raise
@@ -123,71 +121,72 @@ def _excel_rows(path: Path) -> Iterator[tuple[int, Row]]:
     yield from rows
 
 
-def _sheet_rows(path: Path, sheets: Sequence[Any]) -> Iterator[tuple[int, Row]]:
+def _sheet_rows(path: Path, sheets: Sequence[Any], report: ReadReport) -> Iterator[tuple[int, Row]]:
     if not sheets:
         raise InputError(f"{path}: the file has no sheet with a table")
+    if len(sheets) > 1:
+        report.note(f"of {len(sheets)} sheets the first is read, {sheets[0].title!r}")
     # Some programs store wrong dimensions.
     sheets[0].reset_dimensions()
     numbered = enumerate(sheets[0].iter_rows(values_only=True), 1)
     header = ["" if name is None else str(name).strip() for name in next(numbered, (1, ()))[1]]
     width = max((index for index, name in enumerate(header, 1) if name), default=0)
-    _check_header(path, header[:width])
+    names = column_names(path, header[:width], report)
     for number, cells in numbered:
         if any(cell is not None for cell in cells):
-            yield number, dict(itertools.zip_longest(header[:width], cells[:width]))
+            yield number, dict(itertools.zip_longest(names, cells[:width]))
 
 
-def _csv_rows(path: Path, separator: str | None) -> Iterator[tuple[int, Row | UnusableRow]]:
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            if separator is None:
-                separator = _guess_separator(file.readline())
-                file.seek(0)
-            rows = csv.reader(file, delimiter=separator)
-            header = [name.strip() for name in next(rows, [])]
-            _check_header(path, header)
-            header_lines = rows.line_num
-            start = rows.line_num + 1
-            for fields in rows:
-                number, start = start, rows.line_num + 1
-                if start - number > _MAX_FIELD_LINES:
-                    raise InputError(
-                        f"{path} line {number}: a double quote opens a field of {start - number:,} lines; close it, "
-                        "or double a quote that is part of the text"
-                    )
-                if len(fields) != len(header) and not any(field.strip() for field in fields):
-                    continue
-                if len(fields) != len(header):
-                    yield number, UnusableRow(f"{len(fields)} fields instead of {len(header)}")
-                    continue
-                yield number, dict(zip(header, fields, strict=True))
-            if start == header_lines + 1 and header_lines > 1:
-                raise InputError(f"{path} line 1: a double quote opens a header of {header_lines} lines; close it")
-        except UnicodeDecodeError:
-            raise InputError(f"{path} line {_line_not_utf8(path)}: not UTF-8; save the table as UTF-8") from None
-        except csv.Error as error:
-            raise InputError(f"{path} line {rows.line_num}: {error}") from None
+def _csv_rows(
+    path: Path, separator: str | None, options: TableOptions, report: ReadReport
+) -> Iterator[tuple[int, Row | UnusableRow]]:
+    file = TextFile(path, options.encoding)
+    if separator is None:
+        separator = _guess_separator(next(file.lines(), (1, ""))[1])
+        records = quoted_records(file.lines(), separator, report)
+    else:
+        records = _tab_separated(file, separator, report)
+    names = list(options.header)
+    if not names:
+        header = next(records, Record(1, []))
+        names = column_names(path, [name.strip() for name in header.fields], report)
+    several = 0
+    for record in records:
+        fields = record.fields
+        if len(fields) > len(names) and not any(field.strip() for field in fields[len(names) :]):
+            fields = fields[: len(names)]
+        if len(fields) == len(names):
+            several += record.lines > 1
+            yield record.number, dict(zip(names, fields, strict=True))
+        elif any(field.strip() for field in fields):
+            yield record.number, UnusableRow(f"{len(fields)} fields instead of {len(names)}")
+    if several:
+        report.note(f"{several:,} rows have several lines, in double quotes")
+
+
+def _tab_separated(file: TextFile, separator: str, report: ReadReport) -> Iterator[Record]:
+    if is_quoted(file.lines(), separator):
+        return quoted_records(file.lines(), separator, report, rows_are_lines=True)
+    return raw_records(file.lines(), separator)
 
 
 def _guess_separator(line: str) -> str:
     """Return the separator that splits a header into the most fields, a comma if several do."""
-    counts = {sign: len(next(csv.reader([line], delimiter=sign), [""])) for sign in _SEPARATORS}
+    counts = {sign: len(split_fields(line, sign).fields) for sign in _SEPARATORS}
     return max(_SEPARATORS, key=lambda sign: (counts[sign], sign == ","))
 
 
-def _check_header(path: Path, header: list[str]) -> None:
+def column_names(path: Path, header: Sequence[str], report: ReadReport) -> list[str]:
+    """Return the names of the columns: an unnamed one is "column 3", the second of two equal names is "text.1"."""
     if not any(header):
-        raise InputError(f"{path}: no header; the first line must name the columns")
-    if len(set(header)) < len(header):
-        raise InputError(f"{path}: duplicate column names in {list_names(header)}")
-
-
-def _line_not_utf8(path: Path) -> int:
-    """Return the number of the first line that is not UTF-8."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            return number
-    return 1
+        raise InputError(f"{path}: no header; the first line must name the columns, or name them with --columns.header")
+    names: list[str] = []
+    for number, name in enumerate(header, 1):
+        unique, copies = name or f"column {number}", 0
+        while unique in names:
+            copies += 1
+            unique = f"{name}.{copies}"
+        if copies:
+            report.note(f"column {number} is called {unique!r}, because there are several with the name {name!r}")
+        names.append(unique)
+    return names

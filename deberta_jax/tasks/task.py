@@ -25,6 +25,11 @@ def unchanged(task: "Task", examples: Sequence[Any]) -> "Task":
     return task
 
 
+def fit_nothing(task: "Task", splits: Mapping[str, Sequence[Path]]) -> "Task":
+    """For tasks whose files have a fixed format."""
+    return task
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A fine-tuning task as one value. To add a task, add one value to a reader file."""
@@ -58,6 +63,9 @@ class Task:
     """Returns the classes of the training examples; used if `labels` is empty."""
     adapt: Callable[["Task", Sequence[Any]], "Task"] = unchanged
     """Returns the task with the metrics and options that fit its examples; see `catalogue.with_data`."""
+    fit: Callable[["Task", Mapping[str, Sequence[Path]]], "Task"] = fit_nothing
+    """(task, files of each split) -> the task that reads them; decides once for all files, for example how tags mark
+    entities."""
 
     def file_names(self, split: str) -> str:
         """Return the file names of a split for a message, separated by "or"."""

@@ -176,7 +176,8 @@ WRONG = {
     "archive.csv": (ZIP, "a zip archive or an Office file; extract it, or name an Excel table .xlsx"),
     "archive.xlsx": (ZIP, "cannot be read as xlsx: "),
     "cut.parquet": (b"PAR1" + bytes(20), "cannot be read as parquet: "),
-    "table.csv.gz": (gzip.compress(CSV), "this is gzip data; decompress it first"),
+    "table.csv": (gzip.compress(CSV), "this is gzip data; decompress it first"),
+    "cut.csv.gz": (gzip.compress(CSV)[:-9], "cannot be decompressed"),
     "table.jsonl": (CSV, f'{NO_OBJECT}, as {{"text": "..."}} is; texts must be in a .txt file'),
     "table": (b"text\nfox\n", "none of the first 2 lines is a JSON object"),
     "one.jsonl": (b"fox\n", "line 1 is not a JSON object"),
@@ -185,10 +186,13 @@ WRONG = {
     "lines.xlsx": (JSON_LINES, "not an Excel file, but text; name it .csv, .tsv, .jsonl or .txt"),
     "table.xlsx": (b"PAR1" + bytes(20), "not an Excel file, but a parquet file; name it .parquet"),
     "cut.json": (b'[{"text": "fox"},\n {"text"', "cut.json line 2 column 9: not valid JSON"),
-    "wide.csv": ("text\nfox\n".encode("utf-16"), "this is UTF-16 text; save it as UTF-8"),
+    "wide.csv": ("text\nfox\n".encode("utf-16-le"), "this is UTF-16 text; save it as UTF-8"),
     "wide.txt": ("the fox and the dog".encode("utf-16-le"), "this is UTF-16 text; save it as UTF-8"),
-    "old.csv": ("text\ncaf\xe9\n".encode("latin-1"), "old.csv line 2: not UTF-8; save the table as UTF-8"),
-    "quote.csv": (b'"text\nfox\n', "a double quote opens a header of 2 lines; close it"),
+    "old.csv": (
+        "text\ncaf\xe9\n".encode("latin-1"),
+        "old.csv line 2: not UTF-8; name the encoding, such as --encoding cp1252",
+    ),
+    "quote.csv": (b'"text\nfox\n', 'no column "text"'),
     "empty.csv": (b"", "no header; the first line must name the columns"),
     "empty.xlsx": (b"", "the file is empty"),
     "noise.txt": (bytes(range(256)) * 20, "this is binary data"),
@@ -233,3 +237,37 @@ def test_a_table_without_rows_has_no_results(reranker, tmp_path, capfd):
     (tmp_path / "in.csv").write_text("text\n")
     assert main(["predict", reranker, "--input", str(tmp_path / "in.csv")]) == 0
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["in.csv.gz", "in.jsonl.gz", "in.json.gz"])
+def test_compressed_files_are_read(name, reranker, tmp_path, capfd):
+    plain = tmp_path / name.removesuffix(".gz")
+    write_table(plain, ROWS)
+    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+    assert main(["predict", reranker, "--task", "score", "--input", str(plain)]) == 0
+    expected = printed_lines(capfd)
+    assert main(["predict", reranker, "--task", "score", "--input", str(tmp_path / name)]) == 0
+    assert printed_lines(capfd) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("in.csv", "text\ncaf\xe9\n"), ("in.txt", "caf\xe9\n"), ("in.jsonl", '{"text": "caf\xe9"}\n')]
+)
+def test_another_encoding_is_named_or_has_a_mark(name, content, reranker, tmp_path, capfd):
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    assert main(["predict", reranker, "--input", str(tmp_path / name), "--encoding", "latin-1"]) == 0
+    [row] = printed_lines(capfd)
+    assert row["text"] == "caf\xe9"
+    (tmp_path / name).write_bytes(content.encode("utf-16"))
+    assert main(["predict", reranker, "--input", str(tmp_path / name)]) == 0
+    assert printed_lines(capfd) == [row]
+    assert "--encoding is for files" in rejected(capfd, reranker, "--input", "-", "--encoding", "latin-1")
+
+
+def test_a_cell_that_only_looks_like_a_list_is_an_invalid_row(model_folders, tmp_path, capfd):
+    rows = [{"text": "fox", "choices": "['eats', 'is']"}, {"text": "fox", "choices": "[eats, is]"}]
+    path = str(write_table(tmp_path / "in.csv", rows))
+    assert main(["predict", model_folders["multiple_choice"], "--input", path]) == 2
+    valid, invalid = printed_lines(capfd)
+    assert valid["choices"] == ["eats", "is"]
+    assert invalid == {"line": 3, "error": "'[eats, is]' looks like a list, but is not one"}

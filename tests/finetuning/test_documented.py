@@ -14,7 +14,7 @@ from deberta_jax.finetuning.published import GRIDS, MAX_LENGTHS, MODELS, PUBLISH
 from deberta_jax.tasks.catalogue import DESCRIPTIONS, TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/tasks.md")}
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/tasks.md", "docs/tables.md")}
 
 
 def commands(text):

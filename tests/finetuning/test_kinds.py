@@ -109,6 +109,8 @@ def dev_set(run):
     columns = {
         name: options[f"--columns.{name}"] for name in ("kind", "text", "label") if f"--columns.{name}" in options
     }
+    if "label" in columns:
+        columns["label"] = (columns["label"],)
     data = options["--data"]
     task = find_task(run.separable.task, Columns(**columns), single_file=data.is_file())
     examples = load(task, find_splits(task, data)["dev"], "dev").examples

@@ -85,3 +85,9 @@ def test_entities_of_a_model_have_their_text_and_do_not_overlap(texts, predictio
         ends = [end for entity in entities for end in (entity.start, entity.end)]
         assert ends == sorted(ends)
     assert sum(map(len, results)) > 20
+
+
+def test_bare_prefixes_mark_entities_of_one_unnamed_type():
+    assert has_prefixes(("O", "B", "I"))
+    assert not has_prefixes(("O", "B", "X"))
+    assert entities_of("B I B O I I") == [("entity", "a b"), ("entity", "c"), ("entity", "e f")]

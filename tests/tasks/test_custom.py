@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from toy_tables import write_table
 
 from deberta_jax.errors import InputError
-from deberta_jax.tasks import custom_rows
+from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.tasks.catalogue import find_splits, labels_of, with_data
 from deberta_jax.tasks.custom import Columns, custom_task
 from deberta_jax.tasks.examples import ReadReport, SpanPrediction
@@ -21,7 +21,7 @@ ROWS = [{"text": f'Line one,\n"two" {k}; three', "pair": f"p\t{k}", "label": ("n
 
 
 def task_of(kind="single_label", single_file=False, **columns):
-    parser = getattr(custom_rows, kind.upper())
+    parser = KINDS[kind].table.row_parser
     return custom_task(Columns(kind=kind, **columns), parser, accuracy, "accuracy", single_file=single_file)
 
 
@@ -81,7 +81,6 @@ def test_each_kind_reads_its_columns(read_row):
     ("kind", "row", "reason"),
     [
         ("single_label", {"text": " ", "label": "x"}, "no text in 'text'"),
-        ("single_label", {"text": "a", "label": ""}, "column 'label' is empty"),
         ("regression", {"text": "a", "label": "x"}, "'x' is not a number"),
         ("regression", {"text": "a", "label": "inf"}, "infinite number"),
         ("token", {"words": "", "tags": "O"}, "no words in 'words'"),
@@ -90,7 +89,7 @@ def test_each_kind_reads_its_columns(read_row):
         ("extractive_qa", {"question": "q", "context": "a", "answer": "b"}, "answer is not in the context"),
         ("multiple_choice", {"text": "t", "choices": ["x"], "label": 0}, "fewer than two choices"),
         ("multiple_choice", {"text": "t", "choices": ["x", None], "label": 0}, "fewer than two choices"),
-        ("multiple_choice", {"text": "t", "choices": ["x", "y"], "label": 2}, "unknown label '2'"),
+        ("multiple_choice", {"text": "t", "choices": ["x", "y"], "label": 3}, "unknown label '3'"),
     ],
 )
 def test_the_reason_for_a_skipped_row_is_reported(read_row, kind, row, reason):
@@ -131,9 +130,10 @@ def test_unusable_rows_are_counted_and_listed(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("text,label\n" + "good,yes\n" * 100 + ",yes\ngood,\na,b,c\n")
     examples, (report,) = task_of().read(path, "train")
-    assert len(examples) == 100
-    assert report.skipped == {"no text in 'text'": 1, "column 'label' is empty": 1, "3 fields instead of 2": 1}
-    assert report.errors[2] == f"{path} line 104: 3 fields instead of 2"
+    assert len(examples) == 101
+    assert report.skipped == {"no text in 'text'": 1, "3 fields instead of 2": 1}
+    assert report.unlabelled == 1
+    assert report.errors[1] == f"{path} line 104: 3 fields instead of 2"
 
 
 def test_only_a_test_set_may_lack_labels(tmp_path):
@@ -151,28 +151,17 @@ def test_a_column_with_a_similar_name_is_suggested(tmp_path):
         task_of().read(path, "train")
 
 
-def test_an_unclosed_quote_is_reported_with_its_line(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_text("text,label\nfine,yes\n" + 'bad "start,no\n"open,yes\n' + "row,no\n" * 300)
-    with pytest.raises(InputError, match=r"train.csv line 4: a double quote opens a field of .* lines"):
-        task_of().read(path, "train")
-
-
 def test_a_line_in_another_encoding_is_reported(tmp_path):
     path = tmp_path / "train.csv"
     path.write_bytes(b"text,label\nok,yes\ncaf\xe9,no\n")
-    with pytest.raises(InputError, match="train.csv line 3: not UTF-8; save the table as UTF-8"):
+    with pytest.raises(InputError, match="train.csv line 3: not UTF-8; name the encoding, such as --encoding cp1252"):
         task_of().read(path, "train")
 
 
-@pytest.mark.parametrize(
-    ("header", "message"),
-    [("\n", "no header; the first line must name the columns"), ("a,a\n", "duplicate column names in a, a")],
-)
-def test_a_header_must_name_different_columns(tmp_path, header, message):
+def test_a_header_must_name_columns(tmp_path):
     path = tmp_path / "train.csv"
-    path.write_text(header + "x,y\n")
-    with pytest.raises(InputError, match=message):
+    path.write_text("\nx,y\n")
+    with pytest.raises(InputError, match="no header; the first line must name the columns"):
         task_of().read(path, "train")
 
 

@@ -6,7 +6,7 @@ import pytest
 from toy_tasks import CONTEXT
 
 from deberta_jax.errors import InputError
-from deberta_jax.tasks.catalogue import TASKS
+from deberta_jax.tasks.catalogue import TASKS, load
 
 
 def test_a_choice_fills_the_gap_of_its_question_or_follows_it(toy):
@@ -41,7 +41,7 @@ def test_an_exam_with_an_unusable_answer_is_reported(answers, reason, tmp_path):
     (tmp_path / "2.txt").write_text(json.dumps(exam | {"answers": answers}))
     (tmp_path / "3.txt").write_text(json.dumps(exam | {"answers": ["B"]}))
     with pytest.raises(InputError, match=rf"2\.txt: {reason}"):
-        TASKS["race"].read(tmp_path, "train")
+        load(TASKS["race"], [tmp_path], "train")
 
 
 def test_fields_with_commas_quotes_and_line_ends_are_read(toy):

@@ -30,7 +30,7 @@ from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.question_answering import MAX_RANKED, encode_contexts, span_ranking_pipeline
 from deberta_jax.inference.stream import Pipeline
 from deberta_jax.inference.windows import window_stride
-from deberta_jax.tasks.custom_rows import EXTRACTIVE_QA as ROW_PARSER
+from deberta_jax.tasks.custom_questions import EXTRACTIVE_QA as ROW_PARSER
 from deberta_jax.tasks.examples import SpanExample, SpanPrediction
 from deberta_jax.tasks.squad_metrics import exact_match, score_squad2, word_f1
 from deberta_jax.tokenizers.tokenizer import Tokenizer

@@ -16,6 +16,7 @@ from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_prob
 from deberta_jax.finetuning.sections import Section, calibration_section, class_table
 from deberta_jax.inference.classification import Classification, labels_above_half
 from deberta_jax.tasks.custom_rows import MULTI_LABEL as ROW_PARSER
+from deberta_jax.tasks.custom_rows import PROBABILITIES
 from deberta_jax.tasks.examples import TextExample
 from deberta_jax.tasks.metrics import multi_label_scores
 from deberta_jax.training.losses import binary_cross_entropy
@@ -26,13 +27,15 @@ def _targets(
     example: TextExample, windows: Sequence[Window], label_index: Mapping[str, int], max_length: int
 ) -> Iterator[Feature]:
     labels = np.zeros(len(label_index), np.float32)
-    labels[[label_index[label] for label in _labels(example)]] = 1
+    shares = example.extra.get(PROBABILITIES) or dict.fromkeys(_labels(example), 1.0)
+    for label, share in shares.items():
+        labels[label_index[label]] = share
     yield single_feature(windows[0], labels=labels, weights=np.float32(1))
 
 
 def _labels(example: TextExample) -> tuple[str, ...]:
     assert isinstance(example.label, tuple)
-    return example.label
+    return tuple(map(str, example.label))
 
 
 def _losses(logits: Float[Array, "B C"], batch: ArrayBatch) -> Losses:

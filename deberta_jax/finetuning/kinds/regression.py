@@ -1,4 +1,4 @@
-"""Regression: a number for a text or a text pair."""
+"""Regression: a number, or several, for a text or a text pair."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,40 +26,46 @@ from deberta_jax.training.objective import ArrayBatch
 def _targets(
     example: TextExample, windows: Sequence[Window], label_index: Mapping[str, int], max_length: int
 ) -> Iterator[Feature]:
-    assert isinstance(example.label, float | int)
-    yield single_feature(windows[0], labels=np.float32(example.label), weights=np.float32(1))
+    yield single_feature(windows[0], labels=np.asarray(example.label, np.float32), weights=np.float32(1))
 
 
-def _losses(logits: Float[Array, "B 1"], batch: ArrayBatch) -> Losses:
-    """Squared errors; `labels` [B] are floats."""
-    return Losses(squared_error(logits[:, 0], batch["labels"]))
+def _losses(logits: Float[Array, "B C"], batch: ArrayBatch) -> Losses:
+    """Squared errors, their mean over several numbers; `labels` are floats, [B] or [B, C]."""
+    return Losses(squared_error(logits, batch["labels"].reshape(logits.shape)).mean(-1))
 
 
-def _divergence(name: Divergence, logits: Float[Array, "B 1"], target: Float[Array, "B 1"]) -> Float[Array, "B"]:
+def _divergence(name: Divergence, logits: Float[Array, "B C"], target: Float[Array, "B C"]) -> Float[Array, "B"]:
     # The original implementation applies a softmax over the batch, which has no meaning (golden f06).
-    return squared_error(logits[:, 0], target[:, 0])
+    return squared_error(logits, target).mean(-1)
 
 
 _OBJECTIVE = weighted_objective(head_outputs, _losses, _divergence)
 
 
 def _outcome(result: Regression) -> Outcome:
-    return Outcome(result.value)
+    return Outcome(tuple(result.values.values()) if len(result.values) > 1 else result.value)
 
 
 def _average(outcomes: Sequence[Outcome]) -> Outcome:
-    return Outcome(float(np.mean([outcome.prediction for outcome in outcomes])))
+    mean = np.asarray([outcome.prediction for outcome in outcomes], np.float64).mean(0).tolist()
+    return Outcome(tuple(mean) if isinstance(mean, list) else mean)
 
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
-    true = [float(item.example.label) for item in predicted]
-    path = figures.scatter(true, [float(item.prediction) for item in predicted], folder / "numbers.png")
-    return [Section("Numbers", figure=Figure(path, "Predicted against true numbers, and the errors"))]
+    sections = []
+    for index, label in enumerate(labels):
+        true = [float(np.atleast_1d(item.example.label)[index]) for item in predicted]
+        values = [float(np.atleast_1d(item.prediction)[index]) for item in predicted]
+        path = figures.scatter(true, values, folder / (f"numbers-{index}.png" if len(labels) > 1 else "numbers.png"))
+        title = "Numbers" if len(labels) == 1 else f"Numbers of {label}"
+        sections.append(Section(title, figure=Figure(path, "Predicted against true numbers, and the errors")))
+    return sections
 
 
 def _mistake(item: PredictedExample) -> Mistake:
-    true, predicted = item.example.label, item.prediction
-    return Mistake(abs(predicted - true), f"{true:g}", f"{predicted:.3g}", text_of(item.example))
+    true, predicted = np.atleast_1d(item.example.label), np.atleast_1d(item.prediction)
+    listed = ", ".join(f"{value:g}" for value in true), ", ".join(f"{value:.3g}" for value in predicted)
+    return Mistake(float(np.abs(predicted - true).mean()), *listed, text_of(item.example))
 
 
 _REPORT = ReportContent(_figures, _mistake, "error")

@@ -13,6 +13,7 @@ from deberta_jax.finetuning.objectives import classification_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, calibration_section, class_sections, group_sections
 from deberta_jax.inference.classification import Classification
+from deberta_jax.tasks.custom_rows import PROBABILITIES
 from deberta_jax.tasks.custom_rows import SINGLE_LABEL as ROW_PARSER
 from deberta_jax.tasks.examples import TextExample
 from deberta_jax.tasks.metrics import single_label_scores
@@ -21,7 +22,13 @@ from deberta_jax.tasks.metrics import single_label_scores
 def _targets(
     example: TextExample, windows: Sequence[Window], label_index: Mapping[str, int], max_length: int
 ) -> Iterator[Feature]:
-    yield single_feature(windows[0], labels=np.int32(label_index[str(example.label)]), weights=np.float32(1))
+    targets: dict[str, np.ndarray | np.generic] = {
+        "labels": np.int32(label_index[str(example.label)]),
+        "weights": np.float32(1),
+    }
+    if shares := example.extra.get(PROBABILITIES):
+        targets[PROBABILITIES] = np.asarray([shares.get(label, 0.0) for label in label_index], np.float32)
+    yield single_feature(windows[0], **targets)
 
 
 def _outcome(result: Classification) -> Outcome:

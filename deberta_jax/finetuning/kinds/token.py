@@ -19,10 +19,10 @@ from deberta_jax.inference.models import max_row_length
 from deberta_jax.inference.stream import Pipeline
 from deberta_jax.inference.windows import assign_tokens, encode_windows, merge_windows
 from deberta_jax.model.heads import TokenClassification
-from deberta_jax.tasks.conll import OUTSIDE
 from deberta_jax.tasks.conll_metrics import chunks, score_entities
-from deberta_jax.tasks.custom_rows import TOKEN as ROW_PARSER
+from deberta_jax.tasks.custom_words import TOKEN as ROW_PARSER
 from deberta_jax.tasks.examples import WordsExample
+from deberta_jax.tasks.tagging import OUTSIDE
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 _NO_ENTITY = "no entity"
@@ -31,13 +31,14 @@ _MAX_WORDS = 12
 
 
 def text_of_words(words: Sequence[str]) -> str:
-    """The words with one space between them."""
-    return " ".join(words)
+    """The words with one space between them, without those of white space, which have no tokens."""
+    return " ".join(word for word in words if word.strip())
 
 
 def first_tokens(words: Sequence[str], offsets: Int[np.ndarray, "T 2"]) -> Int[np.ndarray, "W"]:
     """The index of the first token of each word, -1 for a word without tokens; `offsets` refer to `text_of_words`."""
-    lengths = np.asarray([len(word) for word in words], np.int64)
+    lengths = np.asarray([len(word) if word.strip() else -1 for word in words], np.int64)
+    # A word of white space takes no characters, not even the space after it.
     starts = np.cumsum(lengths + 1) - lengths - 1
     tokens = np.searchsorted(offsets[:, 1], starts, side="right")
     exists = tokens < len(offsets)

@@ -1,7 +1,11 @@
-"""Binary streams of plain, gzip and zstandard files."""
+"""Binary streams of plain, gzip, bzip2, xz and zstandard files."""
 
+import bz2
 import gzip
 import io
+import lzma
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,13 +13,18 @@ from typing import Any
 from deberta_jax.errors import InputError
 
 _BLOCK_BYTES = 1 << 14
+_OPEN: dict[str, Callable[[Path], io.BufferedIOBase]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# The suffixes of compressed files.
+SUFFIXES = *_OPEN, ".zst"
+# What reading a damaged file raises.
+DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 def open_decompressed(path: Path, start: int = 0) -> io.BufferedIOBase:
     """The decompressed content of a file, from byte `start` of a plain file; raises InputError if opening fails."""
     try:
-        if path.suffix == ".gz":
-            return gzip.open(path, "rb")
+        if path.suffix in _OPEN:
+            return _OPEN[path.suffix](path)
         if path.suffix == ".zst":
             return io.BufferedReader(_ZstandardReader(path, _zstandard(path)))
         file = path.open("rb")
