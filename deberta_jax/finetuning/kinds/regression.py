@@ -53,11 +53,13 @@ def _average(outcomes: Sequence[Outcome]) -> Outcome:
 
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
     sections = []
-    for index, label in enumerate(labels):
+    size = len(np.atleast_1d(predicted[0].prediction)) if predicted else 1
+    names = labels if len(labels) == size else [str(index) for index in range(size)]
+    for index, label in enumerate(names):
         true = [float(np.atleast_1d(item.example.label)[index]) for item in predicted]
         values = [float(np.atleast_1d(item.prediction)[index]) for item in predicted]
-        path = figures.scatter(true, values, folder / (f"numbers-{index}.png" if len(labels) > 1 else "numbers.png"))
-        title = "Numbers" if len(labels) == 1 else f"Numbers of {label}"
+        path = figures.scatter(true, values, folder / (f"numbers-{index}.png" if size > 1 else "numbers.png"))
+        title = "Numbers" if size == 1 else f"Numbers of {label}"
         sections.append(Section(title, figure=Figure(path, "Predicted against true numbers, and the errors")))
     return sections
 
