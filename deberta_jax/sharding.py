@@ -55,20 +55,20 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     return Mesh(_arrange(tuple(sizes.values()), devices), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def num_slices(devices: Sequence[Any]) -> int:
-    """The number of slices that devices belong to: TPU slices, or hosts of GPUs; 1 for all others."""
-    return len({getattr(device, "slice_index", 0) for device in devices})
-
-
 def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     """The devices of a mesh: an array of this shape."""
-    slices = num_slices(devices)
-    if devices[0].platform == "cpu" or shape[0] % slices:
-        return np.asarray(devices).reshape(shape)
+    # TPU slices, or hosts of GPUs.
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     inner, outer = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
-    if slices > 1:
-        return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
-    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if devices[0].platform != "cpu" and shape[0] % slices == 0:
+        try:
+            if slices > 1:
+                return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        except (AssertionError, NotImplementedError, ValueError):
+            # JAX arranges whole slices and rectangles only: others are in the order of JAX.
+            pass
+    return np.asarray(devices).reshape(shape)
 
 
 def check_rules(rules: Rules | None, mesh: Mesh | AbstractMesh) -> Rules:

@@ -50,14 +50,16 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(stddev * jax.random.normal(key, (rows, width)), axes=axes)
 
     def __call__(self, index: Int[Array, "*shape"]) -> Float[Array, "*shape E"]:
-        # A row that does not exist is NaN; -1 is not the last row.
         table, mesh = self.embedding[...], current_mesh()
-        if mesh is None or mesh.size == 1 or index.ndim != 2:
-            return table.at[index].get(mode="fill", wrap_negative_indices=False)
-        spec = partition_spec(self.axes, table.shape, mesh)
-        rows, width = (axis if axis and mesh.shape[axis] > 1 else None for axis in spec)
-        batch = partition_spec(("batch", None), index.shape, mesh)
-        if (rows is None and width is None) or (width is not None and width not in (batch[0] or ())):
+        rows = width = batch = None
+        if mesh is not None and index.ndim == 2:
+            spec = partition_spec(self.axes, table.shape, mesh)
+            rows, width = (axis if axis and mesh.shape[axis] > 1 else None for axis in spec)
+            batch = partition_spec(("batch", None), index.shape, mesh)
+        # Devices that share the columns must have different sequences.
+        is_split = rows is not None or width is not None
+        if batch is None or not is_split or (width is not None and width not in (batch[0] or ())):
+            # A row that does not exist is NaN; -1 is not the last row.
             return table.at[index].get(mode="fill", wrap_negative_indices=False)
         exists = (index >= 0) & (index < table.shape[0])
         specs = jax.P(rows, width), batch

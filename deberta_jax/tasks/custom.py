@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import tyro
 
+from deberta_jax.compression import SUFFIXES
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.column_layouts import nested_cell, nested_names, with_layout
 from deberta_jax.tasks.examples import Examples, ReadReport
@@ -24,7 +25,7 @@ from deberta_jax.tasks.task import Metrics, Task, no_labels, unchanged
 GENERIC = "generic"
 DESCRIPTION = "your own table: csv, tsv, jsonl, json, parquet or xlsx"
 _FILE_NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
-_COMPRESSED = "", ".gz", ".zst", ".bz2", ".xz"
+_COMPRESSED = "", *SUFFIXES
 # One in this many rows of a single table becomes the development set.
 _DEV_SHARE = 10
 # Rows whose fields are the columns of a table in JSON.

@@ -137,6 +137,13 @@ def test_the_hosts_of_a_slice_read_each_part_of_a_batch_as_often_as_it_is_needed
 
 
 @pytest.mark.tpu_compile
+def test_devices_that_are_no_rectangle_have_a_mesh_too():
+    devices = find_topology("v5e:2x2", 2).devices
+    assert make_mesh(data=1, fsdp=3, devices=devices[:3]).devices.ravel().tolist() == devices[:3]
+    assert make_mesh(data=2, fsdp=3, devices=devices[:6]).devices.ravel().tolist() == devices[:6]
+
+
+@pytest.mark.tpu_compile
 def test_between_slices_only_gradients_are_summed():
     config = tiny()
     mesh = dataclasses.replace(config.training.mesh, data=-1, fsdp=4)
