@@ -2,6 +2,7 @@
 
 import gc
 import importlib.metadata
+import itertools
 import logging
 import os
 import shutil
@@ -54,6 +55,8 @@ hypothesis.settings.load_profile("no_deadline")
 gc.set_threshold(100_000, 50, 1000)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+MAPS = Path("/proc/self/maps")
+FINISHED = itertools.count(1)
 
 
 def pytest_unconfigure() -> None:
@@ -68,14 +71,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no reference data beside this checkout"))
 
 
-@pytest.fixture(autouse=True)
-def restored_logger() -> Iterator[None]:
-    """Commands called in this process change the package's logger: later tests find it as it was."""
+def pytest_runtest_setup() -> None:
+    """Commands called in this process change the package's logger: each test finds it as logging creates it."""
     logger = logging.getLogger("deberta_jax")
-    handlers, propagate, level = logger.handlers, logger.propagate, logger.level
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def limited_programs() -> Iterator[None]:
+    """Drop compiled programs before their memory regions reach the limit of Linux, 65,530, where LLVM aborts."""
     yield
-    logger.handlers, logger.propagate = handlers, propagate
-    logger.setLevel(level)
+    if next(FINISHED) % 20 == 0 and MAPS.exists() and len(MAPS.read_bytes().splitlines()) > 25_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import logging
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +77,8 @@ def folders(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture
-def logged(caplog, monkeypatch):
+def logged(caplog):
     """The messages logged so far."""
-    monkeypatch.setattr(logging.getLogger("deberta_jax"), "propagate", True)
     return lambda: [record.getMessage() for record in caplog.records]
 
 
