@@ -11,7 +11,14 @@ from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder
 from deberta_jax.finetuning.custom import find_task
 from deberta_jax.finetuning.ensemble import average_outcomes, check_ensemble
-from deberta_jax.finetuning.evaluate import Evaluation, predict_splits, score, write_results
+from deberta_jax.finetuning.evaluate import (
+    Evaluation,
+    predict_splits,
+    print_summaries,
+    score,
+    summaries_of,
+    write_results,
+)
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.outcomes import Outcome
@@ -20,7 +27,7 @@ from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.processes.first_process import print_once
-from deberta_jax.tasks.catalogue import check_labels, find_evaluation_splits, fit_to_model, load, with_data
+from deberta_jax.tasks.catalogue import check_labels, data_name, find_evaluation_splits, fit_to_model, load, with_data
 from deberta_jax.tasks.squad import score_squad_files
 from deberta_jax.tasks.task import Task
 
@@ -64,6 +71,8 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     if len(folders) > 1:
         check_ensemble(kind, list(zip(config.models, model_labels, strict=True)))
     evaluations, threshold = _evaluate_models(config, task, kind, folders, splits)
+    summaries = summaries_of(task, kind, evaluations)
+    print_summaries(summaries)
     if config.folder is None:
         print_once("next: add --folder FOLDER to write predictions and a report")
         return
@@ -74,7 +83,7 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
         kind,
         task.labels or model_labels[0],
         evaluations,
-        title=f"{task.name}, {models}",
+        title=data_name(task, config.data),
         settings={
             "task": task.name,
             "model": models,
@@ -85,6 +94,8 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
         },
         read_reports=reports,
         threshold=threshold,
+        sources=paths,
+        summaries=summaries,
     )
     print_once("wrote " + ", ".join(str(path) for path in paths_written))
     print_once(f"next: open {config.folder / 'report.html'}")

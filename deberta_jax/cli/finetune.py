@@ -1,6 +1,6 @@
 """`deberta-jax finetune TASK`: fine-tune a model on the files of a task, evaluate it, and write a report."""
 
-import shlex
+import dataclasses
 import shutil
 import statistics
 from collections import Counter
@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Int
 
+from deberta_jax.cli.finetune_results import FinetuneRun, finish, finish_folds
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder, write_json
 from deberta_jax.finetuning.batches import batches_in_epoch
 from deberta_jax.finetuning.class_weights import class_weights
 from deberta_jax.finetuning.config import FinetuneConfig
+from deberta_jax.finetuning.cross_validation import check_folds
 from deberta_jax.finetuning.custom import find_task
-from deberta_jax.finetuning.evaluate import evaluate, write_results
+from deberta_jax.finetuning.evaluate import (
+    metric_names,
+)
 from deberta_jax.finetuning.initial import PretrainedFolder, model_spec, open_pretrained
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.kinds.kind import Kind, objective_with_options
@@ -25,16 +31,22 @@ from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.finetuning.recipes import published_grid
 from deberta_jax.finetuning.run import RunInputs, finetune
 from deberta_jax.finetuning.sift import sift
+from deberta_jax.finetuning.splits import divide
 from deberta_jax.finetuning.training_set import digest, features_of
 from deberta_jax.hub.digests import tensors_sha256
-from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.processes.first_process import agree, on_first_process, print_once
 from deberta_jax.processes.join import join, option_values
-from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, separate_unlabelled, with_data
-from deberta_jax.tasks.examples import Examples
+from deberta_jax.tasks.catalogue import (
+    check_labels,
+    find_splits,
+    labels_of,
+    load,
+    with_data,
+)
+from deberta_jax.tasks.selected_metrics import is_better, with_metric
 from deberta_jax.tasks.task import Task
 from deberta_jax.training.objective import Objective
 
@@ -44,19 +56,14 @@ def run(config: FinetuneConfig) -> None:
     join(config.processes, option_values(config))
     if config.data is None:
         raise InputError("no data given: use --data with the folder of the task's files")
-    task = find_task(
-        config.task,
-        config.columns,
-        labels=config.labels,
-        encoding=config.encoding,
-        single_file=config.data.is_file(),
-    )
+    task = find_task(config.task, config.columns, labels=config.labels, encoding=config.encoding)
     paths = find_splits(task, config.data)
     if task.trained_on:
         raise InputError(f"{task.name} has no training set: fine-tune on {task.trained_on}, then evaluate {task.name}")
-    for split in ("train", "dev"):
-        if split not in paths:
-            raise InputError(f"{config.data}: no file for the split {split}; expected {task.file_names(split)}")
+    if "train" not in paths:
+        raise InputError(f"{config.data}: no file for the split train; expected {task.file_names('train')}")
+    if config.folds:
+        check_folds(KINDS[task.kind])
     pretrained = open_pretrained(config.model)
     check_attention_runs(config.attention, pretrained.config, config.compute_dtype, training=True)
     with ExitStack() as stack:
@@ -70,12 +77,15 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     reports = [report for examples in splits.values() for report in examples.reports]
     for report in reports:
         print_once(report.details())
-    splits = separate_unlabelled(splits)
     kind = KINDS[task.kind]
-    train, held_out = splits["train"].examples, splits["dev"].examples
+    splits, folds = divide(task, kind, paths, splits, share=config.held_out, folds=config.folds, seed=config.seed)
+    train = splits["train"].examples
+    held_out = splits["dev"].examples if "dev" in splits else train
     task = with_data(task, train, held_out)
     labels = labels_of(task, train)
     check_labels(labels, splits)
+    if config.metric is not None:
+        task = with_metric(task, config.metric, labels, metric_names(task, kind, train, held_out))
     model = model_spec(
         pretrained,
         kind,
@@ -92,6 +102,20 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     max_row_length(jax.eval_shape(model.build, jax.random.key(0)), Batching(max_length=config.max_length))
     # A head of the file with the same labels keeps their order.
     labels = model.config.labels if labels else ()
+    run = FinetuneRun(task, kind, pretrained, model, labels, splits, paths)
+    if folds is not None:
+        _cross_validate(config, run, folds)
+        return
+    settings, seeds = _fit(config, run, train, held_out)
+    if jax.process_index() == 0:
+        finish(config, run, settings, seeds)
+
+
+def _fit(
+    config: FinetuneConfig, run: FinetuneRun, train: Sequence[Any], held_out: Sequence[Any], fold: str | None = None
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Train with each seed; returns the settings, and the metrics of the best model of each seed."""
+    task, kind, pretrained, model, labels, *_ = run
     features, report = features_of(kind, pretrained.tokenizer, train, labels, config.max_length)
     if report.skipped:
         print_once(report.details())
@@ -99,10 +123,24 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     weights = "" if config.from_scratch else tensors_sha256([pretrained.tensors])
     content = {"model": weights, "tokenizer": pretrained.tokenizer.sha256}
     settings = config.settings() | {"rows": digest(features), "content": content}
+    if fold is not None:
+        settings["fold"] = fold
     agree({"the training examples": settings["rows"], **{f"the content of the {k}": v for k, v in content.items()}})
-    seeds = _train(config, inputs, _objective(config, kind, labels, train), settings)
+    return settings, _train(config, inputs, _objective(config, kind, labels, train), settings)
+
+
+def _cross_validate(config: FinetuneConfig, run: FinetuneRun, folds: Int[np.ndarray, "B"]) -> None:
+    """Train on all folds but one, for each of them; evaluate the models and their ensemble, and write the results."""
+    examples = run.splits["train"].examples
+    folders, metrics = [config.folder / f"fold-{fold}" for fold in range(config.folds)], []
+    for fold, folder in enumerate(folders):
+        train, held_out = ([e for e, k in zip(examples, folds, strict=True) if (k == fold) == s] for s in (False, True))
+        print_once(f"fold {fold} of {config.folds}: {len(train):,} examples, {len(held_out):,} held out")
+        one = dataclasses.replace(config, folder=folder, folds=0)
+        settings, seeds = _fit(one, run, train, held_out, f"{fold} of {config.folds}")
+        metrics += seeds
     if jax.process_index() == 0:
-        _finish(config, task, kind, splits, settings, seeds)
+        finish_folds(config, run, folders, folds, config.settings() | {"content": settings["content"]}, metrics)
 
 
 def _objective(config: FinetuneConfig, kind: Kind, labels: Sequence[str], train: Sequence[object]) -> Objective:
@@ -140,7 +178,10 @@ def _train(
             )
         )
     if config.seeds > 1 and jax.process_index() == 0:
-        best = max(range(len(metrics)), key=lambda number: metrics[number][inputs.task.best_metric])
+        metric = inputs.task.best_metric
+        best = 0
+        for number, values in enumerate(metrics):
+            best = number if is_better(metric, values[metric], metrics[best][metric]) else best
         _keep_seed(config.folder, config.seed + best, metrics)
     return metrics
 
@@ -156,43 +197,3 @@ def _keep_seed(folder: Path, seed: int, metrics: Sequence[Mapping[str, float]]) 
         values = [values[name] for values in metrics]
         median = statistics.median(values)
         print_once(f"{len(values)} seeds: {name} median {median:.4f}, range {min(values):.4f} to {max(values):.4f}")
-
-
-def _finish(
-    config: FinetuneConfig,
-    task: Task,
-    kind: Kind,
-    splits: Mapping[str, Examples],
-    settings: Mapping[str, object],
-    seeds: Sequence[Mapping[str, float]],
-) -> None:
-    """Evaluate the best model on all splits except the training set, and write the results."""
-    folder = config.folder / "model"
-    options: dict[str, Any] = {"precision": config.precision, "attention": config.attention}
-    model, tokenizer = load_pretrained(folder, kind.head, dtype=config.compute_dtype, **options)
-    others = {split: examples.examples for split, examples in splits.items() if split != "train"}
-    batching = Batching(max_length=config.max_length)
-    evaluations, threshold = evaluate(task, kind, model, tokenizer, others, batching)
-    paths = write_results(
-        config.folder,
-        task,
-        kind,
-        model.deberta.config.labels,
-        evaluations,
-        title=f"{task.name}, {config.model}",
-        settings=settings,
-        read_reports=[report for examples in splits.values() for report in examples.reports],
-        threshold=threshold,
-        seeds=seeds if config.seeds > 1 else (),
-    )
-    for evaluation in evaluations:
-        print_once(str(evaluation))
-    print_once(f"wrote {folder}, " + ", ".join(str(path) for path in paths))
-    print_once(f"next: {_next_command(config, task, kind, folder)}")
-
-
-def _next_command(config: FinetuneConfig, task: Task, kind: Kind, folder: Path) -> str:
-    model = shlex.quote(str(folder))
-    if kind.predict_options:
-        return f"deberta-jax predict {model} {kind.predict_options}"
-    return f"deberta-jax evaluate {task.name} --data {shlex.quote(str(config.data))} --model {model}"

@@ -13,6 +13,7 @@ from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.predictions import predict
 from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.inference.buckets import Batching
+from deberta_jax.tasks.selected_metrics import lower_is_better
 from deberta_jax.tasks.task import Task
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.recorder import read_metrics
@@ -56,7 +57,8 @@ class BestModel:
         merged = self._merge(model)
         outcomes = predict(self._kind, merged, self._tokenizer, self._examples, self._batching, check_stop)
         predictions = [self._task.resolve(outcome.prediction) for outcome in outcomes]
-        self._history[step] = self._task.metrics(self._examples, predictions)
+        probabilities = [outcome.probabilities for outcome in outcomes]
+        self._history[step] = self._task.score(self._examples, predictions, probabilities)
         if self._best_step() == step:
             _save(save_pretrained, self._folder / "model", merged, self._tokenizer)
             if self._adapter_base is not None:
@@ -77,7 +79,9 @@ class BestModel:
 
     def _best_step(self) -> int:
         """The step with the best metric, the first of equal ones."""
-        return max(self._history, key=lambda step: (self._history[step][self._task.best_metric], -step))
+        metric = self._task.best_metric
+        sign = -1 if lower_is_better(metric) else 1
+        return max(self._history, key=lambda step: (sign * self._history[step][metric], -step))
 
 
 def _save(save: Callable[[Path, Any, Tokenizer], None], folder: Path, model: Any, tokenizer: Tokenizer) -> None:

@@ -71,7 +71,7 @@ class FinetuneConfig:
     model: str = ""
     """Model folder, owner/name on the Hugging Face hub, or the result of another run (runs/mnli/model)."""
     data: Path | None = None
-    """Folder with the task's files under their official names. For `generic` also one file: a tenth is held out."""
+    """Folder with the task's files under their official names. For `generic` also one file."""
     folder: Path = Path("runs/finetune")
     """Folder of the run."""
     columns: Columns = dataclasses.field(default_factory=Columns)
@@ -81,6 +81,11 @@ class FinetuneConfig:
     """Encoding of text files, such as latin-1; by default UTF-8, or what the byte-order mark says (generic, ner)."""
     max_malformed: float = MAX_MALFORMED
     """Share of malformed rows up to which a file is read; rows without a label are not malformed."""
+    held_out: float = 0.1
+    """Share of the training set that becomes the dev set if there is none; stratified, and selected by --seed."""
+    folds: int = 0
+    """Number of folds of a cross-validation, each with a run in fold-0, fold-1, ...; 0 for one run. The ensemble of all
+    folds predicts the other splits."""
     epochs: float = 3.0
     """Passes over the training set. A finished run can be extended with a larger number."""
     batch_size: int = 32
@@ -100,12 +105,15 @@ class FinetuneConfig:
     """LABEL=WEIGHT for some labels, or "balanced" for weights inverse to frequency (single_label and token)."""
     evaluate_every: int = 0
     """Steps between evaluations; 0 evaluates after each epoch."""
+    metric: str | None = None
+    """Metric that selects the best model, such as f1_macro, auc, matthews, quadratic_kappa, map3, spearman, rmse or
+    log_loss (docs/tasks.md); by default that of the task."""
     patience: int = 0
     """End the run after this number of evaluations without improvement; 0 disables early stopping."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     seed: int = 0
-    """Seed of the new head, dropout and the order of examples."""
+    """Seed of the new head, dropout, the order of examples, and the examples that are held out."""
     seeds: int = 1
     """Number of runs with consecutive seeds. The best is kept; median and range are reported."""
     from_scratch: bool = False
@@ -133,6 +141,12 @@ class FinetuneConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not 0 < self.epochs <= 10_000:
             raise InputError(f"epochs is {self.epochs}; it must be a positive number such as 3 or 0.5")
+        if self.folds == 1 or self.folds < 0:
+            raise InputError(f"folds is {self.folds}; it must be 0, or at least 2")
+        if self.folds and self.seeds > 1:
+            raise InputError(f"folds is {self.folds} and seeds {self.seeds}; use one of them")
+        if not 0 < self.held_out < 1:
+            raise InputError(f"held_out is {self.held_out:g}; it must be between 0 and 1, such as 0.1")
         for name in ("label_smoothing", "head_dropout", "max_malformed"):
             check_fraction(name, getattr(self, name) or 0.0)
 

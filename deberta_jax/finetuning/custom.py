@@ -19,17 +19,14 @@ def find_task(
     *,
     labels: Sequence[str] = (),
     encoding: str | None = None,
-    single_file: bool = False,
 ) -> Task:
     """The task of a name.
 
     `columns` describe a custom table, or select columns of CoNLL files by number. `labels` are the names of labels that
-    a custom table gives as numbers, and `encoding` that of its text files. `single_file` means one file for all splits.
+    a custom table gives as numbers, and `encoding` that of its text files.
     """
     if name == GENERIC:
-        return generic_task(
-            dataclasses.replace(columns, names=tuple(labels)), encoding=encoding, single_file=single_file
-        )
+        return generic_task(dataclasses.replace(columns, names=tuple(labels)), encoding=encoding)
     if labels:
         raise InputError(f"--labels is for the task {GENERIC}; the labels of {name} are known")
     if name == _WORDS:
@@ -40,13 +37,13 @@ def find_task(
     return TASKS[name]
 
 
-def generic_task(columns: Columns, *, encoding: str | None = None, single_file: bool = False) -> Task:
+def generic_task(columns: Columns, *, encoding: str | None = None) -> Task:
     """The task of a custom table; raises InputError for an unknown kind."""
     kind = KINDS.get(columns.kind)
     if kind is None or kind.table is None:
         names = ", ".join(kind.name for kind in KINDS.values() if kind.table is not None)
         raise InputError(f"columns.kind is {columns.kind!r}; it must be one of {names}")
-    return custom_task(columns, *kind.table, encoding=encoding, single_file=single_file)
+    return custom_task(columns, *kind.table, encoding=encoding)
 
 
 def _word_columns(columns: Columns, encoding: str | None) -> WordColumns:

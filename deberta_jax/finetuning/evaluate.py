@@ -9,12 +9,18 @@ from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.predictions import predict
 from deberta_jax.finetuning.report import write_report
+from deberta_jax.finetuning.summary import Summary, summarize
 from deberta_jax.inference.buckets import Batching
+from deberta_jax.processes.first_process import print_once
 from deberta_jax.tasks.examples import Prediction, ReadReport
+from deberta_jax.tasks.rows import is_test
 from deberta_jax.tasks.squad_metrics import best_threshold
 from deberta_jax.tasks.task import Task
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.recorder import read_metrics
+
+# The training set, each example predicted by a model that was not trained on it.
+OUT_OF_FOLD = "out_of_fold"
 
 
 class Evaluation(NamedTuple):
@@ -78,9 +84,44 @@ def score(
             Outcome(task.resolve(prediction, threshold or 0.0), _mapped(task, probabilities))
             for prediction, probabilities in outcomes[split]
         ]
-        metrics = task.metrics(examples, [outcome.prediction for outcome in resolved]) if is_labelled else {}
+        predictions, probabilities = zip(*resolved, strict=True) if resolved else ((), ())
+        metrics = task.score(examples, predictions, probabilities) if is_labelled else {}
         evaluations.append(Evaluation(split, examples, resolved, metrics))
     return evaluations, threshold
+
+
+def summaries_of(
+    task: Task, kind: Kind, evaluations: Sequence[Evaluation], train: Sequence[Any] | None = None
+) -> list[Summary]:
+    """The summary of each labelled split; the baseline is that of the training examples, if there are any."""
+    return [
+        summarize(
+            task,
+            kind.comparison,
+            evaluation.split,
+            evaluation.examples,
+            evaluation.predictions,
+            [outcome.probabilities for outcome in evaluation.outcomes],
+            evaluation.metrics[task.best_metric],
+            train,
+        )
+        for evaluation in evaluations
+        if evaluation.metrics
+    ]
+
+
+def print_summaries(summaries: Sequence[Summary]) -> None:
+    """Print each summary, and its warnings."""
+    for summary in summaries:
+        print_once(str(summary))
+        for warning in summary.warnings:
+            print_once(f"warning: {summary.split}: {warning}")
+
+
+def metric_names(task: Task, kind: Kind, train: Sequence[Any], examples: Sequence[Any]) -> list[str]:
+    """The metrics of a task on examples."""
+    baseline = kind.comparison.baseline(task, train)
+    return list(task.metrics(examples, [task.resolve(baseline.outcome(example).prediction) for example in examples]))
 
 
 def _mapped(task: Task, probabilities: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -92,6 +133,14 @@ def _mapped(task: Task, probabilities: Mapping[str, Any] | None) -> Mapping[str,
         name = task.label_map.get(label, label)
         mapped[name] = mapped.get(name, 0.0) + value
     return mapped
+
+
+def _write_source(folder: Path, task: Task, evaluation: Evaluation, files: Sequence[Path]) -> list[Path]:
+    """Write the predictions for a test set in the layout of its file."""
+    if task.source_rows is None or not is_test(evaluation.split) or len(files) != 1:
+        return []
+    probabilities = [outcome.probabilities for outcome in evaluation.outcomes]
+    return [task.source_rows.write(folder, files[0], evaluation.split, evaluation.predictions, probabilities)]
 
 
 def write_results(
@@ -106,10 +155,15 @@ def write_results(
     read_reports: Sequence[ReadReport],
     threshold: float | None = None,
     seeds: Sequence[Mapping[str, float]] = (),
+    sources: Mapping[str, Sequence[Path]] | None = None,
+    summaries: Sequence[Summary] = (),
+    folds: Sequence[Mapping[str, float]] = (),
 ) -> list[Path]:
-    """Write `metrics.json`, `rows.json`, `predictions/` and `report.html`; returns their paths.
+    """Write `metrics.json`, `summary.json`, `rows.json`, `predictions/` and `report.html`; returns their paths.
 
-    The report shows the examples of the first labelled split. `seeds` are the metrics of runs with several seeds.
+    The report shows the examples of the first labelled split. `seeds` and `folds` are the metrics of several runs. The
+    predictions for a test set that is a custom table are also written in its layout; `sources` are the files of each
+    split.
     """
     make_folder(folder)
     labelled = [evaluation for evaluation in evaluations if evaluation.metrics]
@@ -118,10 +172,14 @@ def write_results(
         metrics["no_answer_threshold"] = threshold
     paths = [
         write_json(folder / "metrics.json", metrics),
+        write_json(folder / "summary.json", {summary.split: summary.as_json() for summary in summaries}),
         write_json(folder / "rows.json", [vars(report) for report in read_reports]),
     ]
     for evaluation in evaluations:
+        if evaluation.split == OUT_OF_FOLD:
+            continue
         paths += task.write(folder / "predictions", evaluation.split, evaluation.examples, evaluation.predictions)
+        paths += _write_source(folder / "predictions", task, evaluation, (sources or {}).get(evaluation.split, ()))
     if labelled:
         first = labelled[0]
         named = {
@@ -142,8 +200,10 @@ def write_results(
             best_metric=task.best_metric,
             history=read_metrics(folder / "metrics.jsonl"),
             settings=settings,
-            rows=[str(report) for report in read_reports],
+            rows=[line for report in read_reports for line in (str(report), *report.notes)],
             seeds=seeds,
+            summaries=summaries,
+            folds=folds,
         )
         paths.append(path)
     return paths

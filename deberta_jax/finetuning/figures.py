@@ -8,12 +8,16 @@ import numpy as np
 from jaxtyping import Int
 
 from deberta_jax.finetuning.calibration import Bin
+from deberta_jax.tasks.selected_metrics import lower_is_better
 
 # Distinguishable with color vision deficiency (Okabe and Ito 2008).
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 # A confusion matrix with more classes is unreadable.
 MAX_CLASSES = 20
 _MAX_NAME = 18
+# Longer names of columns of a confusion matrix are rotated.
+_MAX_LEVEL = 7
+_TICKS = 5
 
 
 def learning_curves(lines: Sequence[Mapping[str, Any]], metric: str, path: Path) -> Path | None:
@@ -33,11 +37,13 @@ def learning_curves(lines: Sequence[Mapping[str, Any]], metric: str, path: Path)
     left.set(xlabel="step", ylabel="training loss")
     if held_out:
         steps, values = np.asarray(held_out).T
-        best = int(values.argmax())
+        best = int(values.argmin() if lower_is_better(metric) else values.argmax())
         position = (steps[best], values[best])
         right.plot(steps, values, color=_ORANGE, marker="o", markersize=4)
         right.plot(*position, "o", markersize=11, fillstyle="none", color=_GREEN)
-        right.annotate(f"{values[best]:.4g}", position, (0, 9), textcoords="offset points", ha="center")
+        above = not lower_is_better(metric)
+        place = {"xytext": (0, 9 if above else -9), "textcoords": "offset points"}
+        right.annotate(f"{values[best]:.4g}", position, ha="center", va="bottom" if above else "top", **place)
         right.margins(y=0.2)
     right.set(xlabel="step", ylabel=f"{plain_name(metric)}, development set")
     _style(left, right)
@@ -62,7 +68,15 @@ def confusion(matrix: Int[np.ndarray, "C C"], labels: Sequence[str], path: Path)
             fontsize=9 if C <= 10 else 7,
         )
     names = [plain_name(label) for label in labels]
-    axes.set_xticks(range(C), names, rotation=45 if C > 3 else 0, ha="right" if C > 3 else "center")
+    is_rotated = C > 3 or max(map(len, names)) > _MAX_LEVEL
+    axes.set_xticks(
+        range(C),
+        names,
+        rotation=45 if is_rotated else 0,
+        ha="right" if is_rotated else "center",
+        rotation_mode="anchor",
+        va="top" if not is_rotated else "center",
+    )
     axes.set_yticks(range(C), names)
     axes.set(xlabel="predicted", ylabel="true")
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true label")
@@ -93,6 +107,8 @@ def scatter(true: Sequence[float], predicted: Sequence[float], path: Path) -> Pa
     right.hist(np.asarray(predicted) - np.asarray(true), bins=30, color=_BLUE)
     right.axvline(0, color="grey", linewidth=1, linestyle="--")
     right.set(xlabel="predicted - true", ylabel="examples")
+    for axes in (left, right):
+        axes.ticklabel_format(scilimits=(-3, 4))
     _style(left, right)
     return _save(figure, path)
 
@@ -110,13 +126,13 @@ def bars(values: Mapping[str, float], label: str, path: Path) -> Path:
     return _save(figure, path)
 
 
-def seeds(values: Sequence[float], metric: str, path: Path) -> Path:
-    """One dot per seed, and the median."""
+def seeds(values: Sequence[float], metric: str, path: Path, noun: str = "seed") -> Path:
+    """One dot per seed or fold, and the median."""
     figure, (axes,) = _subplots(6, 1.7)
     median = float(np.median(values))
     axes.plot(values, np.zeros(len(values)), "o", color=_BLUE, alpha=0.6, markersize=9)
     axes.axvline(median, color=_ORANGE, label=f"median {median:.4g}")
-    axes.set(xlabel=f"{plain_name(metric)} of each seed", yticks=[])
+    axes.set(xlabel=f"{plain_name(metric)} of each {noun}", yticks=[])
     axes.legend(frameon=False, loc="upper left")
     axes.margins(x=0.25)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -126,8 +142,16 @@ def seeds(values: Sequence[float], metric: str, path: Path) -> Path:
 def plain_name(name: str) -> str:
     """A name in characters that the font of the figures has; long names are truncated."""
     shown = "".join(sign if sign.isascii() or "\u00a0" <= sign <= "\u04ff" else "?" for sign in name)
-    shown = shown.replace("$", r"\$")
-    return shown if len(shown) <= _MAX_NAME else f"{shown[: _MAX_NAME - 1]}…"
+    if len(shown) <= _MAX_NAME:
+        return _escaped(shown)
+    # The ends of long names differ as often as their starts.
+    half = (_MAX_NAME - 1) // 2
+    return _escaped(f"{shown[: _MAX_NAME - 1 - half]}…{shown[-half:]}")
+
+
+def _escaped(name: str) -> str:
+    """A name without the signs of formulas."""
+    return name.replace("$", r"\$")
 
 
 def _series(lines: Sequence[Mapping[str, Any]], split: str, name: str) -> list[tuple[int, float]]:
@@ -145,6 +169,7 @@ def _subplots(width: float | int, height: float | int, columns: int = 1) -> tupl
 
 def _style(*subplots: Any) -> None:
     for axes in subplots:
+        axes.locator_params(nbins=_TICKS)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
 

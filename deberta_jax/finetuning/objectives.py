@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import Divergence
 from deberta_jax.ops.precision import upcast
+from deberta_jax.tasks.examples import PROBABILITIES
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
@@ -95,9 +96,9 @@ def classification_objective(class_weights: Sequence[float] = (), label_smoothin
         labels, C = batch["labels"], logits.shape[-1]
         if class_weights and len(class_weights) != C:
             raise InputError(f"class_weights has {len(class_weights)} values for {C} labels")
-        if not label_smoothing and "probabilities" not in batch:
+        if not label_smoothing and PROBABILITIES not in batch:
             return classification_losses(logits, batch)
-        targets = batch.get("probabilities", jax.nn.one_hot(labels, C, dtype=logits.dtype))
+        targets = batch.get(PROBABILITIES, jax.nn.one_hot(labels, C, dtype=logits.dtype))
         targets = (1 - label_smoothing) * targets + label_smoothing / C
         return Losses(soft_cross_entropy(logits, targets), classification_losses(logits, batch).correct)
 

@@ -3,6 +3,7 @@
 import base64
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from deberta_jax.files import make_folder, write_text
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.outcomes import PredictedExample
-from deberta_jax.finetuning.sections import Figure, Section, Table
+from deberta_jax.finetuning.sections import NO_VALUE, Figure, Section, Table
+from deberta_jax.finetuning.summary import Summary
 
 _MAX_MISTAKES = 20
 # Longer texts are collapsed.
@@ -35,17 +37,21 @@ def write_report(
     settings: Mapping[str, Any],
     rows: Sequence[str],
     seeds: Sequence[Mapping[str, float]] = (),
+    summaries: Sequence[Summary] = (),
+    folds: Sequence[Mapping[str, float]] = (),
 ) -> Path:
     """Write the report and its figures into a folder.
 
-    `history` are the lines of `metrics.jsonl`, `rows` those on the files that were read, `seeds` the metrics of runs
-    with several seeds.
+    `history` are the lines of `metrics.jsonl`, `rows` those on the files that were read. `seeds` and `folds` are the
+    metrics of several runs, `summaries` compare each split with a baseline.
     """
     make_folder(folder)
     known = [item for item in predicted if item.example.answer is not None]
     sections: list[Section] = []
     if seeds:
         sections.append(_seeds_section(folder, seeds, best_metric))
+    if folds:
+        sections.append(_folds_section(folder, folds, best_metric))
     if path := figures.learning_curves(history, best_metric, folder / "curves.png"):
         description = f"Training loss, and {best_metric} on the development set, by step"
         sections.append(Section("Learning", figure=Figure(path, description)))
@@ -56,6 +62,7 @@ def write_report(
     page = _template().render(
         title=title,
         metrics=metrics,
+        summaries=summaries,
         evaluated=len(known),
         total=len(predicted),
         sections=sections,
@@ -81,11 +88,14 @@ def _template() -> Any:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["no_value"] = NO_VALUE
     environment.filters |= {"number": _number, "data_url": _data_url}
     return environment.get_template(_TEMPLATE)
 
 
 def _number(value: float | int) -> str:
+    if not math.isfinite(value):
+        return NO_VALUE
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4g}"
 
 
@@ -101,3 +111,16 @@ def _seeds_section(folder: Path, seeds: Sequence[Mapping[str, float]], best_metr
         rows.append((name, float(np.median(values)), min(values), max(values), float(np.std(values))))
     table = Table(("metric", "median", "lowest", "highest", "standard deviation"), rows)
     return Section("Seeds", figure=Figure(path, f"{best_metric} of each seed"), table=table)
+
+
+def _folds_section(folder: Path, folds: Sequence[Mapping[str, float]], best_metric: str) -> Section:
+    values = [metrics[best_metric] for metrics in folds]
+    path = figures.seeds(values, best_metric, folder / "folds.png", noun="fold")
+    names = [name for name in folds[0] if all(name in metrics for metrics in folds)]
+    columns = [[metrics[name] for metrics in folds] for name in names]
+    header = ("metric", "mean", "standard deviation", *(f"fold {number}" for number in range(len(folds))))
+    rows = [
+        (name, float(np.mean(column)), float(np.std(column)), *column)
+        for name, column in zip(names, columns, strict=True)
+    ]
+    return Section("Folds", figure=Figure(path, f"{best_metric} of each fold"), table=Table(header, rows))

@@ -10,6 +10,8 @@ import numpy as np
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.calibration import bins, calibration_error
 
+# What a table shows for a value that is not defined.
+NO_VALUE = "–"
 # Rows of a table of confused pairs.
 _MAX_PAIRS = 15
 # With more groups than this, a figure by group is unreadable.
@@ -69,13 +71,18 @@ def confused_pairs(true: Sequence[str], predicted: Sequence[str], *, unit: str) 
 
 
 def class_table(names: Sequence[str], true: Sequence[str], predicted: Sequence[str], *, header: str = "label") -> Table:
-    """Precision, recall, F1 and counts of the classes `names`; `true` and `predicted` may contain other names."""
+    """Precision, recall, F1 and counts of the classes `names`; `true` and `predicted` may contain other names.
+
+    The scores of a class without examples are not defined.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     scores = precision_recall_fscore_support(true, predicted, labels=list(names), zero_division=0.0)
     precision, recall, f1, support = (values.tolist() for values in scores)
     counts = Counter(predicted)
-    rows = list(zip(names, precision, recall, f1, support, (counts[name] for name in names), strict=True))
+    rows: list[tuple[str | float | int, ...]] = []
+    for name, *values, number in zip(names, precision, recall, f1, support, strict=True):
+        rows.append((name, *(values if number else [NO_VALUE] * len(values)), number, counts[name]))
     return Table((header, "precision", "recall", "F1", "true", "predicted"), rows)
 
 

@@ -33,15 +33,14 @@ DESCRIPTIONS: dict[str, str] = {name: task.description for name, task in TASKS.i
 def find_splits(task: Task, data: Path) -> dict[str, list[Path]]:
     """Return the files of each split in a folder, or in its subfolder with the task's name.
 
-    A file is a custom table, which is both the training and the development set. Raises InputError if there is
-    no file of the task.
+    A file is a custom table, which is the training set. Raises InputError if there is no file of the task.
     """
     if not data.exists():
         raise InputError(f"{data}: no such file or folder")
     if data.is_file():
         if task.name != GENERIC:
             raise InputError(f"{data}: expected a folder with {task.file_names('train')}")
-        return {"train": [data], "dev": [data]}
+        return {"train": [data]}
     for folder in (data, *_subfolders(task.name, data)):
         splits = {split: _first_match(folder, patterns) for split, patterns in task.files.items()}
         if any(splits.values()):
@@ -55,6 +54,11 @@ def find_evaluation_splits(task: Task, data: Path) -> dict[str, list[Path]]:
     if data.is_file():
         return {"test": [data]}
     return {split: paths for split, paths in find_splits(task, data).items() if split != "train"}
+
+
+def data_name(task: Task, data: Path) -> str:
+    """Return the name of a data set for a title: the task's, or that of a custom table or of its folder."""
+    return data.resolve().name if task.name == GENERIC else task.name
 
 
 def _subfolders(name: str, data: Path) -> Iterable[Path]:

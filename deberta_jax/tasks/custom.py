@@ -1,33 +1,29 @@
 """A custom table as a task: which columns to use, and how its rows become examples."""
 
 import dataclasses
-import difflib
-import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import tyro
 
 from deberta_jax.compression import SUFFIXES
-from deberta_jax.errors import InputError, list_names
+from deberta_jax.tasks.cells import is_empty
 from deberta_jax.tasks.column_layouts import nested_cell, nested_names, with_layout
 from deberta_jax.tasks.examples import Examples, ReadReport
 from deberta_jax.tasks.metrics import several_regression_scores
-from deberta_jax.tasks.rows import UnusableRow, is_test, read_rows
+from deberta_jax.tasks.predicted_tables import label_cells, write_predicted_table
+from deberta_jax.tasks.rows import ROW_NUMBERS, UnusableRow, is_test, read_rows
 from deberta_jax.tasks.submissions import objects_writer
-from deberta_jax.tasks.tables import FORMATS, TableOptions, table_format, table_rows
+from deberta_jax.tasks.tables import FORMATS, TableOptions, check_columns, table_format, table_rows
 from deberta_jax.tasks.tagging import Tagging
-from deberta_jax.tasks.task import Metrics, Task, no_labels, unchanged
+from deberta_jax.tasks.task import Metrics, Probabilities, SourceRows, Task, no_labels, unchanged
 
 GENERIC = "generic"
 DESCRIPTION = "your own table: csv, tsv, jsonl, json, parquet or xlsx"
 _FILE_NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
 _COMPRESSED = "", *SUFFIXES
-# One in this many rows of a single table becomes the development set.
-_DEV_SHARE = 10
 # Rows whose fields are the columns of a table in JSON.
 _HEAD_ROWS = 100
 # How exports of data sets write that a test set has no labels.
@@ -50,6 +46,8 @@ class Columns:
     label (single_label), 0 or 1 for each label (multi_label), or several numbers (regression)."""
     id: str | None = None
     """Column with the name of a row; the row number by default."""
+    group: str | None = None
+    """Column such as the author of a text: rows with the same value are never on both sides of a split."""
     separator: str = "|"
     """Separator of the labels in a cell that is not a list (multi_label)."""
     words: str = "words"
@@ -122,6 +120,10 @@ class RowParser(NamedTuple):
     """Joins the rows of an example."""
     adapt: Callable[[Task, Sequence[Any]], Task] = unchanged
     """Returns the task with the metrics and options that fit its examples."""
+    cells: Callable[[Columns, dict[str, Any], Any, Mapping[str, Any] | None], dict[str, Any]] = label_cells
+    """(columns, row, prediction, probabilities) -> the cells that a predicted table has for the prediction."""
+    list_separator: Callable[[Columns], str] = lambda columns: " "
+    """What separates the items of a prediction in a table without lists."""
 
 
 class _Table(NamedTuple):
@@ -130,7 +132,6 @@ class _Table(NamedTuple):
     columns: Columns
     parser: RowParser
     encoding: str | None = None
-    single_file: bool = False
     notes: tuple[str, ...] | None = None
 
     @property
@@ -144,19 +145,17 @@ def custom_task(
     metrics: Metrics,
     best_metric: str,
     *,
-    single_file: bool = False,
     encoding: str | None = None,
 ) -> Task:
-    """Return the task of custom tables, which are named train, dev and test.
-
-    A `single_file` is both the training set and the development set, a tenth of the texts.
-    """
-    table = _Table(columns, parser, encoding, single_file)
+    """Return the task of custom tables, which are named train, dev and test."""
+    table = _Table(columns, parser, encoding)
 
     def fit(task: Task, splits: Mapping[str, Sequence[Path]]) -> Task:
         paths = list(dict.fromkeys(path for paths in splits.values() for path in paths))
         decided = _decide(table, paths)
-        return dataclasses.replace(task, read=lambda path, split: _read(decided, path, split))
+        return dataclasses.replace(
+            task, read=lambda path, split: _read(decided, path, split), source_rows=_source_rows(decided)
+        )
 
     return Task(
         name=GENERIC,
@@ -198,7 +197,11 @@ def _decide(table: _Table, paths: Sequence[Path]) -> _Table:
 
 def _with_nested(columns: Columns, parser: RowParser) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return a function that adds the cells of nested objects to a row, such as "answers.text"."""
-    names = [name for name in (*parser.input_columns(columns), *parser.answer_columns(columns)) if name and "." in name]
+    names = [
+        name
+        for name in (*parser.input_columns(columns), *parser.answer_columns(columns), columns.group)
+        if name and "." in name
+    ]
 
     def add(row: dict[str, Any]) -> dict[str, Any]:
         nested = {name: nested_cell(row, name) for name in names if name not in row}
@@ -207,14 +210,31 @@ def _with_nested(columns: Columns, parser: RowParser) -> Callable[[dict[str, Any
     return add if names else lambda row: row
 
 
+class _ExampleRow(NamedTuple):
+    """An example, its row, and the numbers of the rows that it consists of."""
+
+    example: Any
+    row: dict[str, Any]
+    numbers: Sequence[int]
+
+
 def _read(table: _Table, path: Path, split: str) -> Examples:
-    """Return the examples of a table in a split; raises InputError for a missing column.
+    """Return the examples of a table in a split; raises InputError for a missing column."""
+    rows, reports = _read_with_rows(table, path, split)
+    examples = [row.example for row in rows]
+    if is_test(split) and all(getattr(example, "label", None) == _HIDDEN_LABEL for example in examples):
+        examples = [example._replace(label=None) for example in examples]
+    return Examples(examples, reports)
+
+
+def _read_with_rows(table: _Table, path: Path, split: str) -> Examples:
+    """Return an `_ExampleRow` for each example.
 
     A row of JSON without one of the input columns is malformed. An example without an answer is counted.
     """
     columns, parser = table.columns, table.parser
     inputs = (*parser.input_columns(columns), columns.id)
-    required = inputs if is_test(split) else (*inputs, *parser.answer_columns(columns))
+    required = inputs if is_test(split) else (*inputs, *parser.answer_columns(columns), columns.group)
     add_nested = _with_nested(columns, parser)
 
     def rows(report: ReadReport) -> NumberedRows:
@@ -225,59 +245,50 @@ def _read(table: _Table, path: Path, split: str) -> Examples:
             row = add_nested(row)
             names |= dict.fromkeys(row)
             if table_format(path) not in ("json", "jsonl"):
-                _check_columns(path, names, required)
+                check_columns(path, names, required)
             yield number, row
         if names:
-            _check_columns(path, names, required)
+            check_columns(path, names, required)
 
-    def parse(numbered: tuple[str, dict[str, Any]], report: ReadReport) -> Iterator[Any]:
-        row_id, row = numbered
+    def parse(numbered: tuple[int, str, dict[str, Any]], report: ReadReport) -> Iterator[_ExampleRow]:
+        number, row_id, row = numbered
         if missing := next(
             (name for name in parser.input_columns(columns) if name is not None and name not in row), None
         ):
             raise UnusableRow(f"no {missing!r}")
         example = parser.parse(row_id, row, columns)
-        if not (_in_share if table.single_file else _in_any)(example, split):
-            raise UnusableRow(f"belongs to {'dev' if split == 'train' else 'train'}", malformed=False)
         if example.answer is None and not is_test(split):
             report.unlabelled += 1
-        yield example
+        yield _ExampleRow(example, row, row.get(ROW_NUMBERS, (number,)))
 
-    def named(report: ReadReport) -> Iterator[tuple[int, tuple[str, dict[str, Any]]]]:
+    def named(report: ReadReport) -> Iterator[tuple[int, tuple[int, str, dict[str, Any]]]]:
         for number, row in parser.group(rows(report), columns, report):
-            yield number, (str(row.get(columns.id, number)) if columns.id else str(number), row)
+            yield number, (number, str(row.get(columns.id, number)) if columns.id else str(number), row)
 
-    examples, reports = read_rows(path, named, parse)
-    if is_test(split) and all(getattr(example, "label", None) == _HIDDEN_LABEL for example in examples):
-        examples = [example._replace(label=None) for example in examples]
-    return Examples(examples, reports)
+    return read_rows(path, named, parse)
 
 
-def _check_columns(path: Path, names: Iterable[str], required: Sequence[str | None]) -> None:
-    names = list(names)
-    missing = next((name for name in required if name is not None and name not in names), None)
-    if missing is not None:
-        similar = difflib.get_close_matches(missing, names, 1)
-        hint = f"; did you mean {similar[0]!r}?" if similar else ""
-        if not hint and table_format(path) in ("csv", "tsv"):
-            hint = "; if the first line is not a header, name all columns with --columns.header"
-        raise InputError(f"{path}: no column {missing!r}; the columns are {list_names(names)}{hint}")
+def _source_rows(table: _Table) -> SourceRows:
+    def groups(path: Path, split: str) -> list[str] | None:
+        name = table.columns.group
+        if name is None:
+            return None
+        cells = [row.row.get(name) for row in _read_with_rows(table, path, split).examples]
+        return ["" if is_empty(cell) else str(cell).strip() for cell in cells]
 
+    def write(
+        folder: Path, path: Path, split: str, predictions: Sequence[Any], probabilities: Sequence[Probabilities]
+    ) -> Path:
+        cells: dict[int, dict[str, Any]] = {}
+        rows = _read_with_rows(table, path, split).examples
+        for row, prediction, shares in zip(rows, predictions, probabilities, strict=True):
+            # Of a sentence with one word per row, each row has its part.
+            parts = prediction if ROW_NUMBERS in row.row else (prediction,)
+            for number, part in zip(row.numbers, parts, strict=True):
+                cells[number] = table.parser.cells(table.columns, row.row, part, shares)
+        return write_predicted_table(folder, path, table.options, cells, table.parser.list_separator(table.columns))
 
-def _in_any(example: Any, split: str) -> bool:
-    """A table of one split has no examples of others."""
-    return True
-
-
-def _in_share(example: Any, split: str) -> bool:
-    """Whether an example of a single table is in a split.
-
-    A hash of its inputs decides, so that examples with equal inputs are in the same split.
-    """
-    if split not in ("train", "dev"):
-        return True
-    digest = hashlib.sha256(json.dumps(example.inputs).encode()).digest()
-    return (int.from_bytes(digest[:8]) % _DEV_SHARE == 0) == (split == "dev")
+    return SourceRows(groups, write)
 
 
 _write = objects_writer(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from deberta_jax.tasks.cells import cell_text, cell_value, is_empty, is_missing, label_name, list_items
 from deberta_jax.tasks.custom import ChoiceLabel, Columns, RowParser, Rows
 from deberta_jax.tasks.examples import ChoiceExample, ReadReport
+from deberta_jax.tasks.predicted_tables import probability_cells
 from deberta_jax.tasks.rows import UnusableRow, text_in, unknown_label
 
 # The fields of a choice in the format of ARC and CommonsenseQA.
@@ -137,9 +138,26 @@ _MEANINGS = {
     "number": "numbers of choices from 1",
 }
 
+
+def _choice_cells(
+    columns: Columns, row: dict[str, Any], prediction: int, probabilities: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The prediction as the labels of the table are: a name, a text, an index or a number."""
+    choices = _choices(row, columns)
+    names = choices.names or list(string.ascii_uppercase[: len(choices.texts)])
+    answers: dict[ChoiceLabel, Any] = {
+        "name": names[prediction] if prediction < len(names) else prediction,
+        "text": choices.texts[prediction],
+        "number": prediction + 1,
+    }
+    named = {names[int(index)]: value for index, value in (probabilities or {}).items() if int(index) < len(names)}
+    return {"prediction": answers.get(columns.choice_label, prediction)} | probability_cells(named)
+
+
 MULTIPLE_CHOICE = RowParser(
     parse_multiple_choice,
     lambda columns: (columns.text, columns.pair, *columns.choices),
     lambda columns: columns.label,
     decide=_decide,
+    cells=_choice_cells,
 )

@@ -8,6 +8,7 @@ from typing import Any
 from deberta_jax.tasks.cells import cell_value, is_empty, list_items
 from deberta_jax.tasks.custom import Columns, RowParser
 from deberta_jax.tasks.examples import SpanExample
+from deberta_jax.tasks.predicted_tables import text_cells
 from deberta_jax.tasks.rows import UnusableRow, text_in
 from deberta_jax.tasks.squad import nearest_start
 from deberta_jax.tasks.task import Task
@@ -78,4 +79,5 @@ EXTRACTIVE_QA = RowParser(
     lambda columns: (columns.question, columns.context),
     lambda columns: (columns.answer, columns.answer_start),
     adapt=_adapt_extractive_qa,
+    cells=text_cells,
 )

@@ -1,18 +1,16 @@
 """How a row of a custom table becomes an example with texts: one `RowParser` per kind."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deberta_jax.tasks.cells import cell_text, cell_value, is_empty, is_missing, label_name, list_items, number_in
 from deberta_jax.tasks.custom import Columns, RowParser
-from deberta_jax.tasks.examples import Seq2SeqExample, TextExample
+from deberta_jax.tasks.examples import PROBABILITIES, Seq2SeqExample, TextExample
 from deberta_jax.tasks.labels import collect_classes, collect_label_sets, named_label, regression_label
+from deberta_jax.tasks.predicted_tables import probability_cells, text_cells
 from deberta_jax.tasks.rows import UnusableRow, text_in
 from deberta_jax.tasks.seq2seq_metrics import check_rouge
 from deberta_jax.tasks.task import Task
-
-# The key of `TextExample.extra` with the probability of each label.
-PROBABILITIES = "probabilities"
 
 
 def parse_single_label(row_id: str, row: dict[str, Any], columns: Columns) -> TextExample:
@@ -131,9 +129,34 @@ def _label_columns(columns: Columns) -> tuple[str | None, ...]:
     return columns.label
 
 
+def _number_cells(
+    columns: Columns, row: dict[str, Any], prediction: Any, probabilities: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    if not isinstance(prediction, tuple):
+        return {"prediction": prediction}
+    return {f"prediction_{name}": number for name, number in zip(columns.label, prediction, strict=True)}
+
+
+def _label_set_cells(
+    columns: Columns, row: dict[str, Any], prediction: Any, probabilities: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    return {"prediction": list(prediction)} | probability_cells(probabilities)
+
+
 SINGLE_LABEL = RowParser(parse_single_label, _text_columns, _label_columns, collect_classes)
-REGRESSION = RowParser(parse_regression, _text_columns, _label_columns, regression_label)
-MULTI_LABEL = RowParser(parse_multi_label, _text_columns, _label_columns, collect_label_sets)
+REGRESSION = RowParser(parse_regression, _text_columns, _label_columns, regression_label, cells=_number_cells)
+MULTI_LABEL = RowParser(
+    parse_multi_label,
+    _text_columns,
+    _label_columns,
+    collect_label_sets,
+    cells=_label_set_cells,
+    list_separator=lambda columns: columns.separator,
+)
 SEQ2SEQ = RowParser(
-    parse_seq2seq, lambda columns: (columns.source,), lambda columns: (columns.target,), adapt=_adapt_seq2seq
+    parse_seq2seq,
+    lambda columns: (columns.source,),
+    lambda columns: (columns.target,),
+    adapt=_adapt_seq2seq,
+    cells=text_cells,
 )

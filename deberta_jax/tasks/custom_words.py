@@ -13,7 +13,8 @@ from deberta_jax.tasks.conll_metrics import score_tags
 from deberta_jax.tasks.custom import Columns, NumberedRows, RowParser, Rows
 from deberta_jax.tasks.examples import ReadReport, WordsExample
 from deberta_jax.tasks.labels import named_label
-from deberta_jax.tasks.rows import UnusableRow
+from deberta_jax.tasks.predicted_tables import text_cells
+from deberta_jax.tasks.rows import ROW_NUMBERS, UnusableRow
 from deberta_jax.tasks.spans import lost_spans, read_spans, split_words, tag_words
 from deberta_jax.tasks.tagging import collect_tags, is_entity_tag, is_valid_tag, tagging_of, to_iob2
 from deberta_jax.tasks.task import Task
@@ -129,12 +130,13 @@ def _group(rows: NumberedRows, columns: Columns, report: ReadReport) -> Numbered
             elif has_tags and is_missing(row.get(columns.tags)):
                 report.skip(f"no tag in {columns.tags!r}", number)
             else:
-                words.append(row)
+                words.append((number, row))
         if words:
             num_words, num_sentences = num_words + len(words), num_sentences + 1
-            tags = [row[columns.tags] for row in words] if has_tags else None
-            first = {columns.words: [str(row[columns.words]) for row in words], columns.tags: tags}
-            yield sentence[0][0], {**sentence[0][1], columns.sentence: name, **first}
+            tags = [row[columns.tags] for _, row in words] if has_tags else None
+            lists = {columns.words: [str(row[columns.words]) for _, row in words], columns.tags: tags}
+            numbers = [number for number, _ in words]
+            yield sentence[0][0], {**sentence[0][1], columns.sentence: name, ROW_NUMBERS: numbers, **lists}
     report.note(f"{num_words:,} rows with one word each are {num_sentences:,} sentences")
 
 
@@ -168,4 +170,5 @@ TOKEN = RowParser(
     decide=_decide,
     group=_group,
     adapt=_adapt_token,
+    cells=text_cells,
 )

@@ -12,6 +12,8 @@ from deberta_jax.errors import InputError
 
 # A file with a larger share of malformed rows is refused by default: it is probably in another format.
 MAX_MALFORMED = 0.05
+# The key of the probability of each label, in `extra` of an example with soft labels and in a batch.
+PROBABILITIES = "probabilities"
 # Malformed rows that are reported one by one.
 _MAX_ERRORS = 5
 _MAX_NOTES = 10

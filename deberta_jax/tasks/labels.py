@@ -5,6 +5,7 @@ from typing import Any
 
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.cells import label_name
+from deberta_jax.tasks.examples import PROBABILITIES
 from deberta_jax.tasks.rows import unknown_label
 
 NLI_LABELS = "contradiction", "neutral", "entailment"
@@ -38,13 +39,13 @@ def case_variants(labels: Sequence[str]) -> list[tuple[str, ...]]:
 def collect_classes(examples: Sequence[Any]) -> tuple[str, ...]:
     """Return the sorted labels of examples with one label each; raises InputError if there are fewer than two."""
     labelled = [example for example in examples if example.label is not None]
-    soft = [example for example in labelled if example.extra.get("probabilities")]
+    soft = [example for example in labelled if example.extra.get(PROBABILITIES)]
     if soft and len(soft) < len(labelled):
         raise InputError(
             f"{len(soft):,} of {len(labelled):,} training examples have probabilities of labels, the others one label; "
             'write it as {"label": 1}'
         )
-    names = {label for example in soft for label in example.extra["probabilities"]}
+    names = {label for example in soft for label in example.extra[PROBABILITIES]}
     return _sorted(names | {example.label for example in labelled}, 2)
 
 

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 from deberta_jax.tasks.examples import Examples, ReadReport
 
 Row = TypeVar("Row")
+# The key of a row that consists of several: their numbers.
+ROW_NUMBERS = "\0numbers"
 
 
 class UnusableRow(Exception):

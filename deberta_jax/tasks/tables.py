@@ -1,13 +1,14 @@
 """Rows of a custom table: csv, tsv, jsonl, json, parquet or xlsx."""
 
+import difflib
 import itertools
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.delimited import Record, is_quoted, quoted_records, raw_records, split_fields
 from deberta_jax.tasks.examples import ReadReport
 from deberta_jax.tasks.file_types import check_signature
@@ -142,7 +143,7 @@ def _csv_rows(
 ) -> Iterator[tuple[int, Row | UnusableRow]]:
     file = TextFile(path, options.encoding)
     if separator is None:
-        separator = _guess_separator(next(file.lines(), (1, ""))[1])
+        separator = guess_separator(next(file.lines(), (1, ""))[1])
         records = quoted_records(file.lines(), separator, report)
     else:
         records = _tab_separated(file, separator, report)
@@ -170,7 +171,7 @@ def _tab_separated(file: TextFile, separator: str, report: ReadReport) -> Iterat
     return raw_records(file.lines(), separator)
 
 
-def _guess_separator(line: str) -> str:
+def guess_separator(line: str) -> str:
     """Return the separator that splits a header into the most fields, a comma if several do."""
     counts = {sign: len(split_fields(line, sign).fields) for sign in _SEPARATORS}
     return max(_SEPARATORS, key=lambda sign: (counts[sign], sign == ","))
@@ -190,3 +191,15 @@ def column_names(path: Path, header: Sequence[str], report: ReadReport) -> list[
             report.note(f"column {number} is called {unique!r}, because there are several with the name {name!r}")
         names.append(unique)
     return names
+
+
+def check_columns(path: Path, names: Iterable[str], required: Sequence[str | None]) -> None:
+    """Raise InputError for a required column that a table lacks."""
+    names = list(names)
+    missing = next((name for name in required if name is not None and name not in names), None)
+    if missing is not None:
+        similar = difflib.get_close_matches(missing, names, 1)
+        hint = f"; did you mean {similar[0]!r}?" if similar else ""
+        if not hint and table_format(path) in ("csv", "tsv"):
+            hint = "; if the first line is not a header, name all columns with --columns.header"
+        raise InputError(f"{path}: no column {missing!r}; the columns are {list_names(names)}{hint}")

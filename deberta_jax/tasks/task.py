@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deberta_jax.tasks.examples import Examples, SpanPrediction
 
@@ -13,6 +13,17 @@ Read = Callable[[Path, str], Examples]
 Write = Callable[[Path, str, Sequence[Any], Sequence[Any]], list[Path]]
 # (examples, predictions) -> values by name. Unlabelled examples are ignored; raises InputError if none is labelled.
 Metrics = Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]
+# The probability of each label of an example, None if there is none.
+Probabilities = Mapping[str, Any] | None
+
+
+class SourceRows(NamedTuple):
+    """Access to the rows of a custom table behind its examples."""
+
+    groups: Callable[[Path, str], list[str] | None]
+    """(file, split) -> the group of each example, empty for none; None if there is no column of groups."""
+    write: Callable[[Path, Path, str, Sequence[Any], Sequence[Probabilities]], Path]
+    """(folder, file, split, predictions, probabilities) -> a file with the rows of this one and their predictions."""
 
 
 def no_labels(examples: Sequence[Any]) -> tuple[str, ...]:
@@ -66,10 +77,25 @@ class Task:
     fit: Callable[["Task", Mapping[str, Sequence[Path]]], "Task"] = fit_nothing
     """(task, files of each split) -> the task that reads them; decides once for all files, for example how tags mark
     entities."""
+    selected: Callable[[Sequence[Any], Sequence[Any], Sequence[Probabilities]], float] | None = None
+    """(labelled examples, predictions, probabilities) -> the best metric, if it is not among `metrics`."""
+    source_rows: SourceRows | None = None
+    """Access to the rows of a custom table; None for official files, and before `fit`."""
 
     def file_names(self, split: str) -> str:
         """Return the file names of a split for a message, separated by "or"."""
         return " or ".join(self.files.get(split, ()))
+
+    def score(
+        self, examples: Sequence[Any], predictions: Sequence[Any], probabilities: Sequence[Probabilities]
+    ) -> dict[str, float]:
+        """Return the metrics, among them the best metric; raises InputError if no example is labelled."""
+        scores = self.metrics(examples, predictions)
+        if self.selected is None:
+            return scores
+        rows = zip(examples, predictions, probabilities, strict=True)
+        labelled = [row for row in rows if row[0].answer is not None]
+        return scores | {self.best_metric: self.selected(*map(list, zip(*labelled, strict=True)))}
 
     def resolve(self, prediction: Any, threshold: float = 0.0) -> Any:
         """Return the final prediction: a label of this task, or an empty span where no answer is predicted.

@@ -20,9 +20,11 @@ def evaluated(tmp_path, monkeypatch, tokenizer):
     monkeypatch.setattr(best_model, "predict", lambda *arguments: [Outcome("1")])
     monkeypatch.setattr(best_model, "save_pretrained", lambda folder, model, tokenizer: saved.append(model))
 
-    def run(accuracies, *, patience=0, first=10):
+    def run(accuracies, *, patience=0, first=10, metric="accuracy"):
         scores = iter(accuracies)
-        task = dataclasses.replace(TASKS["sst-2"], metrics=lambda examples, predictions: {"accuracy": next(scores)})
+        task = dataclasses.replace(
+            TASKS["sst-2"], metrics=lambda examples, predictions: {metric: next(scores)}, best_metric=metric
+        )
         best = BestModel(
             task,
             KINDS["single_label"],
@@ -52,6 +54,11 @@ def test_each_better_model_is_saved_and_the_first_of_equals_is_kept(evaluated):
 
 def test_a_run_ends_after_several_evaluations_without_improvement(evaluated):
     assert evaluated([0.5, 0.7, 0.6, 0.7, 0.9], patience=2) == ([10, 20], 40, {"accuracy": 0.7})
+
+
+def test_a_smaller_error_is_better_also_for_the_end(evaluated):
+    assert evaluated([0.5, 0.3, 0.3, 0.7, 0.2], metric="rmse") == ([10, 20, 50], None, {"rmse": 0.2})
+    assert evaluated([0.5, 0.3, 0.3, 0.7, 0.2], patience=2, metric="log_loss") == ([10, 20], 40, {"log_loss": 0.3})
 
 
 def test_a_resumed_run_continues_the_history_of_its_metrics(evaluated, tmp_path):

@@ -41,7 +41,8 @@ def saved_classifier(folder, tokenizer, labels):
 
 def test_the_result_of_one_table_classifies_new_texts_and_can_be_evaluated(finished, tmp_path, capsys):
     run = finished("single_label")
-    assert "85 used, 11 skipped" in run.output
+    assert "96 rows, 96 used" in run.output
+    assert "held out 10 of 96 examples as dev (stratified by label, seed 0)" in run.output
     predicted = tmp_path / "predicted.jsonl"
     assert call("predict", run.folder / "model", "--text", "the of shells it", "--output", predicted) == 0
     assert read_json(predicted)["prediction"]["label"] == "bad"
@@ -193,6 +194,12 @@ def test_prediction_files_of_squad_are_scored_without_a_model(tmp_path, capsys):
         (["--epochs", "0"], "epochs is 0.0; it must be a positive number"),
         (["--class-weights", "great=2"], "no label 'great'; the labels are bad, good"),
         (["--optimizer.layer-decay", "2"], "optimizer.layer_decay is 2.0"),
+        (["--folds", "1"], "folds is 1; it must be 0, or at least 2"),
+        (["--folds", "3", "--seeds", "2"], "folds is 3 and seeds 2; use one of them"),
+        (["--metric", "rmse"], "kind single_label do not have; use accuracy, auc, f1_macro, log_loss, map3, matthews"),
+        (["--metric", "qwk"], "metric is 'qwk', which needs labels that are numbers; the labels are bad, good"),
+        (["--held-out", "0"], "held_out is 0; it must be between 0 and 1, such as 0.1"),
+        (["--columns.group", "author"], "reviews.csv: no column 'author'; the columns are review, stars"),
         (["--folder", "/proc/nope"], "/proc/nope: "),
     ],
 )
@@ -219,7 +226,11 @@ def test_missing_inputs_are_reported_before_anything_is_written(pretrained, tmp_
         assert message in capsys.readouterr().err
     (tmp_path / "train.tsv").write_text("gj04\t1\t\tA man eats.\n")
     assert call("finetune", "cola", "--data", tmp_path, "--model", pretrained, "--folder", run) == 2
-    assert "no file for the split dev; expected dev.tsv" in capsys.readouterr().err
+    assert "none of the 1 training examples can be held out" in capsys.readouterr().err
+    (tmp_path / "train.tsv").rename(tmp_path / "test.tsv")
+    assert call("finetune", "cola", "--data", tmp_path, "--model", pretrained, "--folder", run) == 2
+    assert "no file for the split train; expected train.tsv" in capsys.readouterr().err
+    (tmp_path / "test.tsv").rename(tmp_path / "train.tsv")
     (tmp_path / "dev.tsv").write_text("gj04\t1\t\tA man eats.\n")
     assert call("finetune", "cola", "--data", tmp_path, "--folder", run) == 2
     assert "no model given: use --model" in capsys.readouterr().err

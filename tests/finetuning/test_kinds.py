@@ -11,6 +11,7 @@ from toy_runs import read_json, read_lines
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.custom import find_task, generic_task
 from deberta_jax.finetuning.kinds import KINDS
+from deberta_jax.finetuning.splits import hold_out
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.tasks.catalogue import TASKS, find_splits, load, with_data
 from deberta_jax.tasks.custom import Columns
@@ -112,8 +113,13 @@ def dev_set(run):
     if "label" in columns:
         columns["label"] = (columns["label"],)
     data = options["--data"]
-    task = find_task(run.separable.task, Columns(**columns), single_file=data.is_file())
-    examples = load(task, find_splits(task, data)["dev"], "dev").examples
+    task = find_task(run.separable.task, Columns(**columns))
+    paths = find_splits(task, data)
+    if "dev" in paths:
+        examples = load(task, paths["dev"], "dev").examples
+    else:
+        train = load(task, paths["train"], "train").examples
+        examples = hold_out(train, 0.1, 0, KINDS[task.kind].stratification).dev
     return with_data(task, examples), examples
 
 

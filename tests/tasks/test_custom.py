@@ -20,9 +20,9 @@ from deberta_jax.tasks.tables import FORMATS, table_rows
 ROWS = [{"text": f'Line one,\n"two" {k}; three', "pair": f"p\t{k}", "label": ("no", "yes")[k % 2]} for k in range(8)]
 
 
-def task_of(kind="single_label", single_file=False, **columns):
+def task_of(kind="single_label", **columns):
     parser = KINDS[kind].table.row_parser
-    return custom_task(Columns(kind=kind, **columns), parser, accuracy, "accuracy", single_file=single_file)
+    return custom_task(Columns(kind=kind, **columns), parser, accuracy, "accuracy")
 
 
 @pytest.fixture
@@ -165,16 +165,17 @@ def test_a_header_must_name_columns(tmp_path):
         task_of().read(path, "train")
 
 
-def test_a_tenth_of_a_single_table_is_the_development_set_without_common_texts(tmp_path):
-    rows = [{"text": f"text {k % 150}", "label": "ab"[k % 2]} for k in range(300)]
-    task = task_of(single_file=True)
-    path = write_table(tmp_path / "all.csv", rows)
-    assert find_splits(task, path) == {"train": [path], "dev": [path]}
-    (train, (report,)), (dev, _) = (task.read(path, split) for split in ("train", "dev"))
-    assert len(train) + len(dev) == 300
-    assert 10 <= len(dev) <= 50
-    assert not {example.text for example in train} & {example.text for example in dev}
-    assert str(report).endswith(f"300 rows, {len(train)} used, {len(dev)} skipped (belongs to dev: {len(dev)})")
+def test_a_single_table_is_the_training_set_and_its_groups_are_read(tmp_path):
+    rows = [{"text": f"text {k}", "label": "ab"[k % 2], "author": [" x ", "", None, 3][k % 4]} for k in range(8)]
+    path = write_table(tmp_path / "all.jsonl", rows)
+    plain, task = task_of(), task_of(group="author")
+    assert find_splits(task, path) == {"train": [path]}
+    assert plain.fit(plain, {"train": [path]}).source_rows.groups(path, "train") is None
+    fitted = task.fit(task, {"train": [path]})
+    assert fitted.source_rows.groups(path, "train") == ["x", "", "", "3"] * 2
+    assert len(fitted.read(path, "train").examples) == 8
+    with pytest.raises(InputError, match="no column 'writer'"):
+        task_of(group="writer").read(path, "train")
 
 
 def test_an_unknown_format_is_refused(tmp_path):

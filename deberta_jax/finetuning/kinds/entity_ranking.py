@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deberta_jax.finetuning.baselines import first_entity
 from deberta_jax.finetuning.features import Feature, Window, single_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined, log_loss
 from deberta_jax.finetuning.objectives import Losses, binary_divergence, weighted_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities, outcome_pipeline
 from deberta_jax.finetuning.sections import Section, Table
+from deberta_jax.finetuning.summary import Comparison, one_example
 from deberta_jax.inference.buckets import Batching, bucket_width
 from deberta_jax.inference.entity_ranking import encode_entities, score_entities_pipeline
 from deberta_jax.inference.stream import Pipeline
@@ -88,5 +90,8 @@ ENTITY_RANKING = Kind(
     pipeline=_pipeline,
     empty_prediction="",
     averaging=Averaging(_average),
+    comparison=Comparison(
+        first_entity, mean_metrics={metric: one_example(metric) for metric in ("exact_match", "f1", "mean")}
+    ),
     report=ReportContent(_figures, _mistake, "loss"),
 )

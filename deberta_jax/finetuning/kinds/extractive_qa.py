@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning import figures
+from deberta_jax.finetuning.baselines import no_answer
 from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, Encoding, Kind, ReportContent
@@ -26,6 +27,8 @@ from deberta_jax.finetuning.objectives import (
 )
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities, outcome_pipeline
 from deberta_jax.finetuning.sections import Figure, Section, Table
+from deberta_jax.finetuning.strata import BY_ANSWERABLE
+from deberta_jax.finetuning.summary import Comparison, one_example
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.question_answering import MAX_RANKED, encode_contexts, span_ranking_pipeline
 from deberta_jax.inference.stream import Pipeline
@@ -188,5 +191,11 @@ EXTRACTIVE_QA = Kind(
     averaging=Averaging(_average),
     table=CustomTable(ROW_PARSER, score_squad2, "f1"),
     report=ReportContent(_figures, _mistake, "1 - F1"),
+    stratification=BY_ANSWERABLE,
+    comparison=Comparison(
+        no_answer,
+        lambda prediction: (getattr(prediction, "text", prediction),),
+        {metric: one_example(metric) for metric in ("f1", "exact", "exact_match")},
+    ),
     predict_options='--question "..." --context "..."',
 )

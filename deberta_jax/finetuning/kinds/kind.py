@@ -11,6 +11,8 @@ from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import TaskObjective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Section
+from deberta_jax.finetuning.strata import NOT_STRATIFIED, Stratification
+from deberta_jax.finetuning.summary import WITH_MOST_FREQUENT, Comparison
 from deberta_jax.hub.heads import Head
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRows
@@ -112,6 +114,10 @@ class Kind:
     """How an ensemble of models predicts; None if the kind does not support ensembles."""
     table: CustomTable | None = None
     """How to read and score a user's own table; None if there are only tasks with official files."""
+    stratification: Stratification = NOT_STRATIFIED
+    """What a split of a training set distributes evenly."""
+    comparison: Comparison = WITH_MOST_FREQUENT
+    """How predictions are compared with those that do not depend on the text."""
     predict_options: str = ""
     """Options of `deberta-jax predict` for one example; empty if an example cannot be given as options."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Float
 
+from deberta_jax.finetuning.baselines import best_label_set
 from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, ReportContent
@@ -14,10 +15,10 @@ from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
 from deberta_jax.finetuning.objectives import Losses, binary_divergence, head_outputs, weighted_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, calibration_section, class_table
+from deberta_jax.finetuning.summary import Comparison
 from deberta_jax.inference.classification import Classification, labels_above_half
 from deberta_jax.tasks.custom_rows import MULTI_LABEL as ROW_PARSER
-from deberta_jax.tasks.custom_rows import PROBABILITIES
-from deberta_jax.tasks.examples import TextExample
+from deberta_jax.tasks.examples import PROBABILITIES, TextExample
 from deberta_jax.tasks.metrics import multi_label_scores
 from deberta_jax.training.losses import binary_cross_entropy
 from deberta_jax.training.objective import ArrayBatch
@@ -95,4 +96,5 @@ MULTI_LABEL = text_kind(
     _REPORT,
     Averaging(_average, by_label=True),
     _TABLE,
+    comparison=Comparison(best_label_set, lambda labels: (tuple(sorted(labels)),)),
 )

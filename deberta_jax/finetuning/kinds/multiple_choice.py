@@ -9,6 +9,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from deberta_jax.finetuning.baselines import most_frequent_choice
 from deberta_jax.finetuning.features import Feature, Window
 from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined, log_loss
@@ -21,6 +22,8 @@ from deberta_jax.finetuning.objectives import (
 )
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, calibration_section, group_sections
+from deberta_jax.finetuning.strata import BY_LABEL
+from deberta_jax.finetuning.summary import Comparison, is_correct
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
 from deberta_jax.inference.multiple_choice import choice_logits
@@ -90,5 +93,7 @@ MULTIPLE_CHOICE = Kind(
     averaging=Averaging(_average),
     table=CustomTable(ROW_PARSER, accuracy, "accuracy"),
     report=ReportContent(_figures, _mistake, "loss"),
+    stratification=BY_LABEL,
+    comparison=Comparison(most_frequent_choice, mean_metrics={"accuracy": is_correct}),
     predict_options='--text "..." --choices "..." "..."',
 )

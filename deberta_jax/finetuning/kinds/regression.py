@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deberta_jax.finetuning import figures
+from deberta_jax.finetuning.baselines import mean_number
 from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, ReportContent
@@ -15,6 +16,8 @@ from deberta_jax.finetuning.mistakes import Mistake, text_of
 from deberta_jax.finetuning.objectives import Losses, head_outputs, weighted_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.sections import Figure, Section
+from deberta_jax.finetuning.strata import BY_QUANTILE
+from deberta_jax.finetuning.summary import Comparison
 from deberta_jax.inference.classification import Regression
 from deberta_jax.tasks.custom_rows import REGRESSION as ROW_PARSER
 from deberta_jax.tasks.examples import TextExample
@@ -73,4 +76,15 @@ def _mistake(item: PredictedExample) -> Mistake:
 _REPORT = ReportContent(_figures, _mistake, "error")
 _TABLE = CustomTable(ROW_PARSER, regression_scores, "spearman")
 
-REGRESSION = text_kind("regression", "regression", _targets, _OBJECTIVE, _outcome, _REPORT, Averaging(_average), _TABLE)
+REGRESSION = text_kind(
+    "regression",
+    "regression",
+    _targets,
+    _OBJECTIVE,
+    _outcome,
+    _REPORT,
+    Averaging(_average),
+    _TABLE,
+    stratification=BY_QUANTILE,
+    comparison=Comparison(mean_number),
+)

@@ -14,12 +14,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.config import NEW_TOKENS_KEY, OBJECTIVE_KEY
 from deberta_jax.finetuning import figures
+from deberta_jax.finetuning.baselines import source_text
 from deberta_jax.finetuning.features import Feature, Window, single_feature
 from deberta_jax.finetuning.kinds.kind import CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import categorical_divergence, classification_losses, weighted_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, outcome_pipeline
 from deberta_jax.finetuning.sections import Figure, Section
+from deberta_jax.finetuning.summary import Comparison, one_example
 from deberta_jax.inference.buckets import Batching, bucket_width
 from deberta_jax.inference.encode import encode
 from deberta_jax.inference.generation import generate_pipeline
@@ -97,5 +99,9 @@ SEQ2SEQ = Kind(
     empty_prediction="",
     table=CustomTable(ROW_PARSER, seq2seq_scores, "rougeL"),
     report=ReportContent(_figures, _mistake, "1 - ROUGE-L"),
+    comparison=Comparison(
+        source_text,
+        mean_metrics={metric: one_example(metric) for metric in ("rouge1", "rouge2", "rougeL", "exact_match")},
+    ),
     predict_options='--task generate --text "..."',
 )

@@ -12,10 +12,10 @@ from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
 from deberta_jax.finetuning.objectives import classification_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, calibration_section, class_sections, group_sections
+from deberta_jax.finetuning.summary import Comparison, is_correct
 from deberta_jax.inference.classification import Classification
-from deberta_jax.tasks.custom_rows import PROBABILITIES
 from deberta_jax.tasks.custom_rows import SINGLE_LABEL as ROW_PARSER
-from deberta_jax.tasks.examples import TextExample
+from deberta_jax.tasks.examples import PROBABILITIES, TextExample
 from deberta_jax.tasks.metrics import single_label_scores
 
 
@@ -67,4 +67,5 @@ SINGLE_LABEL = text_kind(
     Averaging(_average, by_label=True),
     CustomTable(ROW_PARSER, single_label_scores, "accuracy"),
     ClassWeighting(classification_objective, lambda example: (str(example.label),)),
+    comparison=Comparison(mean_metrics={"accuracy": is_correct}),
 )

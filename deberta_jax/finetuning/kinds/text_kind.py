@@ -14,6 +14,8 @@ from deberta_jax.finetuning.kinds.kind import (
 )
 from deberta_jax.finetuning.objectives import TaskObjective
 from deberta_jax.finetuning.outcomes import Outcome, outcome_pipeline
+from deberta_jax.finetuning.strata import BY_LABEL, Stratification
+from deberta_jax.finetuning.summary import WITH_MOST_FREQUENT, Comparison
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.classification import classification_pipeline
 from deberta_jax.inference.encode import encode
@@ -31,6 +33,8 @@ def text_kind(
     averaging: Averaging,
     table: CustomTable,
     class_weighting: ClassWeighting | None = None,
+    stratification: Stratification = BY_LABEL,
+    comparison: Comparison = WITH_MOST_FREQUENT,
 ) -> Kind:
     """A kind with the head "sequence_classification"; `to_outcome` converts a result of `classification_pipeline`."""
 
@@ -48,5 +52,7 @@ def text_kind(
         class_weighting=class_weighting,
         averaging=averaging,
         table=table,
+        stratification=stratification,
+        comparison=comparison,
         predict_options='--text "..."',
     )

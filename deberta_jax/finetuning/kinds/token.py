@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from deberta_jax.finetuning.baselines import most_frequent_tag
 from deberta_jax.finetuning.features import Feature, Window, single_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, ClassWeighting, CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake
 from deberta_jax.finetuning.objectives import classification_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, class_table, confused_pairs
+from deberta_jax.finetuning.strata import BY_TAG
+from deberta_jax.finetuning.summary import Comparison
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows
 from deberta_jax.inference.entities import label_probabilities
@@ -136,5 +139,7 @@ TOKEN = Kind(
     averaging=Averaging(_average, by_label=True),
     table=CustomTable(ROW_PARSER, score_entities, "f1"),
     report=ReportContent(_figures, _mistake, "wrong words"),
+    stratification=BY_TAG,
+    comparison=Comparison(most_frequent_tag, lambda tags: tags),
     predict_options='--text "..."',
 )
