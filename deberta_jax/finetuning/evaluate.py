@@ -135,12 +135,21 @@ def _mapped(task: Task, probabilities: Mapping[str, Any] | None) -> Mapping[str,
     return mapped
 
 
-def _write_source(folder: Path, task: Task, evaluation: Evaluation, files: Sequence[Path]) -> list[Path]:
-    """Write the predictions for a test set in the layout of its file."""
-    if task.source_rows is None or not is_test(evaluation.split) or len(files) != 1:
-        return []
-    probabilities = [outcome.probabilities for outcome in evaluation.outcomes]
-    return [task.source_rows.write(folder, files[0], evaluation.split, evaluation.predictions, probabilities)]
+def _write_predictions(
+    folder: Path, task: Task, evaluations: Sequence[Evaluation], sources: Mapping[str, Sequence[Path]]
+) -> list[Path]:
+    """Write the prediction files of each split; those for a test set that is a table also in the layout of its file."""
+    paths: list[Path] = []
+    for split, examples, outcomes, _ in evaluations:
+        if split == OUT_OF_FOLD:
+            continue
+        predictions = [outcome.prediction for outcome in outcomes]
+        paths += task.write(folder, split, examples, predictions)
+        files = sources.get(split, ())
+        if task.source_rows is not None and is_test(split) and len(files) == 1:
+            probabilities = [outcome.probabilities for outcome in outcomes]
+            paths.append(task.source_rows.write(folder, files[0], split, predictions, probabilities))
+    return paths
 
 
 def write_results(
@@ -175,11 +184,7 @@ def write_results(
         write_json(folder / "summary.json", {summary.split: summary.as_json() for summary in summaries}),
         write_json(folder / "rows.json", [vars(report) for report in read_reports]),
     ]
-    for evaluation in evaluations:
-        if evaluation.split == OUT_OF_FOLD:
-            continue
-        paths += task.write(folder / "predictions", evaluation.split, evaluation.examples, evaluation.predictions)
-        paths += _write_source(folder / "predictions", task, evaluation, (sources or {}).get(evaluation.split, ()))
+    paths += _write_predictions(folder / "predictions", task, evaluations, sources or {})
     if labelled:
         first = labelled[0]
         named = {

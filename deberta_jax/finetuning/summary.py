@@ -1,5 +1,6 @@
 """The summary of an evaluation: the best metric with its confidence interval, a baseline, and warnings."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -89,21 +90,24 @@ def summarize(
     baseline = comparison.baseline(task, train or examples)
     constant = _baseline_score(task, baseline, examples)
     interval = _interval(task, comparison, value, examples, predictions, probabilities)
-    warnings = []
+    problems = []
     if (single := _single_value(comparison, examples, predictions)) is not None:
-        warnings.append(f"the model predicts {single} for all {len(examples):,} examples")
+        problems.append(f"the model predicts {single} for all {len(examples):,} examples")
     if not is_better(task.best_metric, value, constant):
-        warnings.append(
+        problems.append(
             f"the model does not beat the baseline: {task.best_metric} {value:.4f}, and {constant:.4f} for "
             f"{baseline.name}; train longer, on more examples, or with another learning rate"
         )
-    return Summary(split, len(examples), task.best_metric, value, interval, constant, baseline.name, tuple(warnings))
+    return Summary(split, len(examples), task.best_metric, value, interval, constant, baseline.name, tuple(problems))
 
 
 def _baseline_score(task: Task, baseline: Baseline, examples: Sequence[Any]) -> float:
     outcomes = [baseline.outcome(example) for example in examples]
     predictions = [task.resolve(outcome.prediction) for outcome in outcomes]
-    return task.score(examples, predictions, [outcome.probabilities for outcome in outcomes])[task.best_metric]
+    with warnings.catch_warnings():
+        # A constant prediction is what some metrics warn of.
+        warnings.simplefilter("ignore")
+        return task.score(examples, predictions, [outcome.probabilities for outcome in outcomes])[task.best_metric]
 
 
 def _interval(

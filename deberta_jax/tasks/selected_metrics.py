@@ -116,7 +116,7 @@ def label_set_auc(examples: Sequence[Any], predictions: Sequence[Any], probabili
 
 
 def _mean_auc(is_label: np.ndarray, shares: Float[np.ndarray, "B C"]) -> float:
-    """The mean over labels that some examples have and others have not; 0.5 if there is none."""
+    """The mean over labels that some examples have and others lack; 0.5 if there is none."""
     from sklearn.metrics import roc_auc_score
 
     mixed = [c for c in range(shares.shape[1]) if 0 < is_label[:, c].sum() < len(is_label)]

@@ -2,10 +2,13 @@
 
 import base64
 import html.parser
+import itertools
 import re
 
+import numpy as np
 import pytest
 
+from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.outcomes import PredictedExample
 from deberta_jax.finetuning.report import write_report
@@ -163,3 +166,34 @@ def test_entities_are_compared_by_span_and_type_and_other_tags_by_word(tmp_path)
     (tags,) = KINDS["token"].report.figures(tmp_path, [words], ())
     assert tags.title == "Tags"
     assert [row[:3] for row in tags.table.rows] == [("D", 0.0, 0.0), ("N", 0.5, 1.0)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 20])
+def test_names_of_classes_overlap_neither_each_other_nor_an_axis(monkeypatch, tmp_path, count):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or path)
+    for names in ([f"a rather long name of label {k}" for k in range(count)], [f"c{k}" for k in range(count)]):
+        figures.confusion(np.full((count, count), 12_345), names, tmp_path / "c.png")
+        figure = drawn.pop()
+        figure.canvas.draw()
+        axes = figure.axes[0]
+        labels = axes.get_xticklabels()
+        assert len({label.get_text() for label in labels}) == count
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(box.y1 <= axes.bbox.y0 for box in boxes)
+        assert all(label.get_window_extent().x1 <= axes.bbox.x0 for label in axes.get_yticklabels())
+        step = axes.bbox.width / count
+        if labels[0].get_rotation():
+            # Parallel lines of text at 45 degrees.
+            height = labels[0].get_fontsize() * figure.dpi / 72
+            assert step / np.sqrt(2) > height
+        else:
+            assert all(first.x1 < second.x0 for first, second in itertools.pairwise(boxes))
+
+
+def test_the_best_of_an_error_is_the_lowest(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or path)
+    lines = [{"step": k, "split": "held_out", "rmse": value} for k, value in ((1, 0.9), (2, 0.4), (3, 0.6))]
+    figures.learning_curves(lines, "rmse", tmp_path / "c.png")
+    assert [text.get_text() for text in drawn[0].axes[1].texts] == ["0.4"]

@@ -141,8 +141,8 @@ def test_folds_are_as_even_as_those_of_scikit_learn_and_complete():
         assert sum(folds == fold) in (16, 17, 18)
     parts = [np.asarray(labels)[folds == fold] for fold in range(5)]
     sizes = sorted(Counter(part.tolist())["a"] for part in parts)
-    theirs = StratifiedKFold(5).split(labels[:80], labels[:80])
-    assert sizes == sorted(Counter(labels[k] for k in test)["a"] for _, test in theirs)
+    reference = StratifiedKFold(5).split(labels[:80], labels[:80])
+    assert sizes == sorted(Counter(labels[k] for k in test)["a"] for _, test in reference)
     assert sorted(Counter(part.tolist())["c"] for part in parts) == [0, 1, 1, 1, 1]
     assert fold_numbers(texts(labels), 5, 0, BY_LABEL).tolist() == folds.tolist()
 
