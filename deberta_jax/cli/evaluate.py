@@ -77,6 +77,7 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
         print_once("next: add --folder FOLDER to write predictions and a report")
         return
     models = ", ".join(config.models)
+    assert config.data is not None
     paths_written = write_results(
         config.folder,
         task,

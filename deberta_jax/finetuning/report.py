@@ -119,7 +119,7 @@ def _folds_section(folder: Path, folds: Sequence[Mapping[str, float]], best_metr
     names = [name for name in folds[0] if all(name in metrics for metrics in folds)]
     columns = [[metrics[name] for metrics in folds] for name in names]
     header = ("metric", "mean", "standard deviation", *(f"fold {number}" for number in range(len(folds))))
-    rows = [
+    rows: list[tuple[str | float, ...]] = [
         (name, float(np.mean(column)), float(np.std(column)), *column)
         for name, column in zip(names, columns, strict=True)
     ]
