@@ -1,29 +1,31 @@
 """`deberta-jax finetune TASK`: fine-tune a model on the files of a task, evaluate it, and write a report."""
 
 import shlex
-import shutil
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from deberta_jax.cli.finetune_runs import keep_run, print_plan, run_search, train_run
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder, write_json
 from deberta_jax.finetuning.batches import batches_in_epoch
+from deberta_jax.finetuning.best_model import best_run
 from deberta_jax.finetuning.class_weights import class_weights
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.custom import find_task
 from deberta_jax.finetuning.evaluate import evaluate, write_results
-from deberta_jax.finetuning.initial import PretrainedFolder, model_spec, open_pretrained
+from deberta_jax.finetuning.initial import ModelSpec, PretrainedFolder, model_spec, open_pretrained
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.kinds.kind import Kind, objective_with_options
 from deberta_jax.finetuning.objectives import plain_objective
-from deberta_jax.finetuning.recipes import published_grid
-from deberta_jax.finetuning.run import RunInputs, finetune
+from deberta_jax.finetuning.run import RunInputs
+from deberta_jax.finetuning.sections import Section
 from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import digest, features_of
 from deberta_jax.hub.digests import tensors_sha256
@@ -76,18 +78,9 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     task = with_data(task, train, held_out)
     labels = labels_of(task, train)
     check_labels(labels, splits)
-    model = model_spec(
-        pretrained,
-        kind,
-        labels,
-        head_dropout=config.head_dropout,
-        dtype=config.compute_dtype,
-        remat=config.remat,
-        precision=config.precision,
-        attention=config.attention,
-        from_scratch=config.from_scratch,
-        config_keys=kind.config_keys(pretrained.tokenizer, train, config.max_length),
-    )
+    config_keys = kind.config_keys(pretrained.tokenizer, train, config.max_length)
+    make_model = partial(_model, config, pretrained, kind, labels, config_keys)
+    model = make_model(config.head_dropout)
     # Otherwise the first long batch, or the first evaluation, would fail.
     max_row_length(jax.eval_shape(model.build, jax.random.key(0)), Batching(max_length=config.max_length))
     # A head of the file with the same labels keeps their order.
@@ -100,9 +93,36 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     content = {"model": weights, "tokenizer": pretrained.tokenizer.sha256}
     settings = config.settings() | {"rows": digest(features), "content": content}
     agree({"the training examples": settings["rows"], **{f"the content of the {k}": v for k, v in content.items()}})
-    seeds = _train(config, inputs, _objective(config, kind, labels, train), settings)
+    objective = _objective(config, kind, labels, train)
+    if config.search:
+        config, sections = run_search(config, inputs, objective, settings, make_model)
+        settings, seeds = settings | config.settings(), []
+    else:
+        seeds, sections = _train(config, inputs, objective, settings), []
     if jax.process_index() == 0:
-        _finish(config, task, kind, splits, settings, seeds)
+        _finish(config, task, kind, splits, settings, seeds, sections)
+
+
+def _model(
+    config: FinetuneConfig,
+    pretrained: PretrainedFolder,
+    kind: Kind,
+    labels: Sequence[str],
+    config_keys: Mapping[str, Any],
+    head_dropout: float | None,
+) -> ModelSpec:
+    return model_spec(
+        pretrained,
+        kind,
+        labels,
+        head_dropout=head_dropout,
+        dtype=config.compute_dtype,
+        remat=config.remat,
+        precision=config.precision,
+        attention=config.attention,
+        from_scratch=config.from_scratch,
+        config_keys=config_keys,
+    )
 
 
 def _objective(config: FinetuneConfig, kind: Kind, labels: Sequence[str], train: Sequence[object]) -> Objective:
@@ -117,40 +137,21 @@ def _train(
     config: FinetuneConfig, inputs: RunInputs, objective: Objective, settings: Mapping[str, object]
 ) -> list[dict[str, float]]:
     """Train with each seed; returns the metrics of the best model of each."""
+    print_plan(config, inputs)
     steps = batches_in_epoch(len(inputs.features), config.batch_size)
-    print_once(
-        f"{inputs.task.name}: {config.epochs:g} epochs of {steps:,} steps, batch size {config.batch_size}, learning "
-        f"rate {config.optimizer.learning_rate:g}, at most {config.max_length} tokens, {config.compute_dtype}"
-    )
-    if grid := published_grid(inputs.task.name, config.model):
-        print_once(f"published for this model: {grid}")
     metrics = []
     for seed in range(config.seed, config.seed + config.seeds):
         folder = config.folder if config.seeds == 1 else config.folder / f"seed-{seed}"
-        metrics.append(
-            finetune(
-                inputs,
-                folder,
-                config.training(steps, seed),
-                {**settings, "seed": seed},
-                max_length=config.max_length,
-                objective=objective,
-                patience=config.patience,
-                lora=config.lora if config.lora.rank else None,
-            )
-        )
+        training = config.training(steps, seed)
+        metrics.append(train_run(config, inputs, objective, folder, training, {**settings, "seed": seed}))
     if config.seeds > 1 and jax.process_index() == 0:
-        best = max(range(len(metrics)), key=lambda number: metrics[number][inputs.task.best_metric])
-        _keep_seed(config.folder, config.seed + best, metrics)
+        best = best_run(metrics, inputs.task.best_metric)
+        keep_run(config.folder, config.folder / f"seed-{config.seed + best}")
+        _write_seeds(config.folder, metrics)
     return metrics
 
 
-def _keep_seed(folder: Path, seed: int, metrics: Sequence[Mapping[str, float]]) -> None:
-    """Copy the model, its adapters and the metrics of the best seed to the folder of the run."""
-    for name in ("model", "adapter"):
-        if (folder / f"seed-{seed}" / name).is_dir():
-            shutil.copytree(folder / f"seed-{seed}" / name, folder / name, dirs_exist_ok=True)
-    shutil.copy(folder / f"seed-{seed}" / "metrics.jsonl", folder / "metrics.jsonl")
+def _write_seeds(folder: Path, metrics: Sequence[Mapping[str, float]]) -> None:
     write_json(folder / "seeds.json", metrics)
     for name in metrics[0]:
         values = [values[name] for values in metrics]
@@ -165,6 +166,7 @@ def _finish(
     splits: Mapping[str, Examples],
     settings: Mapping[str, object],
     seeds: Sequence[Mapping[str, float]],
+    sections: Sequence[Section],
 ) -> None:
     """Evaluate the best model on all splits except the training set, and write the results."""
     folder = config.folder / "model"
@@ -184,6 +186,7 @@ def _finish(
         read_reports=[report for examples in splits.values() for report in examples.reports],
         threshold=threshold,
         seeds=seeds if config.seeds > 1 else (),
+        sections=sections,
     )
     for evaluation in evaluations:
         print_once(str(evaluation))

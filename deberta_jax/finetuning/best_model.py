@@ -1,6 +1,7 @@
 """The evaluation of a model in training, and the best model of a run."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,16 @@ class BestModel:
     def _best_step(self) -> int:
         """The step with the best metric, the first of equal ones."""
         return max(self._history, key=lambda step: (self._history[step][self._task.best_metric], -step))
+
+
+def best_run(runs: Sequence[Mapping[str, float]], metric: str) -> int:
+    """The index of the run with the best metric, the first of equal ones; runs without a number are the worst."""
+
+    def value(number: int) -> float:
+        result = runs[number].get(metric, -math.inf)
+        return -math.inf if math.isnan(result) else result
+
+    return max(range(len(runs)), key=value)
 
 
 def _save(save: Callable[[Path, Any, Tokenizer], None], folder: Path, model: Any, tokenizer: Tokenizer) -> None:

@@ -9,6 +9,7 @@ import tyro
 
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
+from deberta_jax.finetuning.search_options import check_search
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
 from deberta_jax.tasks.examples import MAX_MALFORMED
@@ -108,6 +109,13 @@ class FinetuneConfig:
     """Seed of the new head, dropout and the order of examples."""
     seeds: int = 1
     """Number of runs with consecutive seeds. The best is kept; median and range are reported."""
+    search: tuple[str, ...] = ()
+    """Options to vary in a random search, of rate, epochs, layer-decay, batch-size, warmup and dropout. Each has its
+    published values, or NAME=VALUE,VALUE. Published are: rates for the model; the others for the task, or without
+    (generic) epochs 3,4,6,8, batch-size 16,32,64, warmup 50,100,500,1000, dropout 0.1,0.15,0.2,0.3; layer-decay
+    0.8,0.9,1 (ELECTRA). The best model on the development set is kept (docs/tasks.md, Search)."""
+    trials: int = 12
+    """Trials of the search; the first has the options as given. A finished search can be extended with more."""
     from_scratch: bool = False
     """Initialize all weights randomly; only the config and the tokenizer of --model are used."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -135,6 +143,7 @@ class FinetuneConfig:
             raise InputError(f"epochs is {self.epochs}; it must be a positive number such as 3 or 0.5")
         for name in ("label_smoothing", "head_dropout", "max_malformed"):
             check_fraction(name, getattr(self, name) or 0.0)
+        check_search(self.search, self.trials, self.seeds)
 
     @property
     def compute_dtype(self) -> str:
@@ -166,6 +175,6 @@ class FinetuneConfig:
     def settings(self) -> dict[str, Any]:
         """The options that determine the result, as JSON."""
         settings = dataclasses.asdict(self) | {"dtype": self.compute_dtype}
-        for name in ("folder", "data", "processes", "seeds", "seed"):
+        for name in ("folder", "data", "processes", "seeds", "seed", "search", "trials"):
             del settings[name]
         return settings

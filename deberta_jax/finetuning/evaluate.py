@@ -9,6 +9,7 @@ from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.predictions import predict
 from deberta_jax.finetuning.report import write_report
+from deberta_jax.finetuning.sections import Section
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.tasks.examples import Prediction, ReadReport
 from deberta_jax.tasks.squad_metrics import best_threshold
@@ -106,10 +107,12 @@ def write_results(
     read_reports: Sequence[ReadReport],
     threshold: float | None = None,
     seeds: Sequence[Mapping[str, float]] = (),
+    sections: Sequence[Section] = (),
 ) -> list[Path]:
     """Write `metrics.json`, `rows.json`, `predictions/` and `report.html`; returns their paths.
 
-    The report shows the examples of the first labelled split. `seeds` are the metrics of runs with several seeds.
+    The report shows the examples of the first labelled split. `seeds` are the metrics of runs with several seeds,
+    `sections` the first sections of the report.
     """
     make_folder(folder)
     labelled = [evaluation for evaluation in evaluations if evaluation.metrics]
@@ -144,6 +147,7 @@ def write_results(
             settings=settings,
             rows=[str(report) for report in read_reports],
             seeds=seeds,
+            sections=sections,
         )
         paths.append(path)
     return paths

@@ -35,15 +35,16 @@ def write_report(
     settings: Mapping[str, Any],
     rows: Sequence[str],
     seeds: Sequence[Mapping[str, float]] = (),
+    sections: Sequence[Section] = (),
 ) -> Path:
     """Write the report and its figures into a folder.
 
     `history` are the lines of `metrics.jsonl`, `rows` those on the files that were read, `seeds` the metrics of runs
-    with several seeds.
+    with several seeds, `sections` the first sections.
     """
     make_folder(folder)
     known = [item for item in predicted if item.example.answer is not None]
-    sections: list[Section] = []
+    sections = list(sections)
     if seeds:
         sections.append(_seeds_section(folder, seeds, best_metric))
     if path := figures.learning_curves(history, best_metric, folder / "curves.png"):

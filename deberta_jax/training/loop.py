@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from deberta_jax.errors import InputError, StopRequested
+from deberta_jax.errors import DivergenceError, InputError, StopRequested
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
@@ -65,8 +65,8 @@ def train(
     run early. `initial_model` returns the model of step 0, sharded as the method's, instead of `method.build`.
     `flops` gives the FLOPs of each step, from 1, to report utilization.
 
-    Raises StopRequested after saving a checkpoint if SIGTERM or Ctrl-C arrives, and InputError if the settings differ,
-    the loss is not finite for too long, or a checkpoint can be neither read nor saved.
+    Raises StopRequested after saving a checkpoint if SIGTERM or Ctrl-C arrives, DivergenceError if the loss is not
+    finite for too long, and InputError if the settings differ, or a checkpoint can be neither read nor saved.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch_size(config.batch_size, mesh, config.accumulate)
@@ -176,14 +176,14 @@ class _Loop:
         self.checkpointer.save(self.state, note)
 
     def _check_finite(self) -> None:
-        """Raise InputError if too many steps in a row had a loss or gradient that is not finite."""
+        """Raise DivergenceError if too many steps in a row had a loss or gradient that is not finite."""
         metrics, step = self.recorder.latest, self.recorder.latest_step
         if metrics.get("skipped_in_row", 0) < self.config.stop_after:
             return
         self.checkpointer.wait()
         steps = self.checkpointer.steps
         saved = f"the checkpoint of step {steps[-1]} is intact" if steps else "no checkpoint was saved yet"
-        raise InputError(
+        raise DivergenceError(
             f"step {step} (batch {step - 1}): loss {metrics['loss']:g}, gradient norm {metrics['grad_norm']:g}; "
             f"{self.config.stop_after} steps in a row were not finite and were skipped; {saved}"
         )
