@@ -16,6 +16,7 @@ from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder, write_json
 from deberta_jax.finetuning.batches import batches_in_epoch
 from deberta_jax.finetuning.best_model import best_run
+from deberta_jax.finetuning.card import CardInputs, finetuned_card
 from deberta_jax.finetuning.class_weights import class_weights
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.custom import find_task
@@ -25,11 +26,14 @@ from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.kinds.kind import Kind, objective_with_options
 from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.finetuning.run import RunInputs
+from deberta_jax.finetuning.search_options import parse_search
 from deberta_jax.finetuning.sections import Section
 from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.training_set import digest, features_of
+from deberta_jax.hub.card import write_card
 from deberta_jax.hub.digests import tensors_sha256
 from deberta_jax.hub.pretrained import load_pretrained
+from deberta_jax.hub.upload import check_upload, upload_folder
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
@@ -59,6 +63,8 @@ def run(config: FinetuneConfig) -> None:
     for split in ("train", "dev"):
         if split not in paths:
             raise InputError(f"{config.data}: no file for the split {split}; expected {task.file_names(split)}")
+    if config.upload.push_to_hub:
+        on_first_process(partial(check_upload, config.upload.push_to_hub))
     pretrained = open_pretrained(config.model)
     check_attention_runs(config.attention, pretrained.config, config.compute_dtype, training=True)
     with ExitStack() as stack:
@@ -190,8 +196,19 @@ def _finish(
     )
     for evaluation in evaluations:
         print_once(str(evaluation))
+    inputs = CardInputs(config.data or Path(), config.model, settings, _runs_line(config))
+    write_card(folder, finetuned_card(task, kind, model.deberta.config, splits, evaluations, inputs))
     print_once(f"wrote {folder}, " + ", ".join(str(path) for path in paths))
+    if config.upload.push_to_hub:
+        print_once(f"uploaded to {upload_folder(folder, config.upload.push_to_hub, public=config.upload.public)}")
     print_once(f"next: {_next_command(config, task, kind, folder)}")
+
+
+def _runs_line(config: FinetuneConfig) -> str:
+    """Which of several runs the model is from, for its card."""
+    if config.search:
+        return f"The best trial of a random search over {', '.join(parse_search(config.search))}."
+    return f"The best of {config.seeds} seeds." if config.seeds > 1 else ""
 
 
 def _next_command(config: FinetuneConfig, task: Task, kind: Kind, folder: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from deberta_jax.finetuning.batches import batches_in_epoch
+from deberta_jax.finetuning.card import data_name
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.initial import ModelSpec
 from deberta_jax.finetuning.recipes import published_grid
@@ -73,7 +74,7 @@ def run_search(
     sections: list[Section] = []
     if jax.process_index() == 0:
         keep_run(config.folder, config.folder / best.folder)
-        sections = [search_section(config.folder, trials, metric, inputs.task.name)]
+        sections = [search_section(config.folder, trials, metric, data_name(inputs.task, config.data or Path()))]
         print_once("\n".join(summary_lines(trials, metric)))
     return with_options(config, best.options), sections
 

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
 from deberta_jax.finetuning.search_options import check_search
+from deberta_jax.hub.upload_options import UploadConfig
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
 from deberta_jax.tasks.examples import MAX_MALFORMED
@@ -130,6 +131,7 @@ class FinetuneConfig:
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
+    upload: Annotated[UploadConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=UploadConfig)
     task: tyro.conf.Suppress[str] = ""
     """Name of the task, set by the recipe."""
 
@@ -175,6 +177,6 @@ class FinetuneConfig:
     def settings(self) -> dict[str, Any]:
         """The options that determine the result, as JSON."""
         settings = dataclasses.asdict(self) | {"dtype": self.compute_dtype}
-        for name in ("folder", "data", "processes", "seeds", "seed", "search", "trials"):
+        for name in ("folder", "data", "processes", "seeds", "seed", "search", "trials", "upload"):
             del settings[name]
         return settings

@@ -260,6 +260,7 @@ def test_a_search_keeps_its_best_model_and_an_interrupted_trial_resumes_bit_for_
     report = (whole / "report.html").read_text()
     assert "<h2>Search</h2>" in report and "optimistic" in report
     assert (whole / "search.png").exists()
+    assert "The best trial of a random search over rate." in (whole / "model/README.md").read_text()
 
     # A stop in the second trial, after a checkpoint; a trial has six batches.
     original, batches_read = run_module.Batches.__next__, itertools.count()
