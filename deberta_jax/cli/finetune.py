@@ -43,6 +43,7 @@ from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, lo
 from deberta_jax.tasks.examples import Examples
 from deberta_jax.tasks.task import Task
 from deberta_jax.training.objective import Objective
+from deberta_jax.training.tracking import check_wandb
 
 
 def run(config: FinetuneConfig) -> None:
@@ -63,6 +64,7 @@ def run(config: FinetuneConfig) -> None:
     for split in ("train", "dev"):
         if split not in paths:
             raise InputError(f"{config.data}: no file for the split {split}; expected {task.file_names(split)}")
+    check_wandb(config.wandb)
     if config.upload.push_to_hub:
         on_first_process(partial(check_upload, config.upload.push_to_hub))
     pretrained = open_pretrained(config.model)

@@ -54,6 +54,7 @@ def train_run(
         objective=objective,
         patience=config.patience,
         lora=config.lora if config.lora.rank else None,
+        wandb=config.wandb,
     )
 
 

@@ -131,6 +131,8 @@ class FinetuneConfig:
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
+    wandb: str | None = None
+    """Send all metrics to this project, or entity/project, of Weights & Biases too (extra wandb)."""
     upload: Annotated[UploadConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=UploadConfig)
     task: tyro.conf.Suppress[str] = ""
     """Name of the task, set by the recipe."""
@@ -177,6 +179,6 @@ class FinetuneConfig:
     def settings(self) -> dict[str, Any]:
         """The options that determine the result, as JSON."""
         settings = dataclasses.asdict(self) | {"dtype": self.compute_dtype}
-        for name in ("folder", "data", "processes", "seeds", "seed", "search", "trials", "upload"):
+        for name in ("folder", "data", "processes", "seeds", "seed", "search", "trials", "upload", "wandb"):
             del settings[name]
         return settings

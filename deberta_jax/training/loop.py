@@ -19,7 +19,7 @@ from deberta_jax.training.config import OptimizerConfig, TrainingConfig
 from deberta_jax.training.method import TrainingMethod
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.preemption import Preemption
-from deberta_jax.training.recorder import Recorder
+from deberta_jax.training.recorder import Log, Recorder, no_log
 from deberta_jax.training.run import claim_folder
 from deberta_jax.training.state import TrainState, abstract_state, initial_state
 from deberta_jax.training.step import Step, check_batch_size, make_evaluation, place
@@ -56,6 +56,7 @@ def train(
     should_end: Callable[[int], bool] = lambda step: False,
     initial_model: Callable[[], Any] | None = None,
     flops: Callable[[int], int] = lambda step: 0,
+    log: Log = no_log,
 ) -> TrainResult:
     """Train a model in a run folder, from step 0 or from the latest checkpoint there.
 
@@ -63,7 +64,7 @@ def train(
     settings is refused, apart from a larger number of steps, which extends the run. `batches(k)` yields batches k,
     k + 1, .... `evaluate` runs every `config.evaluate_every` steps and at the end; then `should_end(step)` may end the
     run early. `initial_model` returns the model of step 0, sharded as the method's, instead of `method.build`.
-    `flops` gives the FLOPs of each step, from 1, to report utilization.
+    `flops` gives the FLOPs of each step, from 1, to report utilization. `log` gets all metrics that are recorded.
 
     Raises StopRequested after saving a checkpoint if SIGTERM or Ctrl-C arrives, DivergenceError if the loss is not
     finite for too long, and InputError if the settings differ, or a checkpoint can be neither read nor saved.
@@ -85,7 +86,7 @@ def train(
             state = initial_state(method.build, method.optimizer, config.seed, mesh, model)
         start = int(state.step)
         peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0.0)
-        recorder = Recorder(folder, config.steps, start, method.curves, flops=flops, peak_flops=peak)
+        recorder = Recorder(folder, config.steps, start, method.curves, flops=flops, peak_flops=peak, log=log)
         with closing(batches(start)) as source, closing(recorder):
             recorder.print(_first_line(folder, config, state, note))
             loop = _Loop(
