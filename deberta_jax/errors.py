@@ -11,6 +11,10 @@ class InputError(ValueError):
     """Bad input: one line that says what is wrong, where, and what to do. Commands print it and exit with 2."""
 
 
+class DivergenceError(InputError):
+    """The loss or the gradient of a run was not finite for too many steps."""
+
+
 class PeerError(Exception):
     """Another process of the run failed or is unreachable: one line. Commands print it and exit with 1."""
 

@@ -1,39 +1,40 @@
 """`deberta-jax finetune TASK`: fine-tune a model on the files of a task, evaluate it, and write a report."""
 
 import dataclasses
-import shutil
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
 from deberta_jax.cli.finetune_results import FinetuneRun, finish, finish_folds
+from deberta_jax.cli.finetune_runs import keep_run, print_plan, run_search, train_run
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder, write_json
 from deberta_jax.finetuning.batches import batches_in_epoch
+from deberta_jax.finetuning.best_model import best_run
 from deberta_jax.finetuning.class_weights import class_weights
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.cross_validation import check_folds
 from deberta_jax.finetuning.custom import find_task
-from deberta_jax.finetuning.evaluate import (
-    metric_names,
-)
-from deberta_jax.finetuning.initial import PretrainedFolder, model_spec, open_pretrained
+from deberta_jax.finetuning.evaluate import metric_names
+from deberta_jax.finetuning.initial import ModelSpec, PretrainedFolder, model_spec, open_pretrained
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.kinds.kind import Kind, objective_with_options
 from deberta_jax.finetuning.objectives import plain_objective
-from deberta_jax.finetuning.recipes import published_grid
-from deberta_jax.finetuning.run import RunInputs, finetune
+from deberta_jax.finetuning.run import RunInputs
+from deberta_jax.finetuning.sections import Section
 from deberta_jax.finetuning.sift import sift
 from deberta_jax.finetuning.splits import divide
 from deberta_jax.finetuning.training_set import digest, features_of
 from deberta_jax.hub.digests import tensors_sha256
+from deberta_jax.hub.upload import check_upload
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
@@ -46,9 +47,10 @@ from deberta_jax.tasks.catalogue import (
     load,
     with_data,
 )
-from deberta_jax.tasks.selected_metrics import is_better, with_metric
+from deberta_jax.tasks.selected_metrics import with_metric
 from deberta_jax.tasks.task import Task
 from deberta_jax.training.objective import Objective
+from deberta_jax.training.tracking import check_wandb
 
 
 def run(config: FinetuneConfig) -> None:
@@ -64,6 +66,9 @@ def run(config: FinetuneConfig) -> None:
         raise InputError(f"{config.data}: no file for the split train; expected {task.file_names('train')}")
     if config.folds:
         check_folds(KINDS[task.kind])
+    check_wandb(config.wandb)
+    if config.upload.push_to_hub:
+        on_first_process(partial(check_upload, config.upload.push_to_hub))
     pretrained = open_pretrained(config.model)
     check_attention_runs(config.attention, pretrained.config, config.compute_dtype, training=True)
     with ExitStack() as stack:
@@ -86,36 +91,36 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     check_labels(labels, splits)
     if config.metric is not None:
         task = with_metric(task, config.metric, labels, metric_names(task, kind, train, held_out))
-    model = model_spec(
-        pretrained,
-        kind,
-        labels,
-        head_dropout=config.head_dropout,
-        dtype=config.compute_dtype,
-        remat=config.remat,
-        precision=config.precision,
-        attention=config.attention,
-        from_scratch=config.from_scratch,
-        config_keys=kind.config_keys(pretrained.tokenizer, train, config.max_length),
-    )
+    config_keys = kind.config_keys(pretrained.tokenizer, train, config.max_length)
+    make_model = partial(_model, config, pretrained, kind, labels, config_keys)
+    model = make_model(config.head_dropout)
     # Otherwise the first long batch, or the first evaluation, would fail.
     max_row_length(jax.eval_shape(model.build, jax.random.key(0)), Batching(max_length=config.max_length))
     # A head of the file with the same labels keeps their order.
     labels = model.config.labels if labels else ()
-    run = FinetuneRun(task, kind, pretrained, model, labels, splits, paths)
+    run = FinetuneRun(task, kind, pretrained, model, make_model, labels, splits, paths)
     if folds is not None:
         _cross_validate(config, run, folds)
         return
-    settings, seeds = _fit(config, run, train, held_out)
+    fitted = _fit(config, run, train, held_out)
     if jax.process_index() == 0:
-        finish(config, run, settings, seeds)
+        finish(fitted.config, run, fitted.settings, fitted.seeds, fitted.sections)
+
+
+class _Fitted(NamedTuple):
+    """The options and settings of the model that is kept, the metrics of each seed, and sections for the report."""
+
+    config: FinetuneConfig
+    settings: dict[str, Any]
+    seeds: list[dict[str, float]]
+    sections: Sequence[Section] = ()
 
 
 def _fit(
     config: FinetuneConfig, run: FinetuneRun, train: Sequence[Any], held_out: Sequence[Any], fold: str | None = None
-) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """Train with each seed; returns the settings, and the metrics of the best model of each seed."""
-    task, kind, pretrained, model, labels, *_ = run
+) -> _Fitted:
+    """Train with each seed, or all trials of a search, and keep the best model."""
+    task, kind, pretrained, model, labels = run.task, run.kind, run.pretrained, run.model, run.labels
     features, report = features_of(kind, pretrained.tokenizer, train, labels, config.max_length)
     if report.skipped:
         print_once(report.details())
@@ -126,21 +131,49 @@ def _fit(
     if fold is not None:
         settings["fold"] = fold
     agree({"the training examples": settings["rows"], **{f"the content of the {k}": v for k, v in content.items()}})
-    return settings, _train(config, inputs, _objective(config, kind, labels, train), settings)
+    objective = _objective(config, kind, labels, train)
+    if config.search:
+        config, sections = run_search(config, inputs, objective, settings, run.make_model)
+        return _Fitted(config, settings | config.settings(), [], sections)
+    return _Fitted(config, settings, _train(config, inputs, objective, settings))
 
 
 def _cross_validate(config: FinetuneConfig, run: FinetuneRun, folds: Int[np.ndarray, "B"]) -> None:
     """Train on all folds but one, for each of them; evaluate the models and their ensemble, and write the results."""
     examples = run.splits["train"].examples
     folders, metrics = [config.folder / f"fold-{fold}" for fold in range(config.folds)], []
+    content: Any = {}
     for fold, folder in enumerate(folders):
         train, held_out = ([e for e, k in zip(examples, folds, strict=True) if (k == fold) == s] for s in (False, True))
         print_once(f"fold {fold} of {config.folds}: {len(train):,} examples, {len(held_out):,} held out")
         one = dataclasses.replace(config, folder=folder, folds=0)
-        settings, seeds = _fit(one, run, train, held_out, f"{fold} of {config.folds}")
-        metrics += seeds
+        fitted = _fit(one, run, train, held_out, f"{fold} of {config.folds}")
+        metrics += fitted.seeds
+        content = fitted.settings["content"]
     if jax.process_index() == 0:
-        finish_folds(config, run, folders, folds, config.settings() | {"content": settings["content"]}, metrics)
+        finish_folds(config, run, folders, folds, config.settings() | {"content": content}, metrics)
+
+
+def _model(
+    config: FinetuneConfig,
+    pretrained: PretrainedFolder,
+    kind: Kind,
+    labels: Sequence[str],
+    config_keys: Mapping[str, Any],
+    head_dropout: float | None,
+) -> ModelSpec:
+    return model_spec(
+        pretrained,
+        kind,
+        labels,
+        head_dropout=head_dropout,
+        dtype=config.compute_dtype,
+        remat=config.remat,
+        precision=config.precision,
+        attention=config.attention,
+        from_scratch=config.from_scratch,
+        config_keys=config_keys,
+    )
 
 
 def _objective(config: FinetuneConfig, kind: Kind, labels: Sequence[str], train: Sequence[object]) -> Objective:
@@ -155,43 +188,21 @@ def _train(
     config: FinetuneConfig, inputs: RunInputs, objective: Objective, settings: Mapping[str, object]
 ) -> list[dict[str, float]]:
     """Train with each seed; returns the metrics of the best model of each."""
+    print_plan(config, inputs)
     steps = batches_in_epoch(len(inputs.features), config.batch_size)
-    print_once(
-        f"{inputs.task.name}: {config.epochs:g} epochs of {steps:,} steps, batch size {config.batch_size}, learning "
-        f"rate {config.optimizer.learning_rate:g}, at most {config.max_length} tokens, {config.compute_dtype}"
-    )
-    if grid := published_grid(inputs.task.name, config.model):
-        print_once(f"published for this model: {grid}")
     metrics = []
     for seed in range(config.seed, config.seed + config.seeds):
         folder = config.folder if config.seeds == 1 else config.folder / f"seed-{seed}"
-        metrics.append(
-            finetune(
-                inputs,
-                folder,
-                config.training(steps, seed),
-                {**settings, "seed": seed},
-                max_length=config.max_length,
-                objective=objective,
-                patience=config.patience,
-                lora=config.lora if config.lora.rank else None,
-            )
-        )
+        training = config.training(steps, seed)
+        metrics.append(train_run(config, inputs, objective, folder, training, {**settings, "seed": seed}))
     if config.seeds > 1 and jax.process_index() == 0:
-        metric = inputs.task.best_metric
-        best = 0
-        for number, values in enumerate(metrics):
-            best = number if is_better(metric, values[metric], metrics[best][metric]) else best
-        _keep_seed(config.folder, config.seed + best, metrics)
+        best = best_run(metrics, inputs.task.best_metric)
+        keep_run(config.folder, config.folder / f"seed-{config.seed + best}")
+        _write_seeds(config.folder, metrics)
     return metrics
 
 
-def _keep_seed(folder: Path, seed: int, metrics: Sequence[Mapping[str, float]]) -> None:
-    """Copy the model, its adapters and the metrics of the best seed to the folder of the run."""
-    for name in ("model", "adapter"):
-        if (folder / f"seed-{seed}" / name).is_dir():
-            shutil.copytree(folder / f"seed-{seed}" / name, folder / name, dirs_exist_ok=True)
-    shutil.copy(folder / f"seed-{seed}" / "metrics.jsonl", folder / "metrics.jsonl")
+def _write_seeds(folder: Path, metrics: Sequence[Mapping[str, float]]) -> None:
     write_json(folder / "seeds.json", metrics)
     for name in metrics[0]:
         values = [values[name] for values in metrics]

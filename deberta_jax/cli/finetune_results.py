@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from deberta_jax.cli.finetune_runs import MakeModel
 from deberta_jax.files import make_folder, write_json
+from deberta_jax.finetuning.card import CardInputs, finetuned_card
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.cross_validation import evaluate_folds, mean_lines, write_out_of_fold
 from deberta_jax.finetuning.evaluate import (
@@ -22,7 +24,11 @@ from deberta_jax.finetuning.evaluate import (
 )
 from deberta_jax.finetuning.initial import ModelSpec, PretrainedFolder
 from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.search_options import parse_search
+from deberta_jax.finetuning.sections import Section
+from deberta_jax.hub.card import write_card
 from deberta_jax.hub.pretrained import load_pretrained
+from deberta_jax.hub.upload import upload_folder
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.processes.first_process import print_once
 from deberta_jax.tasks.catalogue import data_name
@@ -38,6 +44,7 @@ class FinetuneRun(NamedTuple):
     kind: Kind
     pretrained: PretrainedFolder
     model: ModelSpec
+    make_model: MakeModel
     labels: Sequence[str]
     splits: Mapping[str, Examples]
     paths: Mapping[str, Sequence[Path]]
@@ -49,16 +56,24 @@ class FinetuneRun(NamedTuple):
 
 
 def finish(
-    config: FinetuneConfig, run: FinetuneRun, settings: Mapping[str, object], seeds: Sequence[Mapping[str, float]]
+    config: FinetuneConfig,
+    run: FinetuneRun,
+    settings: Mapping[str, object],
+    seeds: Sequence[Mapping[str, float]],
+    sections: Sequence[Section] = (),
 ) -> None:
-    """Evaluate the best model on all splits except the training set, and write the results."""
+    """Evaluate the best model on all splits except the training set, write the results, and upload the model."""
     folder = config.folder / "model"
     model, tokenizer = _load(config, run.kind, folder)
     batching = Batching(max_length=config.max_length)
     evaluations, threshold = evaluate(run.task, run.kind, model, tokenizer, run.evaluated, batching)
     several = seeds if config.seeds > 1 else ()
-    written = _write(config, run, evaluations, threshold, settings, seeds=several)
+    written = _write(config, run, evaluations, threshold, settings, seeds=several, sections=sections)
+    inputs = CardInputs(config.data or Path(), config.model, settings, _runs_line(config))
+    write_card(folder, finetuned_card(run.task, run.kind, model.deberta.config, run.splits, evaluations, inputs))
     print_once(f"wrote {folder}, " + ", ".join(map(str, written)))
+    if config.upload.push_to_hub:
+        print_once(f"uploaded to {upload_folder(folder, config.upload.push_to_hub, public=config.upload.public)}")
     print_once(f"next: {_next_command(config, run.task, run.kind, folder)}")
 
 
@@ -99,6 +114,7 @@ def _write(
     *,
     seeds: Sequence[Mapping[str, float]] = (),
     folds: Sequence[Mapping[str, float]] = (),
+    sections: Sequence[Section] = (),
 ) -> list[Path]:
     """Write the results, and print the metrics; returns the paths."""
     assert config.data is not None
@@ -117,11 +133,19 @@ def _write(
         folds=folds,
         sources=run.paths,
         summaries=summaries,
+        sections=sections,
     )
     for evaluation in evaluations:
         print_once(str(evaluation))
     print_summaries(summaries)
     return written
+
+
+def _runs_line(config: FinetuneConfig) -> str:
+    """Which of several runs the model is from, for its card."""
+    if config.search:
+        return f"The best trial of a random search over {', '.join(parse_search(config.search))}."
+    return f"The best of {config.seeds} seeds." if config.seeds > 1 else ""
 
 
 def _next_command(config: FinetuneConfig, task: Task, kind: Kind, folder: Path) -> str:

@@ -78,6 +78,7 @@ COMMANDS = {
     "convert": Command(
         "convert a model to the format of Hugging Face or Microsoft, or to a run", "deberta_jax.cli.convert_options"
     ),
+    "upload": Command("upload a model folder to the Hugging Face hub", "deberta_jax.cli.upload"),
     "prepare": Command("tokenize text and write it as shards for pretraining", "deberta_jax.cli.prepare"),
     "tokenizer": Command("train a SentencePiece tokenizer on text", "deberta_jax.cli.tokenizer"),
     "launch": Command("run pretrain or finetune as several processes on this machine", "deberta_jax.cli.launch"),

@@ -1,6 +1,7 @@
 """The evaluation of a model in training, and the best model of a run."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,19 @@ class BestModel:
 
     def _best_step(self) -> int:
         """The step with the best metric, the first of equal ones."""
-        metric = self._task.best_metric
-        sign = -1 if lower_is_better(metric) else 1
-        return max(self._history, key=lambda step: (sign * self._history[step][metric], -step))
+        steps = sorted(self._history)
+        return steps[best_run([self._history[step] for step in steps], self._task.best_metric)]
+
+
+def best_run(runs: Sequence[Mapping[str, float]], metric: str) -> int:
+    """The index of the run with the best metric, the first of equal ones; runs without a number are the worst."""
+    sign = -1 if lower_is_better(metric) else 1
+
+    def value(number: int) -> float:
+        result = runs[number].get(metric, math.nan)
+        return -math.inf if math.isnan(result) else sign * result
+
+    return max(range(len(runs)), key=value)
 
 
 def _save(save: Callable[[Path, Any, Tokenizer], None], folder: Path, model: Any, tokenizer: Tokenizer) -> None:

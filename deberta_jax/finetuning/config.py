@@ -3,12 +3,14 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
+from deberta_jax.finetuning.search_options import check_search
+from deberta_jax.hub.upload_options import UploadConfig
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
 from deberta_jax.tasks.examples import MAX_MALFORMED
@@ -116,6 +118,13 @@ class FinetuneConfig:
     """Seed of the new head, dropout, the order of examples, and the examples that are held out."""
     seeds: int = 1
     """Number of runs with consecutive seeds. The best is kept; median and range are reported."""
+    search: tuple[str, ...] = ()
+    """Options to vary in a random search, of rate, epochs, layer-decay, batch-size, warmup and dropout. Each has its
+    published values, or NAME=VALUE,VALUE. Published are: rates for the model; the others for the task, or without
+    (generic) epochs 3,4,6,8, batch-size 16,32,64, warmup 50,100,500,1000, dropout 0.1,0.15,0.2,0.3; layer-decay
+    0.8,0.9,1 (ELECTRA). The best model on the development set is kept (docs/tasks.md, Search)."""
+    trials: int = 12
+    """Trials of the search; the first has the options as given. A finished search can be extended with more."""
     from_scratch: bool = False
     """Initialize all weights randomly; only the config and the tokenizer of --model are used."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -130,6 +139,9 @@ class FinetuneConfig:
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
+    wandb: str | None = None
+    """Send all metrics to this project, or entity/project, of Weights & Biases too (extra wandb)."""
+    upload: Annotated[UploadConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=UploadConfig)
     task: tyro.conf.Suppress[str] = ""
     """Name of the task, set by the recipe."""
 
@@ -145,10 +157,14 @@ class FinetuneConfig:
             raise InputError(f"folds is {self.folds}; it must be 0, or at least 2")
         if self.folds and self.seeds > 1:
             raise InputError(f"folds is {self.folds} and seeds {self.seeds}; use one of them")
+        if self.folds and (self.search or self.upload.push_to_hub):
+            other = "search" if self.search else "push_to_hub"
+            raise InputError(f"folds is {self.folds}, which trains several models; it cannot be combined with {other}")
         if not 0 < self.held_out < 1:
             raise InputError(f"held_out is {self.held_out:g}; it must be between 0 and 1, such as 0.1")
         for name in ("label_smoothing", "head_dropout", "max_malformed"):
             check_fraction(name, getattr(self, name) or 0.0)
+        check_search(self.search, self.trials, self.seeds)
 
     @property
     def compute_dtype(self) -> str:
@@ -180,6 +196,6 @@ class FinetuneConfig:
     def settings(self) -> dict[str, Any]:
         """The options that determine the result, as JSON."""
         settings = dataclasses.asdict(self) | {"dtype": self.compute_dtype}
-        for name in ("folder", "data", "processes", "seeds", "seed"):
+        for name in ("folder", "data", "processes", "seeds", "seed", "search", "trials", "upload", "wandb"):
             del settings[name]
         return settings

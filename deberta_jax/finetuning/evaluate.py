@@ -9,6 +9,7 @@ from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample
 from deberta_jax.finetuning.predictions import predict
 from deberta_jax.finetuning.report import write_report
+from deberta_jax.finetuning.sections import Section
 from deberta_jax.finetuning.summary import Summary, summarize
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.processes.first_process import print_once
@@ -167,12 +168,13 @@ def write_results(
     sources: Mapping[str, Sequence[Path]] | None = None,
     summaries: Sequence[Summary] = (),
     folds: Sequence[Mapping[str, float]] = (),
+    sections: Sequence[Section] = (),
 ) -> list[Path]:
     """Write `metrics.json`, `summary.json`, `rows.json`, `predictions/` and `report.html`; returns their paths.
 
-    The report shows the examples of the first labelled split. `seeds` and `folds` are the metrics of several runs. The
-    predictions for a test set that is a custom table are also written in its layout; `sources` are the files of each
-    split.
+    The report shows the examples of the first labelled split. `seeds` and `folds` are the metrics of several runs,
+    `sections` the first sections of the report. The predictions for a test set that is a custom table are also written
+    in its layout; `sources` are the files of each split.
     """
     make_folder(folder)
     labelled = [evaluation for evaluation in evaluations if evaluation.metrics]
@@ -209,6 +211,7 @@ def write_results(
             seeds=seeds,
             summaries=summaries,
             folds=folds,
+            sections=sections,
         )
         paths.append(path)
     return paths

@@ -167,3 +167,15 @@ SIFT: dict[str, tuple[Published, float]] = {
 }
 # He et al. 2021, table 9, for all tasks. For the SuperGLUE tasks without a script it is all that was published.
 GRIDS: dict[str, Grid] = {"v2-xxlarge": Grid((1e-6, 3e-6, 5e-6), (16, 64), (50, 1000))}
+
+# What a search tries for a task without published settings: values that were published for at least two tasks, and for
+# the decay of the learning rate per layer, which no DeBERTa script has, those of ELECTRA (Clark et al. 2020, table 7).
+DEFAULT_VALUES: dict[str, tuple[float, ...]] = {
+    "epochs": (3.0, 4.0, 6.0, 8.0),
+    "batch-size": (16.0, 32.0, 64.0),
+    "warmup": (50.0, 100.0, 500.0, 1000.0),
+    "dropout": (0.1, 0.15, 0.2, 0.3),
+    "layer-decay": (0.8, 0.9, 1.0),
+}
+# Learning rates for the models of minutes, around the one that their recipe uses.
+SMALL_MODEL_RATES = (1e-4, 3e-4, 1e-3)

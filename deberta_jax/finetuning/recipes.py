@@ -97,16 +97,34 @@ def published_grid(task: str, model: str) -> Grid | None:
     return None if task in PUBLISHED else GRIDS.get(preset_of(model) or "")
 
 
+def similar_models(preset: str | None) -> tuple[str, ...]:
+    """A released model and those whose settings are used for it, the nearest first; that of v1-base for an unknown one.
+
+    The models of minutes have none.
+    """
+    if preset in _SMALL_MODELS:
+        return ()
+    models = [preset or "v1-base"]
+    while models[-1] in _SIMILAR_MODEL:
+        models.append(_SIMILAR_MODEL[models[-1]])
+    return tuple(models)
+
+
+def similar_task(task: str) -> str:
+    """The task whose published settings are used for a task."""
+    return _SIMILAR_TASK.get(task, task)
+
+
 def max_length_of(task: str) -> int:
     """The longest sequence of a task, in tokens."""
-    return _OTHER_MAX_LENGTHS.get(task) or MAX_LENGTHS.get(_SIMILAR_TASK.get(task, task), _DEFAULT_MAX_LENGTH)
+    return _OTHER_MAX_LENGTHS.get(task) or MAX_LENGTHS.get(similar_task(task), _DEFAULT_MAX_LENGTH)
 
 
 def published(task: str, preset: str | None) -> Published | None:
     """The settings for a task and a released model, or those of a similar task and model; None if there are none."""
     if preset in _SMALL_MODELS:
         return _FOR_SMALL_MODELS
-    settings = PUBLISHED.get(_SIMILAR_TASK.get(task, task), {})
+    settings = PUBLISHED.get(similar_task(task), {})
     while preset is not None and preset not in settings:
         preset = _SIMILAR_MODEL.get(preset)
     return settings[preset] if preset else None

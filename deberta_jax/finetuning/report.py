@@ -39,15 +39,16 @@ def write_report(
     seeds: Sequence[Mapping[str, float]] = (),
     summaries: Sequence[Summary] = (),
     folds: Sequence[Mapping[str, float]] = (),
+    sections: Sequence[Section] = (),
 ) -> Path:
     """Write the report and its figures into a folder.
 
     `history` are the lines of `metrics.jsonl`, `rows` those on the files that were read. `seeds` and `folds` are the
-    metrics of several runs, `summaries` compare each split with a baseline.
+    metrics of several runs, `summaries` compare each split with a baseline, `sections` are the first sections.
     """
     make_folder(folder)
     known = [item for item in predicted if item.example.answer is not None]
-    sections: list[Section] = []
+    sections = list(sections)
     if seeds:
         sections.append(_seeds_section(folder, seeds, best_metric))
     if folds:

@@ -23,6 +23,7 @@ from deberta_jax.training.loop import train
 from deberta_jax.training.method import TrainingMethod, one_objective
 from deberta_jax.training.objective import Objective
 from deberta_jax.training.step import batch_share
+from deberta_jax.training.tracking import tracking
 
 
 class RunInputs(NamedTuple):
@@ -46,14 +47,15 @@ def finetune(
     objective: Objective | None = None,
     patience: int = 0,
     lora: LoraConfig | None = None,
+    wandb: str | None = None,
 ) -> dict[str, float]:
     """Train in a folder, or resume, and save the best model in `folder/model`; returns its metrics.
 
     The same call resumes a run that was stopped. `settings` describe the run as JSON; a folder of a run with other
     settings is refused. Sequences have at most `max_length` tokens. `objective` is that of the kind by default. With
-    `patience`, the run ends after this number of evaluations without improvement. With `lora`, only adapters (of a
-    positive rank) and the head are trained, and the adapters of the best model are also saved, in `folder/adapter`, if
-    PEFT can load them. Raises StopRequested if the process is asked to stop.
+    `patience`, the run ends after this number of evaluations without improvement. With `lora` (of a positive rank),
+    only adapters and the head are trained, and saved in `folder/adapter` if PEFT can load them. `wandb` is a project
+    that all metrics are also sent to. Raises StopRequested if the process is asked to stop.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
 
@@ -81,16 +83,19 @@ def finetune(
         evaluate_every=training.evaluate_every,
         adapter_base=inputs.model.adapter_base if lora else None,
     )
-    train(
-        training,
-        folder,
-        settings,
-        _method(inputs, training, objective or plain_objective(inputs.kind.objective), lora),
-        batches=batches,
-        evaluate=best_model.evaluate,
-        should_end=best_model.should_end,
-        initial_model=initial_model(inputs.model, training.seed, mesh, lora),
-    )
+    with tracking(wandb, folder, settings) as tracker:
+        train(
+            training,
+            folder,
+            settings,
+            _method(inputs, training, objective or plain_objective(inputs.kind.objective), lora),
+            batches=batches,
+            evaluate=best_model.evaluate,
+            should_end=best_model.should_end,
+            initial_model=initial_model(inputs.model, training.seed, mesh, lora),
+            log=tracker.log,
+        )
+        tracker.summarize(best_model.metrics)
     return best_model.metrics
 
 

@@ -12,15 +12,17 @@ from typing import Literal, NamedTuple
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError, list_names, shorten
-from deberta_jax.files import is_file_name, read_json
+from deberta_jax.files import read_json
 from deberta_jax.hub.download_errors import Repository, check_endpoint, first_line, is_unreachable, one_line_errors
+from deberta_jax.hub.endpoint import hub_endpoint, is_offline
 from deberta_jax.hub.foreign import check_application, check_model_type, other_weights
 from deberta_jax.hub.repository_files import (
     CONFIG_FILES,
-    SINGLE_FILES,
     TOKENIZER_FILES,
+    is_single,
     model_files,
     required_files,
+    weight_shards,
 )
 from deberta_jax.hub.sentence_modules import MODULES, Module, read_modules, transformer_folder
 from deberta_jax.hub.tensors import WEIGHT_FILES
@@ -75,11 +77,8 @@ def resolve(
     if not name.isprintable() or not re.fullmatch(r"[^./~\\:][^/\\:]*(/[^/\\:]+)?", name) or Path(name).exists():
         raise InputError(f"{name!r}: no such folder; name a model folder, or a model on the Hub as owner/name")
 
-    from huggingface_hub import constants
-
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
-    repository = Repository(name, revision, token, endpoint)
-    if not _is_offline():
+    repository = Repository(name, revision, token, hub_endpoint())
+    if not is_offline():
         check_endpoint(repository)
     with one_line_errors(repository):
         try:
@@ -101,18 +100,11 @@ def _part_folder(folder: Path, part: Part) -> Path:
     return folder if part == "tokenizer" and not has_tokenizer(transformer) else transformer
 
 
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    value = os.environ.get("HF_HUB_OFFLINE", "").upper()
-    return value in constants.ENV_VARS_TRUE_VALUES or constants.HF_HUB_OFFLINE
-
-
 def _list_files(repository: Repository) -> tuple[str, dict[str, _LargeFile | None]]:
     """The commit of a revision and its files; None for files that are not in the large file storage."""
     from huggingface_hub import HfApi, constants
 
-    if _is_offline():
+    if is_offline():
         raise ConnectionError("HF_HUB_OFFLINE is set")
     info = HfApi(endpoint=repository.endpoint, token=repository.token).model_info(
         repository.name, revision=repository.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
@@ -144,7 +136,7 @@ def _cached_folder(repository: Repository, generator: bool, part: Part, error: E
         if generator and _find_in_cache(name, revision, False, part):
             raise GeneratorNotFound(problem, offline=True) from None
         raise InputError(problem) from None
-    if not _is_offline():
+    if not is_offline():
         _log.warning("%s: the Hub %s cannot be reached; using the cache %s", name, endpoint, folder)
     return folder
 
@@ -163,7 +155,7 @@ def _download(repository: Repository, commit: str, files: Mapping[str, _LargeFil
     if generator and GENERATOR_FILE not in files:
         problem = f"{name}: the Hub has no {GENERATOR_FILE}; load the model without its generator"
         raise GeneratorNotFound(problem, offline=False)
-    first = [*selected.others, *[weights] * (not _is_single(weights))]
+    first = [*selected.others, *[weights] * (not is_single(weights))]
     for file in first:
         _download_large(repository, commit, file, files[file])
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=first, token=token, endpoint=endpoint))
@@ -171,7 +163,7 @@ def _download(repository: Repository, commit: str, files: Mapping[str, _LargeFil
         # Before the weights come: raises InputError for another kind of model.
         check_model_type(folder / selected.config, read_json(folder / selected.config))
         DebertaConfig.from_file(folder / selected.config)
-    for file in (*_shards(folder, weights), *[GENERATOR_FILE] * generator):
+    for file in (*weight_shards(folder, weights), *[GENERATOR_FILE] * generator):
         if file not in files:
             raise InputError(f"{name}: {weights} refers to {file}, which is not on the Hub; report it to the owner")
         _download_large(repository, commit, file, files[file])
@@ -187,11 +179,6 @@ def _modules(repository: Repository, files: Collection[str]) -> list[Module]:
         return []
     name, revision, token, endpoint = repository
     return read_modules(Path(hf_hub_download(name, MODULES, revision=revision, token=token, endpoint=endpoint)).parent)
-
-
-def _is_single(weights: str) -> bool:
-    """Whether a file contains weights, and is not an index of such files."""
-    return weights.rpartition("/")[2] in SINGLE_FILES
 
 
 def _download_part(repository: Repository, commit: str, files: Mapping[str, _LargeFile | None], part: Part) -> Path:
@@ -286,15 +273,5 @@ def _find_in_cache(name: str, revision: str | None, generator: bool, part: Part)
     selected = model_files(files, modules)
     if selected.weights is None or not (selected.config or selected.is_adapter):
         return None
-    return folder if files.issuperset([*_shards(folder, selected.weights), *[GENERATOR_FILE] * generator]) else None
-
-
-def _shards(folder: Path, weights: str) -> Collection[str]:
-    """The files with the weights that an index lists; the file itself if it is not an index."""
-    if _is_single(weights):
-        return [weights]
-    prefix = weights.removesuffix(weights.rpartition("/")[2])
-    file_of = read_json(folder / weights).get("weight_map")
-    if not isinstance(file_of, dict) or not all(map(is_file_name, file_of.values())):
-        raise InputError(f"{folder / weights}: expected a weight_map from tensors to names of files in the same folder")
-    return sorted({prefix + file for file in file_of.values()})
+    required = [*weight_shards(folder, selected.weights), *[GENERATOR_FILE] * generator]
+    return folder if files.issuperset(required) else None

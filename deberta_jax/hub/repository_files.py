@@ -1,8 +1,11 @@
 """The files of a repository that a model consists of, for a download or in the cache."""
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from deberta_jax.errors import InputError
+from deberta_jax.files import is_file_name, read_json
 from deberta_jax.hub.sentence_modules import MODULES, SETTINGS, TRANSFORMER_FILES, Module
 from deberta_jax.hub.tensors import WEIGHT_FILES
 from deberta_jax.tokenizers.formats import FILES, FORMATS
@@ -55,3 +58,19 @@ def required_files(files: Collection[str], part: str, modules: Sequence[Module] 
             if prefix + kind[0] in files:
                 return [prefix + file for file in reversed(kind)]
     return []
+
+
+def is_single(weights: str) -> bool:
+    """Whether a file contains weights, and is not an index of such files."""
+    return weights.rpartition("/")[2] in SINGLE_FILES
+
+
+def weight_shards(folder: Path, weights: str) -> Collection[str]:
+    """The files with the weights that an index lists; the file itself if it is not an index."""
+    if is_single(weights):
+        return [weights]
+    prefix = weights.removesuffix(weights.rpartition("/")[2])
+    file_of = read_json(folder / weights).get("weight_map")
+    if not isinstance(file_of, dict) or not all(map(is_file_name, file_of.values())):
+        raise InputError(f"{folder / weights}: expected a weight_map from tensors to names of files in the same folder")
+    return sorted({prefix + file for file in file_of.values()})

@@ -164,6 +164,8 @@ class PretrainConfig:
     """Recompute activations in the backward pass: none, all but matrix products (dots), or whole layers (full)."""
     micro_batch: str | None = None
     """Sequences per micro-batch, instead of --accumulate: a number, or auto for the largest that fits in memory."""
+    wandb: str | None = None
+    """Send all metrics to this project, or entity/project, of Weights & Biases too (extra wandb)."""
     data: DataConfig = field(default_factory=DataConfig)
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
     rtd: RtdConfig = field(default_factory=RtdConfig)
@@ -219,7 +221,7 @@ class PretrainConfig:
         # Runs of earlier versions do not have these settings.
         later = {"num_hidden_groups": None, "absolute_positions": "decoder"}
         unused += [name for name, default in later.items() if settings[name] == default]
-        for name in ("folder", "processes", "recipe", "micro_batch", "branch_from", *unused):
+        for name in ("folder", "processes", "recipe", "micro_batch", "branch_from", "wandb", *unused):
             del settings[name]
         for name in ("mixture", "temperature"):
             if settings["data"][name] in ((), None):

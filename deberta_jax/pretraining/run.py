@@ -58,6 +58,7 @@ from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.run import check_settings
 from deberta_jax.training.state import model_key
 from deberta_jax.training.step import check_batch_size
+from deberta_jax.training.tracking import check_wandb, tracking
 
 _EXAMPLES = 5
 
@@ -107,10 +108,8 @@ def pretrain(config: PretrainConfig) -> None:
         rows = [batch_rows(config.at_stage(stage), masking_vocabulary(tokenizer), mesh) for stage in stages]
         held_out = evaluation_batches(held_out_shards, tokenizer, rows[-1].held_out, config, mesh)
         inputs = list(zip(stages, training_shards, [stage_rows.training for stage_rows in rows], strict=True))
-
-        def load_files() -> Any:
-            return objective.load_files(files, options, config.rtd, model_key(training.seed), mesh)
-
+        load_files = partial(objective.load_files, files, options, config.rtd, model_key(training.seed), mesh)
+        tracker = stack.enter_context(tracking(config.wandb, folder, settings))
         result = train(
             training,
             folder,
@@ -120,7 +119,9 @@ def pretrain(config: PretrainConfig) -> None:
             evaluate=held_out_evaluation(method, mesh, lambda: held_out),
             initial_model=load_files if any(files) else None,
             flops=lambda step: stage_sizes[stage_at(stages, step - 1)].step_flops,
+            log=tracker.log,
         )
+        tracker.summarize(result.metrics)
         _finish(config, result, held_out, text, tokenizer, method.warning(training.steps, result.metrics))
 
 
@@ -167,7 +168,7 @@ def check(config: PretrainConfig) -> Mesh:
     """The mesh of a run; raises InputError for options that are known to fail before any text is read.
 
     These are a mesh that does not match the devices, another run in the folder, missing files, a warm-up that is longer
-    than the run, and a batch that is too small for its kinds of rows.
+    than the run, a batch that is too small for its kinds of rows, and Weights & Biases without a key.
     """
     mesh = _training_mesh(config.training)
     for stage in config.stages():
@@ -176,6 +177,7 @@ def check(config: PretrainConfig) -> Mesh:
     learning_rate(config.training.optimizer, config.training.steps)
     _check_settings(config, config.settings())
     check_text_files(config.data)
+    check_wandb(config.wandb)
     return mesh
 
 

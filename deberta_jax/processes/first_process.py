@@ -15,10 +15,12 @@ def on_first_process(action: Callable[[], object]) -> None:
     def run() -> None:
         action()
 
-    if jax.process_count() == 1:
-        run()
-    else:
-        _group().from_first(run)
+    from_first_process(run)
+
+
+def from_first_process(action: Callable[[], Any]) -> Any:
+    """The result of `action`, a JSON value, which only the first process runs, as `on_first_process` does."""
+    return action() if jax.process_count() == 1 else _group().from_first(action)
 
 
 def agree(values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from deberta_jax.errors import InputError, StopRequested
+from deberta_jax.errors import DivergenceError, InputError, StopRequested
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import make_mesh
 from deberta_jax.training.checkpoint import Checkpointer
@@ -19,7 +19,7 @@ from deberta_jax.training.config import OptimizerConfig, TrainingConfig
 from deberta_jax.training.method import TrainingMethod
 from deberta_jax.training.optimizer import learning_rate
 from deberta_jax.training.preemption import Preemption
-from deberta_jax.training.recorder import Recorder
+from deberta_jax.training.recorder import Log, Recorder, no_log
 from deberta_jax.training.run import claim_folder
 from deberta_jax.training.state import TrainState, abstract_state, initial_state
 from deberta_jax.training.step import Step, check_batch_size, make_evaluation, place
@@ -56,6 +56,7 @@ def train(
     should_end: Callable[[int], bool] = lambda step: False,
     initial_model: Callable[[], Any] | None = None,
     flops: Callable[[int], int] = lambda step: 0,
+    log: Log = no_log,
 ) -> TrainResult:
     """Train a model in a run folder, from step 0 or from the latest checkpoint there.
 
@@ -63,10 +64,10 @@ def train(
     settings is refused, apart from a larger number of steps, which extends the run. `batches(k)` yields batches k,
     k + 1, .... `evaluate` runs every `config.evaluate_every` steps and at the end; then `should_end(step)` may end the
     run early. `initial_model` returns the model of step 0, sharded as the method's, instead of `method.build`.
-    `flops` gives the FLOPs of each step, from 1, to report utilization.
+    `flops` gives the FLOPs of each step, from 1, to report utilization. `log` gets all metrics that are recorded.
 
-    Raises StopRequested after saving a checkpoint if SIGTERM or Ctrl-C arrives, and InputError if the settings differ,
-    the loss is not finite for too long, or a checkpoint can be neither read nor saved.
+    Raises StopRequested after saving a checkpoint if SIGTERM or Ctrl-C arrives, DivergenceError if the loss is not
+    finite for too long, and InputError if the settings differ, or a checkpoint can be neither read nor saved.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch_size(config.batch_size, mesh, config.accumulate)
@@ -85,7 +86,7 @@ def train(
             state = initial_state(method.build, method.optimizer, config.seed, mesh, model)
         start = int(state.step)
         peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0.0)
-        recorder = Recorder(folder, config.steps, start, method.curves, flops=flops, peak_flops=peak)
+        recorder = Recorder(folder, config.steps, start, method.curves, flops=flops, peak_flops=peak, log=log)
         with closing(batches(start)) as source, closing(recorder):
             recorder.print(_first_line(folder, config, state, note))
             loop = _Loop(
@@ -176,14 +177,14 @@ class _Loop:
         self.checkpointer.save(self.state, note)
 
     def _check_finite(self) -> None:
-        """Raise InputError if too many steps in a row had a loss or gradient that is not finite."""
+        """Raise DivergenceError if too many steps in a row had a loss or gradient that is not finite."""
         metrics, step = self.recorder.latest, self.recorder.latest_step
         if metrics.get("skipped_in_row", 0) < self.config.stop_after:
             return
         self.checkpointer.wait()
         steps = self.checkpointer.steps
         saved = f"the checkpoint of step {steps[-1]} is intact" if steps else "no checkpoint was saved yet"
-        raise InputError(
+        raise DivergenceError(
             f"step {step} (batch {step - 1}): loss {metrics['loss']:g}, gradient norm {metrics['grad_norm']:g}; "
             f"{self.config.stop_after} steps in a row were not finite and were skipped; {saved}"
         )

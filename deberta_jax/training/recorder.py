@@ -21,7 +21,13 @@ from deberta_jax.training.events import EventFile
 from deberta_jax.training.plot import plot_losses
 
 LINE_EVERY_SECONDS = 10
+# (split, step, metrics): takes the metrics that are recorded.
+Log = Callable[[str, int, Mapping[str, float]], None]
 _log = logging.getLogger(__name__)
+
+
+def no_log(split: str, step: int, metrics: Mapping[str, float]) -> None:
+    """For metrics that are recorded in the folder of the run only."""
 
 
 class Recorder:
@@ -30,7 +36,7 @@ class Recorder:
     Lines of steps after `start` are dropped: a previous process wrote them, but stopped before its next checkpoint. If
     no line is left, the previous file is renamed, and this is logged. `curves` maps the metrics to plot to their axis
     labels. With the FLOPs of each step, from 1, and the peak FLOP/s of all devices together (0: unknown), the model
-    FLOP utilization (MFU) is recorded.
+    FLOP utilization (MFU) is recorded. `log` gets everything that is recorded, too.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Recorder:
         *,
         flops: Callable[[int], int] = lambda step: 0,
         peak_flops: float = 0.0,
+        log: Log = no_log,
     ):
         self.latest: dict[str, float] = {}
         self.latest_step = start
@@ -49,6 +56,7 @@ class Recorder:
         self._last_time: float | None = None
         self._tokens_per_second: float | None = None
         self._last_printed = 0.0
+        self._log = log
         self._active = jax.process_index() == 0
         if not self._active:
             return
@@ -155,6 +163,7 @@ class Recorder:
             self._events.write(split, step, metrics)
         except OSError as error:
             raise self._write_error(error) from error
+        self._log(split, step, metrics)
 
     def _write_error(self, error: OSError) -> InputError:
         return InputError(f"cannot write {self._path}: {error.strerror}; the last checkpoint is intact")

@@ -5,6 +5,8 @@
         ...
         assert hub.fetched() == ["config.json", "model.safetensors"]
 
+With `hub.new_repositories`, a folder, clients may also create repositories and commit files to them (`mock_uploads`).
+
 Files are read at each request, so that a repository changes with its folder. As on the real Hub, large kinds of files
 are stored by their sha256 and served from another origin, which must not receive the token.
 """
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mock_uploads import Uploads
 
 LARGE = {".bin", ".h5", ".model", ".ot", ".safetensors"}
 # The chunk that huggingface_hub writes, instead of 10 MB: the files of tests are small.
@@ -46,6 +49,7 @@ class Request:
 class Hub:
     """The repositories, who may read them, and the requests so far; tests may change everything while it runs."""
 
+    LARGE = LARGE
     url: str
     repositories: dict[str, Path]
     token: str = "hf_right"
@@ -53,6 +57,12 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     down: int | None = None  # the status of every response
     garbled: set[str] = field(default_factory=set)  # files served with another content of the same length
+    role: str = "write"  # what the token allows
+    scopes: list[dict[str, Any]] = field(default_factory=list)  # of a fine-grained token
+    read_only: bool = False  # refuse every change
+    new_repositories: Path | None = None
+    large: dict[str, bytes] = field(default_factory=dict)  # uploaded large files by sha256
+    posted: list[str] = field(default_factory=list)  # the paths of all requests to change something
     log: list[Request] = field(default_factory=list)
     cuts: dict[str, tuple[int, Callable[[], object]]] = field(default_factory=dict)
 
@@ -123,7 +133,7 @@ class _Server(ThreadingHTTPServer):
         """A client that disconnects is not an error."""
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Answer(Uploads, BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
 
@@ -138,6 +148,8 @@ class _Answer(BaseHTTPRequestHandler):
             self._refuse(hub.down, None, "the hub is down")
         elif large and file:
             self._send_file(next(path for path in hub.paths(file) if _file_info(path)["lfs"]["oid"] == large["sha256"]))
+        elif path == "/api/whoami-v2":
+            self.user(token)
         elif token not in (None, hub.token):
             self._refuse(401, None, "Invalid credentials in Authorization header")
         elif (match := resolve or api) is None:
@@ -221,7 +233,7 @@ class _Answer(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(content[:end])
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
