@@ -9,6 +9,7 @@ import tyro
 
 from deberta_jax.data.prepare import prepare
 from deberta_jax.data.selection import Selection
+from deberta_jax.data.text_options import TextOptions
 from deberta_jax.errors import InputError
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -23,13 +24,14 @@ class PrepareConfig:
     """
 
     files: tuple[str, ...] = ()
-    """Text files or patterns: .txt, .jsonl (field text), either also as .gz or .zst, or .parquet (column text)."""
+    """Text files, folders or patterns: text, JSON lines, parquet, arrow (docs/pretraining.md, "Formats of text")."""
     tokenizer: Path = Path("spm.model")
     """Tokenizer folder or vocabulary file."""
     output: Path = Path("shards")
     """Folder for the shards."""
     length: int = 512
     """Length of a sequence in tokens; documents are packed into sequences of this length."""
+    text: Annotated[TextOptions, tyro.conf.arg(name="")] = field(default_factory=TextOptions)
     selection: Annotated[Selection, tyro.conf.arg(name="")] = field(default_factory=Selection)
     shards: int | None = None
     """Maximum number of shards; by default one for every 2 MiB of text, at most 1024."""
@@ -53,6 +55,7 @@ def run(config: PrepareConfig) -> None:
             config.output,
             tokenizer,
             length=config.length,
+            text=config.text,
             selection=config.selection,
             shards=config.shards,
             workers=config.workers,

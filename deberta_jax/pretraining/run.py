@@ -84,7 +84,7 @@ def pretrain(config: PretrainConfig) -> None:
             on_first_process(partial(copy_branch, config.branch_from, folder))
         text = prepare_text(data, folder / "text")
         if tokenizer is None:
-            tokenizer = train_run_tokenizer(text.training, folder / "tokenizer" / "spm.model", config.vocabulary)
+            tokenizer = train_run_tokenizer(text, folder / "tokenizer" / "spm.model", config.vocabulary)
         shards = prepare_stages(text, data, folder / "shards", tokenizer)
         stages = config.stages()
         training_shards = [shards[stage.length].training for stage in stages]

@@ -3,6 +3,7 @@
 import pytest
 
 from deberta_jax.data.masking import Masking
+from deberta_jax.data.text_options import TextOptions
 from deberta_jax.errors import InputError
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import DataConfig, PretrainConfig, RtdConfig, generator_config
@@ -19,6 +20,18 @@ def test_settings_contain_only_the_options_that_the_objective_uses():
     mlm, rtd = (recipe("tiny", Selection(objective)).settings() for objective in ("mlm", "rtd"))
     assert rtd.keys() - mlm.keys() == {"rtd", "generator"}
     assert not {"folder", "processes", "recipe"} & rtd.keys()
+
+
+def test_settings_contain_the_text_options_that_determine_the_documents():
+    def settings(**options):
+        return PretrainConfig(data=DataConfig(files=("a",), text=TextOptions(**options))).settings()["data"]
+
+    default = settings()
+    assert settings(max_document_bytes=10) == default
+    assert settings(document="line", text_field="content") == default | {"document": "line", "text_field": "content"}
+    assert not {"text", "document"} & default.keys()
+    with pytest.raises(InputError, match="--document line: set without text; set data.files"):
+        DataConfig(text=TextOptions(document="line"))
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(8192, 8192), (8150, 8192), (448, 512), (450, 512), (8193, 8320)])
