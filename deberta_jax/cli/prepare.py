@@ -7,9 +7,11 @@ from typing import Annotated
 
 import tyro
 
+from deberta_jax.data.masking import Masking, MaskingVocabulary
 from deberta_jax.data.prepare import prepare
 from deberta_jax.data.selection import Selection
 from deberta_jax.data.text_options import TextOptions
+from deberta_jax.data.unspaced import unspaced_lines
 from deberta_jax.errors import InputError
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -63,6 +65,9 @@ def run(config: PrepareConfig) -> None:
             progress=progress,
         )
     manifest = report.manifest
+    vocabulary = MaskingVocabulary(
+        tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts(), tokenizer.unspaced()
+    )
     print(
         f"{config.output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens in {manifest.sequences:,} "
         f"sequences of {manifest.length}, {len(manifest.shards)} shards ({report.seconds:.0f} s, "
@@ -72,5 +77,7 @@ def run(config: PrepareConfig) -> None:
         dropped = sum(manifest.dropped.values())
         counts = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
         print(f"dropped: {dropped:,} of {manifest.documents + dropped:,} documents ({counts})")
+    for line in unspaced_lines(config.output, vocabulary, Masking()):
+        print(line)
     options = ["--data.shards", str(config.output), "--tokenizer", str(config.tokenizer)]
     print(f"next: deberta-jax pretrain v3-base {shlex.join(options)} --data.length {config.length}")

@@ -227,10 +227,19 @@ class PretrainConfig:
             del settings[name]
         settings["data"] |= self.data.text.settings()
         del settings["data"]["text"]
+        if not self._splits_long_words():
+            del settings["data"]["masking"]["max_word_tokens"]
         for name in ("mixture", "temperature"):
             if settings["data"][name] in ((), None):
                 del settings["data"][name]
         return _as_json(settings)
+
+    def _splits_long_words(self) -> bool:
+        """Whether the limit of words changes masks; runs of earlier versions have none."""
+        masking = self.data.masking
+        is_uniform = "uniform" in (masking.mode, self.evaluation_masking().mode)
+        is_limited = masking.whole_words and masking.max_word_tokens is not None
+        return is_limited and is_uniform and self.objective != "clm"
 
     def _data_settings(self) -> dict[str, Any]:
         """One length and one folder as they are; of several lengths, the first step of each."""

@@ -199,7 +199,9 @@ def example_documents(text: TextFiles) -> list[str]:
 
 
 def masking_vocabulary(tokenizer: Tokenizer) -> MaskingVocabulary:
-    return MaskingVocabulary(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts())
+    return MaskingVocabulary(
+        tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts(), tokenizer.unspaced()
+    )
 
 
 def _tokenize(

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from deberta_jax.data.batches import HeldOutBatches
+from deberta_jax.data.unspaced import unspaced_lines
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder
 from deberta_jax.model.attention import check_attention_runs
@@ -103,8 +104,12 @@ def pretrain(config: PretrainConfig) -> None:
         options = model_options(config, model_config)
         method = objective.method(options, training, config.rtd)
         stage_sizes = [measure(config.at_stage(stage), options, mesh) for stage in stages]
-        print_once("\n".join([f"{config.model}: {stage_sizes[0]}", *stage_lines(stages, training_shards)]))
-        rows = [batch_rows(config.at_stage(stage), masking_vocabulary(tokenizer), mesh) for stage in stages]
+        vocabulary = masking_vocabulary(tokenizer)
+        lines = [f"{config.model}: {stage_sizes[0]}", *stage_lines(stages, training_shards)]
+        if config.objective != "clm":
+            lines += unspaced_lines(training_shards[0], vocabulary, data.masking)
+        print_once("\n".join(lines))
+        rows = [batch_rows(config.at_stage(stage), vocabulary, mesh) for stage in stages]
         held_out = evaluation_batches(held_out_shards, tokenizer, rows[-1].held_out, config, mesh)
         inputs = list(zip(stages, training_shards, [stage_rows.training for stage_rows in rows], strict=True))
 

@@ -1,6 +1,7 @@
 """`deberta-jax prepare`: shards, messages, and the folders that it leaves."""
 
 import os
+import re
 
 import pytest
 from toy_tokenizers import write_unigram
@@ -103,3 +104,13 @@ def test_the_text_options_define_the_documents_and_can_be_wrong(prepare, text, t
     assert 'expected an object with a string in the field "text" (fields: content)' in err
     code, out, _ = prepare("--files", str(text.with_suffix(".jsonl")), "--text-field", "content", folder=tmp_path / "c")
     assert code == 0 and "1 documents" in out
+
+
+def test_text_without_spaces_is_reported_in_one_line(prepare, text):
+    text.write_text("\n\n".join("acgt" * 40 for _ in range(20)))
+    code, out, err = prepare()
+    assert (code, err) == (0, "")
+    line = (
+        r'text without spaces: 9\d% of the tokens; each of them is masked as a word \(docs/pretraining.md, "Masking"\)'
+    )
+    assert re.fullmatch(line, out.splitlines()[1])

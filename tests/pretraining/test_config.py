@@ -34,6 +34,20 @@ def test_settings_contain_the_text_options_that_determine_the_documents():
         DataConfig(text=TextOptions(document="line"))
 
 
+def test_the_limit_of_words_is_a_setting_where_it_changes_masks():
+    def masking(objective="mlm", **options):
+        config = PretrainConfig(objective=objective, data=DataConfig(masking=Masking(**options)))
+        return config.settings()["data"]["masking"]
+
+    assert masking()["max_word_tokens"] == 16
+    assert masking("mt", max_word_tokens=4)["max_word_tokens"] == 4
+    assert masking("rtd", mode="tail_biased")["max_word_tokens"] == 16  # held-out text is masked uniformly
+    # Runs of earlier versions are equal to these, and have no such setting.
+    for earlier in (masking(max_word_tokens=None), masking("clm"), masking(mode="tail_biased")):
+        assert "max_word_tokens" not in earlier
+    assert "max_word_tokens" not in masking("rtd", whole_words=False)
+
+
 @pytest.mark.parametrize(("tokens", "rows"), [(8192, 8192), (8150, 8192), (448, 512), (450, 512), (8193, 8320)])
 def test_the_embedding_table_fits_the_tokenizer_or_is_the_presets(tokens, rows):
     assert recipe("tiny").model_config(tokens).vocab_size == rows
