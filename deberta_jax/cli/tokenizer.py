@@ -24,6 +24,8 @@ class TokenizerConfig:
     text: Annotated[TextOptions, tyro.conf.arg(name="")] = field(default_factory=TextOptions)
     vocabulary: int = 32000
     """Number of pieces, without [MASK]; the released v3 models have 128000."""
+    keep_whitespace: bool = False
+    """Keep tabs, line ends, repeated spaces and every other character, for code; by default text is normalized."""
     output: Path = Path("spm.model")
     """File to write; an existing file is not overwritten."""
 
@@ -41,7 +43,8 @@ def run(config: TokenizerConfig) -> None:
     with lock_output(config.output, ".training"):
         # Another process may have written it before this one got the lock.
         _check_output(config.output)
-        tokenizer = train_tokenizer(documents(config.files, config.text), config.output, config.vocabulary)
+        texts = documents(config.files, config.text)
+        tokenizer = train_tokenizer(texts, config.output, config.vocabulary, keep_whitespace=config.keep_whitespace)
     print(f"{config.output}: {tokenizer.vocab_size:,} tokens ({time.perf_counter() - started:.0f} s)")
     options = ["--files", *config.files, "--tokenizer", str(config.output)]
     print(f"next: deberta-jax prepare {shlex.join(options)}{config.text.words()}")

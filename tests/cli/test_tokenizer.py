@@ -109,7 +109,7 @@ def test_of_two_commands_that_write_one_file_one_wins_and_the_other_says_so(trai
 
 def test_a_file_that_another_command_wrote_meanwhile_is_not_overwritten(train, tmp_path, monkeypatch):
     path = tmp_path / "spm.model"
-    monkeypatch.setattr("deberta_jax.cli.tokenizer.find_files", lambda files: path.write_text("another"))
+    monkeypatch.setattr("deberta_jax.cli.tokenizer.find_files", lambda *_: path.write_text("another"))
     code, _, err = train()
     assert code == 2 and "this file exists" in err
     assert path.read_text() == "another"
