@@ -11,7 +11,6 @@ from deberta_jax.data.masking import Masking, MaskingVocabulary
 from deberta_jax.data.prepare import prepare
 from deberta_jax.data.selection import Selection
 from deberta_jax.data.text_options import TextOptions
-from deberta_jax.data.unspaced import unspaced_lines
 from deberta_jax.errors import InputError
 from deberta_jax.progress import progress_bar
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -48,6 +47,9 @@ OPTIONS = PrepareConfig
 
 def run(config: PrepareConfig) -> None:
     """Prepare the shards and print their number, their size, the throughput and the next command."""
+    # Imported here, since `--help` does not need what reading shards needs.
+    from deberta_jax.data.unspaced import unspaced_lines
+
     if not config.files:
         raise InputError("no text files given; name files or patterns with --files")
     tokenizer = Tokenizer(config.tokenizer)
