@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from deberta_jax.compression import DAMAGE, open_decompressed
 from deberta_jax.errors import InputError
@@ -18,14 +17,9 @@ class FileRange:
     end: int | None = None
 
 
-class Line(NamedTuple):
-    """A line with its end, or a part of a long line."""
-
-    text: str
-    number: int
-    """Counts from 1 at the start of the range."""
-    offset: int
-    """The first byte, in the decompressed file."""
+# A line with its end, or a part of a long line; its number, from 1 at the start of the range; and its first byte in the
+# decompressed file.
+Line = tuple[str, int, int]
 
 
 def read_lines(source: FileRange, limit: int, block: int | None = None) -> Iterator[Line]:
@@ -47,29 +41,33 @@ def read_lines(source: FileRange, limit: int, block: int | None = None) -> Itera
                 ) from None
             if not content and not rest:
                 return
-            part, rest = rest + content, b""
+            part, rest = (rest + content if rest else content), b""
             if source.end is not None and offset >= source.end:
                 return
-            if offset + len(part) - line_offset > limit:
+            end = offset + len(part)
+            if end - line_offset > limit:
                 raise too_long(source, number, line_offset, "line", limit)
-            text, rest = _decode(source, part, offset, is_last=not content)
-            yield Line(text.removeprefix("\ufeff") if offset == 0 else text, number, offset)
-            offset += len(part) - len(rest)
-            if part.endswith(b"\n"):
+            try:
+                text = part.decode()
+            except UnicodeDecodeError as error:
+                text, rest = _decode_start(source, part, offset, error, is_last=not content)
+                end -= len(rest)
+            yield (text.removeprefix("\ufeff") if offset == 0 else text), number, offset
+            offset = end
+            if text.endswith("\n"):
                 number, line_offset = number + 1, offset
 
 
-def _decode(source: FileRange, part: bytes, offset: int, *, is_last: bool) -> tuple[str, bytes]:
-    """The text of a line, and the bytes of a character that ends in the next part of a long line."""
-    try:
-        return part.decode(), b""
-    except UnicodeDecodeError as error:
-        if is_last or part.endswith(b"\n") or error.reason != "unexpected end of data":
-            raise InputError(
-                f"{source.path} byte {offset + error.start}: not UTF-8 ({error.reason}); convert the file, for example "
-                "with iconv"
-            ) from None
-        return part[: error.start].decode(), part[error.start :]
+def _decode_start(
+    source: FileRange, part: bytes, offset: int, error: UnicodeDecodeError, *, is_last: bool
+) -> tuple[str, bytes]:
+    """The text of a part of a line, and the bytes of a character that ends in the next part."""
+    if is_last or part.endswith(b"\n") or error.reason != "unexpected end of data":
+        raise InputError(
+            f"{source.path} byte {offset + error.start}: not UTF-8 ({error.reason}); convert the file, for example "
+            "with iconv"
+        ) from None
+    return part[: error.start].decode(), part[error.start :]
 
 
 def too_long(source: FileRange, number: int, offset: int, name: str, limit: int) -> InputError:

@@ -54,15 +54,15 @@ def _read_paragraphs(source: FileRange, limit: int) -> Iterator[str]:
 
 
 def _read_each_line(source: FileRange, limit: int) -> Iterator[str]:
-    return (text for line in read_lines(source, limit) if (text := line.text.strip()))
+    return (text for line, _, _ in read_lines(source, limit) if (text := line.strip()))
 
 
 def _read_whole(source: FileRange, limit: int) -> Iterator[str]:
     lines = []
-    for line in read_lines(source, limit, PARAGRAPH_BYTES):
-        if line.offset + len(line.text.encode()) > limit:
+    for line, _, offset in read_lines(source, limit, PARAGRAPH_BYTES):
+        if offset + len(line.encode()) > limit:
             raise too_long(source, 1, 0, "file", limit)
-        lines.append(line.text)
+        lines.append(line)
     if text := "".join(lines).strip():
         yield text
 

@@ -32,11 +32,15 @@ class TextOptions:
         options = {"text_field": self.text_field, "document": self.document}
         return {name: value for name, value in options.items() if value != getattr(_DEFAULTS, name)}
 
-    def words(self) -> str:
-        """The options on the command line, without defaults: " --document line"."""
+    def names(self) -> dict[str, object]:
+        """The options that are not defaults, as on the command line: {"max-document-bytes": 1000}."""
         names = ("text_field", "document", "max_document_bytes")
         changed = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(_DEFAULTS, name)}
-        return "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in changed.items())
+        return {name.replace("_", "-"): value for name, value in changed.items()}
+
+    def words(self) -> str:
+        """The words of a command line for these options: " --document line"."""
+        return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in self.names().items())
 
 
 _DEFAULTS = TextOptions()

@@ -62,7 +62,8 @@ class DataConfig:
         if (self.mixture or self.temperature is not None) and not self.shards:
             raise InputError("data.mixture and data.temperature need prepared shards; set data.shards NAME=FOLDER …")
         if self.text != TextOptions() and not (self.files or self.held_out):
-            raise InputError(f"{self.text.words()[1:]}: set without text; set data.files, or data.held-out with shards")
+            names = " and ".join(f"data.{word}" for word in self.text.names())
+            raise InputError(f"{names} set without text files; set data.files too, or data.held-out with data.shards")
         if self.held_out and not (self.files or self.shards):
             raise InputError("data.held-out is set without training text; set data.files or data.shards too")
 

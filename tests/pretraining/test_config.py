@@ -30,7 +30,7 @@ def test_settings_contain_the_text_options_that_determine_the_documents():
     assert settings(max_document_bytes=10) == default
     assert settings(document="line", text_field="content") == default | {"document": "line", "text_field": "content"}
     assert not {"text", "document"} & default.keys()
-    with pytest.raises(InputError, match="--document line: set without text; set data.files"):
+    with pytest.raises(InputError, match=r"data.document set without text files; set data.files too"):
         DataConfig(text=TextOptions(document="line"))
 
 
