@@ -70,10 +70,10 @@ def prepare(data: Path, folder: Path, scale: Scale) -> Corpus:
     """Collect the text, train the tokenizer and write the sequences; what exists is used again."""
     text = make_folder(folder) / "text.txt"
     write_documents(data, text)
-    tokenizer = train_run_tokenizer([str(text)], folder / "tokenizer" / "spm.model", scale.vocabulary)
+    text_files = TextFiles((str(text),), ())
+    tokenizer = train_run_tokenizer(text_files, folder / "tokenizer" / "spm.model", scale.vocabulary)
     if (folder / "shards" / "held_out").is_dir():
         return Corpus(tokenizer, ShardFolders(folder / "shards" / "train", folder / "shards" / "held_out"))
-    text_files = TextFiles((str(text),), ())
     return Corpus(tokenizer, prepare_shards(text_files, folder / "shards", tokenizer, scale.length))
 
 

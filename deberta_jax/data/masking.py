@@ -14,8 +14,9 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int8, Int32, Int64
 
+from deberta_jax.data.words import split_unspaced
 from deberta_jax.errors import InputError, check_at_least
 
 
@@ -38,11 +39,14 @@ class Masking:
     """Share of the masked tokens that stay as they are; a random token replaces the rest."""
     mode: Literal["uniform", "tail_biased"] = "uniform"
     """Spread the masks over the whole sequence, or choose them from the left as the original does."""
+    max_word_tokens: int | None = 16
+    """Mask longer words, as in DNA, and text of scripts without spaces by tokens (not if tail_biased); None: never."""
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise InputError(f"masking rate is {self.rate}; it must be between 0 and 1")
         check_at_least("max_ngram", self.max_ngram, 1)
+        check_at_least("max_word_tokens", self.max_word_tokens, 1)
         if min(self.mask_share, self.keep_share) < 0 or self.mask_share + self.keep_share > 1 + 1e-9:
             raise InputError(
                 f"mask_share is {self.mask_share} and keep_share is {self.keep_share}; they must not be negative, "
@@ -66,17 +70,28 @@ class MaskingVocabulary:
     special_ids: tuple[int, ...]
     word_starts: Bool[np.ndarray, "V"]
     """For each id, whether the token begins a word."""
+    unspaced: Int8[np.ndarray, "_"] | None = None
+    """For each id, 1 if the token is of a script without spaces, 2 if it continues a character, else 0; None: all 0."""
 
     def __post_init__(self) -> None:
         if len(self.word_starts) != self.vocab_size:
             raise InputError(
                 f"word_starts has {len(self.word_starts)} entries, but the vocabulary has {self.vocab_size} tokens"
             )
+        if self.unspaced is not None and len(self.unspaced) != self.vocab_size:
+            raise InputError(
+                f"unspaced has {len(self.unspaced)} entries, but the vocabulary has {self.vocab_size} tokens"
+            )
 
     @functools.cached_property
     def is_ordinary(self) -> Bool[np.ndarray, "V"]:
         """For each id, whether it is an ordinary token."""
         return ~np.isin(np.arange(self.vocab_size), self.special_ids)
+
+    @functools.cached_property
+    def unspaced_codes(self) -> Int8[np.ndarray, "_"]:
+        """`unspaced`, or zeros."""
+        return np.zeros(self.vocab_size, np.int8) if self.unspaced is None else self.unspaced
 
     @functools.cached_property
     def sorted_special_ids(self) -> Int64[np.ndarray, "S"]:
@@ -102,8 +117,8 @@ def mask_tokens(
     """
     slots = masking.slots(len(input_ids))
     if masking.mode == "uniform":
-        candidates = _maskable(input_ids, segment_ids, vocabulary)
-        bounds = _word_bounds(input_ids, candidates, vocabulary, masking)
+        candidates = maskable(input_ids, segment_ids, vocabulary)
+        bounds = word_bounds(input_ids, candidates, vocabulary, masking)
         positions = candidates[_choose_uniform(bounds, rng, masking)][:slots]
         replacements = _replace(input_ids[positions], rng, vocabulary, masking)
     else:
@@ -134,7 +149,7 @@ def tail_biased(
     spent; the last word is completed, so there may be more than `max_predictions`. Packed documents share one budget,
     and words end with their document.
     """
-    candidates = _maskable(input_ids, segment_ids, vocabulary)
+    candidates = maskable(input_ids, segment_ids, vocabulary)
     starts = vocabulary.word_starts[input_ids[candidates]]
     if masking.max_ngram == 1 or not masking.whole_words:
         starts = np.ones_like(starts)
@@ -171,7 +186,7 @@ def tail_biased(
     return np.array(positions, np.int64), np.array(replacements, np.int64)
 
 
-def _word_bounds(
+def word_bounds(
     input_ids: Int[np.ndarray, "T"], candidates: Int64[np.ndarray, "C"], vocabulary: MaskingVocabulary, masking: Masking
 ) -> Int64[np.ndarray, "_"]:
     """Where each word starts among the maskable tokens, and their number; every token is a word without whole_words."""
@@ -181,6 +196,8 @@ def _word_bounds(
     # A token right after a special token begins a word, because a document may be split inside a word.
     starts[:1] = True
     starts[1:] |= candidates[1:] != candidates[:-1] + 1
+    if masking.max_word_tokens is not None:
+        starts = split_unspaced(starts, vocabulary.unspaced_codes[input_ids[candidates]], masking.max_word_tokens)
     return np.append(np.flatnonzero(starts), len(candidates))
 
 
@@ -241,7 +258,7 @@ def _replace(
     return np.where(draws < masking.mask_share, vocabulary.mask_id, unmasked)
 
 
-def _maskable(
+def maskable(
     input_ids: Int[np.ndarray, "T"], segment_ids: Int[np.ndarray, "T"], vocabulary: MaskingVocabulary
 ) -> Int64[np.ndarray, "C"]:
     """The positions of ordinary tokens."""

@@ -12,23 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from deberta_jax.data.cluster import Job, Result, map_on_workers
-from deberta_jax.data.manifest import (
-    FORMAT_VERSION,
-    Manifest,
-    Shard,
-    find_manifest,
-    find_shard,
-    write_manifest,
-)
-from deberta_jax.data.selection import (
-    Selection,
-    dropped_counts,
-    examine,
-    select_documents,
-    selection_settings,
-)
+from deberta_jax.data.manifest import FORMAT_VERSION, Manifest, Shard, find_manifest, find_shard, write_manifest
+from deberta_jax.data.readers import DEFAULT_TEXT
+from deberta_jax.data.selection import Selection, dropped_counts, examine, select_documents, selection_settings
 from deberta_jax.data.shards import CorpusTokenizer, ShardJob, make_shard
 from deberta_jax.data.sources import Part, split_files, total_size
+from deberta_jax.data.text_options import TextOptions
 from deberta_jax.errors import InputError, check_at_least, list_names
 from deberta_jax.files import lock_folder, read_json, write_json
 
@@ -63,6 +52,7 @@ def prepare(
     tokenizer: CorpusTokenizer,
     *,
     length: int,
+    text: TextOptions = DEFAULT_TEXT,
     selection: Selection = _EVERY_DOCUMENT,
     shards: int | None = None,
     workers: int = 1,
@@ -71,20 +61,20 @@ def prepare(
 ) -> PrepareReport:
     """Tokenize text files into shards of sequences of `length` tokens, and write a `manifest.json`.
 
-    `selection` says which documents are kept, by default all; it takes one more pass over the text, whose results stay
-    in the folder. Work that is complete is not repeated, so the same call resumes an interrupted one. With several
-    `workers`, or the address of a dask `scheduler` whose workers see the same files, the work is distributed; the
-    sequences do not depend on it. `progress(done, total)` is called after each part of the text in each pass. Raises
-    InputError for invalid options, for text that cannot be read, and for a folder with shards of another text,
-    selection, vocabulary or length; paths of the text files may change.
+    `text` says what a document is. `selection` says which documents are kept, by default all; it takes one more pass
+    over the text, whose results stay in the folder. Work that is complete is not repeated, so the same call resumes an
+    interrupted one. With several `workers`, or the address of a dask `scheduler` whose workers see the same files, the
+    work is distributed; the sequences do not depend on it. `progress(done, total)` is called after each part of the
+    text in each pass. Raises InputError for invalid options, for text that cannot be read, and for a folder with shards
+    of another text, selection, vocabulary or length; paths of the text files may change.
     """
     for name, value, minimum in (("length", length, 8), ("shards", shards, 1), ("workers", workers, 1)):
         check_at_least(name, value, minimum)
     started = time.perf_counter()
-    number = shards or min(_MAX_SHARDS, -(-total_size(files) // _SHARD_BYTES))
+    number = shards or min(_MAX_SHARDS, -(-total_size(files, text) // _SHARD_BYTES))
     # Paths are absolute because a worker may have another working folder.
     folder = folder.absolute()
-    parts = split_files([os.path.abspath(os.path.expanduser(name)) for name in files], number)
+    parts = split_files([os.path.abspath(os.path.expanduser(name)) for name in files], number, text)
     text_files = tuple(sorted({source.path for part in parts for source in part.ranges}))
     with lock_folder(folder):
         existing, settings = find_manifest(folder), selection_settings(selection)
@@ -92,10 +82,9 @@ def prepare(
             _check_options(folder, existing, tokenizer, length, settings)
         run = partial(_run_jobs, workers=workers, scheduler=scheduler)
         ranges = _part_ranges(parts, _file_digests(text_files, folder / "sources.json"))
-        total = len(parts)
+        total = (2 if selection.is_active else 1) * len(parts)
         dropped: list[Path | None] = [None] * len(parts)
         if selection.is_active:
-            total = 2 * len(parts)
             dropped = select_documents(
                 parts,
                 ranges,
@@ -106,7 +95,7 @@ def prepare(
             )
         jobs = _jobs(parts, ranges, dropped, folder, tokenizer, length)
         if existing and [shard.source for shard in existing.shards] != [job.source for job in jobs]:
-            raise _other_shards(folder, "text")
+            raise _other_shards(folder, "text, or of text with other documents")
         all_shards, created = _make_shards(jobs, folder, run, lambda done: progress(total - len(jobs) + done, total))
         counts = dropped_counts(dropped, selection)
         manifest = Manifest(length, tokenizer.sha256, tokenizer.vocab_size, text_files, all_shards, settings, counts)
@@ -120,8 +109,11 @@ def prepare(
 
 
 def _part_ranges(parts: Sequence[Part], digests: Mapping[str, str]) -> list[list[list[Any]]]:
-    """What identifies the text of each part, as JSON: the digest of each file, and the range."""
-    return [[[digests[source.path], source.start, source.end] for source in part.ranges] for part in parts]
+    """What identifies the text of each part, as JSON: the digest of each file, the range, and how it is read."""
+    return [
+        [[digests[source.path], source.start, source.end, *part.reading(source)] for source in part.ranges]
+        for part in parts
+    ]
 
 
 def _jobs(

@@ -1,42 +1,28 @@
-"""The documents in one file of text: `.txt`, `.jsonl`, each also compressed, and `.parquet`."""
+"""The documents in one file: plain text, JSON lines and articles of WikiExtractor, also compressed, and tables."""
 
 import json
-import zlib
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-from deberta_jax.compression import open_decompressed
+from deberta_jax.data.columns import read_arrow, read_parquet
+from deberta_jax.data.lines import FileRange, line_in_file, read_lines, too_long
+from deberta_jax.data.text_kinds import Kind, file_kind
+from deberta_jax.data.text_options import TextOptions
 from deberta_jax.errors import InputError, list_names
 
-SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-# Text without blank lines is split into documents of this size, so that a document always fits into memory.
-MAX_DOCUMENT_BYTES = 1 << 20
+# Text without blank lines is split into documents of this size.
+PARAGRAPH_BYTES = 1 << 20
+ARTICLE_START = "<doc id="
+_ARTICLE_END = "</doc>"
+DEFAULT_TEXT = TextOptions()
 
 
-@dataclass(frozen=True)
-class FileRange:
-    """A file, or the bytes of an uncompressed file from `start` up to `end`."""
-
-    path: str
-    start: int = 0
-    end: int | None = None
-
-
-def read_range(source: FileRange) -> Iterator[str]:
+def read_range(source: FileRange, options: TextOptions = DEFAULT_TEXT) -> Iterator[str]:
     """The documents of a file or of a part of it, none of them empty.
 
     Raises InputError for content that cannot be read, and for a whole file without text.
     """
     is_empty = True
-    if source.path.endswith(".parquet"):
-        documents = _read_parquet(source.path)
-    elif source.path.removesuffix(".gz").removesuffix(".zst").endswith(".jsonl"):
-        documents = _read_jsonl(source)
-    else:
-        documents = _read_text(source)
-    for document in documents:
+    for document in _READ[file_kind(source.path, options)](source, options):
         is_empty = False
         yield document
     if is_empty and source.end is None:
@@ -48,100 +34,97 @@ def no_text(path: str) -> InputError:
     return InputError(f"{path}: no text in this file; remove it from the list, or add text")
 
 
-def _read_text(source: FileRange) -> Iterator[str]:
+def _read_text(source: FileRange, options: TextOptions) -> Iterator[str]:
+    read = {"blank": _read_paragraphs, "line": _read_each_line, "file": _read_whole}[options.document]
+    return read(source, options.max_document_bytes)
+
+
+def _read_paragraphs(source: FileRange, limit: int) -> Iterator[str]:
     lines: list[str] = []
     size = 0
-    for line in _lines(source, MAX_DOCUMENT_BYTES):
+    for line, _, _ in read_lines(source, limit, PARAGRAPH_BYTES):
         if line.strip():
             lines.append(line)
             size += len(line)
-        if lines and (not line.strip() or size >= MAX_DOCUMENT_BYTES):
+        if lines and (not line.strip() or size >= PARAGRAPH_BYTES):
             yield "".join(lines).strip()
             lines, size = [], 0
     if lines:
         yield "".join(lines).strip()
 
 
-def _read_jsonl(source: FileRange) -> Iterator[str]:
-    for number, line in enumerate(_lines(source, -1), 1):
+def _read_each_line(source: FileRange, limit: int) -> Iterator[str]:
+    return (text for line, _, _ in read_lines(source, limit) if (text := line.strip()))
+
+
+def _read_whole(source: FileRange, limit: int) -> Iterator[str]:
+    lines = []
+    for line, _, offset in read_lines(source, limit, PARAGRAPH_BYTES):
+        if offset + len(line.encode()) > limit:
+            raise too_long(source, 1, 0, "file", limit)
+        lines.append(line)
+    if text := "".join(lines).strip():
+        yield text
+
+
+def _read_wiki(source: FileRange, options: TextOptions) -> Iterator[str]:
+    """The articles of WikiExtractor, between <doc ...> and </doc>, with &, < and > as characters."""
+    limit = options.max_document_bytes
+    lines: list[str] | None = None
+    size = first = start = 0
+    for line, number, offset in read_lines(source, limit):
+        if line.startswith(ARTICLE_START) and lines is None:
+            lines, size, first, start = [], 0, number, offset
+        elif lines is None:
+            if line.strip():
+                where = f"{source.path} line {line_in_file(source, number)}"
+                raise InputError(f"{where}: text outside of <doc> and </doc>; fix this line")
+        elif line.strip() == _ARTICLE_END:
+            if text := "".join(lines).strip():
+                yield text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+            lines = None
+        elif line.startswith(ARTICLE_START):
+            break
+        else:
+            lines.append(line)
+            size += len(line.encode())
+            if size > limit:
+                raise too_long(source, first, start, "document", limit)
+    if lines is not None:
+        raise InputError(
+            f"{source.path} line {line_in_file(source, first)}: <doc> without </doc>; the file is damaged, extract it "
+            "again"
+        )
+
+
+def _read_jsonl(source: FileRange, options: TextOptions) -> Iterator[str]:
+    for line, number, _ in read_lines(source, options.max_document_bytes):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            where = f"{source.path} line {line_in_file(source, number)}"
             raise InputError(
-                f"{source.path} line {_line_in_file(source, number)}: not valid JSON ({reason}); fix this line"
+                f"{where}: not valid JSON ({reason}); fix this line, or write an object per line"
             ) from None
-        document = record.get("text") if isinstance(record, dict) else None
+        document = record.get(options.text_field) if isinstance(record, dict) else None
         if not isinstance(document, str):
+            names = f" (fields: {list_names(record)})" if isinstance(record, dict) else ""
             raise InputError(
-                f"{source.path} line {_line_in_file(source, number)}: expected an object with a string in the field "
-                '"text"; rename the field, or fix this line'
+                f"{source.path} line {line_in_file(source, number)}: expected an object with a string in the field "
+                f'"{options.text_field}"{names}; name the field with text-field, or fix this line'
             )
         if document.strip():
             # JSON can escape a lone surrogate, which UTF-8 cannot encode.
             yield document.encode(errors="replace").decode().strip()
 
 
-def _read_parquet(path: str) -> Iterator[str]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise InputError(f"{path}: parquet files require pyarrow; pip install 'deberta-jax[prep]'") from None
-    try:
-        with closing(parquet.ParquetFile(path)) as file:
-            if "text" not in file.schema_arrow.names:
-                names = list_names(file.schema_arrow.names)
-                raise InputError(
-                    f'{path}: no column "text" (columns: {names}); rename the column that contains the text'
-                )
-            for batch in file.iter_batches(batch_size=256, columns=["text"]):
-                for document in batch.column(0).to_pylist():
-                    if document is not None and not isinstance(document, str):
-                        kind = batch.column(0).type
-                        raise InputError(f'{path}: column "text" contains {kind}; convert it to strings')
-                    if document and document.strip():
-                        yield document.strip()
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})") from None
-
-
-def _lines(source: FileRange, limit: int) -> Iterator[str]:
-    """The lines that start in a range; a line of more than `limit` bytes is split (never, if negative)."""
-    with open_decompressed(Path(source.path), source.start) as file:
-        offset, rest = source.start, b""
-        while True:
-            try:
-                block = file.readline(limit)
-            except (EOFError, OSError, zlib.error) as error:
-                raise InputError(
-                    f"{source.path}: cannot be decompressed ({error}); the file is damaged, download it again"
-                ) from None
-            if not block and not rest:
-                return
-            line, rest = rest + block, b""
-            if source.end is not None and offset >= source.end:
-                return
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                # A long line may be split inside a character: its first bytes then belong to the next block.
-                if not (block and not line.endswith(b"\n") and error.reason == "unexpected end of data"):
-                    raise InputError(
-                        f"{source.path} byte {offset + error.start}: not UTF-8 ({error.reason}); convert the file, for "
-                        "example with iconv"
-                    ) from None
-                text, rest = line[: error.start].decode(), line[error.start :]
-            yield text.removeprefix("\ufeff") if offset == 0 else text
-            offset += len(line) - len(rest)
-
-
-def _line_in_file(source: FileRange, number: int) -> int:
-    """The number of a line in its file, from its number in a range; both count from 1."""
-    count, left = number, source.start
-    if left:
-        with open(source.path, "rb") as file:
-            while left and (block := file.read(min(left, 1 << 20))):
-                count, left = count + block.count(b"\n"), left - len(block)
-    return count
+_READ: dict[Kind, Callable[[FileRange, TextOptions], Iterator[str]]] = {
+    "text": _read_text,
+    "wiki": _read_wiki,
+    "jsonl": _read_jsonl,
+    "parquet": lambda source, options: read_parquet(source.path, options),
+    "arrow": lambda source, options: read_arrow(source.path, options),
+}

@@ -81,8 +81,8 @@ def examine(job: ExamineJob) -> None:
 
     def blocks() -> Iterator[bytes]:
         documents = job.part.documents()
-        while block := list(islice(documents, _BLOCK)):
-            yield np.concatenate([_examined(document, job.selection, kind) for document in block]).tobytes()
+        while block := [_examined(document, job.selection, kind) for document in islice(documents, _BLOCK)]:
+            yield np.concatenate(block).tobytes()
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:

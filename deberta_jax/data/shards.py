@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,7 +14,8 @@ from deberta_jax.data.sources import Part
 from deberta_jax.errors import InputError
 from deberta_jax.files import replace_file
 
-_DOCUMENTS_PER_BATCH = 32
+# Documents that are tokenized together: so many, or so many characters.
+_BATCH_DOCUMENTS, _BATCH_CHARACTERS = 32, 1 << 24
 
 
 @runtime_checkable
@@ -62,8 +62,7 @@ def make_shard(job: ShardJob) -> Shard:
 
     def encoded() -> Iterator[np.ndarray]:
         nonlocal documents, size
-        texts = job.documents()
-        while batch := list(islice(texts, _DOCUMENTS_PER_BATCH)):
+        for batch in _batches(job.documents()):
             documents, size = documents + len(batch), size + sum(len(text.encode()) for text in batch)
             yield from job.tokenizer.encode_many(batch)
 
@@ -88,6 +87,19 @@ def make_shard(job: ShardJob) -> Shard:
     shard = Shard(job.path.name, job.source, sequences, tokens, documents, size, file_bytes)
     write_shard_record(job.path, shard)
     return shard
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def to_record(sequence: PackedSequence) -> bytes:

@@ -11,6 +11,7 @@ import tyro
 from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat, Sharing
 from deberta_jax.data.language_modeling import Directions
 from deberta_jax.data.masking import Masking
+from deberta_jax.data.text_options import TextOptions
 from deberta_jax.errors import InputError, check_at_least
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.curriculum import Stage, first_steps, make_stages, parse_lengths
@@ -31,9 +32,10 @@ class DataConfig:
     """Text, and how it becomes training sequences."""
 
     files: tuple[str, ...] = ()
-    """Text files or glob patterns; by default the documentation of the installed Python packages."""
+    """Text files, folders or glob patterns; by default the documentation of the installed Python packages."""
     held_out: tuple[str, ...] = ()
     """Text files to evaluate on; by default one shard in twenty."""
+    text: Annotated[TextOptions, tyro.conf.arg(name="")] = field(default_factory=TextOptions)
     shards: tuple[str, ...] = ()
     """Folder of shards written by `deberta-jax prepare`, used instead of files; several sources are NAME=FOLDER …"""
     mixture: tuple[str, ...] = ()
@@ -59,6 +61,9 @@ class DataConfig:
             raise InputError("data.mixture and data.temperature are both set; use one of them")
         if (self.mixture or self.temperature is not None) and not self.shards:
             raise InputError("data.mixture and data.temperature need prepared shards; set data.shards NAME=FOLDER …")
+        if self.text != TextOptions() and not (self.files or self.held_out):
+            names = " and ".join(f"data.{word}" for word in self.text.names())
+            raise InputError(f"{names} set without text files; set data.files too, or data.held-out with data.shards")
         if self.held_out and not (self.files or self.shards):
             raise InputError("data.held-out is set without training text; set data.files or data.shards too")
 
@@ -223,10 +228,21 @@ class PretrainConfig:
         unused += [name for name, default in later.items() if settings[name] == default]
         for name in ("folder", "processes", "recipe", "micro_batch", "branch_from", "wandb", *unused):
             del settings[name]
+        settings["data"] |= self.data.text.settings()
+        del settings["data"]["text"]
+        if not self._splits_long_words():
+            del settings["data"]["masking"]["max_word_tokens"]
         for name in ("mixture", "temperature"):
             if settings["data"][name] in ((), None):
                 del settings["data"][name]
         return _as_json(settings)
+
+    def _splits_long_words(self) -> bool:
+        """Whether the limit of words changes masks; runs of earlier versions have none."""
+        masking = self.data.masking
+        is_uniform = "uniform" in (masking.mode, self.evaluation_masking().mode)
+        is_limited = masking.whole_words and masking.max_word_tokens is not None
+        return is_limited and is_uniform and self.objective != "clm"
 
     def _data_settings(self) -> dict[str, Any]:
         """One length and one folder as they are; of several lengths, the first step of each."""

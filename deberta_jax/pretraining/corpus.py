@@ -16,8 +16,10 @@ from deberta_jax.data.documentation import write_documentation
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.data.mixture import Shards, derived_seed
 from deberta_jax.data.prepare import prepare
+from deberta_jax.data.readers import DEFAULT_TEXT
 from deberta_jax.data.sources import documents, find_files
 from deberta_jax.data.split import split_held_out
+from deberta_jax.data.text_options import TextOptions
 from deberta_jax.errors import InputError
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import tokenizer_folder
@@ -42,6 +44,7 @@ class TextFiles(NamedTuple):
 
     training: tuple[str, ...]
     held_out: tuple[str, ...]
+    options: TextOptions = DEFAULT_TEXT
 
 
 class ShardFolders(NamedTuple):
@@ -54,7 +57,7 @@ class ShardFolders(NamedTuple):
 def check_text_files(data: DataConfig) -> None:
     """Raise InputError if a text file that is named does not exist or is of an unknown kind."""
     if names := [*data.files, *data.held_out]:
-        find_files(names)
+        find_files(names, data.text)
 
 
 def find_tokenizer(
@@ -81,7 +84,7 @@ def find_tokenizer(
 def prepare_text(data: DataConfig, folder: Path) -> TextFiles:
     """The text that is named, or else the documentation of the installed packages, written to `folder`."""
     if data.files or data.shards:
-        return TextFiles(data.files, data.held_out)
+        return TextFiles(data.files, data.held_out, data.text)
     start = time.perf_counter()
     on_first_process(lambda: write_documentation(folder))
     training, held_out_file = folder / "train.txt", folder / "held_out.txt"
@@ -91,7 +94,7 @@ def prepare_text(data: DataConfig, folder: Path) -> TextFiles:
     return TextFiles((str(training),), (str(held_out_file),))
 
 
-def train_run_tokenizer(files: Sequence[str], path: Path, vocabulary: int) -> Tokenizer:
+def train_run_tokenizer(text: TextFiles, path: Path, vocabulary: int) -> Tokenizer:
     """The tokenizer at `path`, trained on the text with `vocabulary` pieces if it does not exist."""
     start = time.perf_counter()
 
@@ -99,7 +102,7 @@ def train_run_tokenizer(files: Sequence[str], path: Path, vocabulary: int) -> To
         if path.exists():
             return
         try:
-            train_tokenizer(documents(files), path, vocabulary)
+            train_tokenizer(documents(text.training, text.options), path, vocabulary)
         except InputError:
             # A refused command leaves no empty folder.
             with suppress(OSError):
@@ -131,7 +134,7 @@ def _split_sources(
 ) -> ShardFolders:
     """The mixture of sources of one length; held-out text is in the files that are named, or is a part of each."""
     if text.held_out:
-        held_out = _tokenize(text.held_out, folder / "held_out", tokenizer, length)
+        held_out = _tokenize(text.held_out, folder / "held_out", tokenizer, length, text.options)
         return ShardFolders(make_mixture(sources, data.mixture, data.temperature), held_out)
     training, evaluation = {}, {}
     for name, shards in sources.items():
@@ -146,9 +149,9 @@ def _split_sources(
 def prepare_shards(text: TextFiles, folder: Path, tokenizer: Tokenizer, length: int) -> ShardFolders:
     """Tokenize the text into shards in `folder`, and hold out a part for evaluation unless files are held out."""
     if text.held_out:
-        training = _tokenize(text.training, folder / "train", tokenizer, length)
-        return ShardFolders(training, _tokenize(text.held_out, folder / "held_out", tokenizer, length))
-    every = _tokenize(text.training, folder / "all", tokenizer, length, number=_MIN_SHARDS)
+        training = _tokenize(text.training, folder / "train", tokenizer, length, text.options)
+        return ShardFolders(training, _tokenize(text.held_out, folder / "held_out", tokenizer, length, text.options))
+    every = _tokenize(text.training, folder / "all", tokenizer, length, text.options, number=_MIN_SHARDS)
     on_first_process(lambda: split_held_out(every, folder, tokenizer.sha256))
     return ShardFolders(folder / "train", folder / "held_out")
 
@@ -192,21 +195,29 @@ def evaluation_batches(
 def example_documents(text: TextFiles) -> list[str]:
     """Held-out documents to show examples of, at most a thousand; none with prepared shards alone."""
     files = text.held_out or text.training
-    return list(itertools.islice(documents(files), _EXAMPLE_DOCUMENTS)) if files else []
+    return list(itertools.islice(documents(files, text.options), _EXAMPLE_DOCUMENTS)) if files else []
 
 
 def masking_vocabulary(tokenizer: Tokenizer) -> MaskingVocabulary:
-    return MaskingVocabulary(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts())
+    return MaskingVocabulary(
+        tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids, tokenizer.word_starts(), tokenizer.unspaced()
+    )
 
 
 def _tokenize(
-    files: Sequence[str], folder: Path, tokenizer: Tokenizer, length: int, *, number: int | None = None
+    files: Sequence[str],
+    folder: Path,
+    tokenizer: Tokenizer,
+    length: int,
+    options: TextOptions,
+    *,
+    number: int | None = None,
 ) -> Path:
     """Write shards of the files to `folder` on the first process, as many as `number`; print their size and speed."""
 
     def write() -> None:
         with progress_bar("shards") as progress:
-            report = prepare(files, folder, tokenizer, length=length, shards=number, progress=progress)
+            report = prepare(files, folder, tokenizer, length=length, text=options, shards=number, progress=progress)
         manifest = report.manifest
         print_once(
             f"shards: {folder}: {manifest.tokens:,} tokens in {manifest.sequences:,} sequences of {manifest.length} "

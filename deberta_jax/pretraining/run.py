@@ -1,6 +1,6 @@
 """One pretraining run, from text files to model folders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -10,6 +10,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from deberta_jax.data.batches import HeldOutBatches
+from deberta_jax.data.masking import MaskingVocabulary
+from deberta_jax.data.mixture import Shards
+from deberta_jax.data.unspaced import unspaced_lines
 from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder
 from deberta_jax.model.attention import check_attention_runs
@@ -85,11 +88,10 @@ def pretrain(config: PretrainConfig) -> None:
             on_first_process(partial(copy_branch, config.branch_from, folder))
         text = prepare_text(data, folder / "text")
         if tokenizer is None:
-            tokenizer = train_run_tokenizer(text.training, folder / "tokenizer" / "spm.model", config.vocabulary)
+            tokenizer = train_run_tokenizer(text, folder / "tokenizer" / "spm.model", config.vocabulary)
         shards = prepare_stages(text, data, folder / "shards", tokenizer)
         stages = config.stages()
         training_shards = [shards[stage.length].training for stage in stages]
-        held_out_shards = shards[stages[-1].length].held_out
         rows_sha256 = shards_sha256([shards[length].training for length in data.lengths])
         content = {
             "held_out": shards_sha256([shards[length].held_out for length in data.lengths]),
@@ -104,9 +106,10 @@ def pretrain(config: PretrainConfig) -> None:
         options = model_options(config, model_config)
         method = objective.method(options, training, config.rtd)
         stage_sizes = [measure(config.at_stage(stage), options, mesh) for stage in stages]
-        print_once("\n".join([f"{config.model}: {stage_sizes[0]}", *stage_lines(stages, training_shards)]))
-        rows = [batch_rows(config.at_stage(stage), masking_vocabulary(tokenizer), mesh) for stage in stages]
-        held_out = evaluation_batches(held_out_shards, tokenizer, rows[-1].held_out, config, mesh)
+        vocabulary = masking_vocabulary(tokenizer)
+        print_once("\n".join([f"{config.model}: {stage_sizes[0]}", *_text_lines(config, training_shards, vocabulary)]))
+        rows = [batch_rows(config.at_stage(stage), vocabulary, mesh) for stage in stages]
+        held_out = evaluation_batches(shards[stages[-1].length].held_out, tokenizer, rows[-1].held_out, config, mesh)
         inputs = list(zip(stages, training_shards, [stage_rows.training for stage_rows in rows], strict=True))
         load_files = partial(objective.load_files, files, options, config.rtd, model_key(training.seed), mesh)
         tracker = stack.enter_context(tracking(config.wandb, folder, settings))
@@ -123,6 +126,14 @@ def pretrain(config: PretrainConfig) -> None:
         )
         tracker.summarize(result.metrics)
         _finish(config, result, held_out, text, tokenizer, method.warning(training.steps, result.metrics))
+
+
+def _text_lines(config: PretrainConfig, shards: Sequence[Shards], vocabulary: MaskingVocabulary) -> list[str]:
+    """The stages and sources of the run, and how much text without spaces they have, if words are masked."""
+    lines = stage_lines(config.stages(), shards)
+    if config.objective != "clm":
+        lines += unspaced_lines(shards[0], vocabulary, config.data.masking)
+    return lines
 
 
 def _finish(

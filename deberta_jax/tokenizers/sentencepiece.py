@@ -127,8 +127,10 @@ class SentencePieceVocabulary:
         return self.model.decode(list(ids))
 
     def word_starts(self) -> Bool[np.ndarray, "V"]:
-        """For each id, whether the piece begins with a space or is a single symbol."""
-        return np.asarray([piece.startswith(WORD_START) or is_single_symbol(piece) for piece in self.pieces])
+        """For each id, whether the piece begins with white space or is a single symbol."""
+        return np.asarray(
+            [piece[0] == WORD_START or piece[0].isspace() or is_single_symbol(piece) for piece in self.pieces]
+        )
 
     def saved(self) -> SavedVocabulary:
         """The model file, byte for byte, and the same model for `tokenizer.json`."""

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, SupportsInt
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int8
 
 from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.batch import Batch, BatchOptions, EncodedText, Truncation, make_batch
 from deberta_jax.tokenizers.characters import check_texts, text_list
 from deberta_jax.tokenizers.formats import read_vocabulary
 from deberta_jax.tokenizers.save import write_tokenizer
+from deberta_jax.tokenizers.scripts import unspaced_codes
 from deberta_jax.tokenizers.segments import Encoded, Encoder
 from deberta_jax.tokenizers.special_tokens import (
     NAMES,
@@ -286,6 +287,10 @@ class Tokenizer:
         starts[: self.vocabulary.size] = self.vocabulary.word_starts()
         starts[list(self._named)] = True
         return starts
+
+    def unspaced(self) -> Int8[np.ndarray, "V"]:
+        """For each id, 1 for a token of a script without spaces, 2 for one that continues a character, else 0."""
+        return unspaced_codes([self.token(index) for index in range(self.vocab_size)])
 
 
 def _read_again(path: str, new_tokens: tuple[str, ...], split_special_tokens: bool) -> Tokenizer:

@@ -36,21 +36,32 @@ _OPTIONS: dict[str, Any] = {
     "train_extremely_large_corpus": False,
     "minloglevel": 2,
 }
+# No normalization, so that decoding restores the text: no space before it, and pieces for indentation.
+_KEEP_WHITESPACE: dict[str, Any] = {
+    "normalization_rule_name": "identity",
+    "add_dummy_prefix": False,
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+    "required_chars": "\t\n",
+}
 
 
-def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 32000) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], path: str | Path, vocab_size: int = 32000, *, keep_whitespace: bool = False
+) -> Tokenizer:
     """Train a unigram model of `vocab_size` pieces (nmt_nfkc, byte fallback) and write it to `path`.
 
     [PAD], [CLS], [SEP] and [UNK] have the ids 0 to 3, followed by bytes and pieces. A corpus of more than a million
-    lines is sampled, with the same sample in every call. Raises InputError if the file cannot be written, and for a
-    corpus too small for `vocab_size`, with the largest size that it allows.
+    lines is sampled, with the same sample in every call. With `keep_whitespace`, the model does not normalize: it keeps
+    tabs, line ends, repeated spaces and all other characters, except U+2581, which becomes a space. Raises InputError
+    if the file cannot be written, and for a corpus too small for `vocab_size`, with the largest size that it allows.
     """
     path = Path(path)
 
     def write(temporary: Path) -> None:
         # The file is opened before training, so that a path that cannot be written is rejected at once.
         with temporary.open("wb") as file:
-            _train(texts, file, vocab_size)
+            _train(texts, file, vocab_size, keep_whitespace)
 
     with _parent_folder(path):
         try:
@@ -63,21 +74,22 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int = 32
     return Tokenizer(path)
 
 
-def _train(texts: Iterable[str], file: BinaryIO, vocab_size: int) -> None:
+def _train(texts: Iterable[str], file: BinaryIO, vocab_size: int, keep_whitespace: bool) -> None:
     """Train in another thread, because signals such as Ctrl-C reach Python only between its own instructions."""
     errors: list[BaseException] = []
     is_reading, stopped = threading.Event(), threading.Event()
     is_reading.set()
 
     def lines() -> Iterator[str]:
-        sample = sample_lines(_until(stopped, _split_lines(texts)), _MAX_LINES)[::-1]
+        sample = sample_lines(_until(stopped, _split_lines(texts, keep_whitespace)), _MAX_LINES)[::-1]
         yield from _until(stopped, (sample.pop() for _ in range(len(sample))))
         is_reading.clear()
 
     def train() -> None:
         try:
+            options = _OPTIONS | (_KEEP_WHITESPACE if keep_whitespace else {})
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_note_errors(lines(), errors), model_writer=file, vocab_size=vocab_size, **_OPTIONS
+                sentence_iterator=_note_errors(lines(), errors), model_writer=file, vocab_size=vocab_size, **options
             )
         except Exception as error:
             errors.append(error)
@@ -125,11 +137,12 @@ def _parent_folder(path: Path) -> Generator[None, None, None]:
         raise
 
 
-def _split_lines(texts: Iterable[str]) -> Iterator[str]:
+def _split_lines(texts: Iterable[str], keep_whitespace: bool) -> Iterator[str]:
     for text in texts:
-        for line in text.splitlines():
+        for line in text.splitlines(keepends=keep_whitespace):
             for start in range(0, len(line), _MAX_LINE_CHARACTERS):
-                if part := line[start : start + _MAX_LINE_CHARACTERS].strip():
+                part = line[start : start + _MAX_LINE_CHARACTERS]
+                if part := part if keep_whitespace else part.strip():
                     yield part
 
 

@@ -1,6 +1,7 @@
 """`deberta-jax prepare`: shards, messages, and the folders that it leaves."""
 
 import os
+import re
 
 import pytest
 from toy_tokenizers import write_unigram
@@ -87,3 +88,29 @@ def test_an_output_that_cannot_be_a_folder_is_reported_in_one_line(prepare, text
         assert code == 2
         assert err.startswith(f"deberta-jax prepare: {folder}: cannot create this folder (")
         assert err.count("\n") == 1
+
+
+def test_the_text_options_define_the_documents_and_can_be_wrong(prepare, text, tmp_path):
+    text.write_text("a shell\nsea shells\n\nshe sells\n")
+    code, out, err = prepare("--document", "line")
+    assert (code, err) == (0, "")
+    assert "3 documents" in out
+    code, _, err = prepare("--max-document-bytes", "5", folder=tmp_path / "b")
+    assert code == 2
+    assert f"{text} line 1, byte 0: a line of more than 5 bytes; fix the file, or increase max-document-bytes" in err
+    text.with_suffix(".jsonl").write_text('{"content": "she sells"}\n')
+    code, _, err = prepare("--files", str(text.with_suffix(".jsonl")), folder=tmp_path / "c")
+    assert code == 2
+    assert 'expected an object with a string in the field "text" (fields: content)' in err
+    code, out, _ = prepare("--files", str(text.with_suffix(".jsonl")), "--text-field", "content", folder=tmp_path / "c")
+    assert code == 0 and "1 documents" in out
+
+
+def test_text_without_spaces_is_reported_in_one_line(prepare, text):
+    text.write_text("\n\n".join("acgt" * 40 for _ in range(20)))
+    code, out, err = prepare()
+    assert (code, err) == (0, "")
+    line = (
+        r'text without spaces: 9\d% of the tokens; each of them is masked as a word \(docs/pretraining.md, "Masking"\)'
+    )
+    assert re.fullmatch(line, out.splitlines()[1])

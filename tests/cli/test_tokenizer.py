@@ -1,5 +1,6 @@
 """`deberta-jax tokenizer`: the vocabulary, messages, and the files that it leaves."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -108,7 +109,18 @@ def test_of_two_commands_that_write_one_file_one_wins_and_the_other_says_so(trai
 
 def test_a_file_that_another_command_wrote_meanwhile_is_not_overwritten(train, tmp_path, monkeypatch):
     path = tmp_path / "spm.model"
-    monkeypatch.setattr("deberta_jax.cli.tokenizer.find_files", lambda files: path.write_text("another"))
+    monkeypatch.setattr("deberta_jax.cli.tokenizer.find_files", lambda *_: path.write_text("another"))
     code, _, err = train()
     assert code == 2 and "this file exists" in err
     assert path.read_text() == "another"
+
+
+def test_the_text_options_are_those_of_the_next_command(train, text, tmp_path):
+    (tmp_path / "folder").mkdir()
+    line = json.dumps({"raw content": TEXT})
+    (tmp_path / "folder" / "part-0").write_text(f"{line}\n" * 10)
+    code, out, err = train("--files", str(tmp_path / "folder"), "--text-field", "raw content")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].endswith("spm.model --text-field 'raw content'")
+    code, _, err = train("--files", str(tmp_path / "folder"), output=tmp_path / "b.model")
+    assert code == 2 and "(fields: raw content)" in err

@@ -192,7 +192,7 @@ def test_a_sequence_without_words_is_unchanged(mode):
 @pytest.mark.parametrize("mode", ["uniform", "tail_biased"])
 def test_a_word_longer_than_the_slots_is_masked_in_part(mode):
     input_ids = np.array([1, 10, *[60] * 61, 2], np.int32)
-    masking = Masking(mode=mode)
+    masking = Masking(mode=mode, max_word_tokens=None)
     *_, weights = mask_tokens(input_ids, np.ones(64, np.int32), np.random.default_rng(0), VOCABULARY, masking)
     assert weights.sum() == masking.slots(64) == 16
 

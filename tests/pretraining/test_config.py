@@ -3,6 +3,7 @@
 import pytest
 
 from deberta_jax.data.masking import Masking
+from deberta_jax.data.text_options import TextOptions
 from deberta_jax.errors import InputError
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining.config import DataConfig, PretrainConfig, RtdConfig, generator_config
@@ -19,6 +20,32 @@ def test_settings_contain_only_the_options_that_the_objective_uses():
     mlm, rtd = (recipe("tiny", Selection(objective)).settings() for objective in ("mlm", "rtd"))
     assert rtd.keys() - mlm.keys() == {"rtd", "generator"}
     assert not {"folder", "processes", "recipe"} & rtd.keys()
+
+
+def test_settings_contain_the_text_options_that_determine_the_documents():
+    def settings(**options):
+        return PretrainConfig(data=DataConfig(files=("a",), text=TextOptions(**options))).settings()["data"]
+
+    default = settings()
+    assert settings(max_document_bytes=10) == default
+    assert settings(document="line", text_field="content") == default | {"document": "line", "text_field": "content"}
+    assert not {"text", "document"} & default.keys()
+    with pytest.raises(InputError, match=r"data.document set without text files; set data.files too"):
+        DataConfig(text=TextOptions(document="line"))
+
+
+def test_the_limit_of_words_is_a_setting_where_it_changes_masks():
+    def masking(objective="mlm", **options):
+        config = PretrainConfig(objective=objective, data=DataConfig(masking=Masking(**options)))
+        return config.settings()["data"]["masking"]
+
+    assert masking()["max_word_tokens"] == 16
+    assert masking("mt", max_word_tokens=4)["max_word_tokens"] == 4
+    assert masking("rtd", mode="tail_biased")["max_word_tokens"] == 16  # held-out text is masked uniformly
+    # Runs of earlier versions are equal to these, and have no such setting.
+    for earlier in (masking(max_word_tokens=None), masking("clm"), masking(mode="tail_biased")):
+        assert "max_word_tokens" not in earlier
+    assert "max_word_tokens" not in masking("rtd", whole_words=False)
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(8192, 8192), (8150, 8192), (448, 512), (450, 512), (8193, 8320)])

@@ -10,6 +10,7 @@ import pytest
 from toy_tokenizers import TEXT, write_byte_pair, write_unigram
 
 import deberta_jax as dj
+from deberta_jax.tokenizers.train import train_tokenizer
 
 SCRIPT = Path(__file__).parents[1] / "support" / "transformers_tokenizer.py"
 # A folder with the packages of transformers 4, as `.ci/run` installs them.
@@ -78,3 +79,12 @@ def test_both_versions_read_our_folder_with_our_ids(tmp_path, model_type, versio
     saved = dj.Tokenizer(converted)
     assert our_ids(saved) == our_ids(tokenizer)
     assert saved.special_ids == tokenizer.special_ids
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("version", VERSIONS)
+def test_transformers_reads_a_vocabulary_that_keeps_white_space(tmp_path, version):
+    texts = [f"{TEXT}\n\tif x:\n\t\ty  =  {number}\n" for number in range(10)]
+    tokenizer = train_tokenizer(texts, tmp_path / "spm.model", 350, keep_whitespace=True)
+    tokenizer.save(tmp_path / "saved")
+    assert ids_in_transformers(version, tmp_path / "saved", "deberta-v2") == our_ids(tokenizer)
