@@ -137,6 +137,7 @@ def _train(
                 objective=objective,
                 patience=config.patience,
                 lora=config.lora if config.lora.rank else None,
+                average_decay=config.techniques.ema,
             )
         )
     if config.seeds > 1 and jax.process_index() == 0:

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
+from deberta_jax.finetuning.techniques import Techniques
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
 from deberta_jax.tasks.examples import MAX_MALFORMED
@@ -120,6 +121,7 @@ class FinetuneConfig:
     """What to recompute in the backward pass to save memory."""
     sift: SiftConfig = dataclasses.field(default_factory=SiftConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    techniques: Annotated[Techniques, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Techniques)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
     task: tyro.conf.Suppress[str] = ""
@@ -168,4 +170,7 @@ class FinetuneConfig:
         settings = dataclasses.asdict(self) | {"dtype": self.compute_dtype}
         for name in ("folder", "data", "processes", "seeds", "seed"):
             del settings[name]
+        # Absent rather than off: a run without techniques has the settings that it had before they existed.
+        if self.techniques == Techniques():
+            del settings["techniques"]
         return settings

@@ -46,6 +46,7 @@ def finetune(
     objective: Objective | None = None,
     patience: int = 0,
     lora: LoraConfig | None = None,
+    average_decay: float = 0.0,
 ) -> dict[str, float]:
     """Train in a folder, or resume, and save the best model in `folder/model`; returns its metrics.
 
@@ -53,7 +54,8 @@ def finetune(
     settings is refused. Sequences have at most `max_length` tokens. `objective` is that of the kind by default. With
     `patience`, the run ends after this number of evaluations without improvement. With `lora`, only adapters (of a
     positive rank) and the head are trained, and the adapters of the best model are also saved, in `folder/adapter`, if
-    PEFT can load them. Raises StopRequested if the process is asked to stop.
+    PEFT can load them. With `average_decay`, an exponential moving average of the trained parameters is evaluated and
+    saved. Raises StopRequested if the process is asked to stop.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
 
@@ -85,7 +87,7 @@ def finetune(
         training,
         folder,
         settings,
-        _method(inputs, training, objective or plain_objective(inputs.kind.objective), lora),
+        _method(inputs, training, objective or plain_objective(inputs.kind.objective), lora, average_decay),
         batches=batches,
         evaluate=best_model.evaluate,
         should_end=best_model.should_end,
@@ -95,11 +97,11 @@ def finetune(
 
 
 def _method(
-    inputs: RunInputs, training: TrainingConfig, objective: Objective, lora: LoraConfig | None
+    inputs: RunInputs, training: TrainingConfig, objective: Objective, lora: LoraConfig | None, average_decay: float
 ) -> TrainingMethod:
     """Train all parameters, or only adapters and head."""
     curves = {"loss": "training loss", inputs.task.best_metric: inputs.task.best_metric}
     build = with_lora(inputs.model, lora)
     if lora is None:
-        return one_objective(training, build, objective, curves=curves)
-    return one_objective(training, build, lora_objective(objective), trainable, curves)
+        return one_objective(training, build, objective, curves=curves, average_decay=average_decay)
+    return one_objective(training, build, lora_objective(objective), trainable, curves, average_decay=average_decay)

@@ -91,8 +91,8 @@ def option_values(config: Any) -> dict[str, Any]:
     def flatten(fields: Mapping[str, Any], prefix: str) -> None:
         for name, value in fields.items():
             if isinstance(value, Mapping):
-                # The options of training have no prefix.
-                flatten(value, prefix if name == "training" else f"{prefix}{name}.")
+                # The options of training and of techniques have no prefix.
+                flatten(value, prefix if name in ("training", "techniques") else f"{prefix}{name}.")
             else:
                 values[f"--{prefix}{name}".replace("_", "-")] = str(value)
 
