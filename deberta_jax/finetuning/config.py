@@ -9,7 +9,7 @@ import tyro
 
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
-from deberta_jax.finetuning.techniques import Techniques
+from deberta_jax.finetuning.techniques import Techniques, check_one_adversary
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
 from deberta_jax.tasks.examples import MAX_MALFORMED
@@ -96,9 +96,9 @@ class FinetuneConfig:
     head_dropout: float | None = None
     """Dropout before the classifier; by default as in the model's config."""
     label_smoothing: float = 0.0
-    """Probability that the targets distribute over all classes (kinds single_label and token)."""
+    """Probability that the targets distribute over all classes (kinds single_label, ordinal, multi_label, token)."""
     class_weights: tuple[str, ...] = ()
-    """LABEL=WEIGHT for some labels, or "balanced" for weights inverse to frequency (single_label and token)."""
+    """LABEL=WEIGHT for some labels, or "balanced" for weights inverse to frequency (kinds as for --label-smoothing)."""
     evaluate_every: int = 0
     """Steps between evaluations; 0 evaluates after each epoch."""
     patience: int = 0
@@ -137,6 +137,7 @@ class FinetuneConfig:
             raise InputError(f"epochs is {self.epochs}; it must be a positive number such as 3 or 0.5")
         for name in ("label_smoothing", "head_dropout", "max_malformed"):
             check_fraction(name, getattr(self, name) or 0.0)
+        check_one_adversary(self.sift.weight, self.techniques)
 
     @property
     def compute_dtype(self) -> str:
