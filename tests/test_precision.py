@@ -178,7 +178,7 @@ def test_float32_products_request_the_highest_precision(program):
 
 
 # Other programs with the same modules: objectives differ in their losses, which have no products.
-REPEATED = {"mlm without", "rtd joint", "regression", "multi_label", "adversarial"}
+REPEATED = {"mlm without", "rtd joint", "regression", "multi_label", "ordinal", "adversarial"}
 
 
 @pytest.mark.parametrize("program", [name for name in PROGRAMS if name not in REPEATED])

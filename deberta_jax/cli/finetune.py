@@ -24,9 +24,11 @@ from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.cross_validation import check_folds
 from deberta_jax.finetuning.custom import find_task
 from deberta_jax.finetuning.evaluate import metric_names
+from deberta_jax.finetuning.fgm import fgm
 from deberta_jax.finetuning.initial import ModelSpec, PretrainedFolder, model_spec, open_pretrained
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.kinds.kind import Kind, objective_with_options
+from deberta_jax.finetuning.multi_sample import multi_sample
 from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.finetuning.run import RunInputs
 from deberta_jax.finetuning.sections import Section
@@ -179,8 +181,13 @@ def _model(
 def _objective(config: FinetuneConfig, kind: Kind, labels: Sequence[str], train: Sequence[object]) -> Objective:
     classes = kind.class_weighting.classes if kind.class_weighting else lambda example: ()
     counts = Counter(label for example in train for label in classes(example))
-    weights = class_weights(config.class_weights, labels, counts)
-    objective = objective_with_options(kind, weights, config.label_smoothing)
+    examples = len(train) if kind.class_weighting and kind.class_weighting.independent else None
+    weights = class_weights(config.class_weights, labels, counts, examples)
+    objective = objective_with_options(kind, weights, config.label_smoothing, config.techniques.focal)
+    if config.techniques.dropout_samples > 1:
+        objective = multi_sample(kind, objective, config.techniques.dropout_samples)
+    if epsilon := config.techniques.fgm.epsilon:
+        return fgm(objective, epsilon)
     return sift(objective, config.sift) if config.sift.weight else plain_objective(objective)
 
 

@@ -54,6 +54,8 @@ def train_run(
         objective=objective,
         patience=config.patience,
         lora=config.lora if config.lora.rank else None,
+        average_decay=config.techniques.ema,
+        awp=config.techniques.awp if config.techniques.awp.learning_rate else None,
         wandb=config.wandb,
     )
 

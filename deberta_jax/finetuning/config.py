@@ -10,6 +10,7 @@ import tyro
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
 from deberta_jax.finetuning.search_options import check_search
+from deberta_jax.finetuning.techniques import Techniques, check_one_adversary
 from deberta_jax.hub.upload_options import UploadConfig
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
@@ -102,9 +103,9 @@ class FinetuneConfig:
     head_dropout: float | None = None
     """Dropout before the classifier; by default as in the model's config."""
     label_smoothing: float = 0.0
-    """Probability that the targets distribute over all classes (kinds single_label and token)."""
+    """Probability that the targets distribute over all classes (kinds single_label, ordinal, multi_label, token)."""
     class_weights: tuple[str, ...] = ()
-    """LABEL=WEIGHT for some labels, or "balanced" for weights inverse to frequency (single_label and token)."""
+    """LABEL=WEIGHT for some labels, or "balanced" for weights inverse to frequency (kinds as for --label-smoothing)."""
     evaluate_every: int = 0
     """Steps between evaluations; 0 evaluates after each epoch."""
     metric: str | None = None
@@ -137,6 +138,7 @@ class FinetuneConfig:
     """What to recompute in the backward pass to save memory."""
     sift: SiftConfig = dataclasses.field(default_factory=SiftConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    techniques: Annotated[Techniques, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Techniques)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
     wandb: str | None = None
@@ -165,6 +167,7 @@ class FinetuneConfig:
         for name in ("label_smoothing", "head_dropout", "max_malformed"):
             check_fraction(name, getattr(self, name) or 0.0)
         check_search(self.search, self.trials, self.seeds)
+        check_one_adversary(self.sift.weight, self.techniques)
 
     @property
     def compute_dtype(self) -> str:
@@ -198,4 +201,7 @@ class FinetuneConfig:
         settings = dataclasses.asdict(self) | {"dtype": self.compute_dtype}
         for name in ("folder", "data", "processes", "seeds", "seed", "search", "trials", "upload", "wandb"):
             del settings[name]
+        # Absent rather than off: a run without techniques has the settings that it had before they existed.
+        if self.techniques == Techniques():
+            del settings["techniques"]
         return settings

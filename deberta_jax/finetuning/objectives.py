@@ -15,7 +15,13 @@ from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import Divergence
 from deberta_jax.ops.precision import upcast
 from deberta_jax.tasks.examples import PROBABILITIES
-from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy
+from deberta_jax.training.losses import (
+    binary_cross_entropy,
+    binary_focal_cross_entropy,
+    cross_entropy,
+    focal_cross_entropy,
+    soft_cross_entropy,
+)
 from deberta_jax.training.objective import ArrayBatch, Objective, Sums
 
 # The logit of an impossible class. Finite, so that differences of logits are numbers.
@@ -83,24 +89,44 @@ def weighted_objective(
     return TaskObjective(outputs, sums, summed_divergence)
 
 
-def classification_objective(class_weights: Sequence[float] = (), label_smoothing: float = 0.0) -> TaskObjective:
+def classification_objective(
+    class_weights: Sequence[float] = (), label_smoothing: float = 0.0, focal: float = 0.0
+) -> TaskObjective:
     """One of C classes per text or per token: `labels` (int) and `weights` are [B] or [B, T].
 
     The loss is the cross entropy against 1 - s on the label plus s / C on each class (Szegedy et al. 2016), s being
-    `label_smoothing`; soft labels, `probabilities` [B, C], replace the label. `class_weights` scale the weight of each
-    example in the loss and in its normalization. The batch also has `input_ids` and `attention_mask` [B, T], and may
-    have `token_type_ids` [B, T]. Raises InputError for another number of class weights than C.
+    `label_smoothing`; soft labels, `probabilities` [B, C], replace the label. With `focal`, it is the focal loss
+    (`focal_cross_entropy`). `class_weights` scale the weight of each example in the loss and in its normalization. The
+    batch also has `input_ids` and `attention_mask` [B, T], and may have `token_type_ids` [B, T]. Raises InputError for
+    another number of class weights than C.
     """
 
     def losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:
-        labels, C = batch["labels"], logits.shape[-1]
-        if class_weights and len(class_weights) != C:
-            raise InputError(f"class_weights has {len(class_weights)} values for {C} labels")
-        if not label_smoothing and PROBABILITIES not in batch:
+        check_class_weights(class_weights, logits.shape[-1])
+        if not label_smoothing and not focal and PROBABILITIES not in batch:
             return classification_losses(logits, batch)
-        targets = batch.get(PROBABILITIES, jax.nn.one_hot(labels, C, dtype=logits.dtype))
-        targets = (1 - label_smoothing) * targets + label_smoothing / C
-        return Losses(soft_cross_entropy(logits, targets), classification_losses(logits, batch).correct)
+        targets = target_distribution(logits, batch, label_smoothing)
+        entropies = focal_cross_entropy(logits, targets, focal) if focal else soft_cross_entropy(logits, targets)
+        return Losses(entropies, classification_losses(logits, batch).correct)
+
+    return weighted_objective(head_outputs, losses, categorical_divergence, class_scaled_weights(class_weights))
+
+
+def target_distribution(logits: Float[Array, "*B C"], batch: ArrayBatch, smoothing: float) -> Float[Array, "*B C"]:
+    """1 - s on the label, or times the `probabilities` of soft labels, plus s / C on each class; s is `smoothing`."""
+    C = logits.shape[-1]
+    targets = batch.get(PROBABILITIES, jax.nn.one_hot(batch["labels"], C, dtype=logits.dtype))
+    return (1 - smoothing) * targets + smoothing / C
+
+
+def check_class_weights(class_weights: Sequence[float], C: int) -> None:
+    """Raise InputError if there are class weights, but not one for each of C classes."""
+    if class_weights and len(class_weights) != C:
+        raise InputError(f"class_weights has {len(class_weights)} values for {C} labels")
+
+
+def class_scaled_weights(class_weights: Sequence[float]) -> Callable[[ArrayBatch], Float[Array, "*B"]]:
+    """The weights of the batch, each times the weight of the example's class."""
 
     def weights(batch: ArrayBatch) -> Float[Array, "*B"]:
         if not class_weights:
@@ -108,7 +134,42 @@ def classification_objective(class_weights: Sequence[float] = (), label_smoothin
         by_class = jnp.asarray(class_weights, batch["weights"].dtype)
         return batch["weights"] * by_class[jnp.clip(batch["labels"], 0, len(class_weights) - 1)]
 
-    return weighted_objective(head_outputs, losses, categorical_divergence, weights)
+    return weights
+
+
+def multi_label_objective(
+    class_weights: Sequence[float] = (), label_smoothing: float = 0.0, focal: float = 0.0
+) -> TaskObjective:
+    """Any of C labels per text: `labels` [B, C] are 0, 1, or a probability between.
+
+    The loss of a text is the mean of the labels' binary cross entropies, each against (1 - s) times its label plus
+    s / 2, s being `label_smoothing`; with `focal`, of their focal losses. `class_weights` scale the terms of texts that
+    have the label, in the loss and in its normalization. Raises InputError for another number of class weights than C.
+    """
+
+    def term_weights(batch: ArrayBatch) -> Float[Array, "B C"]:
+        labels = batch["labels"]
+        check_class_weights(class_weights, labels.shape[-1])
+        return 1 + labels * (jnp.asarray(class_weights, labels.dtype) - 1)
+
+    def losses(logits: Float[Array, "B C"], batch: ArrayBatch) -> Losses:
+        labels = batch["labels"]
+        targets = (1 - label_smoothing) * labels + label_smoothing / 2
+        terms = binary_focal_cross_entropy(logits, targets, focal) if focal else binary_cross_entropy(logits, targets)
+        correct = ((logits > 0) == (labels > 0.5)).all(-1)
+        if not class_weights:
+            return Losses(terms.mean(-1), correct)
+        scales = term_weights(batch)
+        total = scales.sum(-1)
+        return Losses((scales * terms).sum(-1) / jnp.where(total > 0, total, 1), correct)
+
+    def weights(batch: ArrayBatch) -> Float[Array, "B"]:
+        return batch["weights"] * term_weights(batch).mean(-1) if class_weights else batch["weights"]
+
+    def divergence(name: Divergence, logits: Float[Array, "B C"], target: Float[Array, "B C"]) -> Float[Array, "B"]:
+        return binary_divergence(name, logits, target).mean(-1)
+
+    return weighted_objective(head_outputs, losses, divergence, weights)
 
 
 def classification_losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from deberta_jax.finetuning.awp import awp as awp_rule
 from deberta_jax.finetuning.batches import Batches
 from deberta_jax.finetuning.best_model import BestModel
 from deberta_jax.finetuning.config import LoraConfig
@@ -14,6 +15,7 @@ from deberta_jax.finetuning.initial import ModelSpec, initial_model, with_lora
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.lora import lora_objective, merge_lora, trainable
 from deberta_jax.finetuning.objectives import plain_objective
+from deberta_jax.finetuning.techniques import AwpConfig
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.sharding import make_mesh
 from deberta_jax.tasks.task import Task
@@ -22,7 +24,7 @@ from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.loop import train
 from deberta_jax.training.method import TrainingMethod, one_objective
 from deberta_jax.training.objective import Objective
-from deberta_jax.training.step import batch_share
+from deberta_jax.training.step import batch_share, gradient_of_model
 from deberta_jax.training.tracking import tracking
 
 
@@ -48,14 +50,18 @@ def finetune(
     patience: int = 0,
     lora: LoraConfig | None = None,
     wandb: str | None = None,
+    average_decay: float = 0.0,
+    awp: AwpConfig | None = None,
 ) -> dict[str, float]:
     """Train in a folder, or resume, and save the best model in `folder/model`; returns its metrics.
 
     The same call resumes a run that was stopped. `settings` describe the run as JSON; a folder of a run with other
     settings is refused. Sequences have at most `max_length` tokens. `objective` is that of the kind by default. With
     `patience`, the run ends after this number of evaluations without improvement. With `lora` (of a positive rank),
-    only adapters and the head are trained, and saved in `folder/adapter` if PEFT can load them. `wandb` is a project
-    that all metrics are also sent to. Raises StopRequested if the process is asked to stop.
+    only adapters and the head are trained, and saved in `folder/adapter` if PEFT can load them. With `average_decay`,
+    an exponential moving average of the trained parameters is evaluated and saved. With `awp`, gradients are those at
+    perturbed weights. `wandb` is a project that all metrics are also sent to. Raises StopRequested if the process is
+    asked to stop.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
 
@@ -88,7 +94,7 @@ def finetune(
             training,
             folder,
             settings,
-            _method(inputs, training, objective or plain_objective(inputs.kind.objective), lora),
+            _method(inputs, training, objective or plain_objective(inputs.kind.objective), lora, average_decay, awp),
             batches=batches,
             evaluate=best_model.evaluate,
             should_end=best_model.should_end,
@@ -100,11 +106,19 @@ def finetune(
 
 
 def _method(
-    inputs: RunInputs, training: TrainingConfig, objective: Objective, lora: LoraConfig | None
+    inputs: RunInputs,
+    training: TrainingConfig,
+    objective: Objective,
+    lora: LoraConfig | None,
+    average_decay: float,
+    awp: AwpConfig | None,
 ) -> TrainingMethod:
     """Train all parameters, or only adapters and head."""
+    rule = awp_rule(awp, training.steps) if awp else gradient_of_model
     curves = {"loss": "training loss", inputs.task.best_metric: inputs.task.best_metric}
     build = with_lora(inputs.model, lora)
     if lora is None:
-        return one_objective(training, build, objective, curves=curves)
-    return one_objective(training, build, lora_objective(objective), trainable, curves)
+        return one_objective(training, build, objective, curves=curves, rule=rule, average_decay=average_decay)
+    return one_objective(
+        training, build, lora_objective(objective), trainable, curves, rule=rule, average_decay=average_decay
+    )

@@ -83,8 +83,9 @@ def replaced_token_detection(training: TrainingConfig, rtd: RtdConfig, build: Bu
 def decoupled_update(rtd: RtdConfig, optimizers: DecoupledOptimizers, shardings: Any, accumulate: int) -> Update:
     """Update the generator, then the discriminator, which reads the generator's updated embeddings."""
 
-    def update(pair: ReplacedTokenPair, states: dict[str, Any], batch: ArrayBatch, key: PRNGKeyArray) -> Updated:
-        keys = jax.random.split(key, 3)
+    def update(state: TrainState, batch: ArrayBatch, key: PRNGKeyArray) -> Updated:
+        pair: Any = state.model
+        states, keys = state.optimizer_state, jax.random.split(key, 3)
         batch = add_draws(batch, keys[0])
         generator_sums, generator_gradient = mean_gradient(
             generator_objective, pair.generator, batch, keys[1], shardings.generator, accumulate
@@ -102,13 +103,13 @@ def decoupled_update(rtd: RtdConfig, optimizers: DecoupledOptimizers, shardings:
             accumulate,
         )
         gradient = _scaled(gradient, rtd.loss_weight)
-        discriminator, state = apply_gradients(
+        discriminator, discriminator_state = apply_gradients(
             optimizers.discriminator, gradient, states["discriminator"], pair.discriminator
         )
         norms = optax.tree.norm(generator_gradient), optax.tree.norm(gradient)
         return Updated(
             replace_parts(pair, {"discriminator": discriminator}),
-            {"generator": generator_state, "discriminator": state},
+            {"generator": generator_state, "discriminator": discriminator_state},
             _metrics(rtd, generator_sums, sums, *norms),
         )
 
@@ -118,7 +119,8 @@ def decoupled_update(rtd: RtdConfig, optimizers: DecoupledOptimizers, shardings:
 def joint_update(rtd: RtdConfig, optimizer: optax.GradientTransformation, shardings: Any, accumulate: int) -> Update:
     """One update with the gradient of L_G + λ L_D, where each loss is a mean over its own tokens."""
 
-    def update(pair: ReplacedTokenPair, state: Any, batch: ArrayBatch, key: PRNGKeyArray) -> Updated:
+    def update(state: TrainState, batch: ArrayBatch, key: PRNGKeyArray) -> Updated:
+        pair: Any = state.model
         keys = jax.random.split(key, 3)
         batch = add_draws(batch, keys[0])
         generator_sums, generator_gradient = mean_gradient(
@@ -147,9 +149,9 @@ def joint_update(rtd: RtdConfig, optimizer: optax.GradientTransformation, shardi
             },
         )
         pair_gradient = replace_parts(pair, {"generator": generator_gradient, "discriminator": gradient})
-        pair, state = apply_gradients(optimizer, pair_gradient, state, pair)
+        pair, optimizer_state = apply_gradients(optimizer, pair_gradient, state.optimizer_state, pair)
         norms = generator_norm, optax.tree.norm((gradient, shared_gradient))
-        return Updated(pair, state, _metrics(rtd, generator_sums, sums, *norms))
+        return Updated(pair, optimizer_state, _metrics(rtd, generator_sums, sums, *norms))
 
     return update
 

@@ -91,8 +91,9 @@ def option_values(config: Any) -> dict[str, Any]:
     def flatten(fields: Mapping[str, Any], prefix: str) -> None:
         for name, value in fields.items():
             if isinstance(value, Mapping):
-                # The options of training and of an upload have no prefix.
-                flatten(value, prefix if name in ("training", "upload") else f"{prefix}{name}.")
+                # The options of training, techniques and an upload have no prefix.
+                prefixed = name not in ("training", "techniques", "upload")
+                flatten(value, f"{prefix}{name}." if prefixed else prefix)
             else:
                 values[f"--{prefix}{name}".replace("_", "-")] = str(value)
 

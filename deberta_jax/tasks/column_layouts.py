@@ -21,6 +21,7 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "single_label": _TEXTS,
     "multi_label": _TEXTS,
     "regression": _TEXTS,
+    "ordinal": _TEXTS,
     "token": (
         {"words": "tokens", "tags": "ner_tags"},
         {"words": "tokens", "tags": "tags"},

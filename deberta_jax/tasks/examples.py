@@ -20,7 +20,7 @@ _MAX_NOTES = 10
 
 
 class TextExample(NamedTuple):
-    """A text or a text pair (kinds single_label, regression and multi_label).
+    """A text or a text pair (kinds single_label, regression, ordinal and multi_label).
 
     `label` is a label, a number, or a tuple of labels or of numbers, depending on the kind. Metrics may aggregate by
     `group` (MultiRC: the question; MNLI: the genre). `extra` holds values that the prediction file needs, and the

@@ -228,15 +228,16 @@ def _indicators(examples: Sequence[Any], names: Sequence[str]) -> Int[np.ndarray
     return np.asarray([[int(name in labels) for name in names] for labels in _labels_of(examples)])
 
 
+_OF_LABELS: dict[str, Score] = {
+    "auc": label_auc,
+    "f1_macro": macro_f1,
+    "log_loss": label_log_loss,
+    "map3": label_map3,
+    "matthews": matthews,
+}
 METRICS: Mapping[str, Mapping[str, Score]] = {
-    "single_label": {
-        "auc": label_auc,
-        "f1_macro": macro_f1,
-        "log_loss": label_log_loss,
-        "map3": label_map3,
-        "matthews": matthews,
-        "quadratic_kappa": label_kappa,
-    },
+    "single_label": {**_OF_LABELS, "quadratic_kappa": label_kappa},
+    "ordinal": _OF_LABELS,
     "multi_label": {
         "auc": label_set_auc,
         "log_loss": label_set_log_loss,

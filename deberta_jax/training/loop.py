@@ -23,6 +23,7 @@ from deberta_jax.training.recorder import Log, Recorder, no_log
 from deberta_jax.training.run import claim_folder
 from deberta_jax.training.state import TrainState, abstract_state, initial_state
 from deberta_jax.training.step import Step, check_batch_size, make_evaluation, place
+from deberta_jax.training.weight_average import averaged_model
 
 HostBatch = Mapping[str, np.ndarray]
 # (step, model, check_stop) -> metrics on held-out data. The evaluation calls `check_stop()` now and then, which raises
@@ -71,7 +72,7 @@ def train(
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch_size(config.batch_size, mesh, config.accumulate)
-    abstract = abstract_state(method.build, method.optimizer, config.seed, mesh)
+    abstract = abstract_state(method.build, method.optimizer, config.seed, mesh, average=method.average)
     step_function = method.make_step(shardings(abstract, mesh))
     if jax.process_index() == 0:
         claim_folder(folder, settings)
@@ -83,7 +84,7 @@ def train(
         state, note = checkpointer.restore_latest(abstract) or (None, None)
         if state is None:
             model = initial_model() if initial_model else None
-            state = initial_state(method.build, method.optimizer, config.seed, mesh, model)
+            state = initial_state(method.build, method.optimizer, config.seed, mesh, model, average=method.average)
         start = int(state.step)
         peak = mesh.size * (peak_flops(mesh.devices.flat[0].device_kind) or 0.0)
         recorder = Recorder(folder, config.steps, start, method.curves, flops=flops, peak_flops=peak, log=log)
@@ -159,7 +160,9 @@ class _Loop:
         return self.step >= self.config.steps or (metrics is not None and self.should_end(self.step))
 
     def _evaluate(self) -> dict[str, float]:
-        metrics = self.evaluate(self.step, self.state.model, lambda: self.preemption.check(self.step))
+        model, average = self.state.model, self.state.average
+        evaluated = model if average is None else averaged_model(average, model)
+        metrics = self.evaluate(self.step, evaluated, lambda: self.preemption.check(self.step))
         self.recorder.evaluation(self.step, metrics)
         if warning := self.method.warning(self.step, metrics):
             self.recorder.print(f"warning: {warning}")

@@ -30,6 +30,25 @@ def binary_cross_entropy(logits: Float[Array, "*B"], targets: Float[Array, "*B"]
     return jax.nn.softplus(logits) - targets.astype(logits.dtype) * logits
 
 
+def focal_cross_entropy(
+    logits: Float[Array, "*B C"], targets: Float[Array, "*B C"], gamma: float
+) -> Float[Array, "*B"]:
+    """Cross entropy against a distribution, in which class c counts (1 - p_c)^gamma times (Lin et al. 2017)."""
+    log_p = jax.nn.log_softmax(upcast(logits), axis=-1)
+    # The power of 0 has no gradient.
+    log_rest = jnp.log(-jnp.expm1(jnp.minimum(log_p, -1e-7)))
+    return -jnp.sum(targets.astype(log_p.dtype) * jnp.exp(gamma * log_rest) * log_p, axis=-1)
+
+
+def binary_focal_cross_entropy(
+    logits: Float[Array, "*B"], targets: Float[Array, "*B"], gamma: float
+) -> Float[Array, "*B"]:
+    """Binary cross entropy in which an outcome of probability p counts (1 - p)^gamma times (Lin et al. 2017)."""
+    logits = upcast(logits)
+    log_p, log_rest, targets = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits), targets.astype(logits.dtype)
+    return -targets * jnp.exp(gamma * log_rest) * log_p - (1 - targets) * jnp.exp(gamma * log_p) * log_rest
+
+
 def squared_error(predictions: Float[Array, "*B"], targets: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """Squared difference, for regression (docs/numerics.md, "Heads and losses")."""
     predictions = upcast(predictions)

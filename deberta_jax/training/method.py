@@ -11,7 +11,8 @@ from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.objective import ArrayBatch, BatchEvaluation, Objective, Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
 from deberta_jax.training.state import Build, Optimizer, TrainState
-from deberta_jax.training.step import Step, make_step
+from deberta_jax.training.step import GradientRule, Step, gradient_of_model, make_step
+from deberta_jax.training.weight_average import WeightAverage
 
 LOSS_CURVE: Mapping[str, str] = {"loss": "loss"}
 
@@ -22,7 +23,7 @@ class TrainingMethod(NamedTuple):
     `make_step` takes the shardings of the state. `summarize` turns the sums over all held-out batches, as `evaluate`
     returns them, into metrics. `warning` takes a step and these metrics, and returns one line if the metrics indicate a
     problem, otherwise None. `curves` maps each metric to plot to its axis label; the progress bar shows those whose
-    name ends in `loss`.
+    name ends in `loss`. With `average`, the average of the weights is evaluated instead of the weights.
     """
 
     build: Build
@@ -32,6 +33,7 @@ class TrainingMethod(NamedTuple):
     summarize: Callable[[Any], dict[str, float]]
     warning: Callable[[int, Mapping[str, float]], str | None] = lambda step, metrics: None
     curves: Mapping[str, str] = LOSS_CURVE
+    average: WeightAverage | None = None
 
 
 def one_objective(
@@ -40,15 +42,21 @@ def one_objective(
     objective: Objective,
     trainable: Callable[[Any], Any] | None = None,
     curves: Mapping[str, str] = LOSS_CURVE,
+    *,
+    rule: GradientRule = gradient_of_model,
+    average_decay: float = 0.0,
 ) -> TrainingMethod:
     """Minimize one objective of one model.
 
     `trainable` returns a tree like the model with True for the parameters to train (default: all). The others are
-    frozen and have no optimizer state.
+    frozen and have no optimizer state. `rule` computes the gradient of a step. With `average_decay`, the trained
+    parameters are averaged (`WeightAverage`), and the average is evaluated.
     """
     optimizer, rate = make_optimizer(config.optimizer, config.steps), learning_rate(config.optimizer, config.steps)
     if trainable is not None:
         optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, trainable)
+
+    average = WeightAverage(average_decay, trainable) if average_decay else None
 
     def evaluate(model: Any, batch: ArrayBatch, number: int | Array) -> Sums:
         return objective(model, batch, None)
@@ -56,10 +64,13 @@ def one_objective(
     return TrainingMethod(
         build,
         optimizer,
-        lambda shardings: make_step(objective, optimizer, rate, shardings, config.accumulate),
+        lambda shardings: make_step(
+            objective, optimizer, rate, shardings, config.accumulate, rule=rule, average=average
+        ),
         evaluate,
         _means,
         curves=curves,
+        average=average,
     )
 
 

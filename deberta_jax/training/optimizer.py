@@ -112,7 +112,7 @@ def _scale_layers(scales_of: Callable[[int], tuple[np.ndarray, float]]) -> optax
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
         leaves = named_leaves(updates)
-        depths = [leaf.shape[0] for name, leaf in leaves.items() if _is_stacked(name)]
+        depths = [leaf.shape[0] for name, leaf in leaves.items() if is_stacked(name)]
         if not depths:
             raise InputError("scale_by_layer: the model has no encoder layers")
         scales, embeddings = scales_of(depths[0])
@@ -121,7 +121,7 @@ def _scale_layers(scales_of: Callable[[int], tuple[np.ndarray, float]]) -> optax
 
         def scaled(name: str, leaf: Array) -> Array:
             dotted = f".{name}"
-            if _is_stacked(name):
+            if is_stacked(name):
                 return leaf * jnp.asarray(scales, leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
             if ".encoder.convolution." in dotted:
                 return leaf * jnp.asarray(scales[0], leaf.dtype)
@@ -134,7 +134,8 @@ def _scale_layers(scales_of: Callable[[int], tuple[np.ndarray, float]]) -> optax
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _is_stacked(name: str) -> bool:
+def is_stacked(name: str) -> bool:
+    """Whether the first axis of the parameter with this path is that of the layers."""
     return any(part in f".{name}" for part in _LAYERS)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from deberta_jax.model.shardings import shardings
 from deberta_jax.sharding import Rules
+from deberta_jax.training.weight_average import WeightAverage
 
 Build = Callable[[PRNGKeyArray], nnx.Module]
 
@@ -28,7 +29,7 @@ class TrainState(NamedTuple):
     """Everything that a run needs to resume: `step` batches were used, `skipped` of them without an update.
 
     `skipped_in_row` counts the skipped batches since the last update. `key` never changes: step k uses
-    fold_in(key, k).
+    fold_in(key, k). `average` are the averaged weights of a run that has a `WeightAverage`.
     """
 
     step: Int[Array, ""]
@@ -37,6 +38,7 @@ class TrainState(NamedTuple):
     key: PRNGKeyArray
     skipped: Int[Array, ""]
     skipped_in_row: Int[Array, ""]
+    average: Any = None
 
 
 def model_key(seed: int) -> PRNGKeyArray:
@@ -51,25 +53,34 @@ def initial_state(
     mesh: Mesh,
     model: nnx.Module | None = None,
     rules: Rules | None = None,
+    average: WeightAverage | None = None,
 ) -> TrainState:
     """The state at step 0, with `model` or one from `build`; each device allocates only its own shards.
 
     The arrays of `model` are donated: the state owns them, and `model` cannot be used any more. `rules` and errors as
-    `shardings`.
+    `shardings`. With `average`, the state contains averaged weights.
     """
-    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(build, optimizer, seed, mesh, rules))
+    abstract = abstract_state(build, optimizer, seed, mesh, rules, average)
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     if model is None:
-        return jax.jit(_initializer(build, optimizer), out_shardings=state_shardings)(jax.random.key(seed))
+        return jax.jit(_initializer(build, optimizer, average), out_shardings=state_shardings)(jax.random.key(seed))
 
     def initialize(key: PRNGKeyArray, model: nnx.Module) -> TrainState:
-        return _initializer(lambda _: model, optimizer)(key)
+        return _initializer(lambda _: model, optimizer, average)(key)
 
     return jax.jit(initialize, out_shardings=state_shardings, donate_argnums=1)(jax.random.key(seed), model)
 
 
-def abstract_state(build: Build, optimizer: Optimizer, seed: int, mesh: Mesh, rules: Rules | None = None) -> TrainState:
+def abstract_state(
+    build: Build,
+    optimizer: Optimizer,
+    seed: int,
+    mesh: Mesh,
+    rules: Rules | None = None,
+    average: WeightAverage | None = None,
+) -> TrainState:
     """Shapes, dtypes and shardings of the state, without allocating it."""
-    shapes = jax.eval_shape(_initializer(build, optimizer), jax.eval_shape(lambda: jax.random.key(seed)))
+    shapes = jax.eval_shape(_initializer(build, optimizer, average), jax.eval_shape(lambda: jax.random.key(seed)))
     return with_shardings(shapes, mesh, rules)
 
 
@@ -82,11 +93,14 @@ def with_shardings(shapes: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
     )
 
 
-def _initializer(build: Build, optimizer: Optimizer) -> Callable[[PRNGKeyArray], TrainState]:
+def _initializer(
+    build: Build, optimizer: Optimizer, average: WeightAverage | None
+) -> Callable[[PRNGKeyArray], TrainState]:
     def initialize(key: PRNGKeyArray) -> TrainState:
         parameter_key, run_key = jax.random.split(key)
         model = build(parameter_key)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, model, optimizer.init(model), run_key, zero, zero)
+        averaged = None if average is None else average.init(model)
+        return TrainState(zero, model, optimizer.init(model), run_key, zero, zero, averaged)
 
     return initialize

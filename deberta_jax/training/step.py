@@ -10,13 +10,14 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deberta_jax.data.batch_share import BatchShare
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import batch_axes, batch_parts, batch_sharding, constrain
 from deberta_jax.training.objective import ArrayBatch, BatchEvaluation, Objective, Sums
 from deberta_jax.training.state import TrainState
+from deberta_jax.training.weight_average import WeightAverage
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, ArrayBatch], tuple[TrainState, Metrics]]
@@ -30,7 +31,16 @@ class Updated(NamedTuple):
     metrics: Metrics
 
 
-Update = Callable[[Any, Any, ArrayBatch, PRNGKeyArray], Updated]
+Update = Callable[[TrainState, ArrayBatch, PRNGKeyArray], Updated]
+# (model, key) -> the sums of a batch and the gradient of its mean loss, computed in micro-batches.
+GradientAt = Callable[[Any, PRNGKeyArray], tuple[Sums, Any]]
+# (gradient_at, model, step, key) -> the sums and the gradient with which a step updates the model.
+GradientRule = Callable[[GradientAt, Any, Int[Array, ""], PRNGKeyArray], tuple[Sums, Any]]
+
+
+def gradient_of_model(gradient_at: GradientAt, model: Any, step: Int[Array, ""], key: PRNGKeyArray) -> tuple[Sums, Any]:
+    """The rule without a perturbation: the gradient at the weights of the model."""
+    return gradient_at(model, key)
 
 
 def make_step(
@@ -39,6 +49,9 @@ def make_step(
     learning_rate: optax.Schedule,
     shardings: TrainState,
     accumulate: int = 1,
+    *,
+    rule: GradientRule = gradient_of_model,
+    average: WeightAverage | None = None,
 ) -> Step:
     """Compile a step `(state, batch) -> (state, metrics)` that donates the state, which has the given shardings.
 
@@ -53,38 +66,52 @@ def make_step(
         learning_rate: the schedule that is reported in the metrics, a function of the number of updates.
         shardings: the shardings of the state, `shardings(state, mesh)`.
         accumulate: the number of micro-batches, which must divide the batch size.
+        rule: how the gradient of a step is computed, by default at the weights of the model.
+        average: how the weights are averaged, if the state has an average.
 
     Returns:
         The step. Its metrics are scalars: "loss", "grad_norm", "tokens", "learning_rate", "skipped_in_row", and the
         means of the objective's metrics.
     """
 
-    def update(model: nnx.Module, optimizer_state: Any, batch: ArrayBatch, key: PRNGKeyArray) -> Updated:
-        sums, gradients = mean_gradient(objective, model, batch, key, shardings.model, accumulate)
-        model, optimizer_state = apply_gradients(optimizer, gradients, optimizer_state, model)
+    def update(state: TrainState, batch: ArrayBatch, key: PRNGKeyArray) -> Updated:
+        def gradient_at(model: Any, key: PRNGKeyArray) -> tuple[Sums, Any]:
+            return mean_gradient(objective, model, batch, key, shardings.model, accumulate)
+
+        sums, gradients = rule(gradient_at, state.model, state.step, key)
+        model, optimizer_state = apply_gradients(optimizer, gradients, state.optimizer_state, state.model)
         loss = sums.loss / sums.weight
         means = {name: total / sums.weight for name, total in sums.metrics.items()}
         norm = {"tokens": sums.tokens, "grad_norm": optax.tree.norm(gradients)}
         return Updated(model, optimizer_state, {"loss": loss, **means, **norm})
 
-    return compile_step(update, {"learning_rate": learning_rate}, shardings)
+    return compile_step(update, {"learning_rate": learning_rate}, shardings, average)
 
 
-def compile_step(update: Update, learning_rates: Mapping[str, optax.Schedule], shardings: TrainState) -> Step:
+def compile_step(
+    update: Update,
+    learning_rates: Mapping[str, optax.Schedule],
+    shardings: TrainState,
+    average: WeightAverage | None = None,
+) -> Step:
     """The jitted step of an update. It donates the state; an update that is not finite changes only the counters.
 
-    `learning_rates` are added to the metrics under their names.
+    `learning_rates` are added to the metrics under their names. `average` is that of the state.
     """
     mesh: Mesh = jax.tree.leaves(shardings)[0].mesh
 
     def step(state: TrainState, batch: ArrayBatch) -> tuple[TrainState, Metrics]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             key = jax.random.fold_in(state.key, state.step)
-            updated = update(state.model, state.optimizer_state, batch, key)
+            updated = update(state, batch, key)
             finite = jnp.isfinite(updated.metrics["loss"]) & jnp.isfinite(updated.metrics["grad_norm"])
-            previous = (state.model, state.optimizer_state)
-            model, optimizer_state = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old), (updated.model, updated.optimizer_state), previous
+            averaged = state.average
+            if average is not None:
+                averaged = average.update(averaged, updated.model, state.step - state.skipped + 1)
+            model, optimizer_state, averaged = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (updated.model, updated.optimizer_state, averaged),
+                (state.model, state.optimizer_state, state.average),
             )
         rates = {
             name: jnp.asarray(rate(state.step - state.skipped), jnp.float32) for name, rate in learning_rates.items()
@@ -100,6 +127,7 @@ def compile_step(update: Update, learning_rates: Mapping[str, optax.Schedule], s
             optimizer_state=optimizer_state,
             skipped=state.skipped + jnp.where(finite, 0, 1),
             skipped_in_row=metrics["skipped_in_row"],
+            average=averaged,
         )
         return state, metrics
 

@@ -37,6 +37,7 @@ LABELS = {
     "single_label": ("good", "bad", "mixed"),
     "multi_label": ("food", "person", "place"),
     "regression": ("score",),
+    "ordinal": ("1", "2", "3"),
     "token": ("O", "B-FOOD", "I-FOOD"),
 }
 TEXTS = ["A man eats in Köln.", "She sells sea shells on the sea shore.", "The quick brown fox!", "Where do words go?"]
@@ -45,6 +46,7 @@ EXAMPLES = {
     "single_label": [TextExample(text, text, None, "good") for text in TEXTS],
     "multi_label": [TextExample(text, text, None, ("food",)) for text in TEXTS],
     "regression": [TextExample(text, text, None, 1.0) for text in TEXTS],
+    "ordinal": [TextExample(text, text, None, "1") for text in TEXTS],
     # The last word has no tokens in one of the tokenizers.
     "token": [
         WordsExample(text, (*words, "\u200b"), ("O",) * (len(words) + 1), (len(words) + 1,))
@@ -176,6 +178,7 @@ BY_HAND = {
     "single_label": class_probabilities(softmax),
     "multi_label": class_probabilities(expit),
     "regression": class_probabilities(lambda logits: logits),
+    "ordinal": class_probabilities(softmax),
     "token": tag_probabilities,
     "extractive_qa": answer_probabilities,
     "multiple_choice": choice_probabilities,
@@ -201,6 +204,7 @@ DECIDE = {
     "single_label": likeliest,
     "multi_label": lambda mean, example: tuple(x for x in sorted(mean, key=mean.get, reverse=True) if mean[x] > 0.5),
     "regression": lambda mean, example: mean["score"],
+    "ordinal": likeliest,
     "token": likeliest_tags,
     "extractive_qa": likeliest_answer,
     "multiple_choice": lambda mean, example: int(likeliest(mean, example)),
@@ -240,7 +244,7 @@ def test_an_answer_without_probability_has_a_finite_score():
 def test_labels_must_be_the_same_where_they_are_averaged():
     labels = [("a", ("no", "yes")), ("b", ("yes", "no")), ("c", ("no", "maybe"))]
     check_ensemble(KINDS["single_label"], labels[:2])
-    for kind in ("single_label", "multi_label", "token"):
+    for kind in ("single_label", "multi_label", "ordinal", "token"):
         with pytest.raises(InputError, match="same labels: those of a are no, yes, those of c are no, maybe"):
             check_ensemble(KINDS[kind], labels)
     for kind in ("regression", "extractive_qa", "multiple_choice", "entity_ranking"):

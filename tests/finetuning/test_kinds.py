@@ -28,6 +28,7 @@ LABELS = {
     "single_label": ["bad", "good"],
     "multi_label": ["food", "person"],
     "regression": ["score"],
+    "ordinal": ["2", "9", "10", "11"],
     "token": ["O", "B-FOOD", "B-PERSON", "B-VERB"],
 }
 

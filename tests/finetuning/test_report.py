@@ -37,6 +37,7 @@ def text(label):
 PREDICTED = {
     "single_label": [PredictedExample(text(a), b, {"a": 0.3, "b": 0.7}) for a, b in ("ab", "bb", "aa", "<b")],
     "regression": [PredictedExample(text(float(k)), k + 0.5 * (k % 3), None) for k in range(6)],
+    "ordinal": [PredictedExample(text(a), b, {"1": 0.3, "2": 0.7}) for a, b in ("12", "22", "11")],
     "multi_label": [
         PredictedExample(text(("a",)), ("a", "b"), {"a": 0.9, "b": 0.6}),
         PredictedExample(text(()), (), {"a": 0.1, "b": 0.2}),

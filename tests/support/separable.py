@@ -77,6 +77,18 @@ def regression(folder):
     return Separable("generic", "", ("--columns.kind", "regression"), "spearman", 0.9)
 
 
+def ordinal(folder):
+    """Levels whose order as texts is another one."""
+
+    def row(rng, number):
+        return {"text": filled(rng, KEYWORDS[number % 4]), "label": (2, 9, 10, 11)[number % 4]}
+
+    _write(folder, row)
+    # First the model learns to tell the lower from the upper levels.
+    options = "--epochs", "16", "--evaluate-every", "32"
+    return Separable("generic", "", ("--columns.kind", "ordinal", *options), "quadratic_kappa", 0.9)
+
+
 def token(folder):
     tags = dict(zip(KEYWORDS, ("B-FOOD", "B-VERB", "B-PERSON", "B-VERB"), strict=True))
 
@@ -142,6 +154,7 @@ def seq2seq(folder):
 SEPARABLE = {
     function.__name__: function
     for function in (
-        *(single_label, multi_label, regression, token, extractive_qa, multiple_choice, entity_ranking, seq2seq),
+        *(single_label, multi_label, regression, ordinal, token),
+        *(extractive_qa, multiple_choice, entity_ranking, seq2seq),
     )
 }

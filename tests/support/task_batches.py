@@ -23,6 +23,7 @@ BATCHES = {
     "single_label": {"labels": RNG.integers(0, C, B).astype(np.int32)},
     "regression": {"labels": RNG.normal(size=B).astype(np.float32)},
     "multi_label": {"labels": RNG.integers(0, 2, (B, C)).astype(np.float32)},
+    "ordinal": {"labels": np.arange(B, dtype=np.int32) % C},
     "token": {
         "labels": RNG.integers(0, C, (B, T)).astype(np.int32),
         "weights": TOKENS["attention_mask"].astype(np.float32),

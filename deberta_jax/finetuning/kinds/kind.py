@@ -47,12 +47,14 @@ class Encoding(NamedTuple):
 
 
 class ClassWeighting(NamedTuple):
-    """How a kind with classes supports class weights and label smoothing."""
+    """How a kind with classes supports class weights, label smoothing and focal loss."""
 
-    objective: Callable[[Sequence[float], float], TaskObjective]
-    """(class weights, label smoothing) -> the training objective."""
+    objective: Callable[[Sequence[float], float, float], TaskObjective]
+    """(class weights, label smoothing, gamma of the focal loss) -> the training objective."""
     classes: Callable[[Any], Sequence[str]]
     """The classes of a labelled example, which are counted for balanced class weights."""
+    independent: bool = False
+    """Whether each class is decided on its own, so that an example may have several of them, or none."""
 
 
 class Averaging(NamedTuple):
@@ -107,7 +109,7 @@ class Kind:
     problem_type: str | None = None
     """`problem_type` of `config.json`, by which transformers selects the loss of a classifier."""
     class_weighting: ClassWeighting | None = None
-    """Class weights and label smoothing; None if the kind does not support them."""
+    """Class weights, label smoothing and focal loss; None if the kind does not support them."""
     empty_prediction: Prediction | None = None
     """The prediction for an example that cannot be encoded; None if such an example is an error."""
     averaging: Averaging | None = None
@@ -123,13 +125,13 @@ class Kind:
 
 
 def objective_with_options(
-    kind: Kind, class_weights: Sequence[float] = (), label_smoothing: float = 0.0
+    kind: Kind, class_weights: Sequence[float] = (), label_smoothing: float = 0.0, focal: float = 0.0
 ) -> TaskObjective:
     """The objective of a kind; raises InputError for options that the kind does not support."""
-    if not class_weights and not label_smoothing:
+    if not class_weights and not label_smoothing and not focal:
         return kind.objective
     if kind.class_weighting is None:
         raise InputError(
-            f"class_weights and label_smoothing need a task with classes; this task is of kind {kind.name}"
+            f"class_weights, label_smoothing and focal need a task with classes; this task is of kind {kind.name}"
         )
-    return kind.class_weighting.objective(class_weights, label_smoothing)
+    return kind.class_weighting.objective(class_weights, label_smoothing, focal)

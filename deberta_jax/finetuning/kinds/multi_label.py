@@ -4,15 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Array, Float
 
 from deberta_jax.finetuning.baselines import best_label_set
-from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.features import Feature, Window, single_feature
-from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, ReportContent
+from deberta_jax.finetuning.kinds.kind import Averaging, ClassWeighting, CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
-from deberta_jax.finetuning.objectives import Losses, binary_divergence, head_outputs, weighted_objective
+from deberta_jax.finetuning.objectives import multi_label_objective
 from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_probabilities
 from deberta_jax.finetuning.sections import Section, calibration_section, class_table
 from deberta_jax.finetuning.summary import Comparison
@@ -20,8 +18,6 @@ from deberta_jax.inference.classification import Classification, labels_above_ha
 from deberta_jax.tasks.custom_rows import MULTI_LABEL as ROW_PARSER
 from deberta_jax.tasks.examples import PROBABILITIES, TextExample
 from deberta_jax.tasks.metrics import multi_label_scores
-from deberta_jax.training.losses import binary_cross_entropy
-from deberta_jax.training.objective import ArrayBatch
 
 
 def _targets(
@@ -37,19 +33,6 @@ def _targets(
 def _labels(example: TextExample) -> tuple[str, ...]:
     assert isinstance(example.label, tuple)
     return tuple(map(str, example.label))
-
-
-def _losses(logits: Float[Array, "B C"], batch: ArrayBatch) -> Losses:
-    """The mean over labels of binary cross entropies; `labels` [B, C] are 0 or 1."""
-    correct = (logits > 0) == (batch["labels"] > 0.5)
-    return Losses(binary_cross_entropy(logits, batch["labels"]).mean(-1), correct.all(-1))
-
-
-def _divergence(name: Divergence, logits: Float[Array, "B C"], target: Float[Array, "B C"]) -> Float[Array, "B"]:
-    return binary_divergence(name, logits, target).mean(-1)
-
-
-_OBJECTIVE = weighted_objective(head_outputs, _losses, _divergence)
 
 
 def _outcome(result: Classification) -> Outcome:
@@ -91,10 +74,11 @@ MULTI_LABEL = text_kind(
     "multi_label",
     "multi_label_classification",
     _targets,
-    _OBJECTIVE,
+    multi_label_objective(),
     _outcome,
     _REPORT,
     Averaging(_average, by_label=True),
     _TABLE,
+    ClassWeighting(multi_label_objective, _labels, independent=True),
     comparison=Comparison(best_label_set, lambda labels: (tuple(sorted(labels)),)),
 )
