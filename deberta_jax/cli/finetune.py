@@ -198,11 +198,12 @@ def _finish(
     )
     for evaluation in evaluations:
         print_once(str(evaluation))
-    inputs = CardInputs(config.data or Path(), config.model, settings, _runs_line(config))
+    repository = config.upload.push_to_hub
+    inputs = CardInputs(config.data or Path(), config.model, settings, _runs_line(config), repository)
     write_card(folder, finetuned_card(task, kind, model.deberta.config, splits, evaluations, inputs))
     print_once(f"wrote {folder}, " + ", ".join(str(path) for path in paths))
-    if config.upload.push_to_hub:
-        print_once(f"uploaded to {upload_folder(folder, config.upload.push_to_hub, public=config.upload.public)}")
+    if repository:
+        print_once(f"uploaded to {upload_folder(folder, repository, public=config.upload.public)}")
     print_once(f"next: {_next_command(config, task, kind, folder)}")
 
 
