@@ -69,11 +69,12 @@ def finish(
     evaluations, threshold = evaluate(run.task, run.kind, model, tokenizer, run.evaluated, batching)
     several = seeds if config.seeds > 1 else ()
     written = _write(config, run, evaluations, threshold, settings, seeds=several, sections=sections)
-    inputs = CardInputs(config.data or Path(), config.model, settings, _runs_line(config))
+    repository = config.upload.push_to_hub
+    inputs = CardInputs(config.data or Path(), config.model, settings, _runs_line(config), repository)
     write_card(folder, finetuned_card(run.task, run.kind, model.deberta.config, run.splits, evaluations, inputs))
     print_once(f"wrote {folder}, " + ", ".join(map(str, written)))
-    if config.upload.push_to_hub:
-        print_once(f"uploaded to {upload_folder(folder, config.upload.push_to_hub, public=config.upload.public)}")
+    if repository:
+        print_once(f"uploaded to {upload_folder(folder, repository, public=config.upload.public)}")
     print_once(f"next: {_next_command(config, run.task, run.kind, folder)}")
 
 

@@ -33,5 +33,5 @@ def run(config: UploadCommand) -> None:
 
     upload_files(config.folder)
     check_upload(config.name)
-    write_minimal_card(config.folder)
+    write_minimal_card(config.folder, config.name)
     print(f"uploaded to {upload_folder(config.folder, config.name, public=config.public)}")

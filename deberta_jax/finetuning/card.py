@@ -30,12 +30,13 @@ _CHOSEN = (
 
 
 class CardInputs(NamedTuple):
-    """What a card describes beside the task: the name of the data, the model it was trained from, and the settings."""
+    """What a card describes beside the task: the data, the model it was trained from, settings, and the repository."""
 
     data: Path
     model: str
     settings: Mapping[str, Any]
     runs: str = ""
+    repository: str | None = None
 
 
 def finetuned_card(
@@ -64,7 +65,7 @@ def finetuned_card(
         Part("Metrics", _metrics(task, evaluations)),
         Part("Settings", settings),
     ]
-    return card(f"{name}: {base}", config, parts, metadata=metadata, head=kind.head)
+    return card(f"{name}: {base}", config, parts, metadata=metadata, head=kind.head, repository=inputs.repository)
 
 
 def _metrics(task: Task, evaluations: Sequence[Evaluation]) -> str:

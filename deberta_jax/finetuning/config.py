@@ -120,10 +120,12 @@ class FinetuneConfig:
     seeds: int = 1
     """Number of runs with consecutive seeds. The best is kept; median and range are reported."""
     search: tuple[str, ...] = ()
-    """Options to vary in a random search, of rate, epochs, layer-decay, batch-size, warmup and dropout. Each has its
-    published values, or NAME=VALUE,VALUE. Published are: rates for the model; the others for the task, or without
-    (generic) epochs 3,4,6,8, batch-size 16,32,64, warmup 50,100,500,1000, dropout 0.1,0.15,0.2,0.3; layer-decay
-    0.8,0.9,1 (ELECTRA). The best model on the development set is kept (docs/tasks.md, Search)."""
+    """Options to vary in a random search over published values: rate,
+    epochs, layer-decay, batch-size, warmup, dropout; or
+    NAME=VALUE,VALUE (docs/tasks.md). Without settings for the task
+    (generic): rates of the model, epochs 3,4,6,8, batch-size 16,32,64,
+    warmup 50,100,500,1000, dropout 0.1,0.15,0.2,0.3, layer-decay
+    0.8,0.9,1. The best model on the development set is kept."""
     trials: int = 12
     """Trials of the search; the first has the options as given. A finished search can be extended with more."""
     from_scratch: bool = False

@@ -25,10 +25,8 @@ _USE = """## Use
 ```python
 import deberta_jax as dj
 
-model, tokenizer = dj.from_pretrained("owner/name"{head})
+model, tokenizer = dj.from_pretrained("{repository}"{head})
 ```
-
-The folder can also be loaded with transformers.
 """
 
 
@@ -40,9 +38,18 @@ class Part(NamedTuple):
 
 
 def card(
-    title: str, config: DebertaConfig, parts: Sequence[Part], *, metadata: Mapping[str, str], head: str | None = None
+    title: str,
+    config: DebertaConfig,
+    parts: Sequence[Part],
+    *,
+    metadata: Mapping[str, str],
+    head: str | None = None,
+    repository: str | None = None,
 ) -> str:
-    """The text of a model card. `metadata` are further fields for the Hub; `head` is that of `from_pretrained`."""
+    """The text of a model card.
+
+    `metadata` are further fields for the Hub, `head` and `repository` the arguments of `from_pretrained`.
+    """
     kind = "deberta-v2" if config.model_type == "deberta-v2" else "deberta"
     fields = {
         "library_name": "transformers",
@@ -51,7 +58,7 @@ def card(
         "tags": f"[{kind}, deberta-jax]",
     }
     front = "\n".join(["---", *(f"{name}: {value}" for name, value in fields.items()), "---"])
-    use = _USE.format(head=f', "{head}"' if head else "")
+    use = _USE.format(repository=repository or "owner/name", head=f', "{head}"' if head else "")
     sections = [f"## {part.title}\n\n{part.text}\n" for part in parts]
     versions = f"## Versions\n\n{', '.join(f'{name} {importlib.metadata.version(name)}' for name in LIBRARIES)}\n"
     return "\n".join([front, _MARK, "", f"# {escape(title)}", "", *sections, use, versions, _LICENSES])
@@ -65,13 +72,13 @@ def write_card(folder: Path, text: str) -> Path:
     return path
 
 
-def write_minimal_card(folder: Path) -> Path:
+def write_minimal_card(folder: Path, repository: str | None = None) -> Path:
     """Write a card from the config alone into a folder without one; returns its path."""
     if (folder / CARD).exists():
         return folder / CARD
     config = read_config(folder)
     size = f"{config.num_hidden_layers} layers of width {config.hidden_size}, a vocabulary of {config.vocab_size:,}"
-    return write_card(folder, card("DeBERTa", config, [Part("Model", f"{size}.")], metadata={}))
+    return write_card(folder, card("DeBERTa", config, [Part("Model", f"{size}.")], metadata={}, repository=repository))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import math
+import netrc
 import os
 import queue
 import re
@@ -13,6 +14,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import jax
 
@@ -53,15 +55,20 @@ def check_wandb(project: str | None) -> None:
 
 
 def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
+    """Whether W&B has a key in its variables, in its settings files (or they select a mode), or in a netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    import netrc
-    from urllib.parse import urlsplit
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
+    for path in (folder / "settings", Path("wandb/settings")):
+        if path.is_file() and re.search(r"^\s*(api_key|mode)\s*=", path.read_text(errors="replace"), re.MULTILINE):
+            return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    return any(_is_in_netrc(host, path) for path in (os.environ.get("NETRC", "~/.netrc"), "~/_netrc"))
 
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+
+def _is_in_netrc(host: str, path: str) -> bool:
     try:
-        return netrc.netrc(path).authenticators(host or "") is not None
+        return netrc.netrc(Path(path).expanduser()).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 
@@ -162,7 +169,9 @@ class _WandbRun:
         import wandb
 
         # Without what could contain secrets or describes the machine: the command, the environment, the code.
-        quiet = wandb.Settings(silent=True, console="off", save_code=False, disable_git=True, init_timeout=60)
+        quiet = wandb.Settings(
+            silent=True, console="off", save_code=False, disable_git=True, init_timeout=60, login_timeout=5
+        )
         for name in ("x_disable_meta", "x_disable_machine_info", "x_disable_stats", "disable_job_creation"):
             if hasattr(quiet, name):
                 setattr(quiet, name, True)

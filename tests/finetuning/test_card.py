@@ -91,6 +91,7 @@ def test_a_run_is_uploaded_with_its_card(hub, prepared, untrained, tmp_path, cap
     assert model.deberta.config.labels == ("bad", "good")
     text = (repository / "README.md").read_text()
     assert text == (tmp_path / "run/model/README.md").read_text()
+    assert 'dj.from_pretrained("me/reviews", "sequence_classification")' in text
     accuracy = read_json(tmp_path / "run/metrics.json")["dev"]["accuracy"]
     assert (
         f"| dev | accuracy | {accuracy:.4f} | 11 |" in text and "| train | 85 | reviews.csv: 96 rows, 85 used |" in text

@@ -185,14 +185,23 @@ def test_a_missing_package_a_missing_key_and_a_wrong_name_are_reported_before_th
     ):
         check_wandb("toys")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no API key; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline"):
         check_wandb("toys")
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key\n")
     check_wandb("toys")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    (tmp_path / "settings").write_text("[default]\nentity = team\n")
+    with pytest.raises(InputError, match="no API key"):
+        check_wandb("toys")
+    (tmp_path / "settings").write_text("[default]\nmode = offline\n")
+    check_wandb("toys")
+    (tmp_path / "settings").unlink()
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_wandb("team/toys")
 
