@@ -17,6 +17,7 @@ from deberta_jax.finetuning.batches import batches_in_epoch
 from deberta_jax.finetuning.class_weights import class_weights
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.custom import find_task
+from deberta_jax.finetuning.documents import text_fields, with_windows
 from deberta_jax.finetuning.evaluate import evaluate, write_results
 from deberta_jax.finetuning.initial import PretrainedFolder, model_spec, open_pretrained
 from deberta_jax.finetuning.kinds import KINDS
@@ -71,7 +72,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     for report in reports:
         print_once(report.details())
     splits = separate_unlabelled(splits)
-    kind = KINDS[task.kind]
+    kind = with_windows(KINDS[task.kind], config.texts)
     train, held_out = splits["train"].examples, splits["dev"].examples
     task = with_data(task, train, held_out)
     labels = labels_of(task, train)
@@ -87,6 +88,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
         attention=config.attention,
         from_scratch=config.from_scratch,
         config_keys=kind.config_keys(pretrained.tokenizer, train, config.max_length),
+        config_fields=text_fields(kind, pretrained.config, config.texts, config.max_length),
     )
     # Otherwise the first long batch, or the first evaluation, would fail.
     max_row_length(jax.eval_shape(model.build, jax.random.key(0)), Batching(max_length=config.max_length))

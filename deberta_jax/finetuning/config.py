@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
+from deberta_jax.finetuning.text_config import TextConfig
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
 from deberta_jax.tasks.examples import MAX_MALFORMED
@@ -88,7 +89,8 @@ class FinetuneConfig:
     accumulate: int = 1
     """Micro-batches per step (gradient accumulation)."""
     max_length: int = 256
-    """Longest sequence in tokens. Longer texts are truncated, or split into windows."""
+    """Longest sequence in tokens, also above 512 with relative positions. Longer texts are truncated or split."""
+    texts: Annotated[TextConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TextConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=2e-5, warmup=0.1)
     )

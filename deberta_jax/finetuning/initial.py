@@ -82,14 +82,16 @@ def model_spec(
     attention: AttentionName = "auto",
     from_scratch: bool = False,
     config_keys: Mapping[str, Any] | None = None,
+    config_fields: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """The model with the head of a kind of task. A head in the file is used if it has the same labels.
 
-    `config_keys` are added to the keys of `config.json` that do not describe the architecture.
+    `config_keys` are added to the keys of `config.json` that do not describe the architecture. `config_fields` are the
+    fields of the config that depend on the options of the run, such as `window_pooling`.
     """
     config, tensors = with_labels(pretrained.config, pretrained.tensors, kind.head, labels or None)
     extra = {key: value for key, value in config.extra.items() if key not in OWN_KEYS} | dict(config_keys or {})
-    config = dataclasses.replace(config, problem_type=kind.problem_type, extra=extra)
+    config = dataclasses.replace(config, problem_type=kind.problem_type, extra=extra, **dict(config_fields or {}))
     if head_dropout is not None:
         config = dataclasses.replace(config, cls_dropout=head_dropout)
     options: dict[str, Any] = {
@@ -107,7 +109,8 @@ def model_spec(
     def build(key: jax.Array) -> Any:
         return head(config, **options, key=key)
 
-    can_save = kind.head in ADAPTER_HEADS and not from_scratch and not options.get("projected")
+    is_ours = options.get("projected") or config.classifier_pooling or config.window_pooling
+    can_save = kind.head in ADAPTER_HEADS and not from_scratch and not is_ours
     adapter_base = pretrained.name if can_save else None
     return ModelSpec(config, build, tensors, pretrained.source, from_scratch, adapter_base)
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deberta_jax.finetuning.config import Divergence
-from deberta_jax.finetuning.features import Feature, Window, single_feature
+from deberta_jax.finetuning.features import Feature, Window, text_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
@@ -30,7 +30,7 @@ def _targets(
     shares = example.extra.get(PROBABILITIES) or dict.fromkeys(_labels(example), 1.0)
     for label, share in shares.items():
         labels[label_index[label]] = share
-    yield single_feature(windows[0], labels=labels, weights=np.float32(1))
+    yield text_feature(windows, labels=labels, weights=np.float32(1))
 
 
 def _labels(example: TextExample) -> tuple[str, ...]:
