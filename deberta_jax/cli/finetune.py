@@ -77,6 +77,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     task = with_data(task, train, held_out)
     labels = labels_of(task, train)
     check_labels(labels, splits)
+    config.layers.check(pretrained.config, lora_rank=config.lora.rank, from_scratch=config.from_scratch)
     model = model_spec(
         pretrained,
         kind,
@@ -89,6 +90,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
         from_scratch=config.from_scratch,
         config_keys=kind.config_keys(pretrained.tokenizer, train, config.max_length),
         config_fields=text_fields(kind, pretrained.config, config.texts, config.max_length),
+        layers=config.layers,
     )
     # Otherwise the first long batch, or the first evaluation, would fail.
     max_row_length(jax.eval_shape(model.build, jax.random.key(0)), Batching(max_length=config.max_length))

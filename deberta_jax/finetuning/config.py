@@ -9,6 +9,7 @@ import tyro
 
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
+from deberta_jax.finetuning.layers_config import LayersConfig
 from deberta_jax.finetuning.text_config import TextConfig
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
@@ -122,6 +123,7 @@ class FinetuneConfig:
     """What to recompute in the backward pass to save memory."""
     sift: SiftConfig = dataclasses.field(default_factory=SiftConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    layers: Annotated[LayersConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=LayersConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
     task: tyro.conf.Suppress[str] = ""

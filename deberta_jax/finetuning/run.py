@@ -12,6 +12,7 @@ from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.features import Feature
 from deberta_jax.finetuning.initial import ModelSpec, initial_model, with_lora
 from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.layers import freeze_objective, frozen_groups, of_upper_layers, trained_parameters
 from deberta_jax.finetuning.lora import lora_objective, merge_lora, trainable
 from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.inference.buckets import Batching
@@ -97,9 +98,19 @@ def finetune(
 def _method(
     inputs: RunInputs, training: TrainingConfig, objective: Objective, lora: LoraConfig | None
 ) -> TrainingMethod:
-    """Train all parameters, or only adapters and head."""
+    """Train all parameters, only adapters and head, or those that are not frozen."""
     curves = {"loss": "training loss", inputs.task.best_metric: inputs.task.best_metric}
     build = with_lora(inputs.model, lora)
-    if lora is None:
+    layers, config = inputs.model.layers, inputs.model.config
+    if lora is not None:
+        return one_objective(training, build, lora_objective(objective), trainable, curves)
+    if not layers.freezes:
         return one_objective(training, build, objective, curves=curves)
-    return one_objective(training, build, lora_objective(objective), trainable, curves)
+    return one_objective(
+        training,
+        build,
+        freeze_objective(objective, layers),
+        lambda model: trained_parameters(model, config, layers),
+        curves,
+        lambda optimizer: of_upper_layers(optimizer, frozen_groups(config, layers)),
+    )

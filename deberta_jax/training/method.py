@@ -40,15 +40,16 @@ def one_objective(
     objective: Objective,
     trainable: Callable[[Any], Any] | None = None,
     curves: Mapping[str, str] = LOSS_CURVE,
+    adapt: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda optimizer: optimizer,
 ) -> TrainingMethod:
     """Minimize one objective of one model.
 
     `trainable` returns a tree like the model with True for the parameters to train (default: all). The others are
-    frozen and have no optimizer state.
+    frozen and have no optimizer state. `adapt` changes the optimizer of the trained ones.
     """
     optimizer, rate = make_optimizer(config.optimizer, config.steps), learning_rate(config.optimizer, config.steps)
     if trainable is not None:
-        optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, trainable)
+        optimizer = optax.partition({True: adapt(optimizer), False: optax.set_to_zero()}, trainable)
 
     def evaluate(model: Any, batch: ArrayBatch, number: int | Array) -> Sums:
         return objective(model, batch, None)
