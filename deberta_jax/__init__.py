@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from deberta_jax.inference.scoring import score
     from deberta_jax.inference.stream import stream
     from deberta_jax.model.deberta import Deberta
+    from deberta_jax.model.entity_scoring import EntityScoring
     from deberta_jax.model.heads import (
-        EntityScoring,
         HeadOutput,
         MultipleChoice,
         QuestionAnswering,
@@ -68,7 +68,7 @@ _MODULES = {
     "Batching": "inference.buckets",
     "Deberta": "model.deberta",
     "DebertaConfig": "config",
-    "EntityScoring": "model.heads",
+    "EntityScoring": "model.entity_scoring",
     "Generated": "inference.generation",
     "HeadOutput": "model.heads",
     "InputError": "errors",

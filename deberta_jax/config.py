@@ -46,8 +46,11 @@ class DebertaConfig:
     and Microsoft's current code. `clamp_distances` True is Microsoft's rule for tokens further apart than the maximum
     distance M (clamp to M - 1, then bucket), False is Hugging Face's (buckets without bound; docs/numerics.md,
     "Relative positions and buckets"). `num_hidden_groups` is the number of groups of consecutive layers that share
-    their parameters, as in ALBERT (Lan et al. 2020, section 3.1); None is no sharing. `labels` are the names of a
-    classifier's outputs in order, `id2label` in a file. `extra` preserves the keys of a `config.json` that do not
+    their parameters, as in ALBERT (Lan et al. 2020, section 3.1); None is no sharing. `classifier_pooling` is what a
+    text classifier reads (None: the context pooler). `window_pooling` combines up to `max_windows` windows of a long
+    text (None truncates it), and `sequence_length` is the length of a window, or of sequences longer than
+    `max_position_embeddings` that a model was fine-tuned on; transformers ignores these four. `labels` are the names of
+    a classifier's outputs in order, `id2label` in a file. `extra` preserves the keys of a `config.json` that do not
     describe the architecture, for export; configs that differ only in `extra` are equal, so a jitted function may
     return a model with the `extra` of an equal config. Raises InputError for impossible combinations.
     """
@@ -86,6 +89,10 @@ class DebertaConfig:
     problem_type: str | None = None
     clamp_distances: bool = True
     num_hidden_groups: int | None = None
+    classifier_pooling: str | None = None
+    window_pooling: str | None = None
+    max_windows: int | None = None
+    sequence_length: int | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -158,10 +165,10 @@ class DebertaConfig:
 
     def has_parameters_of(self, other: "DebertaConfig") -> bool:
         """Whether two architectures have the same parameters and use them alike, regardless of the vocabulary size."""
-        ignored = {"extra", "labels", "problem_type", "vocab_size"}
+        ignored = {"extra", "labels", "problem_type", "vocab_size", "max_windows", "sequence_length"}
         ignored |= {"clamp_distances", "initializer_range"}
         names = [field.name for field in dataclasses.fields(self) if field.name not in ignored]
-        names = [name for name in names if "dropout" not in name and "pooler" not in name]
+        names = [name for name in names if "dropout" not in name and "pool" not in name]
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     @classmethod

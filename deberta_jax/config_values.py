@@ -6,7 +6,7 @@ import math
 import re
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from deberta_jax.errors import InputError, list_names, shorten
 
@@ -25,6 +25,8 @@ _MINIMUM = {
     "attention_head_size": 1,
     "pooler_hidden_size": 1,
     "conv_groups": 1,
+    "max_windows": 1,
+    "sequence_length": 3,
     "type_vocab_size": 0,
     "pad_token_id": 0,
     "layer_norm_eps": 0,
@@ -36,6 +38,7 @@ _MAXIMUM = {
     **dict.fromkeys(("num_attention_heads", "conv_groups"), 2**20),
     **dict.fromkeys(("vocab_size", "intermediate_size", "type_vocab_size"), 2**28),
     **dict.fromkeys(("max_position_embeddings", "max_relative_positions", "position_buckets"), 2**24),
+    **dict.fromkeys(("max_windows", "sequence_length"), 2**24),
 }
 _WITH_PARAMETERS = "prelu", "xielu"
 # The activation functions of `model.activation`: all of transformers but prelu and xielu, which have parameters.
@@ -44,6 +47,10 @@ ACTIVATIONS = (
     *("gelu_10", "quick_gelu", "relu", "relu2", "relu6", "leaky_relu", "silu", "swish", "mish", "hardswish", "tanh"),
     *("sigmoid", "laplace", "sqrtsoftplus", "linear"),
 )
+# What a text classifier reads in place of the context pooler (`model.pooler`), and how the logits of the windows of a
+# long text are combined (`ops.pooling`).
+ClassifierPooling = Literal["cls", "mean", "max", "attention", "weighted-layers"]
+WindowPooling = Literal["mean", "max", "attention"]
 PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
 # Fields that version 1 does not have, and their values in its configs.
 SINCE_V2 = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0}
@@ -175,6 +182,11 @@ def problems(config: Any) -> Iterator[str]:
     if config.problem_type not in (None, *PROBLEM_TYPES):
         problem_type = shorten(repr(config.problem_type))
         yield f"problem_type {problem_type} is not one of {', '.join(PROBLEM_TYPES)}, as in transformers; omit it"
+    for name, values in (("classifier_pooling", ClassifierPooling), ("window_pooling", WindowPooling)):
+        if (value := getattr(config, name)) not in (None, *typing.get_args(values)):
+            yield f"{name} is {shorten(repr(value))}, expected one of {', '.join(typing.get_args(values))}"
+    if config.window_pooling and not (config.max_windows and config.sequence_length):
+        yield "window_pooling needs max_windows and sequence_length, the length of a window"
     if not config.labels or isinstance(config.labels, str) or len(config.labels) > MAX_LABELS:
         yield f"labels must name at least one class and at most {MAX_LABELS:,}, in a tuple or a list"
     for name in ("hidden_act", *(("conv_act",) if config.conv_kernel_size > 0 else ())):

@@ -23,6 +23,7 @@ from deberta_jax.finetuning.class_weights import class_weights
 from deberta_jax.finetuning.config import FinetuneConfig
 from deberta_jax.finetuning.cross_validation import check_folds
 from deberta_jax.finetuning.custom import find_task
+from deberta_jax.finetuning.documents import text_fields, with_windows
 from deberta_jax.finetuning.evaluate import metric_names
 from deberta_jax.finetuning.fgm import fgm
 from deberta_jax.finetuning.initial import ModelSpec, PretrainedFolder, model_spec, open_pretrained
@@ -84,7 +85,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     reports = [report for examples in splits.values() for report in examples.reports]
     for report in reports:
         print_once(report.details())
-    kind = KINDS[task.kind]
+    kind = with_windows(KINDS[task.kind], config.texts)
     splits, folds = divide(task, kind, paths, splits, share=config.held_out, folds=config.folds, seed=config.seed)
     train = splits["train"].examples
     held_out = splits["dev"].examples if "dev" in splits else train
@@ -93,6 +94,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     check_labels(labels, splits)
     if config.metric is not None:
         task = with_metric(task, config.metric, labels, metric_names(task, kind, train, held_out))
+    config.layers.check(pretrained.config, lora_rank=config.lora.rank, from_scratch=config.from_scratch)
     config_keys = kind.config_keys(pretrained.tokenizer, train, config.max_length)
     make_model = partial(_model, config, pretrained, kind, labels, config_keys)
     model = make_model(config.head_dropout)
@@ -175,6 +177,8 @@ def _model(
         attention=config.attention,
         from_scratch=config.from_scratch,
         config_keys=config_keys,
+        config_fields=text_fields(kind, pretrained.config, config.texts, config.max_length),
+        layers=config.layers,
     )
 
 

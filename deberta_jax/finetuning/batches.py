@@ -39,6 +39,9 @@ class Batches:
     ):
         self._kind, self._features, self._size, self._seed, self._pad_id = kind, features, batch_size, seed, pad_id
         self._lengths = np.asarray([feature.length for feature in features])
+        # Features of few sequences are batched together, too.
+        counts = np.asarray([len(feature.sequences) for feature in features])
+        self._sizes = counts * (max_length + 1) + self._lengths
         buckets = (_SHORTEST, *bucket_lengths(max_length))
         self._buckets = np.asarray([length for length in buckets if length <= max_length])
         self._next = start
@@ -51,7 +54,7 @@ class Batches:
     def __next__(self) -> HostBatch:
         epoch, index = divmod(self._next, batches_in_epoch(len(self._features), self._size))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_order(self._lengths, self._size, self._seed, epoch)
+            self._epoch, self._order = epoch, epoch_order(self._sizes, self._size, self._seed, epoch)
         self._next += 1
         numbers = self._order[index]
         longest = self._lengths[numbers[numbers >= 0]].max()
@@ -68,14 +71,14 @@ def batches_in_epoch(features: int, batch_size: int) -> int:
     return -(-features // batch_size)
 
 
-def epoch_order(lengths: Int[np.ndarray, "F"], batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, "batches B"]:
-    """The indices of the features of each batch of an epoch; -1 is padding."""
+def epoch_order(sizes: Int[np.ndarray, "F"], batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, "batches B"]:
+    """The indices of the features of each batch of an epoch, those of similar size together; -1 is padding."""
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
+    order = rng.permutation(len(sizes))
     pool = _SORTED_TOGETHER * batch_size
     for start in range(0, len(order), pool):
         chunk = order[start : start + pool]
-        order[start : start + pool] = chunk[np.argsort(lengths[chunk], kind="stable")]
+        order[start : start + pool] = chunk[np.argsort(sizes[chunk], kind="stable")]
     count = batches_in_epoch(len(order), batch_size)
     batches = np.concatenate([order, np.full(count * batch_size - len(order), -1)]).reshape(count, batch_size)
     return batches[rng.permutation(count)]
@@ -90,7 +93,8 @@ def stack(
     """
     real = [feature for feature in features if feature is not None]
     rows = [features[row] for row in host_rows]
-    shape = (len(rows), max(len(feature.sequences) for feature in real), length)
+    count = max(len(feature.sequences) for feature in real)
+    shape = (len(rows), kind.encoding.padded_count(count), length)
     input_ids = np.full(shape, pad_id, np.int32)
     attention_mask, token_type_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     for b, feature in enumerate(rows):

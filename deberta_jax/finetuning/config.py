@@ -9,8 +9,10 @@ import tyro
 
 from deberta_jax.config import AttentionName, Precision, Remat
 from deberta_jax.errors import InputError, check_at_least, check_fraction
+from deberta_jax.finetuning.layers_config import LayersConfig
 from deberta_jax.finetuning.search_options import check_search
 from deberta_jax.finetuning.techniques import Techniques, check_one_adversary
+from deberta_jax.finetuning.text_config import TextConfig
 from deberta_jax.hub.upload_options import UploadConfig
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.tasks.custom import Columns
@@ -96,7 +98,8 @@ class FinetuneConfig:
     accumulate: int = 1
     """Micro-batches per step (gradient accumulation)."""
     max_length: int = 256
-    """Longest sequence in tokens. Longer texts are truncated, or split into windows."""
+    """Longest sequence in tokens, also above 512 with relative positions. Longer texts are truncated or split."""
+    texts: Annotated[TextConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TextConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=2e-5, warmup=0.1)
     )
@@ -141,6 +144,7 @@ class FinetuneConfig:
     sift: SiftConfig = dataclasses.field(default_factory=SiftConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     techniques: Annotated[Techniques, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Techniques)
+    layers: Annotated[LayersConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=LayersConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
     wandb: str | None = None

@@ -1,6 +1,6 @@
 """Features: the token ids of an example and its training targets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +55,13 @@ def windows_of(rows: EncodedRows, count: int) -> list[list[Window]]:
             )
         )
     return windows
+
+
+def text_feature(windows: Sequence[Window], **targets: Any) -> Feature:
+    """The feature of an example whose windows have one target: its only sequence, or the windows of a long text."""
+    return Feature(
+        tuple(window.input_ids for window in windows), tuple(window.second_start for window in windows), targets
+    )
 
 
 def single_feature(window: Window, **targets: Any) -> Feature:

@@ -15,6 +15,8 @@ from deberta_jax.errors import InputError
 from deberta_jax.finetuning.adapter import ADAPTER_HEADS
 from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.layers import reinitialize_top
+from deberta_jax.finetuning.layers_config import LayersConfig
 from deberta_jax.finetuning.lora import LoraModel
 from deberta_jax.hub.adapter import is_adapter
 from deberta_jax.hub.config_file import with_labels
@@ -68,6 +70,7 @@ class ModelSpec(NamedTuple):
     source: Path
     from_scratch: bool
     adapter_base: str | None = None
+    layers: LayersConfig = LayersConfig()
 
 
 def model_spec(
@@ -82,14 +85,18 @@ def model_spec(
     attention: AttentionName = "auto",
     from_scratch: bool = False,
     config_keys: Mapping[str, Any] | None = None,
+    config_fields: Mapping[str, Any] | None = None,
+    layers: LayersConfig | None = None,
 ) -> ModelSpec:
     """The model with the head of a kind of task. A head in the file is used if it has the same labels.
 
-    `config_keys` are added to the keys of `config.json` that do not describe the architecture.
+    `config_keys` are added to the keys of `config.json` that do not describe the architecture. `config_fields` are the
+    fields of the config that depend on the options of the run, such as `window_pooling`. `layers` are the layers with
+    fresh weights and those that are frozen.
     """
     config, tensors = with_labels(pretrained.config, pretrained.tensors, kind.head, labels or None)
     extra = {key: value for key, value in config.extra.items() if key not in OWN_KEYS} | dict(config_keys or {})
-    config = dataclasses.replace(config, problem_type=kind.problem_type, extra=extra)
+    config = dataclasses.replace(config, problem_type=kind.problem_type, extra=extra, **dict(config_fields or {}))
     if head_dropout is not None:
         config = dataclasses.replace(config, cls_dropout=head_dropout)
     options: dict[str, Any] = {
@@ -107,9 +114,10 @@ def model_spec(
     def build(key: jax.Array) -> Any:
         return head(config, **options, key=key)
 
-    can_save = kind.head in ADAPTER_HEADS and not from_scratch and not options.get("projected")
+    is_ours = options.get("projected") or config.classifier_pooling or config.window_pooling
+    can_save = kind.head in ADAPTER_HEADS and not from_scratch and not is_ours
     adapter_base = pretrained.name if can_save else None
-    return ModelSpec(config, build, tensors, pretrained.source, from_scratch, adapter_base)
+    return ModelSpec(config, build, tensors, pretrained.source, from_scratch, adapter_base, layers or LayersConfig())
 
 
 def with_lora(spec: ModelSpec, lora: LoraConfig | None) -> Build:
@@ -122,7 +130,7 @@ def with_lora(spec: ModelSpec, lora: LoraConfig | None) -> Build:
 def initial_model(spec: ModelSpec, seed: int, mesh: Mesh, lora: LoraConfig | None = None) -> Callable[[], Any] | None:
     """The function that loads the model of step 0, each parameter on its devices; None for random weights.
 
-    Parameters that the file does not contain are initialized by the seed.
+    Parameters that the file does not contain are initialized by the seed, and so are the layers that the spec names.
     """
     if spec.from_scratch:
         return None
@@ -132,6 +140,13 @@ def initial_model(spec: ModelSpec, seed: int, mesh: Mesh, lora: LoraConfig | Non
         model = load_model(
             spec.build, spec.config, spec.tensors, source=spec.source, key=key, mesh=mesh, dtype=jnp.float32
         )
+        if count := spec.layers.reinitialize_layers:
+            draw = jax.jit(
+                lambda model: reinitialize_top(model, spec.build, count, jax.random.fold_in(key, 2)),
+                out_shardings=shardings(model, mesh),
+                donate_argnums=0,
+            )
+            return draw(model)
         if lora is None:
             return model
         add_adapters = jax.jit(

@@ -1,6 +1,7 @@
 """A fine-tuning run with one seed."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from deberta_jax.finetuning.config import LoraConfig
 from deberta_jax.finetuning.features import Feature
 from deberta_jax.finetuning.initial import ModelSpec, initial_model, with_lora
 from deberta_jax.finetuning.kinds.kind import Kind
+from deberta_jax.finetuning.layers import freeze_objective, frozen_groups, of_upper_layers, trained_parameters
 from deberta_jax.finetuning.lora import lora_objective, merge_lora, trainable
 from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.finetuning.techniques import AwpConfig
@@ -113,12 +115,22 @@ def _method(
     average_decay: float,
     awp: AwpConfig | None,
 ) -> TrainingMethod:
-    """Train all parameters, or only adapters and head."""
-    rule = awp_rule(awp, training.steps) if awp else gradient_of_model
-    curves = {"loss": "training loss", inputs.task.best_metric: inputs.task.best_metric}
-    build = with_lora(inputs.model, lora)
-    if lora is None:
-        return one_objective(training, build, objective, curves=curves, rule=rule, average_decay=average_decay)
-    return one_objective(
-        training, build, lora_objective(objective), trainable, curves, rule=rule, average_decay=average_decay
+    """Train all parameters, only adapters and head, or those that are not frozen."""
+    one = partial(
+        one_objective,
+        training,
+        with_lora(inputs.model, lora),
+        curves={"loss": "training loss", inputs.task.best_metric: inputs.task.best_metric},
+        rule=awp_rule(awp, training.steps) if awp else gradient_of_model,
+        average_decay=average_decay,
+    )
+    layers, config = inputs.model.layers, inputs.model.config
+    if lora is not None:
+        return one(lora_objective(objective), trainable)
+    if not layers.freezes:
+        return one(objective)
+    return one(
+        freeze_objective(objective, layers),
+        lambda model: trained_parameters(model, config, layers),
+        adapt=lambda optimizer: of_upper_layers(optimizer, frozen_groups(config, layers)),
     )

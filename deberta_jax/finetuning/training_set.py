@@ -46,10 +46,10 @@ def features_of(
     report.check()
     if truncated:
         _log.warning(
-            "%d of %d training examples have more than %d tokens and are truncated",
+            "%d of %d training examples have more than %s and are truncated",
             truncated,
             len(examples),
-            max_length,
+            kind.encoding.limit(max_length),
         )
     return features, report
 

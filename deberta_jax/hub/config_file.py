@@ -125,7 +125,8 @@ def with_labels(
     not other labels: the order of the file is kept. Heads without labels keep the tensors of a single score, as
     multiple choice and entities have it. Raises InputError for labels that are not distinct names.
     """
-    without_classifier = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    classifiers = "classifier.", "text_classifier."
+    without_classifier = {name: tensor for name, tensor in tensors.items() if not name.startswith(classifiers)}
     if not HEADS[head].has_labels:
         if labels is not None:
             raise InputError(f"labels are for classification heads; the head is {head!r}")

@@ -10,8 +10,8 @@ from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.layout import POSITIONS
 from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    EntityScoring,
     MultipleChoice,
     QuestionAnswering,
     SequenceClassification,
@@ -80,7 +80,11 @@ HEADS: dict[Head | None, HeadSpec] = {
     "replaced_token_detection": HeadSpec(ReplacedTokenDetection, None, _all_of("mask_predictions")),
     "question_answering": HeadSpec(QuestionAnswering, "ForQuestionAnswering", _all_of("qa_outputs")),
     "sequence_classification": HeadSpec(
-        SequenceClassification, "ForSequenceClassification", _all_of("pooler", "classifier"), has_labels=True
+        SequenceClassification,
+        "ForSequenceClassification",
+        # With another pooler than transformers', the classifier has another name.
+        (frozenset({"pooler", "text_classifier"}), frozenset({"classifier", "text_classifier"})),
+        has_labels=True,
     ),
     "multiple_choice": HeadSpec(MultipleChoice, "ForMultipleChoice", _all_of("pooler", "classifier"), since_v2=True),
     "entity_scoring": HeadSpec(
@@ -155,6 +159,7 @@ def architecture(config: DebertaConfig, head: Head | None) -> str:
     """The class with which transformers loads a model; the bare model's if it has no class for the head."""
     version = "Deberta" if config.model_type == "deberta" else "DebertaV2"
     spec = HEADS[head]
-    if spec.architecture is None or (spec.since_v2 and version == "Deberta"):
+    other_pooler = head == "sequence_classification" and config.classifier_pooling is not None
+    if spec.architecture is None or (spec.since_v2 and version == "Deberta") or other_pooler:
         spec = HEADS[None]
     return f"{version}{spec.architecture}"

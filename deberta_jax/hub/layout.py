@@ -91,6 +91,16 @@ _TASK_HEADS = [
     # Microsoft's dense layer before the labels of tokens, and before the scores of entities.
     *(("projection.kernel", "proj.weight", KERNEL), ("projection.bias", "proj.bias", SAME)),
     *(("span.kernel", "qa_outputs.weight", KERNEL), ("span.bias", "qa_outputs.bias", SAME)),
+    # A text classifier with another pooler than transformers', and the scores of windows: heads of this library.
+    ("pooler.scorer.dense.kernel", "text_pooler.dense.weight", KERNEL),
+    ("pooler.scorer.dense.bias", "text_pooler.dense.bias", SAME),
+    ("pooler.scorer.score.kernel", "text_pooler.score.weight", KERNEL),
+    ("pooler.layer_scores", "text_pooler.layer_scores", SAME),
+    ("text_classifier.kernel", "text_classifier.weight", KERNEL),
+    ("text_classifier.bias", "text_classifier.bias", SAME),
+    ("window_scorer.dense.kernel", "window_scorer.dense.weight", KERNEL),
+    ("window_scorer.dense.bias", "window_scorer.dense.bias", SAME),
+    ("window_scorer.score.kernel", "window_scorer.score.weight", KERNEL),
     ("detector.norm", "mask_predictions.LayerNorm", SAME),
     ("detector.dense.kernel", "mask_predictions.dense.weight", KERNEL),
     ("detector.dense.bias", "mask_predictions.dense.bias", SAME),

@@ -25,8 +25,8 @@ from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
 from deberta_jax.hub.tied import masked_lm_tensors
 from deberta_jax.model.attention import AttentionChoice
 from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    EntityScoring,
     MultipleChoice,
     QuestionAnswering,
     SequenceClassification,

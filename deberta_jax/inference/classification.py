@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from deberta_jax.errors import InputError, list_names, shorten
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
+from deberta_jax.inference.documents import document_pipeline
 from deberta_jax.inference.encode import EncodedRow, Texts, encode
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import require_head
@@ -22,6 +23,8 @@ from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.heads import SequenceClassification
 from deberta_jax.tokenizers.tokenizer import Tokenizer
+
+Result = TypeVar("Result")
 
 
 class Classification(NamedTuple):
@@ -58,8 +61,9 @@ def classify(
     The config's `problem_type` selects the function of the logits, as in transformers: the softmax for
     "single_label_classification", the sigmoid for "multi_label_classification", none for "regression"; without it, a
     model with one label is a regression. `function` replaces this: "softmax" and "sigmoid" give a `Classification`,
-    "none" gives the logits as a `Regression`. Longer texts are truncated, which is logged. Raises InputError for a
-    model without the head "sequence_classification", and with the index of an invalid text.
+    "none" gives the logits as a `Regression`. Longer texts are truncated, which is logged, or read in windows if the
+    model was fine-tuned to do so. Raises InputError for a model without the head "sequence_classification", and with
+    the index of an invalid text.
     """
     columns = [texts] if pairs is None else [texts, pairs]
     return complete(classification_pipeline(model, tokenizer, function=function, batching=batching), *columns)
@@ -74,10 +78,22 @@ def classification_pipeline(
     check_function(function, config.labels)
     kind = config.problem_type or ("regression" if len(config.labels) == 1 else "single_label_classification")
     read_logits = _READERS[_FUNCTIONS[kind] if function == "auto" else function]
+    return text_pipeline(model, tokenizer, lambda logits: read_logits(config.labels, logits), batching)
 
-    def read(example: tuple, rows: list[EncodedRow]) -> Classification | Regression:
+
+def text_pipeline(
+    model: Model, tokenizer: Tokenizer, read_logits: Callable[[Float[np.ndarray, "C"]], Result], batching: Batching
+) -> Pipeline[Result]:
+    """A pipeline from the logits of whole texts, as float64; an example is `(text,)` or `(text, pair)`.
+
+    A model with `window_pooling` reads long texts in windows, all others truncate them.
+    """
+    if encoder_of(model).config.window_pooling is not None:
+        return document_pipeline(model, tokenizer, read_logits, batching)
+
+    def read(example: tuple, rows: list[EncodedRow]) -> Result:
         [row] = rows
-        return read_logits(config.labels, row.outputs.astype(np.float64))
+        return read_logits(row.outputs.astype(np.float64))
 
     return Pipeline(model, tokenizer, class_logits, encode, read, batching)
 

@@ -85,7 +85,7 @@ def encode(
         tokenized, failures = _tokenize_valid(tokenize, indices)
         batches += tokenized
         errors |= {sources[index]: error for index, error in failures.items()}
-    batch = _concatenate(batches or [tokenizer([])])
+    batch = concatenate(batches or [tokenizer([])])
     truncated = _truncated_texts(tokenizer, texts, batch, max_length) if stride is None else []
     row_parts = np.asarray(parts, np.int32)[batch.sources]
     batch = batch._replace(sources=np.asarray(sources, np.int32)[batch.sources])
@@ -116,8 +116,8 @@ def _tokenize_valid(
         return [tokenize(valid)] if valid else [], failures
 
 
-def _concatenate(batches: Sequence[Batch]) -> Batch:
-    """One batch of the rows of several, sorted by source."""
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """One batch of the rows of several, sorted by source; their sources are indices of the same texts."""
     if len(batches) == 1:
         return batches[0]
     length = max(batch.input_ids.shape[1] for batch in batches)

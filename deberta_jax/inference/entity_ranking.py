@@ -16,7 +16,7 @@ from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import require_head
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.inference.windows import window_stride
-from deberta_jax.model.heads import EntityScoring
+from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 PLACEHOLDER = "@placeholder"

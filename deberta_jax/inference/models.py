@@ -25,16 +25,18 @@ def require_head(model: Any, head: Head, function: str) -> None:
 
 
 def max_row_length(model: Any, batching: Batching) -> int:
-    """The maximum number of tokens per row: `batching.max_length`, or by default the model's number of positions.
+    """The maximum number of tokens per row: `batching.max_length`, or by default that of the model's config.
 
-    Raises InputError if `batching.max_length` exceeds the number of absolute positions of a model that uses them.
+    That is the length of the sequences it was fine-tuned on, or the number of its positions. Raises InputError if
+    `batching.max_length` exceeds the number of absolute positions of a model that uses them.
     """
-    positions, requested = encoder_of(model).config.max_position_embeddings, batching.max_length
+    config, requested = encoder_of(model).config, batching.max_length
+    positions = config.max_position_embeddings
     if has_absolute_positions(model) and requested is not None and requested > positions:
         raise InputError(
             f"max_length is {requested}, but the model has {positions} absolute positions: use {positions} or less"
         )
-    return positions if requested is None else requested
+    return (config.sequence_length or positions) if requested is None else requested
 
 
 def has_absolute_positions(model: Any) -> bool:

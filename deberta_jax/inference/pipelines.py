@@ -21,7 +21,7 @@ from deberta_jax.inference.replaced_tokens import detect_replaced_pipeline
 from deberta_jax.inference.scoring import score_pipeline
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta, encoder_of
-from deberta_jax.model.heads import EntityScoring
+from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.masked_lm import MaskedLM
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 

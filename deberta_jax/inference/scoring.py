@@ -8,8 +8,7 @@ from jaxtyping import Float
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.classification import class_logits
-from deberta_jax.inference.encode import EncodedRow, encode
+from deberta_jax.inference.classification import text_pipeline
 from deberta_jax.inference.models import require_head
 from deberta_jax.inference.names import ScoreFunction
 from deberta_jax.inference.score_functions import SCORE_FUNCTIONS, check_function
@@ -29,9 +28,9 @@ def score(
 ) -> Float[np.ndarray, "B"]:
     """A float32 number per text or pair, from a model with one label; for a reward model, of prompts and responses.
 
-    The number is the logit, or its sigmoid with `function="sigmoid"`. Longer texts are truncated, which is logged.
-    Raises InputError for a model without the head "sequence_classification" or with several labels, and with the index
-    of an invalid text.
+    The number is the logit, or its sigmoid with `function="sigmoid"`. Longer texts are truncated, which is logged, or
+    read in windows if the model was fine-tuned to do so. Raises InputError for a model without the head
+    "sequence_classification" or with several labels, and with the index of an invalid text.
     """
     columns = [texts] if pairs is None else [texts, pairs]
     scores = complete(score_pipeline(model, tokenizer, function=function, batching=batching), *columns)
@@ -51,9 +50,4 @@ def score_pipeline(
             "(--task classification)"
         )
     to_score = SCORE_FUNCTIONS["none" if function == "auto" else function]
-
-    def read(example: tuple, rows: list[EncodedRow]) -> float:
-        [row] = rows
-        return float(to_score(row.outputs.astype(np.float64))[0])
-
-    return Pipeline(model, tokenizer, class_logits, encode, read, batching)
+    return text_pipeline(model, tokenizer, lambda logits: float(to_score(logits)[0]), batching)

@@ -33,9 +33,10 @@ class Pipeline(Generic[Result]):
 
     `encode(tokenizer, examples, max_length)` returns the rows of a chunk of examples. `program(model, inputs)` is
     jitted and returns a tree of arrays whose first axis is the rows. `read(example, rows)` returns the result of an
-    example. Truncated texts are counted by example, or with `counts_rows` by row. `new_tokens` is the number of tokens
-    that the program adds to each row, for the size of batches. Raises InputError without a tokenizer, and if
-    `batching.max_length` is more than the model accepts.
+    example. Truncated texts are counted by example, or with `counts_rows` by row; `limit` says what they are truncated
+    to, by default to the length of a row. `new_tokens` is the number of tokens that the program adds to each row, for
+    the size of batches. Raises InputError without a tokenizer, and if `batching.max_length` is more than the model
+    accepts.
     """
 
     model: Any
@@ -46,6 +47,7 @@ class Pipeline(Generic[Result]):
     batching: Batching = BATCHING
     counts_rows: bool = False
     new_tokens: int = 0
+    limit: str | None = None
 
     def __post_init__(self) -> None:
         require_tokenizer(self.tokenizer)
@@ -93,7 +95,8 @@ def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Re
             counts = _truncated(pipeline, chunk)
             total, truncated = total + counts[0], truncated + counts[1]
     if truncated:
-        _log.warning("%d of %d texts were truncated to %d tokens", truncated, total, pipeline.max_length)
+        limit = pipeline.limit or f"{pipeline.max_length} tokens"
+        _log.warning("%d of %d texts were truncated to %s", truncated, total, limit)
 
 
 def _truncated(pipeline: Pipeline[Result], chunk: _Chunk) -> tuple[int, int]:

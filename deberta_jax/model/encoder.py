@@ -110,6 +110,8 @@ class Encoder(Configured):
         if remat not in _SAVED:
             raise InputError(f"remat is {remat!r}, expected one of {', '.join(_SAVED)}")
         self.config, self.remat = config, remat
+        # No gradient reaches the parameters of this number of layers at the bottom.
+        self.frozen = 0
         keys = jax.random.split(key, 3)
         layer_keys = jax.random.split(keys[0], config.num_groups)
         build = functools.partial(Layer, config, precision=precision, attention=attention)
@@ -207,16 +209,25 @@ class Encoder(Configured):
     def _scan(self, step: Callable[..., Any], x: Array, start: int, depth: int, keys: Any) -> tuple[Array, Any]:
         """`jax.lax.scan` of `step(x, (layer, number, key))` over the layers from `start` to `depth`."""
         config, numbers = self.config, jnp.arange(start, depth)
+        if start < self.frozen < depth:
+            # The backward pass of the first scan has nothing to compute.
+            count = self.frozen - start
+            first_keys, last_keys = (None, None) if keys is None else (keys[:count], keys[count:])
+            x, first = self._scan(step, x, start, self.frozen, first_keys)
+            x, last = self._scan(step, x, self.frozen, depth, last_keys)
+            return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), first, last)
         if config.num_groups == config.num_hidden_layers:
             whole = depth - start == config.num_hidden_layers
             layers = self.layers if whole else jax.tree.map(lambda p: p[start:depth], self.layers)
+            layers = layers if start >= self.frozen else jax.lax.stop_gradient(layers)
             return jax.lax.scan(step, x, (layers, numbers, keys))
         # One scan for each group: its parameters are a constant of the scan, so their gradients are summed in it.
         outputs = []
         for first, last in _runs(config, start, depth):
             part = slice(first - start, last - start)
             scanned = numbers[part], None if keys is None else keys[part]
-            x, output = jax.lax.scan(functools.partial(_shared_step, step, self.layer(first)), x, scanned)
+            layer = self.layer(first) if first >= self.frozen else jax.lax.stop_gradient(self.layer(first))
+            x, output = jax.lax.scan(functools.partial(_shared_step, step, layer), x, scanned)
             outputs.append(output)
         return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
 

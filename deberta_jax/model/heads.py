@@ -1,6 +1,5 @@
-"""Heads for tasks: classification of texts and tokens, spans, choices and entities."""
+"""Heads for tasks: classification of texts and tokens, spans and choices."""
 
-import math
 from typing import Any, NamedTuple, Unpack
 
 import jax
@@ -9,28 +8,28 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
-from deberta_jax.errors import InputError
-from deberta_jax.model.activation import activation, gelu
+from deberta_jax.model.activation import gelu
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import EncoderOutput
-from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_ids, split_key
+from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, real_tokens, split_key
 from deberta_jax.model.linear import Linear
-from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.model.module import HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.model.pooler import (
+    LayerPooler,
+    LayerStates,
+    Pooler,
+    Scorer,
+    TokenMask,
+    WindowLogits,
+    classifier_pooler,
+    project,
+    square,
+)
+from deberta_jax.model.row_axes import has_sequences, join_sequences
 from deberta_jax.ops.dropout import dropout
-from deberta_jax.ops.precision import accumulation_dtype, einsum, upcast
+from deberta_jax.ops.pooling import WINDOW_POOLING
+from deberta_jax.ops.precision import upcast
 from deberta_jax.sharding import on_explicit_meshes
-
-# The score of an entity without tokens (golden d46).
-ABSENT = -10000.0
-
-
-# The inputs of `MultipleChoice` with an axis of choices, and their number of axes.
-_CHOICE_AXES = {
-    **dict.fromkeys(("input_ids", "attention_mask", "token_type_ids", "segment_ids", "position_ids"), 3),
-    "inputs_embeds": 4,
-    "pair_mask": 5,
-    "bias": 5,
-}
 
 
 class HeadOutput(NamedTuple):
@@ -48,55 +47,81 @@ def with_encoder_output(logits: Any, output: EncoderOutput) -> Any:
     return HeadOutput(logits, output.hidden_states, output.attentions)
 
 
-class Pooler(Configured):
-    """The state of the first token through a dense layer and an activation."""
-
-    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray):
-        activation(config.pooler_hidden_act)
-        if config.pooler_hidden_size is not None:
-            raise InputError(
-                f"config: pooler_hidden_size is {config.pooler_hidden_size}, but the pooler reads states of "
-                f"hidden_size {config.hidden_size}, as in transformers; set both to the same number"
-            )
-        self.config = config
-        self.dense = square(config, key)
-
-    def __call__(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B D"]:
-        first = dropout(states[:, 0], self.config.pooler_dropout, key=key)
-        return activation(self.config.pooler_hidden_act)(self.dense(first))
-
-
 class SequenceClassification(HeadModel):
     """Classification or regression of a text: pooler and linear map (docs/numerics.md, "Heads and losses").
 
     Logits are [B, C] for the C `labels` of the config; with one label they are the predicted number.
+    `classifier_pooling` of the config selects the pooler. With `window_pooling`, long texts may be passed as windows.
     """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
         keys = jax.random.split(key, 3)
         self.deberta = Deberta(config, key=keys[0], **options)
-        self.pooler = Pooler(config, key=keys[1])
-        self.classifier = project(config, len(config.labels), keys[2])
+        self.pooler = classifier_pooler(config, key=keys[1])
+        classifier = project(config, len(config.labels), keys[2])
+        # A classifier that does not read the context pooler has another name, in files too.
+        is_usual = isinstance(self.pooler, Pooler)
+        self.classifier, self.text_classifier = (classifier, None) if is_usual else (None, classifier)
+        scorer_key = jax.random.fold_in(keys[2], 1)
+        self.window_scorer = Scorer(config, key=scorer_key) if config.window_pooling == "attention" else None
         cast_parameters(self, options.get("param_dtype"))
 
     @on_explicit_meshes
     def __call__(
         self,
-        input_ids: Tokens | None = None,
+        input_ids: Int[ArrayLike, "B T"] | Int[ArrayLike, "B M T"] | None = None,
         attention_mask: Mask = None,
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Any:
-        """Logits [B, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
+        """Logits [B, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`.
+
+        A model with `window_pooling` also takes texts as M windows each: arrays then start with the axes B and M, and
+        a window without a real token does not count.
+        """
+        arrays: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+        if self.config.window_pooling is None or not has_sequences(arrays):
+            (logits, _), output = self._read(arrays, key)
+            return with_encoder_output(logits, output)
+        rows, B, M = join_sequences(arrays)
+        (logits, scores), output = self._read(rows, key)
+        mask = real_tokens(rows)
+        present = jnp.ones((B, M), bool) if mask is None else mask.any(1).reshape(B, M)
+        combined = WINDOW_POOLING[self.config.window_pooling](
+            logits.reshape(B, M, logits.shape[1]), scores.reshape(B, M), present
+        )
+        return with_encoder_output(combined, output)
+
+    @on_explicit_meshes
+    def window_logits(
+        self, input_ids: Tokens, attention_mask: Mask = None, *, token_type_ids: Tokens | None = None
+    ) -> WindowLogits:
+        """The logits and the score of each sequence [B, T]; those of the windows of a text are combined later."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return self._read(inputs, None)[0]
+
+    def _read(self, inputs: dict[str, Any], key: Key) -> tuple[WindowLogits, EncoderOutput]:
+        """The logits and scores of sequences, with what the encoder returns; `inputs` are those of `Deberta`."""
         keys = split_key(key, 2)
-        output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
-        return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]), output)
+        with_layers = isinstance(self.pooler, LayerPooler)
+        requested = inputs.get("output_hidden_states", False)
+        output = self.deberta(**inputs | {"output_hidden_states": requested or with_layers}, key=keys[0])
+        layers = None if output.hidden_states is None else output.hidden_states[1:]
+        outputs = self.head(output.last_hidden_state, real_tokens(inputs), layers, key=keys[1])
+        return outputs, output if requested else output._replace(hidden_states=None)
 
     @in_precision
-    def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B C"]:
-        """Logits from the states of the last layer."""
-        return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)
+    def head(
+        self, states: Float[Array, "B T D"], mask: TokenMask = None, layers: LayerStates = None, *, key: Key = None
+    ) -> WindowLogits:
+        """Logits and scores from the states of the last layer, the mask of real tokens, the states of each layer."""
+        keys = split_key(key, 2)
+        pooled = self.pooler(states, mask, layers, key=keys[0])
+        classifier: Any = self.text_classifier if self.classifier is None else self.classifier
+        logits = classify_pooled(self.config, classifier, pooled, keys[1])
+        scores = jnp.zeros(logits.shape[:1], logits.dtype) if self.window_scorer is None else self.window_scorer(pooled)
+        return WindowLogits(logits, scores)
 
 
 class MultipleChoice(HeadModel):
@@ -124,27 +149,15 @@ class MultipleChoice(HeadModel):
         [B, M, N, T, S] may have with size 1.
         """
         keys = split_key(key, 2)
-        arrays: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-        tokens = arrays.get("inputs_embeds") if input_ids is None else input_ids
-        if tokens is None:
-            raise ValueError("expected either input_ids or inputs_embeds")
-        B, M, *_ = (*jnp.shape(tokens), 0, 0)
-        for name, rank in _CHOICE_AXES.items():
-            if (values := arrays.get(name)) is None:
-                continue
-            array = jnp.asarray(values)
-            if name in ("pair_mask", "bias") and array.ndim == rank:
-                array = jnp.broadcast_to(array, (B, M, *array.shape[2:]))
-            if array.ndim != rank or array.shape[:2] != (B, M):
-                raise ValueError(f"{name} has shape {array.shape}, expected {rank} axes that start with [B, M]")
-            arrays[name] = array.reshape(B * M, *array.shape[2:])
+        arrays, B, M = join_sequences({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
         output = self.deberta(**arrays, key=keys[0])
         return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]).reshape(B, M), output)
 
     @in_precision
     def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B"]:
         """The score of each text from the states of the last layer."""
-        return pooled_logits(self.deberta.config, self.pooler, self.classifier, states, key)[:, 0]
+        keys = split_key(key, 2)
+        return classify_pooled(self.config, self.classifier, self.pooler(states, key=keys[0]), keys[1])[:, 0]
 
 
 class TokenClassification(HeadModel):
@@ -222,76 +235,11 @@ class QuestionAnswering(HeadModel):
         return SpanLogits(logits[..., 0], logits[..., 1])
 
 
-class EntityScoring(HeadModel):
-    """Which entities of a passage answer a query: Microsoft's head for ReCoRD.
-
-    An entity is the sum of its tokens' states, weighted by their attention from the first token.
-    """
-
-    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
-        keys = jax.random.split(key, 3)
-        self.deberta = Deberta(config, key=keys[0], **options)
-        self.projection = square(config, keys[1])
-        self.classifier = project(config, 1, keys[2])
-        cast_parameters(self, options.get("param_dtype"))
-
-    @on_explicit_meshes
-    def __call__(
-        self,
-        input_ids: Tokens | None = None,
-        attention_mask: Mask = None,
-        *,
-        entity_positions: Int[ArrayLike, "B E P"],
-        key: Key = None,
-        **inputs: Unpack[ModelInputs],
-    ) -> Any:
-        """Logits [B, E] of entities, whose tokens are at `entity_positions` (0: no token), or a `HeadOutput`.
-
-        An entity without tokens has -10000. Other arguments and errors as `Deberta`; positions that do not exist are a
-        ValueError (traced ones are not checked).
-        """
-        keys = split_key(key, 2)
-        output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
-        positions = as_ids("entity_positions", entity_positions, output.last_hidden_state.shape[1])
-        logits = self.head(output.last_hidden_state, positions, key=keys[1])
-        return with_encoder_output(logits, output)
-
-    @in_precision
-    def head(
-        self, states: Float[Array, "B T D"], entity_positions: Int[Array, "B E P"], *, key: Key = None
-    ) -> Float[Array, "B E"]:
-        """Logits from the states of the last layer."""
-        B, E, P = entity_positions.shape
-        exists = entity_positions > 0
-        scores = einsum("BTD,BD->BT", states, states[:, 0], preferred_element_type=accumulation_dtype(states.dtype))
-        scores = scores * (1 / math.sqrt(states.shape[-1]))
-        scores = jnp.take_along_axis(scores, entity_positions.reshape(B, E * P), axis=1).reshape(B, E, P)
-        lowest = float(jnp.finfo(scores.dtype).min)
-        weights = jnp.where(exists, jax.nn.softmax(jnp.where(exists, scores, lowest), axis=-1), 0)
-        tokens = jnp.take_along_axis(states, entity_positions.reshape(B, E * P, 1), axis=1).reshape(B, E, P, -1)
-        entities = einsum("BEP,BEPD->BED", weights.astype(states.dtype), tokens)
-        hidden = gelu(self.projection(entities))
-        hidden = dropout(hidden, classifier_dropout(self.deberta.config), key=key)
-        return jnp.where(exists.any(-1), upcast(self.classifier(hidden))[..., 0], ABSENT)
-
-
-def pooled_logits(
-    config: DebertaConfig, pooler: Pooler, classifier: Linear, states: Float[Array, "B T D"], key: Key
+def classify_pooled(
+    config: DebertaConfig, classifier: Linear, pooled: Float[Array, "B D"], key: Key
 ) -> Float[Array, "B C"]:
-    """Pooler, dropout, linear map."""
-    keys = split_key(key, 2)
-    return upcast(classifier(dropout(pooler(states, key=keys[0]), classifier_dropout(config), key=keys[1])))
-
-
-def square(config: DebertaConfig, key: PRNGKeyArray) -> Linear:
-    """A map from hidden width to hidden width."""
-    D = config.hidden_size
-    return Linear((D, D), (None, "embed"), stddev=config.initializer_range, key=key)
-
-
-def project(config: DebertaConfig, outputs: int, key: PRNGKeyArray) -> Linear:
-    """A map from hidden width to a few outputs, which are never split over a mesh."""
-    return Linear((config.hidden_size, outputs), ("embed", None), stddev=config.initializer_range, key=key)
+    """Dropout and linear map."""
+    return upcast(classifier(dropout(pooled, classifier_dropout(config), key=key)))
 
 
 def classifier_dropout(config: DebertaConfig) -> float:

@@ -1,6 +1,6 @@
 """The inputs that every model takes: their types, conversion from numpy, and checks of the masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import jax
@@ -50,6 +50,12 @@ def as_token_mask(attention_mask: Mask, segment_ids: Int[Array, "B T"] | None = 
     if attention_mask is None:
         return None if segment_ids is None else segment_ids > 0
     return as_boolean_mask("attention_mask", attention_mask)
+
+
+def real_tokens(inputs: Mapping[str, Any]) -> Bool[Array, "B T"] | None:
+    """Which tokens are real by the inputs of a model; None if all are."""
+    segment_ids, *_ = as_arrays(inputs.get("segment_ids"))
+    return as_token_mask(inputs.get("attention_mask"), segment_ids)
 
 
 def as_pair_mask(pair_mask: Mask) -> Bool[Array, "#B #N #T #S"] | None:

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.activation import activation
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.heads import project, square, with_encoder_output
+from deberta_jax.model.heads import with_encoder_output
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays
 from deberta_jax.model.linear import LayerNorm
 from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.model.pooler import project, square
 from deberta_jax.ops.arguments import known_values
 from deberta_jax.ops.precision import upcast
 from deberta_jax.sharding import on_explicit_meshes

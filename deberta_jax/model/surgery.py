@@ -67,6 +67,8 @@ def first_layers(model: AnyModel, k: int) -> AnyModel:
     groups = -(-k // size)
 
     def shorten(name: str, leaf: Array) -> Array:
+        if name.endswith("pooler.layer_scores"):
+            return leaf[:k]
         return leaf[:groups] if "encoder.layers." in name else leaf
 
     return _changed("first_layers", model, shorten, num_hidden_layers=k, num_hidden_groups=groups)

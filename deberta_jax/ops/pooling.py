@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -63,6 +64,34 @@ def _at(states: Array, mask: Array, index: Array) -> Array:
     return jnp.where(mask.any(1)[:, None], selected, jnp.zeros((), states.dtype))
 
 
+def masked_softmax(scores: Float[Array, "*batch T"], mask: Bool[Array, "*batch T"]) -> Float[Array, "*batch T"]:
+    """The softmax over the entries that the mask allows; 0 for the others, and for a row without any."""
+    lowest = jnp.asarray(jnp.finfo(scores.dtype).min, scores.dtype)
+    weights = jax.nn.softmax(jnp.where(mask, scores, lowest), axis=-1)
+    return jnp.where(mask, weights, jnp.zeros((), scores.dtype))
+
+
+def mean_over_windows(
+    logits: Float[Array, "B M C"], scores: Float[Array, "B M"], mask: Bool[Array, "B M"]
+) -> Float[Array, "B C"]:
+    """The mean of the logits of the windows of each text, weighted by the softmax of their scores."""
+    return einsum("BMC,BM->BC", logits, masked_softmax(scores, mask))
+
+
+def max_over_windows(
+    logits: Float[Array, "B M C"], scores: Float[Array, "B M"], mask: Bool[Array, "B M"]
+) -> Float[Array, "B C"]:
+    """The highest logit of each class over the windows of each text; 0 for a text without windows."""
+    highest = jnp.where(mask[..., None], logits, -jnp.inf).max(1)
+    return jnp.where(mask.any(1)[:, None], highest, jnp.zeros((), logits.dtype))
+
+
+# Without trained scores all scores are equal.
+WINDOW_POOLING: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "mean": mean_over_windows,
+    "max": max_over_windows,
+    "attention": mean_over_windows,
+}
 _POOLING: dict[str, Callable[[Array, Array, Array], Array]] = {
     "mean": _mean,
     "cls": _first,

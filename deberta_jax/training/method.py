@@ -45,16 +45,18 @@ def one_objective(
     *,
     rule: GradientRule = gradient_of_model,
     average_decay: float = 0.0,
+    adapt: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda optimizer: optimizer,
 ) -> TrainingMethod:
     """Minimize one objective of one model.
 
     `trainable` returns a tree like the model with True for the parameters to train (default: all). The others are
     frozen and have no optimizer state. `rule` computes the gradient of a step. With `average_decay`, the trained
-    parameters are averaged (`WeightAverage`), and the average is evaluated.
+    parameters are averaged (`WeightAverage`), and the average is evaluated. `adapt` changes the optimizer of the
+    trained parameters.
     """
     optimizer, rate = make_optimizer(config.optimizer, config.steps), learning_rate(config.optimizer, config.steps)
     if trainable is not None:
-        optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, trainable)
+        optimizer = optax.partition({True: adapt(optimizer), False: optax.set_to_zero()}, trainable)
 
     average = WeightAverage(average_decay, trainable) if average_decay else None
 

@@ -23,8 +23,8 @@ from deberta_jax.hub.legacy_names import canonical_tensors
 from deberta_jax.hub.load import import_tensors
 from deberta_jax.hub.tensors import as_tensor
 from deberta_jax.model.deberta import Deberta
+from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    EntityScoring,
     MultipleChoice,
     QuestionAnswering,
     SequenceClassification,

@@ -9,8 +9,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from small_models import CONFIGS, IDS, MASK, call, masked_lm
 
+from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    EntityScoring,
     MultipleChoice,
     QuestionAnswering,
     SequenceClassification,

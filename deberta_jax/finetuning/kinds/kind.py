@@ -44,6 +44,10 @@ class Encoding(NamedTuple):
     """(largest shape of a target, length of the sequences) -> the shape of this target in a batch, without axis B."""
     several_sequences: bool = False
     """Whether an example is several sequences; then token ids are [B, M, T] instead of [B, T]."""
+    padded_count: Callable[[int], int] = lambda count: count
+    """The largest number of sequences of an example in a batch -> M."""
+    limit: Callable[[int], str] = lambda max_length: f"{max_length} tokens"
+    """max_length -> what longer examples are truncated to, for messages."""
 
 
 class ClassWeighting(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from deberta_jax.finetuning.baselines import best_label_set
-from deberta_jax.finetuning.features import Feature, Window, single_feature
+from deberta_jax.finetuning.features import Feature, Window, text_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, ClassWeighting, CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
@@ -27,7 +27,7 @@ def _targets(
     shares = example.extra.get(PROBABILITIES) or dict.fromkeys(_labels(example), 1.0)
     for label, share in shares.items():
         labels[label_index[label]] = share
-    yield single_feature(windows[0], labels=labels, weights=np.float32(1))
+    yield text_feature(windows, labels=labels, weights=np.float32(1))
 
 
 def _labels(example: TextExample) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import scipy.special
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from deberta_jax.finetuning.baselines import most_frequent_choice
-from deberta_jax.finetuning.features import Feature, Window
+from deberta_jax.finetuning.features import Feature, Window, text_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, Encoding, Kind, ReportContent
 from deberta_jax.finetuning.mistakes import Mistake, joined, log_loss
 from deberta_jax.finetuning.objectives import (
@@ -43,9 +43,7 @@ def _encode(tokenizer: Tokenizer, inputs: Sequence[tuple], max_length: int) -> E
 def _targets(
     example: ChoiceExample, windows: Sequence[Window], label_index: Mapping[str, int], max_length: int
 ) -> Iterator[Feature]:
-    sequences = tuple(window.input_ids for window in windows)
-    targets = {"labels": np.int32(example.label or 0), "weights": np.float32(1)}
-    yield Feature(sequences, tuple(window.second_start for window in windows), targets)
+    yield text_feature(windows, labels=np.int32(example.label or 0), weights=np.float32(1))
 
 
 def _outputs(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Float[Array, "B M"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.baselines import mean_number
 from deberta_jax.finetuning.config import Divergence
-from deberta_jax.finetuning.features import Feature, Window, single_feature
+from deberta_jax.finetuning.features import Feature, Window, text_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, text_of
@@ -29,7 +29,7 @@ from deberta_jax.training.objective import ArrayBatch
 def _targets(
     example: TextExample, windows: Sequence[Window], label_index: Mapping[str, int], max_length: int
 ) -> Iterator[Feature]:
-    yield single_feature(windows[0], labels=np.asarray(example.label, np.float32), weights=np.float32(1))
+    yield text_feature(windows, labels=np.asarray(example.label, np.float32), weights=np.float32(1))
 
 
 def _losses(logits: Float[Array, "B C"], batch: ArrayBatch) -> Losses:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deberta_jax.finetuning.features import Feature, Window, single_feature
+from deberta_jax.finetuning.features import Feature, Window, text_feature
 from deberta_jax.finetuning.kinds.kind import Averaging, ClassWeighting, CustomTable, ReportContent
 from deberta_jax.finetuning.kinds.text_kind import text_kind
 from deberta_jax.finetuning.mistakes import Mistake, log_loss, text_of
@@ -28,7 +28,7 @@ def _targets(
     }
     if shares := example.extra.get(PROBABILITIES):
         targets[PROBABILITIES] = np.asarray([shares.get(label, 0.0) for label in label_index], np.float32)
-    yield single_feature(windows[0], **targets)
+    yield text_feature(windows, **targets)
 
 
 def _outcome(result: Classification) -> Outcome:
