@@ -153,6 +153,15 @@ def _write_predictions(
     return paths
 
 
+def _named_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    """The metrics of all splits; those of the first one without its name."""
+    return {
+        name if number == 0 else f"{evaluation.split}: {name}": value
+        for number, evaluation in enumerate(evaluations)
+        for name, value in evaluation.metrics.items()
+    }
+
+
 def write_results(
     folder: Path,
     task: Task,
@@ -189,11 +198,6 @@ def write_results(
     paths += _write_predictions(folder / "predictions", task, evaluations, sources or {})
     if labelled:
         first = labelled[0]
-        named = {
-            name if evaluation is first else f"{evaluation.split}: {name}": value
-            for evaluation in labelled
-            for name, value in evaluation.metrics.items()
-        }
         path = write_report(
             folder,
             kind,
@@ -203,7 +207,7 @@ def write_results(
                 for example, outcome in zip(first.examples, first.outcomes, strict=True)
             ],
             title=title,
-            metrics=named,
+            metrics=_named_metrics(labelled),
             best_metric=task.best_metric,
             history=read_metrics(folder / "metrics.jsonl"),
             settings=settings,

@@ -66,19 +66,16 @@ def finetune(
     asked to stop.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
-
-    def batches(start: int) -> Batches:
-        return Batches(
-            inputs.kind,
-            inputs.features,
-            batch_size=training.batch_size,
-            seed=training.seed,
-            max_length=max_length,
-            pad_id=inputs.tokenizer.pad_id,
-            start=start,
-            share=batch_share(mesh),
-        )
-
+    batches = partial(
+        Batches,
+        inputs.kind,
+        inputs.features,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        max_length=max_length,
+        pad_id=inputs.tokenizer.pad_id,
+        share=batch_share(mesh),
+    )
     best_model = BestModel(
         inputs.task,
         inputs.kind,
@@ -97,7 +94,7 @@ def finetune(
             folder,
             settings,
             _method(inputs, training, objective or plain_objective(inputs.kind.objective), lora, average_decay, awp),
-            batches=batches,
+            batches=lambda start: batches(start=start),
             evaluate=best_model.evaluate,
             should_end=best_model.should_end,
             initial_model=initial_model(inputs.model, training.seed, mesh, lora),

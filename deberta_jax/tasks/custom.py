@@ -36,8 +36,7 @@ class Columns:
     """The columns of a custom table (task `generic`), or the numbers of the columns of CoNLL files (task `ner`)."""
 
     kind: str = "single_label"
-    """What to predict: single_label, multi_label, regression, ordinal, token, extractive_qa, multiple_choice or
-    seq2seq."""
+    """Kind: single_label, multi_label, regression, ordinal, token, extractive_qa, multiple_choice or seq2seq."""
     text: str = "text"
     """Column with the text."""
     pair: str | None = None
