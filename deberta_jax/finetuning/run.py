@@ -57,13 +57,12 @@ def finetune(
 ) -> dict[str, float]:
     """Train in a folder, or resume, and save the best model in `folder/model`; returns its metrics.
 
-    The same call resumes a run that was stopped. `settings` describe the run as JSON; a folder of a run with other
-    settings is refused. Sequences have at most `max_length` tokens. `objective` is that of the kind by default. With
-    `patience`, the run ends after this number of evaluations without improvement. With `lora` (of a positive rank),
-    only adapters and the head are trained, and saved in `folder/adapter` if PEFT can load them. With `average_decay`,
-    an exponential moving average of the trained parameters is evaluated and saved. With `awp`, gradients are those at
-    perturbed weights. `wandb` is a project that all metrics are also sent to. Raises StopRequested if the process is
-    asked to stop.
+    The same call resumes a stopped run. `settings` describe the run as JSON; a folder with other settings is refused.
+    `max_length` is in tokens. `objective` is that of the kind by default. `patience` evaluations without improvement
+    end the run. With `lora` (of a positive rank), only adapters and the head are trained, and saved in `folder/adapter`
+    if PEFT can load them. With `average_decay`, an exponential moving average of the trained parameters is evaluated
+    and saved. With `awp`, gradients are those at perturbed weights. All metrics are also sent to the project `wandb`.
+    Raises StopRequested if the process is asked to stop.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
     batches = partial(

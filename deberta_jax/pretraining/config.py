@@ -287,7 +287,7 @@ class PretrainConfig:
 
 
 def generator_config(discriminator: DebertaConfig) -> DebertaConfig:
-    """The discriminator's config with half as many layers, at least two (docs/numerics.md, "Replaced-token detection")."""
+    """The discriminator's config with half as many layers, at least 2 (docs/numerics.md, Replaced-token detection)."""
     return discriminator.with_depth(max(2, discriminator.num_hidden_layers // 2))
 
 
