@@ -1,11 +1,13 @@
 """The fast gradient method: a perturbation of a given norm along the gradient, in two forward and backward passes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from task_batches import BATCHES, TOKENS, batch_for, build_for
-from toy_training import RELATIVE, eight_devices, one_device, train_steps
+from toy_training import CONFIG, RELATIVE, eight_devices, one_device, train_steps
 
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.config import FinetuneConfig, LoraConfig, SiftConfig
@@ -14,7 +16,9 @@ from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.lora import LoraModel, lora_objective, trainable
 from deberta_jax.finetuning.objectives import plain_objective
 from deberta_jax.finetuning.techniques import AwpConfig, FgmConfig, Techniques
+from deberta_jax.model.heads import SequenceClassification
 from deberta_jax.training.flops import count_flops
+from deberta_jax.training.step import mean_gradient
 
 EPSILON = 0.1
 TASK = KINDS["single_label"].objective
@@ -97,6 +101,20 @@ def test_eight_devices_compute_the_same_losses_as_one_and_both_losses_are_report
         assert [one[name] for name in names] == pytest.approx([eight[name] for name in names], rel=1e-4)
         assert one["loss"] == pytest.approx(one["task_loss"] + one["adversarial_loss"], rel=1e-5)
         assert one["adversarial_loss"] > one["task_loss"] - 0.05
+
+
+def test_micro_batches_have_the_gradient_of_the_batch_because_sequences_are_perturbed_one_by_one():
+    def build(key):
+        return SequenceClassification(dataclasses.replace(CONFIG, cls_dropout=0.0), key=key)
+
+    model, batch, key = jax.jit(build)(jax.random.key(0)), batch_for("single_label"), jax.random.key(1)
+    where = jax.tree.map(lambda x: x.sharding, model)
+    (sums, gradient), (expected_sums, expected) = (
+        jax.jit(lambda model, n=n: mean_gradient(fgm(TASK, EPSILON), model, batch, key, where, n))(model)
+        for n in (4, 1)
+    )
+    assert float(sums.loss) == pytest.approx(float(expected_sums.loss), rel=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), gradient, expected)
 
 
 def test_a_step_costs_two_forward_and_two_backward_passes():
