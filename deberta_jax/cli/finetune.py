@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -102,29 +102,27 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     max_row_length(jax.eval_shape(model.build, jax.random.key(0)), Batching(max_length=config.max_length))
     # A head of the file with the same labels keeps their order.
     labels = model.config.labels if labels else ()
-    run = FinetuneRun(task, kind, pretrained, model, make_model, labels, splits, paths)
+    run = FinetuneRun(task, kind, pretrained, model, labels, splits, paths)
     if folds is not None:
         _cross_validate(config, run, folds)
         return
-    fitted = _fit(config, run, train, held_out)
+    inputs, objective, settings = _prepare(config, run, train, held_out)
+    seeds: list[dict[str, float]] = []
+    sections: list[Section] = []
+    if config.search:
+        config, sections = run_search(config, inputs, objective, settings, make_model)
+        settings |= config.settings()
+    else:
+        seeds = _train(config, inputs, objective, settings)
     if jax.process_index() == 0:
-        finish(fitted.config, run, fitted.settings, fitted.seeds, fitted.sections)
+        finish(config, run, settings, seeds, sections)
 
 
-class _Fitted(NamedTuple):
-    """The options and settings of the model that is kept, the metrics of each seed, and sections for the report."""
-
-    config: FinetuneConfig
-    settings: dict[str, Any]
-    seeds: list[dict[str, float]]
-    sections: Sequence[Section] = ()
-
-
-def _fit(
+def _prepare(
     config: FinetuneConfig, run: FinetuneRun, train: Sequence[Any], held_out: Sequence[Any], fold: str | None = None
-) -> _Fitted:
-    """Train with each seed, or all trials of a search, and keep the best model."""
-    task, kind, pretrained, model, labels = run.task, run.kind, run.pretrained, run.model, run.labels
+) -> tuple[RunInputs, Objective, dict[str, Any]]:
+    """What a run trains, its objective, and its settings with the digests of what was read."""
+    task, kind, pretrained, model, labels, *_ = run
     features, report = features_of(kind, pretrained.tokenizer, train, labels, config.max_length)
     if report.skipped:
         print_once(report.details())
@@ -135,27 +133,21 @@ def _fit(
     if fold is not None:
         settings["fold"] = fold
     agree({"the training examples": settings["rows"], **{f"the content of the {k}": v for k, v in content.items()}})
-    objective = _objective(config, kind, labels, train)
-    if config.search:
-        config, sections = run_search(config, inputs, objective, settings, run.make_model)
-        return _Fitted(config, settings | config.settings(), [], sections)
-    return _Fitted(config, settings, _train(config, inputs, objective, settings))
+    return inputs, _objective(config, kind, labels, train), settings
 
 
 def _cross_validate(config: FinetuneConfig, run: FinetuneRun, folds: Int[np.ndarray, "B"]) -> None:
     """Train on all folds but one, for each of them; evaluate the models and their ensemble, and write the results."""
     examples = run.splits["train"].examples
     folders, metrics = [config.folder / f"fold-{fold}" for fold in range(config.folds)], []
-    content: Any = {}
     for fold, folder in enumerate(folders):
         train, held_out = ([e for e, k in zip(examples, folds, strict=True) if (k == fold) == s] for s in (False, True))
         print_once(f"fold {fold} of {config.folds}: {len(train):,} examples, {len(held_out):,} held out")
         one = dataclasses.replace(config, folder=folder, folds=0)
-        fitted = _fit(one, run, train, held_out, f"{fold} of {config.folds}")
-        metrics += fitted.seeds
-        content = fitted.settings["content"]
+        inputs, objective, settings = _prepare(one, run, train, held_out, f"{fold} of {config.folds}")
+        metrics += _train(one, inputs, objective, settings)
     if jax.process_index() == 0:
-        finish_folds(config, run, folders, folds, config.settings() | {"content": content}, metrics)
+        finish_folds(config, run, folders, folds, config.settings() | {"content": settings["content"]}, metrics)
 
 
 def _model(

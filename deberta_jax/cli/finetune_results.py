@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from deberta_jax.cli.finetune_runs import MakeModel
 from deberta_jax.files import make_folder, write_json
 from deberta_jax.finetuning.card import CardInputs, finetuned_card
 from deberta_jax.finetuning.config import FinetuneConfig
@@ -44,7 +43,6 @@ class FinetuneRun(NamedTuple):
     kind: Kind
     pretrained: PretrainedFolder
     model: ModelSpec
-    make_model: MakeModel
     labels: Sequence[str]
     splits: Mapping[str, Examples]
     paths: Mapping[str, Sequence[Path]]
