@@ -126,7 +126,7 @@ def step_memory(preset: str, batch_size: int, length: int, remat: str) -> tuple[
     from deberta_jax.training.step import place
 
     training = TrainingConfig(batch_size=batch_size, steps=10)
-    config = PretrainConfig(preset, dtype="float32", remat=remat, data=DataConfig(length=length), training=training)
+    config = PretrainConfig(preset, dtype="float32", remat=remat, data=DataConfig(length=(str(length),)), training=training)
     mesh, model = make_mesh(), model_to_train(config)
     abstract = abstract_step(config, model, mesh)
     expected = compile_step(abstract, 1 << 60).memory

@@ -1,14 +1,18 @@
 """Memory that the CPU runtime allocates inside fusions, which XLA's own analysis leaves out."""
 
+import itertools
+
 from deberta_jax.planning.hlo import Computation, Program
 
 # YNN, XLA's library of CPU kernels, computes a fusion operation by operation, with an array for each result.
 _KIND = '"kind":"__ynn_fusion"'
-_WITHOUT_ARRAYS = {"parameter", "constant", "bitcast", "reshape", "broadcast", "tuple", "get-tuple-element"}
+_WITHOUT_ARRAYS = {"parameter", "constant", "broadcast"}
+# Their results are the arrays of their operands.
+_VIEWS = {"bitcast", "reshape", "tuple", "get-tuple-element"}
 
 
 def scratch_bytes(program: Program) -> int:
-    """The intermediate results of the largest fusion that the CPU runtime computes outside XLA's buffers."""
+    """The largest memory of a fusion for intermediate results that the CPU runtime computes outside XLA's buffers."""
     fusions = {
         name
         for _, instruction, _ in program.executed()
@@ -19,10 +23,20 @@ def scratch_bytes(program: Program) -> int:
 
 
 def _intermediate_bytes(computation: Computation) -> int:
-    """The bytes of all results but the last."""
-    return sum(
-        array.bytes
-        for instruction in computation.instructions.values()
-        if instruction.opcode not in _WITHOUT_ARRAYS and not instruction.is_root
-        for array in instruction.arrays
-    )
+    """The largest sum of results in use at the same time, without the last result; each is freed after its last use."""
+    instructions = list(computation.instructions.values())
+    owners: dict[str, str] = {}
+    last_use: dict[str, int] = {}
+    for number, instruction in enumerate(instructions):
+        view = instruction.opcode in _VIEWS and bool(instruction.operands)
+        owners[instruction.name] = owners[instruction.operands[0]] if view else instruction.name
+        last_use |= {owners[operand]: number for operand in instruction.operands}
+    result = owners[computation.root.name]
+    changes = [0] * (len(instructions) + 1)
+    for number, instruction in enumerate(instructions):
+        if instruction.opcode in _WITHOUT_ARRAYS | _VIEWS or instruction.name == result:
+            continue
+        size = sum(array.bytes for array in instruction.arrays)
+        changes[number] += size
+        changes[last_use.get(instruction.name, number) + 1] -= size
+    return max(itertools.accumulate(changes))

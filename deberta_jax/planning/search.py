@@ -23,7 +23,7 @@ from deberta_jax.pretraining.program import abstract_step, measure, model_option
 from deberta_jax.training.sizes import format_bytes
 
 # Steps that a search compiles, attempts at one configuration, and the part of the memory that an attempt may fill.
-COMPILATIONS = 6
+COMPILATIONS = 4
 _ATTEMPTS = 3
 _MARGIN = 0.97
 Report = Callable[[str], None]

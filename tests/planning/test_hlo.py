@@ -142,13 +142,29 @@ def test_memory_traffic_counts_slices_and_updates_as_their_parts_and_fast_memory
     assert memory_bytes(program) == loops + slices + WHOLE + 2 * WHOLE
 
 
-def test_the_results_inside_a_cpu_fusion_are_memory_outside_of_xlas_buffers(program):
+FUSION = """
+%chain (x: f32[32]) -> f32[32] {
+  %x = f32[32]{0} parameter(0)
+  %one = f32[32]{0} add(%x, %x)
+  %view = f32[8,4]{1,0} bitcast(%one)
+  %two = f32[8,4]{1,0} negate(%view)
+  %three = f32[8,4]{1,0} exponential(%two)
+  %four = f32[8,4]{1,0} add(%three, %view)
+  ROOT %result = f32[32]{0} bitcast(%four)
+}
+
+ENTRY %main (x: f32[32]) -> f32[32] {
+  %x = f32[32]{0} parameter(0)
+  ROOT %all = f32[32]{0} fusion(%x), kind=kCustom, calls=%chain, backend_config={"kind":"__ynn_fusion"}
+}
+"""
+
+
+def test_a_result_inside_a_cpu_fusion_is_memory_until_its_last_use(program):
     assert scratch_bytes(program) == 0
-    text = TEXT.replace(
-        "kind=kLoop, calls=%slice_fusion", 'calls=%slice_fusion, backend_config={"kind":"__ynn_fusion"}'
-    )
-    # The slice, but neither the index nor the result.
-    assert scratch_bytes(parse_program(text)) == WHOLE
+    # "one", in use through its view, with "two" and "three"; "four" is the result, which has a buffer.
+    assert scratch_bytes(parse_program(FUSION)) == 3 * WHOLE
+    assert scratch_bytes(parse_program(FUSION.replace("(%three, %view)", "(%three, %x)"))) == 2 * WHOLE
 
 
 def test_shapes_have_types_sizes_and_memory_spaces():
