@@ -1,7 +1,7 @@
 """Texts of twice the sequence length whose label depends on their second half: truncated, in windows, at full length.
 
-`python benchmarks/long_texts.py [FOLDER]` fine-tunes a random model with relative positions and two layers on 1,280 such
-texts, and prints the accuracy on 200 others for each way to read them. A constant answer has an accuracy of 0.5.
+`python benchmarks/long_texts.py [FOLDER]` fine-tunes a random model with relative positions and two layers on 1,280
+such texts, and prints the accuracy on 200 others for each way to read them. A constant answer has an accuracy of 0.5.
 """
 
 import contextlib
