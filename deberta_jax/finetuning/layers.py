@@ -39,7 +39,7 @@ def freeze_objective(objective: Objective, config: LayersConfig) -> Objective:
     def frozen_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
         prefix = "" if isinstance(model, Deberta) else "deberta."
         encoder = encoder_of(model)
-        owners = {"embeddings": encoder.embeddings, "encoder.relative": encoder.encoder.relative}
+        owners: dict[str, Any] = {"embeddings": encoder.embeddings, "encoder.relative": encoder.encoder.relative}
         owners |= {"encoder.relative_norm": encoder.encoder.relative_norm}
         if config.freeze_layers:
             owners[_CONVOLUTION] = encoder.encoder.convolution

@@ -61,7 +61,8 @@ class SequenceClassification(HeadModel):
         classifier = project(config, len(config.labels), keys[2])
         # A classifier that does not read the context pooler has another name, in files too.
         is_usual = isinstance(self.pooler, Pooler)
-        self.classifier, self.text_classifier = (classifier, None) if is_usual else (None, classifier)
+        self.classifier = classifier if is_usual else None
+        self.text_classifier = None if is_usual else classifier
         scorer_key = jax.random.fold_in(keys[2], 1)
         self.window_scorer = Scorer(config, key=scorer_key) if config.window_pooling == "attention" else None
         cast_parameters(self, options.get("param_dtype"))
