@@ -21,7 +21,8 @@ PLAIN = "plain"
 CONFIGURATIONS: Mapping[str, tuple[str, ...]] = {
     PLAIN: (),
     "EMA": ("--ema", "0.999"),
-    "FGM": ("--fgm.epsilon", "1"),
+    "re-initialized top layer": ("--reinitialize-layers", "1"),
+    "FGM": ("--fgm.epsilon", "0.1"),
 }
 METRIC = "accuracy"
 
