@@ -166,9 +166,9 @@ def test_windows_are_for_texts_with_a_label(pretrained, tmp_path, capsys):
         (tmp_path / f"{split}.jsonl").write_text('{"words": ["a", "man"], "tags": ["O", "B-PER"]}\n' * 4)
     words = ("--data", tmp_path, "--columns.kind", "token", "--model", pretrained)
     assert call("finetune", "generic", *words, "--long", "windows", "--folder", tmp_path / "run") == 2
-    assert "long windows is for single_label, multi_label and regression" in capsys.readouterr().err
+    assert "long windows is for single_label, ordinal, multi_label and regression" in capsys.readouterr().err
     assert call("finetune", "generic", *words, "--pooling", "mean", "--folder", tmp_path / "run") == 2
-    assert "pooling is for single_label, multi_label and regression" in capsys.readouterr().err
+    assert "pooling is for single_label, ordinal, multi_label and regression" in capsys.readouterr().err
     assert call("finetune", "generic", *words, "--max-windows", "0", "--folder", tmp_path / "run") == 2
     assert "max_windows is 0; it must be at least 1" in capsys.readouterr().err
 
@@ -205,3 +205,26 @@ def test_absolute_positions_limit_the_length_with_one_line(pretrained, tmp_path,
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert "max_length is 65, but the model has 64 absolute positions: use 64 or less" in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--sift.weight", "5", "--pooling", "mean"),
+        ("--fgm.epsilon", "0.1", "--dropout-samples", "2", "--ema", "0.9", "--freeze-layers", "1"),
+        ("--awp.learning-rate", "1e-3", "--focal", "2", "--columns.kind", "ordinal", "--pooling", "weighted-layers"),
+    ],
+    ids=lambda options: options[0].strip("-"),
+)
+def test_techniques_work_on_windows(pretrained, tmp_path, options):
+    data = documents(tmp_path, WINDOW, 16, dev=8)
+    if "ordinal" in options:
+        for split in ("train", "dev"):
+            text = (data / f"{split}.csv").read_text()
+            (data / f"{split}.csv").write_text(text.replace("good", "2").replace("bad", "1"))
+    words = ("--data", data, "--model", pretrained, "--max-length", WINDOW, "--batch-size", "16", "--epochs", "1")
+    windows = ("--long", "windows", "--window-pooling", "attention", "--max-windows", "4")
+    assert call("finetune", "generic", *words, *windows, *options, "--folder", tmp_path / "run") == 0
+    lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+    assert read_json(tmp_path / "run/metrics.json")["dev"]
