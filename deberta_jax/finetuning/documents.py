@@ -17,7 +17,8 @@ def with_windows(kind: Kind, config: TextConfig) -> Kind:
         return kind
     if kind.head != "sequence_classification":
         raise InputError(
-            f"long windows is for single_label, ordinal, multi_label and regression; this task is of kind {kind.name}: omit it"
+            "long windows is for single_label, ordinal, multi_label and regression; "
+            f"this task is of kind {kind.name}: omit it"
         )
     encoding = kind.encoding._replace(
         encode=functools.partial(encode_documents, max_windows=config.max_windows),
@@ -47,7 +48,8 @@ def text_fields(kind: Kind, pretrained: DebertaConfig, config: TextConfig, max_l
         fields["classifier_pooling"] = config.pooling or pretrained.classifier_pooling
     elif config.pooling is not None:
         raise InputError(
-            f"pooling is for single_label, ordinal, multi_label and regression; this task is of kind {kind.name}: omit it"
+            "pooling is for single_label, ordinal, multi_label and regression; "
+            f"this task is of kind {kind.name}: omit it"
         )
     if config.long == "windows":
         fields |= {"window_pooling": config.window_pooling, "max_windows": config.max_windows}

@@ -1,5 +1,6 @@
 """Vocabularies that the library Hugging Face tokenizers encodes: the parts of a `tokenizer.json`."""
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -195,20 +196,37 @@ class LibraryVocabulary:
 def build(path: Path, pipeline: Mapping[str, Any], added: Sequence[AddedToken]) -> tokenizers.Tokenizer:
     """The library's tokenizer for the parts of a `tokenizer.json`; raises InputError with its reason."""
     order = sorted(added, key=lambda token: token.id)
-    document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": token.id} | token.to_dict() for token in order],
-        "post_processor": None,
-        **pipeline,
-    }
     try:
+        document = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": token.id} | token.to_dict() for token in findable(pipeline, order)],
+            "post_processor": None,
+            **pipeline,
+        }
         return tokenizers.Tokenizer.from_str(json.dumps(document))
     # The library raises Exception itself.
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a tokenizer that tokenizers {tokenizers.__version__} reads ({reason})") from None
+
+
+def findable(pipeline: Mapping[str, Any], added: Sequence[AddedToken]) -> list[AddedToken]:
+    """The added tokens; those of which the normalizer leaves nothing, such as a line end, are found in the text itself.
+
+    The library finds them between all characters of the normalized text, and does not end with some other tokens.
+    """
+    if pipeline["normalizer"] is None or not any(token.normalized for token in added):
+        return list(added)
+    plain = {"version": "1.0", "added_tokens": [], "post_processor": None, **pipeline}
+    normalizer = tokenizers.Tokenizer.from_str(json.dumps(plain)).normalizer
+    return [
+        dataclasses.replace(token, normalized=False)
+        if token.normalized and not normalizer.normalize_str(token.text)
+        else token
+        for token in added
+    ]
 
 
 def _split_bytes(

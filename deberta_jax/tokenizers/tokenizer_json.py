@@ -7,7 +7,7 @@ from typing import Any
 from deberta_jax.errors import InputError
 from deberta_jax.files import read_json
 from deberta_jax.tokenizers.byte_pair import BYTE_PAIR_FILES, BytePairVocabulary, parse_merges
-from deberta_jax.tokenizers.library import PIPELINE, LibraryVocabulary, digest
+from deberta_jax.tokenizers.library import PIPELINE, LibraryVocabulary, digest, findable
 from deberta_jax.tokenizers.sentencepiece import OTHER_NAMES, SPM_MODEL, SentencePieceVocabulary
 from deberta_jax.tokenizers.special_tokens import MAX_ID, AddedToken, gap_token
 from deberta_jax.tokenizers.template import PLAIN, Template, read_template, template_json
@@ -126,7 +126,7 @@ def _sentencepiece(path: Path, document: Mapping[str, Any]) -> SentencePieceVoca
 
 
 def tokenizer_json(
-    pipeline: Mapping[str, object],
+    pipeline: Mapping[str, Any],
     size: int,
     special: Mapping[str, AddedToken],
     added: Sequence[AddedToken],
@@ -139,11 +139,12 @@ def tokenizer_json(
     tokens = {token.id: token for token in (*added, *special.values())}
     gaps = [index for index in range(size, max(tokens) + 1) if index not in tokens]
     every = tokens | {index: AddedToken(gap_token(index), index) for index in gaps}
+    order = findable(pipeline, [every[index] for index in sorted(every)])
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": index} | every[index].to_dict() for index in sorted(every)],
+        "added_tokens": [{"id": token.id} | token.to_dict() for token in order],
         "post_processor": template_json(template, lambda index: tokens[index].text),
         **pipeline,
     }

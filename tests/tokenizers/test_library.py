@@ -50,6 +50,8 @@ def with_tokens(document, tokens):
     ids = {row[0]: index for index, row in enumerate(vocab)} if isinstance(vocab, list) else vocab
     start = max(start, len(ids))
     for text, flags in tokens.items():
+        # The library does not end with some tokens of which a normalizer leaves nothing.
+        flags = flags | ({"normalized": False} if text.isspace() else {})
         index = ids.get(text, start + sum(each["content"] not in ids for each in added))
         added.append({"id": index, "content": text} | flags)
     return document | {"added_tokens": sorted([*known, *added], key=lambda token: token["id"])}
@@ -117,6 +119,21 @@ def test_added_tokens_of_other_formats_are_found_as_the_library_finds_them(tmp_p
     ours.save(folder / "saved")
     reference = tokenizers.Tokenizer.from_file(str(folder / "saved" / "tokenizer.json"))
     assert check_offsets(ours, text).tolist() == reference.encode(text, add_special_tokens=False).ids
+
+
+def test_an_added_token_of_which_the_normalizer_leaves_nothing_is_found_in_the_text(tmp_path):
+    size = write_unigram(tmp_path).vocab_size
+    flags = {name: {"lstrip": True, "normalized": True} for name in ("ent", "ß")}
+    flags |= {name: {"rstrip": True, "single_word": True, "normalized": True} for name in ("<e", "\n")}
+    flags["ent"] = {"lstrip": True, "single_word": True}
+    decoder = {size + index: {"content": name} | options for index, (name, options) in enumerate(flags.items())}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    # The library does not end with this text if "\n" is found in the normalized text.
+    ours = dj.Tokenizer(tmp_path)
+    assert ours.encode("a \n b").tolist().count(size + 3) == 1
+    ours.save(tmp_path / "saved")
+    reference = tokenizers.Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert reference.encode("ent<ent><ent>", add_special_tokens=False).ids == ours.encode("ent<ent><ent>").tolist()
 
 
 def test_settings_of_sentencepiece_change_ids_as_in_transformers(v3_folder):
