@@ -148,7 +148,7 @@ def train_tokenizer(tmp_path, capsys):
 
 
 def test_a_tokenizer_stops_while_it_reads_text(train_tokenizer, tmp_path, monkeypatch):
-    def documents(files):
+    def documents(files, options):
         yield TEXT
         terminate()
         for _ in range(10**9):
