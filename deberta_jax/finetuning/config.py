@@ -165,9 +165,10 @@ class FinetuneConfig:
             raise InputError(f"folds is {self.folds}; it must be 0, or at least 2")
         if self.folds and self.seeds > 1:
             raise InputError(f"folds is {self.folds} and seeds {self.seeds}; use one of them")
-        if self.folds and (self.search or self.upload.push_to_hub):
-            other = "search" if self.search else "push_to_hub"
-            raise InputError(f"folds is {self.folds}, which trains several models; it cannot be combined with {other}")
+        if self.folds and self.search:
+            raise InputError("search and folds are both set; use one of them")
+        if self.folds and self.upload.push_to_hub:
+            raise InputError("folds and push_to_hub are both set, but a run with folds trains several models")
         if not 0 < self.held_out < 1:
             raise InputError(f"held_out is {self.held_out:g}; it must be between 0 and 1, such as 0.1")
         for name in ("label_smoothing", "head_dropout", "max_malformed"):

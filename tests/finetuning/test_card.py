@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -37,7 +38,7 @@ def hub(tmp_path, monkeypatch):
 
 def test_a_card_states_data_metrics_with_counts_and_settings_but_no_text_and_no_local_path(tmp_path):
     (tmp_path / "base").mkdir()
-    task = find_task("generic", Columns(text="review", label=("stars",)), single_file=True)
+    task = find_task("generic", Columns(text="review", label=("stars",)))
     examples = [TextExample(str(k), SECRET, None, "good" if k < 3 else None) for k in range(4)]
     report = ReadReport(str(tmp_path / "reviews.csv"), read=5, used=4, skipped={"empty": 1})
     splits = {"train": Examples(examples, [report]), "dev": Examples(examples, [])}
@@ -93,9 +94,8 @@ def test_a_run_is_uploaded_with_its_card(hub, prepared, untrained, tmp_path, cap
     assert text == (tmp_path / "run/model/README.md").read_text()
     assert 'dj.from_pretrained("me/reviews", "sequence_classification")' in text
     accuracy = read_json(tmp_path / "run/metrics.json")["dev"]["accuracy"]
-    assert (
-        f"| dev | accuracy | {accuracy:.4f} | 11 |" in text and "| train | 85 | reviews.csv: 96 rows, 85 used |" in text
-    )
+    held_out = re.search(rf"\| dev \| accuracy \| {accuracy:.4f} \| (\d+) \|", text)[1]
+    assert f"| train | {96 - int(held_out)} | reviews.csv: 96 rows, 96 used |" in text
     for path in repository.iterdir():
         content = path.read_bytes()
         assert str(Path(words[words.index("--data") + 1]).parent).encode() not in content
@@ -118,3 +118,5 @@ def test_the_token_is_checked_before_training(hub, prepared, monkeypatch, tmp_pa
     assert not (tmp_path / "run").exists()
     assert call("finetune", *words[:-2], "--public") == 2
     assert "public is set without push_to_hub" in capsys.readouterr().err
+    assert call("finetune", *words, "--folds", "3") == 2
+    assert "folds and push_to_hub are both set" in capsys.readouterr().err

@@ -54,6 +54,8 @@ def test_other_names_and_values_are_one_line(words, message):
 def test_a_search_and_seeds_exclude_each_other_and_a_search_has_a_trial():
     with pytest.raises(InputError, match="search and seeds are both set"):
         FinetuneConfig(search=("rate",), seeds=2)
+    with pytest.raises(InputError, match="search and folds are both set"):
+        FinetuneConfig(search=("rate",), folds=5)
     with pytest.raises(InputError, match="trials is 0; it must be at least 1"):
         FinetuneConfig(search=("rate",), trials=0)
 
@@ -144,6 +146,8 @@ def test_the_best_of_equal_runs_is_the_first_and_missing_numbers_are_the_worst()
     assert best_run(runs, "f1") == 3
     assert best_run(runs[:3], "f1") == 2
     assert best_run(runs[:2], "f1") == 0
+    errors = [{}, {"rmse": math.nan}, {"rmse": 0.7}, {"rmse": 0.5}, {"rmse": 0.5}]
+    assert best_run(errors, "rmse") == 3
 
 
 class Counted:
