@@ -77,7 +77,7 @@ def _shifted_loss(model, perturbation, batch, key):
     output = model.deberta(
         None, batch["attention_mask"], inputs_embeds=words, token_type_ids=batch["token_type_ids"], key=keys[0]
     )
-    return TASK.sums(model.head(output.last_hidden_state, key=keys[1]), batch).loss
+    return TASK.sums(model.head(output.last_hidden_state, key=keys[1]).logits, batch).loss
 
 
 def test_in_evaluation_the_objective_is_that_of_the_task(classifier):
