@@ -13,6 +13,7 @@ from deberta_jax.finetuning.config import Divergence
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.objectives import TaskObjective
 from deberta_jax.model.encoder import EncoderOutput
+from deberta_jax.model.pooler import LayerPooler
 from deberta_jax.model.tree import replace_parts
 from deberta_jax.training.objective import ArrayBatch, Sums
 
@@ -23,11 +24,12 @@ _HEADS = "sequence_classification", "multiple_choice", "token_classification", "
 class EncodedStates(nnx.Module):
     """An encoder whose result is known: it returns the same states for any tokens."""
 
-    def __init__(self, config: DebertaConfig, precision: str, states: Float[Array, "B T D"]):
-        self.config, self.precision, self.states = config, precision, nnx.Param(states)
+    def __init__(self, config: DebertaConfig, precision: str, output: EncoderOutput):
+        self.config, self.precision, self.states = config, precision, nnx.Param(output.last_hidden_state)
+        self.layers = None if output.hidden_states is None else nnx.Param(output.hidden_states)
 
     def __call__(self, *inputs: Any, **options: Any) -> EncoderOutput:
-        return EncoderOutput(self.states[...])
+        return EncoderOutput(self.states[...], None if self.layers is None else self.layers[...])
 
 
 def encode_once(model: Any, batch: ArrayBatch, key: PRNGKeyArray) -> Any:
@@ -37,8 +39,9 @@ def encode_once(model: Any, batch: ArrayBatch, key: PRNGKeyArray) -> Any:
         for name in ("input_ids", "attention_mask", "token_type_ids")
         if name in batch
     }
-    states = model.deberta(**inputs, key=key).last_hidden_state
-    return replace_parts(model, {"deberta": EncodedStates(model.deberta.config, model.precision, states)})
+    with_layers = isinstance(getattr(model, "pooler", None), LayerPooler)
+    output = model.deberta(**inputs, output_hidden_states=with_layers, key=key)
+    return replace_parts(model, {"deberta": EncodedStates(model.deberta.config, model.precision, output)})
 
 
 def multi_sample(kind: Kind, task: TaskObjective, samples: int) -> TaskObjective:

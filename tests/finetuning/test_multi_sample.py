@@ -34,6 +34,8 @@ def test_the_loss_is_the_mean_over_masks_of_the_head_on_the_same_states(kind):
         logits = [model.head(states, key=jax.random.split(k)[1]) for k in keys]
         if kind == "multiple_choice":
             logits = [values.reshape(batch["input_ids"].shape[:2]) for values in logits]
+        else:
+            logits = [values.logits for values in logits]
         losses = [plain.sums(values, batch) for values in logits]
         return sum(sums.loss for sums in losses) / SAMPLES, losses[0].weight, logits
 
