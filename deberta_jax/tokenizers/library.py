@@ -213,9 +213,10 @@ def build(path: Path, pipeline: Mapping[str, Any], added: Sequence[AddedToken]) 
 
 
 def findable(pipeline: Mapping[str, Any], added: Sequence[AddedToken]) -> list[AddedToken]:
-    """The added tokens; those of which the normalizer leaves nothing, such as a line end, are found in the text itself.
+    """The added tokens; a token that the normalizer removes, such as a line end, is found in the text itself.
 
-    The library finds them between all characters of the normalized text, and does not end with some other tokens.
+    The library finds such a token between all characters of the normalized text, and with some other tokens it does not
+    end.
     """
     if pipeline["normalizer"] is None or not any(token.normalized for token in added):
         return list(added)

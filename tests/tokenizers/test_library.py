@@ -50,7 +50,7 @@ def with_tokens(document, tokens):
     ids = {row[0]: index for index, row in enumerate(vocab)} if isinstance(vocab, list) else vocab
     start = max(start, len(ids))
     for text, flags in tokens.items():
-        # The library does not end with some tokens of which a normalizer leaves nothing.
+        # The library does not end with some tokens that a normalizer removes.
         flags = flags | ({"normalized": False} if text.isspace() else {})
         index = ids.get(text, start + sum(each["content"] not in ids for each in added))
         added.append({"id": index, "content": text} | flags)
@@ -121,7 +121,7 @@ def test_added_tokens_of_other_formats_are_found_as_the_library_finds_them(tmp_p
     assert check_offsets(ours, text).tolist() == reference.encode(text, add_special_tokens=False).ids
 
 
-def test_an_added_token_of_which_the_normalizer_leaves_nothing_is_found_in_the_text(tmp_path):
+def test_an_added_token_that_the_normalizer_removes_is_found_in_the_text(tmp_path):
     size = write_unigram(tmp_path).vocab_size
     flags = {name: {"lstrip": True, "normalized": True} for name in ("ent", "ß")}
     flags |= {name: {"rstrip": True, "single_word": True, "normalized": True} for name in ("<e", "\n")}
