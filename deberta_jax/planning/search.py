@@ -109,7 +109,7 @@ def search(config: PretrainConfig, target: Target, report: Report, compilations:
     Configurations whose state and gradients alone do not fit are not compiled. The others are compiled in the order of
     their estimated time, until `compilations` steps were compiled. The ranking is by the bound of the step time.
     """
-    search = _Search(config, target)
+    search = _Search(config, target, compilations)
     entries = []
     for candidate in search.candidates():
         if candidate.fixed > target.capacity:
@@ -134,8 +134,8 @@ class _Candidate(NamedTuple):
 class _Search:
     """Compiles configurations, and learns from each how much memory a sequence needs."""
 
-    def __init__(self, config: PretrainConfig, target: Target):
-        self.config, self.target, self.compiled = config, target, 0
+    def __init__(self, config: PretrainConfig, target: Target, compilations: int):
+        self.config, self.target, self.compilations, self.compiled = config, target, compilations, 0
         self.activations = Activations(target.model, config)
         self.flops: dict[str, Flops] = {}
 
@@ -167,7 +167,7 @@ class _Search:
         remat, smallest = candidate.config.remat, 0
         for _ in range(_ATTEMPTS):
             number = self._expected(candidate, [number for number in numbers if number > smallest])
-            if number is None:
+            if number is None or self.compiled >= self.compilations:
                 break
             config = with_accumulation(candidate.config, number)
             report(f"compiling {configuration_line(config, candidate.mesh)}")
