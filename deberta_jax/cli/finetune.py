@@ -43,13 +43,7 @@ from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.processes.first_process import agree, on_first_process, print_once
 from deberta_jax.processes.join import join, option_values
-from deberta_jax.tasks.catalogue import (
-    check_labels,
-    find_splits,
-    labels_of,
-    load,
-    with_data,
-)
+from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
 from deberta_jax.tasks.selected_metrics import with_metric
 from deberta_jax.tasks.task import Task
 from deberta_jax.training.objective import Objective
@@ -102,7 +96,9 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     max_row_length(jax.eval_shape(model.build, jax.random.key(0)), Batching(max_length=config.max_length))
     # A head of the file with the same labels keeps their order.
     labels = model.config.labels if labels else ()
-    run = FinetuneRun(task, kind, pretrained, model, labels, splits, paths)
+    weights = "" if config.from_scratch else tensors_sha256([pretrained.tensors])
+    content = {"model": weights, "tokenizer": pretrained.tokenizer.sha256}
+    run = FinetuneRun(task, kind, pretrained, model, labels, splits, paths, content)
     if folds is not None:
         _cross_validate(config, run, folds)
         return
@@ -127,12 +123,10 @@ def _prepare(
     if report.skipped:
         print_once(report.details())
     inputs = RunInputs(task, kind, model, pretrained.tokenizer, features, held_out)
-    weights = "" if config.from_scratch else tensors_sha256([pretrained.tensors])
-    content = {"model": weights, "tokenizer": pretrained.tokenizer.sha256}
-    settings = config.settings() | {"rows": digest(features), "content": content}
+    settings = config.settings() | {"rows": digest(features), "content": run.content}
     if fold is not None:
         settings["fold"] = fold
-    agree({"the training examples": settings["rows"], **{f"the content of the {k}": v for k, v in content.items()}})
+    agree({"the training examples": settings["rows"], **{f"the content of the {k}": v for k, v in run.content.items()}})
     return inputs, _objective(config, kind, labels, train), settings
 
 
@@ -147,7 +141,7 @@ def _cross_validate(config: FinetuneConfig, run: FinetuneRun, folds: Int[np.ndar
         inputs, objective, settings = _prepare(one, run, train, held_out, f"{fold} of {config.folds}")
         metrics += _train(one, inputs, objective, settings)
     if jax.process_index() == 0:
-        finish_folds(config, run, folders, folds, config.settings() | {"content": settings["content"]}, metrics)
+        finish_folds(config, run, folders, folds, config.settings() | {"content": run.content}, metrics)
 
 
 def _model(

@@ -46,6 +46,8 @@ class FinetuneRun(NamedTuple):
     labels: Sequence[str]
     splits: Mapping[str, Examples]
     paths: Mapping[str, Sequence[Path]]
+    content: Mapping[str, str]
+    """The digests of the pretrained model and its tokenizer."""
 
     @property
     def evaluated(self) -> dict[str, list[Any]]:

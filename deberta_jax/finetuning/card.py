@@ -17,6 +17,7 @@ from deberta_jax.tasks.task import Task
 # The task of the Hub for each kind; the others have none.
 _PIPELINES = {
     "single_label": "text-classification",
+    "ordinal": "text-classification",
     "multi_label": "text-classification",
     "regression": "text-classification",
     "token": "token-classification",
