@@ -72,10 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """Commands called in this process change the package's logger: each test finds it as logging creates it."""
-    logger = logging.getLogger("deberta_jax")
-    logger.handlers, logger.propagate = [], True
-    logger.setLevel(logging.NOTSET)
+    """Commands called in this process change the package's loggers: each test finds them as logging creates them."""
+    for name in ["deberta_jax", *logging.Logger.manager.loggerDict]:
+        if name.partition(".")[0] == "deberta_jax":
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate, logger.disabled = [], True, False
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)
