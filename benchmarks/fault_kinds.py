@@ -20,10 +20,14 @@ class Fault(NamedTuple):
     """A fault while processes run, and what is done to their folder after they have ended."""
 
     during: Callable[[Processes, random.Random], None]
-    after: Callable[[Run, Path, random.Random], str] = lambda run, folder, chance: ""
+    after: Callable[[Run, Path, random.Random], str] | None = None
     needs_several: bool = False
     # Variables of the processes that are disturbed, from their folder.
     variables: Callable[[Path, random.Random], dict[str, str]] = lambda folder, chance: {}
+
+    @property
+    def damages(self) -> bool:
+        return self.after is not None
 
 
 def _signal_one(number: signal.Signals) -> Callable[[Processes, random.Random], None]:

@@ -18,9 +18,9 @@ _TIMES = {"seconds", "tokens_per_second", "mfu"}
 HANG_SECONDS = 300.0
 TIMEOUT_SECONDS = 15.0
 _WORDS = "the cat sat on a mat while dogs ran over green hills and birds sang in old trees near quiet rivers"
-_TRAIN = ["--batch-size", "8", "--seed", "1", "--checkpoint-every", "2", "--evaluate-every", "5"]
+_TRAIN = ["--batch-size", "8", "--seed", "1", "--checkpoint-every", "2", "--evaluate-every", "4"]
 _TEXT = ["--data.shards", "shards", "--tokenizer", "tokenizer/spm.model", "--data.length", "32"]
-_SIZE = ["--steps", "10", "--data.evaluate-batches", "2", "--dtype", "float32"]
+_SIZE = ["--steps", "8", "--data.evaluate-batches", "2", "--dtype", "float32"]
 
 
 class Run(NamedTuple):
@@ -56,14 +56,12 @@ def _pretrain(objective: str) -> list[str]:
 def all_runs() -> list[Run]:
     """Every kind of run, with one process and with several."""
     prepare = "prepare --files text.txt --tokenizer tokenizer/spm.model --output new_shards --length 32 --shards 12"
-    finetune = (
-        "finetune single_label --data table --model model --max-length 16 --epochs 1 --dtype float32 --folder run"
-    )
+    finetune = "finetune generic --data table --model model --max-length 16 --epochs 1 --dtype float32 --folder run"
     kinds = {
         "prepare": (prepare.split(), ["new_shards/*.arrayrecord", "new_shards/manifest.json"], (1,)),
         "mlm": (_pretrain("mlm"), ["run/model/model.safetensors", "run/metrics.jsonl"], (1, 2, 4)),
         "rtd": (_pretrain("rtd"), ["run/*/model.safetensors", "run/metrics.jsonl"], (1, 2)),
-        "finetune": ([*finetune.split(), "--dtype", "float32", *_TRAIN], ["run/model/model.safetensors"], (1, 2)),
+        "finetune": ([*finetune.split(), *_TRAIN], ["run/model/model.safetensors"], (1, 2)),
     }
     return [
         Run(name, words, results, number) for name, (words, results, numbers) in kinds.items() for number in numbers
@@ -105,8 +103,7 @@ class Processes:
             address = f"localhost:{probe.getsockname()[1]}"
         variables = {
             "JAX_PLATFORMS": "cpu",
-            # Any number of processes has the same mesh, and so the same bits.
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // run.processes}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={1 if run.processes > 1 else 2}",
             "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             # A limit of file sizes must not truncate compiled modules of Python.

@@ -1,11 +1,11 @@
 """Faults at random moments of every kind of run: afterwards the same command gives the same bits, or one clear line.
 
 `python benchmarks/faults.py FOLDER [NUMBER] [SEED]` injects NUMBER faults (default 200) into `prepare`, masked language
-modeling, replaced-token detection and fine-tuning, with 1, 2 and 4 processes. Each result is a line of
-FOLDER/faults.jsonl; run the same command again to continue. Prints a table, and fails if a run hangs, ends with a stack
-trace, or ends with other bits. A run whose gradients are not finite completes without these steps. Read-only folders
-need root, and are left out without. A command that ends with one line about a damaged file is repeated without this
-file's folder.
+modeling, replaced-token detection and fine-tuning, with 1, 2 and 4 processes. After each fault the same command runs
+again, and most runs are disturbed several times before they complete. Each fault is a line of FOLDER/faults.jsonl; run
+the same command again to continue. Prints a table, and fails if a run hangs, ends with a stack trace, or ends with
+other bits. A run whose gradients are not finite completes without these steps. Read-only folders need root, and are
+left out without. A command that ends with one line about a damaged file is repeated without this file's folder.
 """
 
 import json
@@ -14,16 +14,23 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fault_kinds import FAULTS, NOT_FINITE, READ_ONLY, can_mount
 from fault_runs import End, Processes, Run, all_runs, digest, make_inputs, skipped_steps
 
 BAD = "hang", "stack trace", "other bits", "not complete", "no clear line"
-# How often the same command is repeated after a fault.
-_REPEATS = 4
+# How often the same command is repeated after the last fault, and the largest number of faults in a run.
+_REPEATS, _FAULTS = 4, 4
+
+
+class Reference(NamedTuple):
+    """An undisturbed run: the digest of its results, and how long it takes."""
+
+    digest: str
+    seconds: float
 
 
 def main(folder: Path, number: int = 200, seed: int = 0) -> int:
@@ -32,40 +39,41 @@ def main(folder: Path, number: int = 200, seed: int = 0) -> int:
         shutil.rmtree(inputs, ignore_errors=True)
         make_inputs(inputs)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    references: dict[tuple[str, int], tuple[str, float]] = {}
     faults = [name for name in FAULTS if name != READ_ONLY or can_mount(inputs)]
-    for count, (run, name) in enumerate(_plan(faults, number, seed)):
-        if count < len(lines):
-            continue
-        key = run.name, run.processes
-        if key not in references:
-            references[key] = reference(run, inputs, folder)
-        outcome = inject(run, name, inputs, folder / "case", references[key], random.Random(f"{seed} {count}"))
-        lines.append({"run": run.name, "processes": run.processes, "fault": name} | outcome)
+    tries = 0
+    while len(lines) < number:
+        tries += 1
+        chance = random.Random(f"{seed} {len(lines)} {tries}")
+        run, names = _draw(faults, chance)
+        new = inject(run, names, inputs, folder / "case", reference(run, inputs, folder), chance)
+        lines += new
         with results.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
-        print(json.dumps(lines[-1]), flush=True)
+            file.writelines(json.dumps(line) + "\n" for line in new)
+        print(*map(json.dumps, new), sep="\n", flush=True)
     print("\n".join(table(lines)))
     return int(any(line["outcome"] in BAD for line in lines))
 
 
-def _plan(faults: Sequence[str], number: int, seed: int) -> Iterator[tuple[Run, str]]:
-    """Every kind of run and fault equally often, in random order."""
-    pairs = [(run, name) for run in all_runs() for name in faults]
-    pairs = [
-        (run, name)
-        for run, name in pairs
-        if (run.processes > 1 or not FAULTS[name].needs_several) and (run.name, name) != ("prepare", NOT_FINITE)
-    ]
-    order: list[tuple[Run, str]] = []
-    chance = random.Random(seed)
-    while len(order) < number:
-        order += chance.sample(pairs, len(pairs))
-    yield from order[:number]
+def _draw(faults: Sequence[str], chance: random.Random) -> tuple[Run, list[str]]:
+    """A random run, those of few processes more often because they need less time, and what happens to it."""
+    (run,) = chance.choices(all_runs(), [4 // run.processes for run in all_runs()])
+    possible = [name for name in faults if run.processes > 1 or not FAULTS[name].needs_several]
+    if run.name == "prepare":
+        possible.remove(NOT_FINITE)
+    last = chance.choice(possible)
+    if last == NOT_FINITE:
+        # Another fault may repeat the skipped steps.
+        return run, [last]
+    # After a damaged file the command may end with one line about it: damage comes last.
+    others = [name for name in possible if name not in (last, NOT_FINITE) and not FAULTS[name].damages]
+    return run, [*chance.sample(others, chance.randint(1, _FAULTS - 1)), last]
 
 
-def reference(run: Run, inputs: Path, folder: Path) -> tuple[str, float]:
-    """The digest and the seconds of an undisturbed run; a first one compiles its programs."""
+def reference(run: Run, inputs: Path, folder: Path) -> Reference:
+    """An undisturbed run, once per folder; a first one compiles its programs."""
+    path = folder / f"reference-{run.name}-{run.processes}.json"
+    if path.exists():
+        return Reference(*json.loads(path.read_text()))
     for _ in range(2):
         case = _fresh(inputs, folder / "case")
         start = time.monotonic()
@@ -73,38 +81,52 @@ def reference(run: Run, inputs: Path, folder: Path) -> tuple[str, float]:
         seconds = time.monotonic() - start
         if set(end.codes) != {0}:
             raise SystemExit(f"{run.name} with {run.processes} processes: {end}")
-    return digest(run, case), seconds
+    value = Reference(digest(run, case), seconds)
+    path.write_text(json.dumps(value))
+    return value
 
 
 def inject(
-    run: Run, name: str, inputs: Path, case: Path, expected: tuple[str, float], chance: random.Random
-) -> dict[str, Any]:
-    """Disturb a run, repeat its command, and say how it ended."""
+    run: Run, names: Sequence[str], inputs: Path, case: Path, expected: Reference, chance: random.Random
+) -> list[dict[str, Any]]:
+    """Disturb a run, and repeat its command with the next fault and at last without any; a line for each fault."""
     _fresh(inputs, case)
-    processes = Processes(run, case, FAULTS[name].variables(case, chance))
-    moment = chance.uniform(0, expected[1])
-    time.sleep(moment)
-    FAULTS[name].during(processes, chance)
-    first = processes.finish()
-    damaged = FAULTS[name].after(run, case, chance)
-    details = {"moment": round(moment, 1), "codes": first.codes, "damaged": damaged, "errors": first.errors[:2]}
-    if problem := _problem(first):
-        return details | {"outcome": problem}
-    if name == NOT_FINITE:
-        complete = set(first.codes) == {0} and skipped_steps(case)
-        return details | {"outcome": "steps skipped and recorded" if complete else "not complete"}
+    lines: list[dict[str, Any]] = []
+    for name in names:
+        processes = Processes(run, case, FAULTS[name].variables(case, chance))
+        moment = chance.uniform(0, expected.seconds)
+        time.sleep(moment)
+        was_running = processes.is_running
+        FAULTS[name].during(processes, chance)
+        end = processes.finish()
+        damage = FAULTS[name].after
+        damaged = damage(run, case, chance) if damage else ""
+        line = {"run": run.name, "processes": run.processes, "fault": name, "moment": round(moment, 1)}
+        line |= {"codes": end.codes, "damaged": damaged, "errors": end.errors[:2]}
+        # A repeated command may end before the fault: this is none.
+        if was_running or _problem(end):
+            lines.append(line)
+        if problem := _problem(end):
+            return _with_outcome(lines, problem)
+    if names == [NOT_FINITE]:
+        complete = set(end.codes) == {0} and skipped_steps(case)
+        return _with_outcome(lines, "steps skipped and recorded" if complete else "not complete")
+    return _with_outcome(lines, _finish(run, case, bool(damaged), expected))
+
+
+def _finish(run: Run, case: Path, is_damaged: bool, expected: Reference) -> str:
+    """Repeat the command until it completes, without its folder after a line about a damaged file; the outcome."""
+    outcome = "the same bits"
     for _ in range(_REPEATS):
         end = Processes(run, case).finish()
         if problem := _problem(end):
-            return details | {"outcome": problem, "errors": end.errors[:2]}
+            return problem
         if set(end.codes) == {0}:
-            same = digest(run, case) == expected[0]
-            clear = "the same bits after one line" if details.get("line") else "the same bits"
-            return details | {"outcome": clear if same else "other bits"}
-        details["line"] = end.errors[0]
-        if damaged:
-            shutil.rmtree(case / run.folder)
-    return details | {"outcome": "not complete"}
+            return outcome if digest(run, case) == expected.digest else "other bits"
+        outcome = "the same bits after one line"
+        if is_damaged:
+            shutil.rmtree(case / run.folder, ignore_errors=True)
+    return "not complete"
 
 
 def _problem(end: End) -> str:
@@ -115,6 +137,10 @@ def _problem(end: End) -> str:
         return "stack trace"
     failed = [code for code in end.codes if code and code > 0]
     return "no clear line" if failed and not end.errors else ""
+
+
+def _with_outcome(lines: list[dict[str, Any]], outcome: str) -> list[dict[str, Any]]:
+    return [line | {"outcome": outcome} for line in lines]
 
 
 def _fresh(inputs: Path, case: Path) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from separable import OPTIONS, SEPARABLE, Separable
 from toy_runs import CONFIG, call
 
+from deberta_jax.finetuning import bootstrap
 from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.model.deberta import Deberta
 
@@ -30,6 +31,12 @@ class Finished(NamedTuple):
     separable: Separable
     words: list
     output: str
+
+
+@pytest.fixture(autouse=True)
+def few_sets(monkeypatch):
+    """Confidence intervals of runs are drawn from few sets: scoring the usual number takes longer than training."""
+    monkeypatch.setattr(bootstrap, "_SETS", 20)
 
 
 @pytest.fixture(scope="session")
