@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
@@ -27,7 +28,9 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 ADAPTER_HEADS: tuple[Head | None, ...] = (*TASK_HEADS.values(), "multiple_choice")
 
 
-def save_adapter(folder: str | Path, model: LoraModel, tokenizer: Tokenizer | None = None, *, base: str | Path) -> None:
+def save_adapter(
+    folder: str | Path, model: LoraModel[nnx.Module], tokenizer: Tokenizer | None = None, *, base: str | Path
+) -> None:
     """Write the adapters and the head of a model as a folder that PEFT, and `from_pretrained`, load.
 
     Args:
