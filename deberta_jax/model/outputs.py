@@ -1,7 +1,18 @@
 """What models with a head return, and the types of their calls."""
 
 from collections.abc import Callable
-from typing import Generic, Literal, NamedTuple, Protocol, Required, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Required,
+    TypeVar,
+    Unpack,
+    overload,
+    runtime_checkable,
+)
 
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
@@ -14,19 +25,35 @@ Logits = TypeVar("Logits")
 Ids = Int[ArrayLike, "..."] | None
 
 
-class HeadOutput(NamedTuple, Generic[Logits]):
-    """What a model with a head returns if hidden states or attentions are requested; without, only the logits."""
-
-    logits: Logits
-    hidden_states: Float[Array, "L B T D"] | None
-    attentions: Float[Array, "L B N T S"] | None
-
-
 class SpanLogits(NamedTuple):
     """How well an answer starts, and ends, at each token."""
 
     start: Float[Array, "B T"]
     end: Float[Array, "B T"]
+
+
+if TYPE_CHECKING:
+
+    class HeadOutput(NamedTuple, Generic[Logits]):
+        """What a model with a head returns if hidden states or attentions are requested."""
+
+        logits: Logits
+        hidden_states: Float[Array, "L B T D"] | None
+        attentions: Float[Array, "L B N T S"] | None
+
+else:
+
+    class HeadOutput(NamedTuple):
+        """What a model with a head returns if hidden states or attentions are requested; without, only the logits."""
+
+        logits: Array | SpanLogits
+        hidden_states: Float[Array, "L B T D"] | None
+        attentions: Float[Array, "L B N T S"] | None
+
+        @classmethod
+        def __class_getitem__(cls, logits: object) -> "type[HeadOutput]":
+            """The class itself: beartype, which checks the tests, does not read generic named tuples."""
+            return cls
 
 
 def with_encoder_output(logits: Logits, output: EncoderOutput) -> Logits | HeadOutput[Logits]:
@@ -69,6 +96,7 @@ class AnyInputs(Inputs, total=False):
     output_attentions: bool
 
 
+@runtime_checkable
 class HeadCall(Protocol[Logits]):
     """The call of a model with a head, for type checkers: the result depends on what is requested.
 
