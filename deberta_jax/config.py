@@ -93,7 +93,7 @@ class DebertaConfig:
     window_pooling: str | None = None
     max_windows: int | None = None
     sequence_length: int | None = None
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    extra: Mapping[str, object] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, list):
@@ -172,7 +172,7 @@ class DebertaConfig:
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "DebertaConfig":
+    def from_dict(cls, values: Mapping[str, object]) -> "DebertaConfig":
         """Read a Hugging Face `config.json` or, without `model_type`, a Microsoft `model_config.json`.
 
         A Microsoft file without `pooling` takes the pooler's activation from `hidden_act`. `read_rtd_pair` reads the
@@ -203,13 +203,13 @@ class DebertaConfig:
         unused = {} if model_type != "deberta" else {key: values.pop(key) for key in SINCE_V2 if key in values}
         unused = {key: value for key, value in unused.items() if value != SINCE_V2[key]}
         fields = {field.name: field.type for field in dataclasses.fields(cls) if field.name != "extra"}
-        known = {
+        known: dict[str, Any] = {
             key: value if key in ("pos_att_type", "labels") else typed_value(key, value, fields[key])
             for key, value in values.items()
             if key in fields and value is not None
         }
         unknown = {key: value for key, value in values.items() if key not in fields} | unused
-        return cls(**{**known, "extra": unknown})
+        return cls(**known, extra=unknown)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "DebertaConfig":
@@ -230,7 +230,7 @@ class DebertaConfig:
 
         return load_config(name, revision=revision, token=token, generator=generator)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The content of this model's `config.json`, including the unknown keys it was read with."""
         omitted = "extra", "labels"
         values = {key: x for key, x in dataclasses.asdict(self).items() if key not in omitted and x is not None}

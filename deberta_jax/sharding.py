@@ -30,7 +30,7 @@ MESH_AXIS_OF: Rules = {
 }
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over `devices` (default: all). One of the three sizes may be -1: the remaining devices.
 
     On TPUs neighbors along an axis are neighbors in the network where its shape allows it. If the devices belong to

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ from deberta_jax.finetuning.config import LoraConfig, Targets
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.linear import Linear
 from deberta_jax.model.module import Model, in_precision
+from deberta_jax.model.outputs import ModelOutput
 from deberta_jax.model.tree import replace_parts
 from deberta_jax.ops.precision import einsum
 from deberta_jax.sharding import on_explicit_meshes
-from deberta_jax.training.objective import ArrayBatch, Objective, Sums
+from deberta_jax.training.objective import AnyModule, ArrayBatch, Objective, Sums
 
 # The paths of the adapted projections in a layer.
 _ATTENTION = "attention.query", "attention.key", "attention.value"
@@ -26,6 +27,9 @@ _TARGETS: dict[Targets, tuple[str, ...]] = {
     "attention": _ATTENTION,
     "all": (*_ATTENTION, "attention.output", "up", "down"),
 }
+
+
+Base = TypeVar("Base", covariant=True, bound=nnx.Module)
 
 
 class Adapter(nnx.Module):
@@ -47,7 +51,7 @@ class Adapter(nnx.Module):
         return product.reshape(*down.shape[:-1], *up.shape[2:])
 
 
-class LoraModel(Model):
+class LoraModel(Model, Generic[Base]):
     """A model, and one adapter per target, in the order of `targets`; its result is that of the merged model.
 
     `targets` are the adapted projections of a layer, such as "attention.query" or "up" (default: those that
@@ -57,7 +61,7 @@ class LoraModel(Model):
 
     parts = "merge_lora(model)"
 
-    def __init__(self, base: Any, config: LoraConfig, *, targets: Sequence[str] | None = None, key: PRNGKeyArray):
+    def __init__(self, base: Base, config: LoraConfig, *, targets: Sequence[str] | None = None, key: PRNGKeyArray):
         if isinstance(targets, str):
             raise InputError(f"targets is {targets!r}, expected a list such as [{targets!r}]")
         self.targets = _TARGETS[config.targets] if targets is None else tuple(targets)
@@ -79,13 +83,13 @@ class LoraModel(Model):
         return f"LoraModel(rank {rank}, targets {', '.join(self.targets)}, {self.base})"
 
     @on_explicit_meshes
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, *arguments: object, **options: object) -> ModelOutput:
         """The result of the base model with the adapters merged, for the arguments of the base model."""
         return merge_lora(self)(*arguments, **options)
 
 
 @in_precision
-def merge_lora(model: LoraModel) -> Any:
+def merge_lora(model: LoraModel[AnyModule]) -> AnyModule:
     """The base model with the adapters added to its kernels: W + alpha / rank * A B (Hu et al. 2021, equation 3)."""
     kernels, prefix = {}, "" if isinstance(model.base, Deberta) else "deberta."
     for name, adapter in zip(model.targets, model.adapters, strict=True):
@@ -95,14 +99,14 @@ def merge_lora(model: LoraModel) -> Any:
     return replace_parts(model.base, kernels)
 
 
-def lora_objective(objective: Objective) -> Objective:
+def lora_objective(objective: Objective[AnyModule]) -> Objective[LoraModel[AnyModule]]:
     """The objective of a `LoraModel`, from the objective of its base model; the gradient of the encoder is 0.
 
     An optimizer with weight decay still changes parameters whose gradient is 0. To keep the encoder as it is, exclude
     it: `optax.masked(optax.adamw(1e-3), label(model, lambda path: not path.startswith("base.deberta.")))`.
     """
 
-    def merged_objective(model: LoraModel, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+    def merged_objective(model: LoraModel[AnyModule], batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
         frozen = replace_parts(model, {_frozen_path(model): jax.lax.stop_gradient(encoder_of(model.base))})
         return objective(merge_lora(frozen), batch, key)
 

@@ -76,7 +76,7 @@ class _RunningBatch(NamedTuple):
     last: bool
 
 
-def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Result | InputError]:
+def stream(pipeline: Pipeline[Result], examples: Iterable[tuple[object, ...]]) -> Iterator[Result | InputError]:
     """The result of each example, in the same order, or the error of an invalid one; the stream may be of any length.
 
     An example is a tuple with one element of each list that the pipeline's function takes: `(text,)`, `(text, pair)`,

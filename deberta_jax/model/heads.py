@@ -1,6 +1,6 @@
 """Heads for tasks: classification of texts and tokens, spans and choices."""
 
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from deberta_jax.model.encoder import EncoderOutput
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, real_tokens, split_key
 from deberta_jax.model.linear import Linear
 from deberta_jax.model.module import HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.model.outputs import HeadOutput, SpanLogits, head_call, with_encoder_output
 from deberta_jax.model.pooler import (
     LayerPooler,
     LayerStates,
@@ -30,21 +31,6 @@ from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.pooling import WINDOW_POOLING
 from deberta_jax.ops.precision import upcast
 from deberta_jax.sharding import on_explicit_meshes
-
-
-class HeadOutput(NamedTuple):
-    """What a model with a head returns if hidden states or attentions are requested; without, only the logits."""
-
-    logits: Any
-    hidden_states: Float[Array, "L B T D"] | None
-    attentions: Float[Array, "L B N T S"] | None
-
-
-def with_encoder_output(logits: Any, output: EncoderOutput) -> Any:
-    """The logits, with what the encoder returned on request."""
-    if output.hidden_states is None and output.attentions is None:
-        return logits
-    return HeadOutput(logits, output.hidden_states, output.attentions)
 
 
 class SequenceClassification(HeadModel):
@@ -67,6 +53,7 @@ class SequenceClassification(HeadModel):
         self.window_scorer = Scorer(config, key=scorer_key) if config.window_pooling == "attention" else None
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -75,7 +62,7 @@ class SequenceClassification(HeadModel):
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> Float[Array, "B C"] | HeadOutput[Array]:
         """Logits [B, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`.
 
         A model with `window_pooling` also takes texts as M windows each: arrays then start with the axes B and M, and
@@ -135,6 +122,7 @@ class MultipleChoice(HeadModel):
         self.classifier = project(config, 1, keys[2])
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -143,7 +131,7 @@ class MultipleChoice(HeadModel):
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> Float[Array, "B M"] | HeadOutput[Array]:
         """Logits [B, M] of the choices, in float32 or wider, or a `HeadOutput`.
 
         Arguments and errors as `Deberta`, but arrays start with the axes B and M, which `pair_mask` and `bias`
@@ -178,6 +166,7 @@ class TokenClassification(HeadModel):
         self.classifier = project(config, len(config.labels), keys[2])
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -186,7 +175,7 @@ class TokenClassification(HeadModel):
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> Float[Array, "B T C"] | HeadOutput[Array]:
         """Logits [B, T, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
         keys = split_key(key, 2)
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
@@ -200,13 +189,6 @@ class TokenClassification(HeadModel):
         return upcast(self.classifier(dropout(states, classifier_dropout(self.deberta.config), key=key)))
 
 
-class SpanLogits(NamedTuple):
-    """How well an answer starts, and ends, at each token."""
-
-    start: Float[Array, "B T"]
-    end: Float[Array, "B T"]
-
-
 class QuestionAnswering(HeadModel):
     """Start and end of an answer in a text (Hugging Face's head: one linear map)."""
 
@@ -216,6 +198,7 @@ class QuestionAnswering(HeadModel):
         self.span = project(config, 2, keys[1])
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -224,7 +207,7 @@ class QuestionAnswering(HeadModel):
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> SpanLogits | HeadOutput[SpanLogits]:
         """Logits of start and end, [B, T] each, in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
         output = self.deberta(input_ids, attention_mask, key=key, **inputs)
         return with_encoder_output(self.head(output.last_hidden_state), output)

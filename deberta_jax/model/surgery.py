@@ -32,7 +32,7 @@ _SIZES = (
 _ENSEMBLE = "; for an ensemble of models, call the function inside jax.vmap"
 
 
-def with_config(model: AnyModel, **changes: Any) -> AnyModel:
+def with_config(model: AnyModel, **changes: object) -> AnyModel:
     """A copy of a model with changes to its config in every module; parameters are shared with the original.
 
     `with_config(model, hidden_dropout_prob=0.0)`. Raises InputError for unknown fields, for invalid values, and for a
@@ -41,7 +41,8 @@ def with_config(model: AnyModel, **changes: Any) -> AnyModel:
     config = encoder_of(model).config
     if unknown := [name for name in changes if name not in {field.name for field in dataclasses.fields(config)}]:
         raise InputError(f"with_config: DebertaConfig has no field {list_names(unknown)}")
-    config = dataclasses.replace(config, **changes)
+    fields: dict[str, Any] = changes
+    config = dataclasses.replace(config, **fields)
     abstract = _abstract(model, config)
     if problems := list(_differences(model, abstract, config)):
         raise InputError(
@@ -109,7 +110,7 @@ def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
     return _changed("resized", model, resize, vocab_size=vocab_size)
 
 
-def parameters(model: Any) -> dict[str, Array]:
+def parameters(model: object) -> dict[str, Array]:
     """The parameters of a model, or of its gradients, by their dotted paths, in the order of `jax.tree.leaves`.
 
     Encoder layers are stacked: `deberta.encoder.layers.up.kernel` is [L, D, F].
@@ -117,7 +118,7 @@ def parameters(model: Any) -> dict[str, Array]:
     return _leaves(model)
 
 
-def label(model: Any, function: Callable[[str], Any]) -> Callable[[Any], Any]:
+def label(model: object, function: Callable[[str], object]) -> Callable[[object], object]:
     """Labels for `optax.multi_transform`, or booleans for `optax.masked`: `function(path)` for each parameter.
 
     Paths are those of `parameters`. The result is a function that returns a tree like the model, because optax would

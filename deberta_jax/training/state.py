@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
     key: PRNGKeyArray
     skipped: Int[Array, ""]
     skipped_in_row: Int[Array, ""]
-    average: Any = None
+    average: object = None
 
 
 def model_key(seed: int) -> PRNGKeyArray:
