@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from deberta_jax.model.entity_scoring import EntityScoring
     from deberta_jax.model.heads import (
         HeadOutput,
-        MultipleChoice,
         QuestionAnswering,
         SequenceClassification,
         TokenClassification,
     )
     from deberta_jax.model.masked_lm import MaskedLM
+    from deberta_jax.model.multiple_choice import MultipleChoice
     from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
     from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
     from deberta_jax.model.sentence import SentenceEncoder
@@ -77,7 +77,7 @@ _MODULES = {
     "MaskedLM": "model.masked_lm",
     "Masking": "data.masking",
     "MaskingVocabulary": "data.masking",
-    "MultipleChoice": "model.heads",
+    "MultipleChoice": "model.multiple_choice",
     "PRESETS": "presets",
     "Perplexity": "inference.perplexity",
     "QuestionAnswering": "model.heads",

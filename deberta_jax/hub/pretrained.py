@@ -1,7 +1,6 @@
 """Pretrained models: folders with `config.json`, weights and a tokenizer, in the form of Hugging Face or Microsoft."""
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -17,30 +16,27 @@ from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import read_folder, readable_tokenizer, tokenizer_folder
 from deberta_jax.hub.heads import Head, Model, head_of_model, head_options, head_spec
-from deberta_jax.hub.layout import DECODER_BIAS, POSITIONS, TIED, file_tensors
+from deberta_jax.hub.layout import DECODER_BIAS, TIED, file_tensors
 from deberta_jax.hub.load import floating_dtype, load_model
 from deberta_jax.hub.options import FolderOptions, Options
 from deberta_jax.hub.sentence import load_sentence, read_sentence, stored_sentence, write_sentence
-from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
-from deberta_jax.hub.tied import masked_lm_tensors
+from deberta_jax.hub.tensors import MAX_FILE_BYTES, write_safetensors
+from deberta_jax.hub.tied import masked_lm_tensors, warn_of_masked_lm
 from deberta_jax.model.attention import AttentionChoice
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    MultipleChoice,
     QuestionAnswering,
     SequenceClassification,
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.sentence import without_layers
 from deberta_jax.model.surgery import check_parameters
 from deberta_jax.tokenizers.formats import check_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-
-_log = logging.getLogger(__name__)
-
 
 _Name = str | Path
 _True = Literal[True]
@@ -231,7 +227,7 @@ def load_pretrained(
         **head_options(head, tensors),
     }
     if head == "masked_lm":
-        _warn_of_masked_lm(folder, tensors)
+        warn_of_masked_lm(folder, tensors)
         tensors, options["untied"] = masked_lm_tensors(tensors, config, source=source)
 
     def build(key: PRNGKeyArray) -> Any:
@@ -275,18 +271,3 @@ def save_pretrained(
     (folder / ADAPTER_CONFIG).unlink(missing_ok=True)
     if tokenizer is not None:
         tokenizer.save(folder)
-
-
-def _warn_of_masked_lm(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    if POSITIONS not in tensors:
-        _log.warning(
-            "%s: no position embeddings in the file; masks are filled from the last layer, without the enhanced mask "
-            "decoder",
-            folder,
-        )
-    if any(name.startswith("mask_predictions.") for name in tensors):
-        _log.warning(
-            "%s: the discriminator of a pair, which is not trained to fill masks; load its generator with "
-            "generator=True (--generator)",
-            folder,
-        )

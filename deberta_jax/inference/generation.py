@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import LEFT_TO_RIGHT
-from deberta_jax.errors import InputError, check_at_least
+from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
@@ -26,6 +26,7 @@ from deberta_jax.inference.models import (
     require_head,
     require_tokenizer,
 )
+from deberta_jax.inference.sampling import NEW_TOKENS, Sampling
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.decoding import logits_at, read_prompts, read_token
@@ -34,8 +35,6 @@ from deberta_jax.ops.precision import upcast
 from deberta_jax.ops.sampling import next_token
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
-# The default of `max_new_tokens`.
-NEW_TOKENS = 64
 # Steps between two checks whether all texts have ended.
 BLOCK = 16
 # What a model was trained for (`DebertaConfig.objective`) that generates text.
@@ -54,34 +53,6 @@ class Generated(NamedTuple):
     is_complete: bool
     log_probability: float
     tokens: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen; see `generate`."""
-
-    max_new_tokens: int = NEW_TOKENS
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    is_bidirectional: bool = False
-    use_cache: bool = True
-
-    @property
-    def choice(self) -> dict[str, Any]:
-        """The arguments of `next_token`."""
-        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-
-    def __post_init__(self) -> None:
-        check_at_least("max_new_tokens", self.max_new_tokens, 1)
-        if self.top_k is not None:
-            check_at_least("top_k", self.top_k, 1)
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(f"temperature is {self.temperature}; it must be 0 (the most likely token) or positive")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if self.temperature == 0 and (self.top_k is not None or self.top_p < 1):
-            raise InputError("top_k and top_p choose among sampled tokens; set temperature above 0")
 
 
 def generate(

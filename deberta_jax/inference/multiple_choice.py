@@ -17,7 +17,7 @@ from deberta_jax.inference.encode import EncodedRow, Texts, encode
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import require_head
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.model.heads import MultipleChoice
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, SupportsInt
 
@@ -15,18 +15,11 @@ from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.batch import Batch, BatchOptions, EncodedText, Truncation, make_batch
 from deberta_jax.tokenizers.characters import check_texts, text_list
 from deberta_jax.tokenizers.formats import read_vocabulary
+from deberta_jax.tokenizers.named_tokens import added_with_ids, default_name, further_tokens, special_id
 from deberta_jax.tokenizers.save import write_tokenizer
 from deberta_jax.tokenizers.scripts import unspaced_codes
 from deberta_jax.tokenizers.segments import Encoded, Encoder
-from deberta_jax.tokenizers.special_tokens import (
-    NAMES,
-    ROBERTA_NAMES,
-    AddedToken,
-    SpecialTokens,
-    check_new_tokens,
-    gap_token,
-    read_special_tokens,
-)
+from deberta_jax.tokenizers.special_tokens import NAMES, AddedToken, check_new_tokens, read_special_tokens
 from deberta_jax.tokenizers.template import class_template
 
 
@@ -49,10 +42,10 @@ class Tokenizer:
         self.settings = tokens.settings
         splits = tokens.settings.get("split_special_tokens") if split_special_tokens is None else split_special_tokens
         self.split_special_tokens = bool(splits)
-        added = self._added_with_ids(tokens)
+        added = added_with_ids(self.vocabulary, tokens)
         ids = {token.text: token.id for token in added.values()}
-        names = {role: tokens.names.get(role) or self._default_name(role, ids) for role in NAMES}
-        self.special_ids = tuple(self._special_id(role, names[role], ids) for role in NAMES)
+        names = {role: tokens.names.get(role) or default_name(self.vocabulary, role, ids) for role in NAMES}
+        self.special_ids = tuple(special_id(self.vocabulary, role, names[role], ids) for role in NAMES)
         self.pad_id, self.cls_id, self.sep_id, self.unk_id, self.mask_id = self.special_ids
         self.mask_token = names["mask"]
         further = {token.text: token for token in tokens.further}
@@ -62,37 +55,13 @@ class Tokenizer:
             default = further.get(names[role]) or AddedToken(names[role], index, lstrip=lstrip)
             token = added.pop(names[role], default)
             self._special[role] = dataclasses.replace(token, id=index, special=True)
-        added |= self._further(tokens, {**added, **{token.text: token for token in self._special.values()}})
+        added |= further_tokens(
+            self.vocabulary, tokens, {**added, **{token.text: token for token in self._special.values()}}
+        )
         of_class = class_template(self.settings.get("tokenizer_class"), self.cls_id, self.sep_id)
         self._template = self.vocabulary.template or of_class
         self._new_tokens: tuple[str, ...] = ()
         self._set_added([*added.values()])
-
-    def _added_with_ids(self, tokens: SpecialTokens) -> dict[str, AddedToken]:
-        """The added tokens of the vocabulary's file and of the settings files, which decide on their options."""
-        added = {token.text: token for token in self.vocabulary.added}
-        for token in tokens.added:
-            known = added[token.text].id if token.text in added else self.vocabulary.id_of(token.text)
-            added[token.text] = token if known is None else dataclasses.replace(token, id=known)
-        return {text: token for text, token in added.items() if text != gap_token(token.id)}
-
-    def _further(self, tokens: SpecialTokens, known: Mapping[str, AddedToken]) -> dict[str, AddedToken]:
-        """Tokens that the settings name without an id: that of the vocabulary, or the next one."""
-        end = max([self.vocabulary.size, *(token.id + 1 for token in known.values())])
-        further: dict[str, AddedToken] = {}
-        for token in tokens.further:
-            if token.text in known or token.text in further:
-                continue
-            index = self.vocabulary.id_of(token.text)
-            index, end = (end, end + 1) if index is None else (index, end)
-            further[token.text] = dataclasses.replace(token, id=index)
-        return further
-
-    def _default_name(self, role: str, added_ids: Mapping[str, int]) -> str:
-        """The usual token of a role: DeBERTa's, or RoBERTa's if only that is in the vocabulary."""
-        name, other = NAMES[role], ROBERTA_NAMES[role]
-        known = [token in added_ids or self.vocabulary.id_of(token) is not None for token in (name, other)]
-        return other if known == [False, True] else name
 
     def _set_added(self, added: Sequence[AddedToken]) -> None:
         self.added = tuple(sorted((*added, *self._special.values()), key=lambda token: token.id))
@@ -119,21 +88,6 @@ class Tokenizer:
         from deberta_jax.hub.download import resolve
 
         return cls(resolve(name, revision=revision, token=token, part="tokenizer"))
-
-    def _special_id(self, role: str, token: str, added_ids: Mapping[str, int]) -> int:
-        index = self.vocabulary.id_of(token)
-        if index is None:
-            index = added_ids.get(token)
-        if index is None and role in self.vocabulary.default_ids:
-            index = self.vocabulary.default_ids[role]
-            while index >= self.vocabulary.size and index in added_ids.values():
-                index += 1
-        if index is None:
-            raise InputError(
-                f"{self.vocabulary.path}: {token} is missing; add it to the vocabulary (a DeBERTa vocabulary contains "
-                f"{' '.join(NAMES.values())}), or set {role}_token in tokenizer_config.json"
-            )
-        return index
 
     def _sha256(self) -> str:
         outside: list[tuple[Any, ...]] = []
