@@ -43,16 +43,26 @@ _log = logging.getLogger(__name__)
 
 
 class Generated(NamedTuple):
-    """The text after a prompt, whether it ended with a stop token, and the log probability of its tokens.
+    """What `generate` returns for each prompt.
 
-    The stop token is not part of the text, but of the probability, which is that before `temperature`, `top_k` and
-    `top_p`. Special tokens have probability 0.
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("runs/clm/model", "masked_lm")
+        >>> generated = dj.generate(model, tokenizer, ["A man"], max_new_tokens=4)[0]
+        >>> 0 < generated.tokens <= 4, generated.log_probability < 0
+        (True, True)
     """
 
     text: str
+    """The text after the prompt, without the stop token."""
     is_complete: bool
+    """Whether the text ended with a stop token."""
     log_probability: float
+    """Natural logarithm of the probability of the tokens, the stop token included, before `temperature`, `top_k` and
+    `top_p`. Special tokens have probability 0.
+    """
     tokens: int
+    """The number of generated tokens, the stop token included."""
 
 
 def generate(
@@ -69,8 +79,10 @@ def generate(
     use_cache: bool = True,
     batching: Batching = BATCHING,
 ) -> list[Generated]:
-    """Continue each prompt with a model that was trained with the objective clm or mt, or answer it with one that was
-    fine-tuned on (source, target) pairs (He et al. 2021, appendix A.4; docs/pretraining.md, "Language models").
+    """Continue each prompt with a language model, or answer it with a sequence-to-sequence model.
+
+    The model was trained with the objective clm or mt, or fine-tuned on (source, target) pairs (He et al. 2021,
+    appendix A.4; docs/pretraining.md, "Language models"); a warning is logged for others.
 
     Args:
         model: a model with the head "masked_lm".
@@ -84,10 +96,18 @@ def generate(
         stop: texts of single tokens that end a text, such as ".", beside [SEP].
         seed: of the samples; the same prompt and seed give the same text, whatever the other prompts are.
         use_cache: store keys and values of earlier tokens; without it everything is computed again for each token.
-        batching: the size of batches; `max_length` is that of the prompts.
+        batching: sizes of batches; `max_length` is that of the prompts.
+
+    Returns:
+        A `Generated` for each prompt.
 
     Raises:
-        InputError: for a model without the head, invalid options, and with the index of a prompt that is too long.
+        InputError: a model without the head; invalid options; with its index, a prompt that is too long.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("runs/clm/model", "masked_lm")
+        >>> text = dj.generate(model, tokenizer, ["A man"], max_new_tokens=4)[0].text
     """
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     options: dict[str, Any] = {**sampling, "stop": stop, "seed": seed, "use_cache": use_cache}

@@ -33,11 +33,23 @@ from deberta_jax.sharding import on_explicit_meshes
 
 
 class HeadOutput(NamedTuple):
-    """What a model with a head returns if hidden states or attentions are requested; without, only the logits."""
+    """What a model with a head returns if hidden states or attentions are requested; otherwise, the logits alone.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> output = model(jnp.array([[1, 7, 8, 2]]), output_hidden_states=True)
+        >>> output.logits.shape, output.hidden_states.shape
+        ((1, 2), (3, 1, 4, 128))
+    """
 
     logits: Any
+    """What the model returns otherwise, such as logits [B, C]."""
     hidden_states: Float[Array, "L B T D"] | None
+    """[L + 1, B, T, D], the embeddings first; None if they are not requested."""
     attentions: Float[Array, "L B N T S"] | None
+    """Probabilities before dropout [L, B, N, T, S]; None if they are not requested."""
 
 
 def with_encoder_output(logits: Any, output: EncoderOutput) -> Any:
@@ -50,8 +62,19 @@ def with_encoder_output(logits: Any, output: EncoderOutput) -> Any:
 class SequenceClassification(HeadModel):
     """Classification or regression of a text: pooler and linear map (docs/numerics.md, "Heads and losses").
 
-    Logits are [B, C] for the C `labels` of the config; with one label they are the predicted number.
-    `classifier_pooling` of the config selects the pooler. With `window_pooling`, long texts may be passed as windows.
+    `classifier_pooling` of the config selects the pooler.
+
+    Args:
+        config: the architecture; its C `labels` are the outputs. One label is a regression or a score.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model(jnp.array([[1, 7, 8, 2]])).shape  # [B, C]
+        (1, 2)
     """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
@@ -76,10 +99,11 @@ class SequenceClassification(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Any:
-        """Logits [B, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`.
+        """Logits [B, C], in float32 or wider; with one label, the predicted number.
 
-        A model with `window_pooling` also takes texts as M windows each: arrays then start with the axes B and M, and
-        a window without a real token does not count.
+        Arguments and errors are those of `Deberta`. A model with `window_pooling` also takes texts as M windows each:
+        arrays then start with the axes B and M, and a window without a real token does not count. Returns a
+        `HeadOutput` if hidden states or attentions are requested.
         """
         arrays: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
         if self.config.window_pooling is None or not has_sequences(arrays):
@@ -126,7 +150,21 @@ class SequenceClassification(HeadModel):
 
 
 class TokenClassification(HeadModel):
-    """A label for each token: a linear map, after a dense layer in Microsoft's form (`projected`)."""
+    """A label for each token: a linear map, after a dense layer in Microsoft's form.
+
+    Args:
+        config: the architecture; its C `labels` are the outputs.
+        projected: whether the head has Microsoft's dense layer, as models of their code have.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.TokenClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model(jnp.array([[1, 7, 8, 2]])).shape  # [B, T, C]
+        (1, 4, 2)
+    """
 
     def __init__(
         self,
@@ -151,7 +189,7 @@ class TokenClassification(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Any:
-        """Logits [B, T, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
+        """Logits [B, T, C], in float32 or wider, or a `HeadOutput`; arguments and errors are those of `Deberta`."""
         keys = split_key(key, 2)
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
         return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]), output)
@@ -172,7 +210,21 @@ class SpanLogits(NamedTuple):
 
 
 class QuestionAnswering(HeadModel):
-    """Start and end of an answer in a text (Hugging Face's head: one linear map)."""
+    """Start and end of an answer in a text: one linear map, as Hugging Face's head.
+
+    Args:
+        config: the architecture.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.QuestionAnswering(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> logits = model(jnp.array([[1, 7, 8, 2]]))
+        >>> logits.start.shape, logits.end.shape  # [B, T]
+        ((1, 4), (1, 4))
+    """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
         keys = jax.random.split(key)
@@ -189,7 +241,10 @@ class QuestionAnswering(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Any:
-        """Logits of start and end, [B, T] each, in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
+        """Logits `start` and `end` of the answer, [B, T] each, in float32 or wider, or a `HeadOutput`.
+
+        Arguments and errors are those of `Deberta`.
+        """
         output = self.deberta(input_ids, attention_mask, key=key, **inputs)
         return with_encoder_output(self.head(output.last_hidden_state), output)
 

@@ -17,7 +17,20 @@ from deberta_jax.sharding import on_explicit_meshes
 
 
 class MultipleChoice(HeadModel):
-    """One of several choices: each choice is a text of its own, pooled and scored."""
+    """One of several choices: each choice is a text, with the question before it, which is pooled and scored.
+
+    Args:
+        config: the architecture.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.MultipleChoice(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model(jnp.array([[[1, 7, 2], [1, 8, 2]]])).shape  # ids [B, M, T] of M choices, logits [B, M]
+        (1, 2)
+    """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
         keys = jax.random.split(key, 3)
@@ -35,10 +48,17 @@ class MultipleChoice(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Any:
-        """Logits [B, M] of the choices, in float32 or wider, or a `HeadOutput`.
+        """Logits [B, M] of the M choices, in float32 or wider, or a `HeadOutput`.
 
-        Arguments and errors as `Deberta`, but arrays start with the axes B and M, which `pair_mask` and `bias`
-        [B, M, N, T, S] may have with size 1.
+        Args:
+            input_ids: token ids [B, M, T].
+            attention_mask: 1 for real tokens, 0 for padding [B, M, T].
+            key: applies dropout; without a key there is none.
+            inputs: the other arguments of `Deberta`, which start with the axes B and M too; `pair_mask` and `bias`
+                [B, M, N, T, S] may have them with size 1.
+
+        Raises:
+            ValueError: as `Deberta`.
         """
         keys = split_key(key, 2)
         arrays, B, M = join_sequences({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})

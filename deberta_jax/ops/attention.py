@@ -47,33 +47,56 @@ def disentangled_attention(
     key: PRNGKeyArray | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B T N H"]:
-    """Attention over content and relative positions, shaped as `jax.nn.dot_product_attention` (equation 4).
+    """Attention over content and relative positions, shaped as `jax.nn.dot_product_attention` (He et al. 2021, eq. 4).
 
-    Arguments and errors as `attention_probabilities`; `dropout_rate` in [0, 1) applies to the probabilities if `key` is
-    given.
-    Tokens attend to tokens with the same number in `segment_ids`, as in `masks.segment_mask`: packed documents and
-    padding, without a mask of all pairs in memory. Negative numbers are padding; 0 is a document (models read 0 as
-    padding). They attend to tokens with the same or a smaller number in `order`, as in `masks.order_mask`: language
-    models in any direction, and sequence-to-sequence models.
+    Args:
+        q: queries [B, T, N, H].
+        k, v: keys and values [B, S, N, H].
+        rel_k, rel_q: the projected relative tables [R, N, H]; a term without its table is omitted.
+        index: the row of the tables for each of T + S - 1 distances, from `relative_index`.
+        query_positions: the position of each query among the keys [B, T]; `index` is then that of S queries. With
+            dropout, the Pallas kernels need equal queries where a position is repeated.
+        segment_ids: tokens attend to tokens with the same number [B, S]: packed documents, without a mask of pairs in
+            memory. Negative numbers are padding; 0 is a document (models read 0 as padding).
+        order: tokens attend to tokens with the same or a smaller number [B, S] (docs/attention.md, "Order of tokens").
+        mask: True or 1 where a query may attend to a key [B, N, T, S]; the first three axes may be 1.
+        bias: added to the scaled scores [B, N, T, S]; each axis may be 1, and -inf hides a key.
+        is_causal: hide the keys to the right of each query.
+        scale: factor of the scores, by default 1 / sqrt(H x number of terms).
+        dropout_rate, key: dropout of the probabilities with this rate in [0, 1); without a key there is none.
+        implementation: "xla", "xla_per_head", "cudnn", "pallas_gpu", "pallas_tpu", or "auto" for
+            `attention_implementation` (docs/attention.md says what each costs and does not support).
 
-    `implementation` is "auto" (`attention_implementation`) or a name of `IMPLEMENTATIONS` (docs/attention.md). All drop
-    the same entries, but the Pallas kernels drop gathered queries by their positions, and need equal queries where a
-    position is repeated. "cudnn" and "pallas_gpu" have never run on a GPU, so they are not a default there. "cudnn" and
-    the kernels have no forward mode and no second derivatives.
+    Returns:
+        [B, T, N, H], 0 for a query without a visible key; on a mesh with Explicit axes, sharded over the batch as k.
 
-    On a mesh with Explicit axes, the result has the sharding of the batch axis of k. Raises InputError for an unknown
-    implementation, and for one that the current device does not have or that does not support the arguments, and
-    ValueError for shapes that do not fit together.
+    Raises:
+        InputError: an implementation that is unknown, or that does not support the device or the arguments.
+        ValueError: shapes that do not fit together; other errors as `attention_probabilities`.
+
+    Example:
+        >>> import jax, deberta_jax as dj
+        >>> q, k, v = (jax.random.normal(jax.random.key(n), (1, 5, 2, 4)) for n in range(3))
+        >>> index = dj.relative_index(5, 5, buckets=8, max_distance=32)
+        >>> rel_k = jax.random.normal(jax.random.key(3), (16, 2, 4))
+        >>> dj.disentangled_attention(q, k, v, rel_k, index=index, is_causal=True).shape
+        (1, 5, 2, 4)
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias, order)
     operands, options = _prepare(operands, index, scale, dropout_rate)
     options |= {"is_causal": is_causal}
-    if implementation != "auto":
-        _check_implementation(implementation)
-        return IMPLEMENTATIONS[implementation](operands, **options)
+    if implementation == "auto":
+        return _automatic(operands, options)
+    _check_implementation(implementation)
+    return IMPLEMENTATIONS[implementation](operands, **options)
+
+
+def _automatic(operands: Operands, options: dict[str, Any]) -> Float[Array, "B T N H"]:
+    """The implementation that `attention_implementation` chooses for the platform that the program is compiled for."""
+    q, k, is_gathered = operands.q, operands.k, operands.query_positions is not None
     platforms = "cpu", "tpu" if attention_tpu.is_supported() else "gpu"
-    details: dict[str, Any] = {"is_gathered": query_positions is not None, "has_bias": bias is not None}
+    details: dict[str, Any] = {"is_gathered": is_gathered, "has_bias": operands.bias is not None}
     details |= {"key_length": k.shape[1], "dtype": q.dtype}
     names = (attention_implementation(q.shape, platform=platform, **details) for platform in platforms)
     cpu, other = (IMPLEMENTATIONS[name] for name in names)
@@ -99,7 +122,34 @@ def attention_with_probabilities(
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
-    """The result of `disentangled_attention`, and the probabilities before dropout that gave it ("xla")."""
+    """The result of `disentangled_attention` and its probabilities, by the implementation "xla".
+
+    Args:
+        q: queries [B, T, N, H].
+        k, v: keys and values [B, S, N, H].
+        rel_k, rel_q: the projected relative tables [R, N, H]; a term without its table is omitted.
+        index: the row of the tables for each of T + S - 1 distances, from `relative_index`.
+        query_positions: the position of each query among the keys [B, T]; `index` is then that of S queries.
+        mask: True or 1 where a query may attend to a key [B, N, T, S]; the first three axes may be 1.
+        bias: added to the scaled scores [B, N, T, S]; each axis may be 1, and -inf hides a key.
+        is_causal: hide the keys to the right of each query.
+        scale: factor of the scores, by default 1 / sqrt(H x number of terms).
+        dropout_rate, key: dropout of the probabilities with this rate in [0, 1); without a key there is none.
+
+    Returns:
+        The result [B, T, N, H], and the probabilities before dropout [B, N, T, S].
+
+    Raises:
+        ValueError: shapes that do not fit together; other errors as `attention_probabilities`.
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> q, k, v = (jax.random.normal(jax.random.key(n), (1, 5, 2, 4)) for n in range(3))
+        >>> context, probabilities = dj.attention_with_probabilities(q, k, v)
+        >>> context.shape, probabilities.shape
+        ((1, 5, 2, 4), (1, 2, 5, 5))
+    """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, None, mask, seed, bias)
     operands, options = _prepare(operands, index, scale, dropout_rate)
@@ -155,10 +205,25 @@ def attention_implementation(
     has_bias: bool = False,
     platform: str | None = None,
 ) -> str:
-    """The implementation that `disentangled_attention` chooses for queries of this shape [B, T, N, H].
+    """The implementation that `disentangled_attention` chooses for a shape and a device (docs/attention.md).
 
-    `is_gathered` is for queries at `query_positions`. `platform` is "cpu", "gpu" or "tpu" (v5 or later), by default
-    that of the current devices (docs/attention.md). Raises ValueError for another platform or number of axes.
+    Args:
+        shape: that of the queries, [B, T, N, H].
+        key_length: the number of keys S, by default T.
+        dtype: that of the queries.
+        is_gathered: whether queries are at `query_positions`.
+        has_bias: whether there is a bias.
+        platform: "cpu", "gpu" or "tpu" (v5 or later); by default that of the current devices.
+
+    Raises:
+        ValueError: another platform or number of axes.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> dj.attention_implementation((8, 512, 12, 64), platform="tpu")
+        'pallas_tpu'
+        >>> dj.attention_implementation((8, 512, 12, 64), platform="cpu")
+        'xla_per_head'
     """
     if len(shape) != 4:
         raise ValueError(f"shape is {tuple(shape)}, expected [B, T, N, H]")

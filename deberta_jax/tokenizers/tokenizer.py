@@ -24,15 +24,35 @@ from deberta_jax.tokenizers.template import class_template
 
 
 class Tokenizer:
-    """A vocabulary with its special and added tokens, read from a folder or from the vocabulary's file alone.
-
-    `pad_id`, `cls_id`, `sep_id`, `unk_id` and `mask_id` are the ids of the special tokens, `special_ids` all five of
-    them. `settings` is the content of `tokenizer_config.json`. `vocab_size` is one more than the highest id, [MASK] and
-    added tokens included. `sha256` is equal for tokenizers that give the same ids.
+    """A vocabulary with its special and added tokens: texts to token ids, and back.
 
     Special and added tokens are recognized in a text, as models were fine-tuned with "A [SEP] B" in one text; with
-    `split_special_tokens`, special tokens are read as plain text, which untrusted text needs. Its default is that of
-    the folder, which is False. Raises InputError for an invalid tokenizer, and for text with a lone surrogate.
+    `split_special_tokens`, special tokens are read as plain text, which untrusted text needs.
+
+    Args:
+        path: a folder, or the file of a vocabulary (docs/models.md lists the formats).
+        split_special_tokens: read special tokens in texts as plain text; by default as the folder says, else False.
+
+    Attributes:
+        pad_id, cls_id, sep_id, unk_id, mask_id: the ids of the special tokens.
+        special_ids: all five of them.
+        mask_token: the name of the mask token, "[MASK]" or "<mask>".
+        vocab_size: one more than the highest id, [MASK] and added tokens included.
+        settings: the content of `tokenizer_config.json`.
+        sha256: a digest, which is equal for tokenizers that give the same ids.
+
+    Raises:
+        InputError: an invalid tokenizer; on a call, text with a lone surrogate, or a number of pairs other than that of
+            the texts.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> tokenizer = dj.Tokenizer.from_pretrained("microsoft/deberta-v3-base")
+        >>> batch = tokenizer(["A man eats.", "A woman sings there."])
+        >>> batch.input_ids.shape == batch.attention_mask.shape  # [B, T]
+        True
+        >>> tokenizer.decode(tokenizer.encode("A man eats."))
+        'A man eats.'
     """
 
     def __init__(self, path: str | Path, *, split_special_tokens: bool | None = None):
@@ -82,8 +102,13 @@ class Tokenizer:
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None, token: str | None = None) -> "Tokenizer":
         """The tokenizer of a folder or of a model on the Hugging Face Hub; no other files are read or downloaded.
 
-        `revision` (a branch, tag or commit) and the access token `token` are for the Hub. Raises InputError for a name
-        that is neither a folder nor a model on the Hub, and for a model without a tokenizer.
+        Args:
+            name: a folder, or the id of a model on the Hub.
+            revision: a branch, tag or commit on the Hub.
+            token: an access token of the Hub.
+
+        Raises:
+            InputError: a name that is neither a folder nor a model on the Hub; a model without a tokenizer.
         """
         from deberta_jax.hub.download import resolve
 
@@ -100,12 +125,14 @@ class Tokenizer:
         return hashlib.sha256(f"{self.vocabulary.sha256}{sorted(outside)}".encode()).hexdigest()
 
     def with_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
-        """A tokenizer that also recognizes these tokens in a text, each as a single id.
+        """A tokenizer that also recognizes these tokens in a text, such as "<gene>", each as a single id.
 
         New ids follow `vocab_size`, in the order of `tokens`; a token of the vocabulary keeps its id. The rows of a
-        model's embedding table are not changed: it must have at least `vocab_size` of them. `save` writes the tokens so
-        that this package and transformers read the same ids. Raises InputError for a token that is not a string, is
-        empty or contains only white space.
+        model's embedding table are not changed: it must have at least `vocab_size` of them (`resized`). `save` writes
+        the tokens so that this package and transformers read the same ids.
+
+        Raises:
+            InputError: a token that is not a string, is empty or contains only white space.
         """
         new = check_new_tokens(tokens)
         named = set(self._named.values())
@@ -146,13 +173,21 @@ class Tokenizer:
 
         If the folder's tokenizer has another template, as RoBERTa's tokenizers have, it is used.
 
-        Sequences of more than `max_length` tokens are truncated at the end of the longer text ("longest_first"), of the
-        first text ("first") or of the second ("second"); with truncation None they raise InputError. With `stride`, a
-        long text gives several sequences instead: windows that overlap by that many tokens.
+        Args:
+            texts: a text, or a list of texts.
+            pairs: a second text for each text.
+            max_length: the maximum number of tokens T, special tokens included; by default the longest of `buckets`.
+            truncation: shorten the longer text ("longest_first"), the "first" or the "second"; None raises InputError.
+            stride: split a long text into windows that overlap by this many tokens, instead of truncating it.
+            buckets: lengths to pad to: the shortest that fits. A stream of texts then compiles few programs.
+            pad_to_multiple_of: pad to a multiple of this number of tokens.
+            split_special_tokens: read special tokens as plain text; by default as the tokenizer.
 
-        Sequences are padded to the shortest of `buckets` that fits, or to a multiple of `pad_to_multiple_of`, so that
-        a stream of texts compiles a bounded number of programs. `max_length` defaults to the longest bucket;
-        `buckets=(128,)` pads every batch to 128. `split_special_tokens` is as for the class.
+        Returns:
+            A `Batch` of numpy arrays [B, T]. B is the number of texts, or of windows with `stride`.
+
+        Raises:
+            InputError: lists of different lengths; invalid text; a sequence that is too long without truncation.
         """
         firsts = text_list("texts", texts)
         seconds = [] if pairs is None else text_list("pairs", pairs)
@@ -165,18 +200,18 @@ class Tokenizer:
         return make_batch(encoded[: len(firsts)], None if pairs is None else encoded[len(firsts) :], options)
 
     def encode(self, text: str, *, split_special_tokens: bool | None = None) -> Int[np.ndarray, "T"]:
-        """Ids of a text, without [CLS] and [SEP] around it."""
+        """Ids [T] of a text, without [CLS] and [SEP] around it."""
         check_texts([text])
         [(ids, _)] = self._encoder(split_special_tokens)([text])
         return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
-        """Ids of the texts of a corpus, in which special and added tokens are plain text; uses all cores."""
+        """Ids [T] of each text of a corpus, in which special and added tokens are plain text; uses all cores."""
         check_texts(texts)
         return self.vocabulary.encode_many(texts)
 
     def encode_with_offsets(self, text: str, *, split_special_tokens: bool | None = None) -> Encoded:
-        """Ids of a text, without [CLS] and [SEP] around it, and the start and end of each token in characters.
+        """Ids [T] of a text, as `encode`, and the start and end of each token [T, 2] in characters of the text.
 
         Offsets increase. They exclude white space, except white space inside a token; the span of a token of white
         space only is empty. All other characters are covered: a character that the normalizer deletes belongs to its
