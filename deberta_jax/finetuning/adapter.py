@@ -38,6 +38,12 @@ def save_adapter(folder: str | Path, model: LoraModel, tokenizer: Tokenizer | No
 
     Raises:
         InputError: a head that transformers has no class for; a file that cannot be written.
+
+    Example:
+        >>> import jax, deberta_jax as dj
+        >>> base, tokenizer = dj.from_pretrained("microsoft/deberta-base-mnli", "sequence_classification")
+        >>> model = dj.LoraModel(base, dj.LoraConfig(rank=8), key=jax.random.key(1))
+        >>> dj.save_adapter("my-adapter", model, tokenizer, base="microsoft/deberta-base-mnli")
     """
     head = head_of_model(model.base)
     encoder = without_layers(model.base) if isinstance(model.base, Deberta) else model.base

@@ -56,8 +56,7 @@ def disentangled_attention(
         index: the row of the tables for each of T + S - 1 distances, from `relative_index`.
         query_positions: the position of each query among the keys [B, T]; `index` is then that of S queries. With
             dropout, the Pallas kernels need equal queries where a position is repeated.
-        segment_ids: tokens attend to tokens with the same number [B, S]: packed documents, without a mask of pairs in
-            memory. Negative numbers are padding; 0 is a document (models read 0 as padding).
+        segment_ids: tokens attend to tokens with the same number [B, S]; padding is negative (in models, 0 is too).
         order: tokens attend to tokens with the same or a smaller number [B, S] (docs/attention.md, "Order of tokens").
         mask: True or 1 where a query may attend to a key [B, N, T, S]; the first three axes may be 1.
         bias: added to the scaled scores [B, N, T, S]; each axis may be 1, and -inf hides a key.
@@ -68,18 +67,17 @@ def disentangled_attention(
             `attention_implementation` (docs/attention.md says what each costs and does not support).
 
     Returns:
-        [B, T, N, H], 0 for a query without a visible key; on a mesh with Explicit axes, sharded over the batch as k.
+        [B, T, N, H], 0 for a query without a visible key; on Explicit meshes, sharded over the batch as k.
 
     Raises:
         InputError: an implementation that is unknown, or that does not support the device or the arguments.
         ValueError: shapes that do not fit together; other errors as `attention_probabilities`.
 
     Example:
-        >>> import jax, deberta_jax as dj
-        >>> q, k, v = (jax.random.normal(jax.random.key(n), (1, 5, 2, 4)) for n in range(3))
+        >>> import jax.numpy as jnp, deberta_jax as dj
+        >>> q = k = v = jnp.ones((1, 5, 2, 4))
         >>> index = dj.relative_index(5, 5, buckets=8, max_distance=32)
-        >>> rel_k = jax.random.normal(jax.random.key(3), (16, 2, 4))
-        >>> dj.disentangled_attention(q, k, v, rel_k, index=index, is_causal=True).shape
+        >>> dj.disentangled_attention(q, k, v, jnp.ones((16, 2, 4)), index=index, is_causal=True).shape
         (1, 5, 2, 4)
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
