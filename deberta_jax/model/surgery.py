@@ -163,6 +163,9 @@ def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
 def parameters(model: Any) -> dict[str, Array]:
     """The parameters of a model, or of its gradients, by their dotted paths, in the order of `jax.tree.leaves`.
 
+    Args:
+        model: a model, its gradients, or its shapes from `jax.eval_shape`.
+
     Returns:
         Arrays by path. Encoder layers are stacked: `deberta.encoder.layers.up.kernel` is [L, D, F].
 

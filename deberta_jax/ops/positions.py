@@ -14,7 +14,7 @@ def log_bucket(
     last (docs/numerics.md, "Relative positions and buckets").
 
     Args:
-        distance: distances t - s in tokens, an array of any shape.
+        distance: distances t - s in tokens, integers of any shape [...].
         buckets: the number of buckets; below 1, distances are returned unchanged.
         max_distance: M, the distance in tokens at which buckets end.
         clamp: limit distances to +-(M - 1) first, as Microsoft's code does; without it buckets keep growing, as in
