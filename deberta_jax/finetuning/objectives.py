@@ -123,8 +123,9 @@ def classification_objective(
         >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
         >>> objective = dj.plain_objective(dj.classification_objective(label_smoothing=0.1))
         >>> batch = {"input_ids": jnp.array([[1, 7, 8, 2]]), "attention_mask": jnp.ones((1, 4), jnp.int32)}
-        >>> float(objective(model, batch | {"labels": jnp.array([1]), "weights": jnp.ones(1)}, None).weight)
-        1.0
+        >>> batch |= {"labels": jnp.array([1]), "weights": jnp.ones(1)}
+        >>> sums = objective(model, batch, None)
+        >>> mean_loss = sums.loss / sums.weight
     """
 
     def losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:

@@ -172,8 +172,8 @@ def from_pretrained(
     Example:
         >>> import deberta_jax as dj
         >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base", "masked_lm")
-        >>> [[token.token for token in mask] for mask in dj.fill_mask(model, tokenizer, ["A [MASK] eats."], top_k=2)[0]]
-        [['...', '...']]
+        >>> model.config.model_type, tokenizer.mask_token
+        ('deberta-v2', '[MASK]')
     """
     folder = resolve(name, revision=revision, token=token, generator=generator)
     computation: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "precision": precision}

@@ -24,7 +24,7 @@ class Batching:
     Example:
         >>> import deberta_jax as dj
         >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base")
-        >>> dj.embed(model, tokenizer, ["A man eats."], batching=dj.Batching(batch_tokens=1024, max_length=64)).shape[0]
+        >>> dj.embed(model, tokenizer, ["A man eats."], batching=dj.Batching(max_length=128)).shape[0]
         1
     """
 

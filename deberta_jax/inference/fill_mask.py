@@ -100,10 +100,10 @@ def fill_mask(
     Example:
         >>> import deberta_jax as dj
         >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base", "masked_lm")
-        >>> for prediction in dj.fill_mask(model, tokenizer, ["A [MASK] eats."], top_k=2)[0][0]:
-        ...     print(f"{prediction.probability:.0%}  {prediction.token}")
-        ...%  ...
-        ...%  ...
+        >>> [predictions] = dj.fill_mask(model, tokenizer, ["A [MASK] eats."], top_k=2)[0]
+        >>> best, second = [prediction.token for prediction in predictions]
+        >>> predictions[0].probability >= predictions[1].probability
+        True
     """
     return complete(fill_mask_pipeline(model, tokenizer, top_k=top_k, fill_order=fill_order, batching=batching), texts)
 

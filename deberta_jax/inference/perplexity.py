@@ -40,8 +40,8 @@ class Perplexity(NamedTuple):
         >>> import deberta_jax as dj
         >>> model, tokenizer = dj.from_pretrained("runs/clm/model", "masked_lm")
         >>> result = dj.perplexity(model, tokenizer, ["A man eats.", "A woman sings."])
-        >>> result.words, result.per_word > result.per_token > 1  # 5 words and 2 line ends
-        (7, True)
+        >>> result.words, result.per_word > result.per_token > 1  # 6 words and 2 line ends
+        (8, True)
     """
 
     per_token: float

@@ -49,8 +49,8 @@ def detect_replaced(
         >>> import deberta_jax as dj
         >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base", "replaced_token_detection")
         >>> tokens = dj.detect_replaced(model, tokenizer, ["A man eats."])[0]
-        >>> tokens[0].text, 0 < tokens[0].probability < 1
-        ('A', True)
+        >>> tokens[-1].text, 0 < tokens[-1].probability < 1
+        ('.', True)
     """
     return complete(detect_replaced_pipeline(model, tokenizer, batching=batching), texts)
 

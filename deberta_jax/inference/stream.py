@@ -92,7 +92,7 @@ def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Re
     Example:
         >>> import deberta_jax as dj
         >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-base-mnli", "sequence_classification")
-        >>> results = dj.stream(dj.pipeline(model, tokenizer), (("A man eats.", text) for text in ["A man.", None]))
+        >>> results = dj.stream(dj.pipeline(model, tokenizer), (("A man eats.", text) for text in ["A man.", 7]))
         >>> [type(result).__name__ for result in results]
         ['Classification', 'InputError']
     """

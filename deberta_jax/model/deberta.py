@@ -61,9 +61,8 @@ class Deberta(Configured, Model):
         >>> import jax, jax.numpy as jnp
         >>> import deberta_jax as dj
         >>> model = dj.Deberta(dj.PRESETS["tiny"], key=jax.random.key(0))
-        >>> output = model(jnp.array([[1, 7, 8, 2]]), output_attentions=True)
-        >>> output.last_hidden_state.shape, output.attentions.shape  # [B, T, D], [L, B, N, T, S]
-        ((1, 4, 128), (2, 1, 2, 4, 4))
+        >>> model(jnp.array([[1, 7, 8, 2]])).last_hidden_state.shape  # [B, T, D]
+        (1, 4, 128)
     """
 
     def __init__(

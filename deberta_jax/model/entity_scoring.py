@@ -37,8 +37,8 @@ class EntityScoring(HeadModel):
         >>> import jax, jax.numpy as jnp
         >>> import deberta_jax as dj
         >>> model = dj.EntityScoring(dj.PRESETS["tiny"], key=jax.random.key(0))
-        >>> positions = jnp.array([[[1, 0], [2, 3]]])  # [B, E, P]: the tokens of 2 entities, padded with 0
-        >>> model(jnp.array([[1, 7, 8, 9, 2]]), entity_positions=positions).shape  # [B, E]
+        >>> positions = jnp.array([[[1, 0], [1, 2]]])  # [B, E, P]: the tokens of 2 entities, padded with 0
+        >>> model(jnp.array([[1, 7, 8, 2]]), entity_positions=positions).shape  # [B, E]
         (1, 2)
     """
 

@@ -39,9 +39,9 @@ class HeadOutput(NamedTuple):
         >>> import jax, jax.numpy as jnp
         >>> import deberta_jax as dj
         >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
-        >>> output = model(jnp.array([[1, 7, 8, 2]]), output_hidden_states=True)
-        >>> output.logits.shape, output.hidden_states.shape
-        ((1, 2), (3, 1, 4, 128))
+        >>> output = model(jnp.array([[1, 7, 8, 2]]), output_attentions=True)
+        >>> output.logits.shape, output.attentions.shape  # [B, C], [L, B, N, T, S]
+        ((1, 2), (2, 1, 2, 4, 4))
     """
 
     logits: Any

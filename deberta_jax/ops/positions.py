@@ -21,7 +21,7 @@ def log_bucket(
             Hugging Face.
 
     Returns:
-        Buckets, negative for keys to the right of the query, as a numpy array of the shape of `distance`.
+        Buckets [...], negative for keys to the right of the query, as a numpy array of the shape of `distance`.
 
     Raises:
         ValueError: 1 bucket, or a `max_distance` below 1.

@@ -31,9 +31,10 @@ def masked_lm_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None)
         >>> model, mask = dj.MaskedLM(dj.PRESETS["tiny"], key=jax.random.key(0)), jnp.array([[1, 2]])
         >>> batch = {"input_ids": jnp.array([[1, 4, 4, 2]]), "segment_ids": jnp.ones((1, 4), jnp.int32)}
         >>> batch |= {"position_ids": jnp.arange(4)[None], "masked_positions": mask, "labels": jnp.array([[7, 8]])}
-        >>> sums = dj.masked_lm_objective(model, batch | {"label_weights": jnp.ones((1, 2))}, None)
-        >>> float(sums.weight), int(sums.tokens)
-        (2.0, 4)
+        >>> batch |= {"label_weights": jnp.ones((1, 2))}
+        >>> gradient = jax.grad(lambda model: dj.masked_lm_objective(model, batch, None).loss)
+        >>> jax.eval_shape(gradient, model).head.bias.shape
+        (8192,)
     """
     return masked_sums(masked_logits(model, batch, key), batch)
 
@@ -81,8 +82,9 @@ def causal_lm_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None)
         >>> model, positions = dj.MaskedLM(dj.PRESETS["tiny"], key=jax.random.key(0)), jnp.arange(4)[None]
         >>> batch = {"input_ids": jnp.array([[1, 7, 8, 9]]), "segment_ids": jnp.ones((1, 4), jnp.int32)}
         >>> batch |= {"position_ids": positions, "order": positions, "labels": jnp.array([[7, 8, 9, 2]])}
-        >>> float(dj.causal_lm_objective(model, batch | {"label_weights": jnp.ones((1, 4))}, None).weight)
-        4.0
+        >>> batch |= {"label_weights": jnp.ones((1, 4))}
+        >>> jax.eval_shape(dj.causal_lm_objective, model, batch, None).loss.shape  # a scalar
+        ()
     """
     inputs = {name: batch[name] for name in ("segment_ids", "position_ids", "order")}
     states = model.states(batch["input_ids"], **inputs, key=key)

@@ -24,9 +24,9 @@ class Batch(NamedTuple):
         >>> import deberta_jax as dj
         >>> tokenizer = dj.Tokenizer.from_pretrained("microsoft/deberta-v3-base")
         >>> batch = tokenizer(["A man eats."], max_length=16)
-        >>> start, end = batch.offsets[0, 1]
+        >>> start, end = batch.offsets[0, -2]  # the last token before [SEP]
         >>> "A man eats."[start:end]
-        'A'
+        '.'
     """
 
     input_ids: Int[np.ndarray, "B T"]

@@ -106,7 +106,7 @@ def scale_by_layer(scales: Sequence[float], *, embeddings: float = 1.0) -> optax
     Example:
         >>> import optax
         >>> import deberta_jax as dj
-        >>> optimizer = optax.chain(optax.adamw(1e-4), dj.scale_by_layer([0, 0.5], embeddings=0.0))
+        >>> optimizer = optax.chain(optax.adamw(1e-4), dj.scale_by_layer([0.0, 0.5], embeddings=0.0))
     """
     return _scale_layers(lambda L: (np.asarray(scales, np.float64), embeddings))
 
