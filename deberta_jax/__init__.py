@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from deberta_jax.model.deberta import Deberta
     from deberta_jax.model.entity_scoring import EntityScoring
     from deberta_jax.model.heads import (
-        HeadOutput,
         QuestionAnswering,
         SequenceClassification,
         TokenClassification,
     )
     from deberta_jax.model.masked_lm import MaskedLM
     from deberta_jax.model.multiple_choice import MultipleChoice
+    from deberta_jax.model.outputs import HeadOutput
     from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
     from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
     from deberta_jax.model.sentence import SentenceEncoder
@@ -70,7 +70,7 @@ _MODULES = {
     "DebertaConfig": "config",
     "EntityScoring": "model.entity_scoring",
     "Generated": "inference.generation",
-    "HeadOutput": "model.heads",
+    "HeadOutput": "model.outputs",
     "InputError": "errors",
     "LoraConfig": "finetuning.config",
     "LoraModel": "finetuning.lora",

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from deberta_jax.config_values import SINCE_V2, from_microsoft, label_names, problems, score_terms, typed_value
 from deberta_jax.errors import InputError, list_names, shorten
@@ -118,7 +118,7 @@ class DebertaConfig:
     window_pooling: str | None = None
     max_windows: int | None = None
     sequence_length: int | None = None
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    extra: Mapping[str, object] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, list):
@@ -198,7 +198,7 @@ class DebertaConfig:
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "DebertaConfig":
+    def from_dict(cls, values: Mapping[str, object]) -> "DebertaConfig":
         """Read a Hugging Face `config.json` or, without `model_type`, a Microsoft `model_config.json`.
 
         A Microsoft file without `pooling` takes the pooler's activation from `hidden_act`. `read_rtd_pair` reads the
@@ -256,7 +256,7 @@ class DebertaConfig:
 
         return load_config(name, revision=revision, token=token, generator=generator)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The content of this model's `config.json`, including the unknown keys it was read with."""
         omitted = "extra", "labels"
         values = {key: x for key, x in dataclasses.asdict(self).items() if key not in omitted and x is not None}

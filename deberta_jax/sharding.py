@@ -30,7 +30,7 @@ MESH_AXIS_OF: Rules = {
 }
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over devices with the axes data, fsdp and tensor, for `jax.set_mesh`, `shardings` and `from_pretrained`.
 
     On TPUs neighbors along an axis are neighbors in the network where its shape allows it. If the devices belong to

@@ -99,5 +99,14 @@ labels = dj.label(short, lambda name: "slow" if "embeddings" in name else "fast"
 by_layer = optax.chain(optax.multi_transform({"slow": optax.sgd(1e-4), "fast": optax.sgd(1e-3)}, labels))
 by_layer = optax.chain(by_layer, dj.scale_by_layer([0.5, 1.0], embeddings=0.1))
 output: dj.HeadOutput = short(ids, output_hidden_states=True)
+assert_type(output.hidden_states, jax.Array | None)
+
+# What a call returns depends on what it requests.
+assert_type(masked_lm(ids, masked_positions=ids), jax.Array)
+assert_type(masked_lm(**batch), jax.Array)
+assert_type(masked_lm(ids, output_attentions=True), dj.HeadOutput[jax.Array])
+assert_type(dj.from_pretrained("x", head="question_answering")[0](ids).start, jax.Array)
+assert_type(dj.merge_lora(lora), dj.SequenceClassification)
+assert_type(dj.shardings(state, mesh), dj.TrainState)
 implementation: str = dj.attention_implementation((2, 512, 12, 64), platform="gpu")
 context, probabilities = dj.attention_with_probabilities(q, q, q, is_causal=True)

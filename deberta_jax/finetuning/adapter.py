@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
@@ -27,13 +28,14 @@ from deberta_jax.tokenizers.tokenizer import Tokenizer
 ADAPTER_HEADS: tuple[Head | None, ...] = (*TASK_HEADS.values(), "multiple_choice")
 
 
-def save_adapter(folder: str | Path, model: LoraModel, tokenizer: Tokenizer | None = None, *, base: str | Path) -> None:
+def save_adapter(
+    folder: str | Path, model: LoraModel[nnx.Module], tokenizer: Tokenizer | None = None, *, base: str | Path
+) -> None:
     """Write the adapters and the head of a model as a folder that PEFT, and `from_pretrained`, load.
 
     Args:
         folder: the folder; files of a previous adapter are replaced.
-        model: a model with adapters; its head is saved as a whole (`modules_to_save`).
-        tokenizer: its tokenizer, also saved.
+        model, tokenizer: a model with adapters, whose head is saved as a whole (`modules_to_save`), and its tokenizer.
         base: the base model, which is not saved: an id on the Hub, or a folder, whose absolute path is written.
 
     Raises:

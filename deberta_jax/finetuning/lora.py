@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ from deberta_jax.finetuning.config import LoraConfig, Targets
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.linear import Linear
 from deberta_jax.model.module import Model, in_precision
+from deberta_jax.model.outputs import ModelOutput
 from deberta_jax.model.tree import replace_parts
 from deberta_jax.ops.precision import einsum
 from deberta_jax.sharding import on_explicit_meshes
-from deberta_jax.training.objective import ArrayBatch, Objective, Sums
+from deberta_jax.training.objective import AnyModule, ArrayBatch, Objective, Sums
 
 # The paths of the adapted projections in a layer.
 _ATTENTION = "attention.query", "attention.key", "attention.value"
@@ -26,6 +27,9 @@ _TARGETS: dict[Targets, tuple[str, ...]] = {
     "attention": _ATTENTION,
     "all": (*_ATTENTION, "attention.output", "up", "down"),
 }
+
+
+Base = TypeVar("Base", covariant=True, bound=nnx.Module)
 
 
 class Adapter(nnx.Module):
@@ -47,7 +51,7 @@ class Adapter(nnx.Module):
         return product.reshape(*down.shape[:-1], *up.shape[2:])
 
 
-class LoraModel(Model):
+class LoraModel(Model, Generic[Base]):
     """A model with low-rank adapters beside its kernels; it is called like the model (Hu et al. 2021).
 
     Its result is that of the merged model. Adapters change nothing before the first update.
@@ -78,7 +82,7 @@ class LoraModel(Model):
 
     parts = "merge_lora(model)"
 
-    def __init__(self, base: Any, config: LoraConfig, *, targets: Sequence[str] | None = None, key: PRNGKeyArray):
+    def __init__(self, base: Base, config: LoraConfig, *, targets: Sequence[str] | None = None, key: PRNGKeyArray):
         if isinstance(targets, str):
             raise InputError(f"targets is {targets!r}, expected a list such as [{targets!r}]")
         self.targets = _TARGETS[config.targets] if targets is None else tuple(targets)
@@ -100,13 +104,13 @@ class LoraModel(Model):
         return f"LoraModel(rank {rank}, targets {', '.join(self.targets)}, {self.base})"
 
     @on_explicit_meshes
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, *arguments: object, **options: object) -> ModelOutput:
         """The result of the base model with the adapters merged; arguments and errors are those of the base model."""
         return merge_lora(self)(*arguments, **options)
 
 
 @in_precision
-def merge_lora(model: LoraModel) -> Any:
+def merge_lora(model: LoraModel[AnyModule]) -> AnyModule:
     """The base model with the adapters added to its kernels: W + alpha / rank * A B (Hu et al. 2021, equation 3).
 
     Args:
@@ -131,7 +135,7 @@ def merge_lora(model: LoraModel) -> Any:
     return replace_parts(model.base, kernels)
 
 
-def lora_objective(objective: Objective) -> Objective:
+def lora_objective(objective: Objective[AnyModule]) -> Objective[LoraModel[AnyModule]]:
     """The objective of a `LoraModel`, from the objective of its base model; the gradient of the encoder is 0.
 
     An optimizer with weight decay still changes parameters whose gradient is 0: exclude the encoder, as below.
@@ -149,7 +153,7 @@ def lora_objective(objective: Objective) -> Objective:
         >>> optimizer = optax.masked(optax.adamw(1e-3), trained)
     """
 
-    def merged_objective(model: LoraModel, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+    def merged_objective(model: LoraModel[AnyModule], batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
         frozen = replace_parts(model, {_frozen_path(model): jax.lax.stop_gradient(encoder_of(model.base))})
         return objective(merge_lora(frozen), batch, key)
 

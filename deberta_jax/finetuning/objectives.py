@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from deberta_jax.errors import InputError
@@ -42,7 +43,7 @@ class TaskObjective(NamedTuple):
     divergence: Callable[[Divergence, Any, Any, ArrayBatch], Float[Array, ""]]
 
 
-def plain_objective(task: TaskObjective) -> Objective:
+def plain_objective(task: TaskObjective) -> Objective[nnx.Module]:
     """The objective `(model, batch, key) -> Sums` of a task objective, for `make_step`.
 
     Args:

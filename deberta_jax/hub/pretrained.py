@@ -85,7 +85,7 @@ def from_pretrained(
 @overload
 def from_pretrained(
     name: _Name, head: Head | None = None, *, require_tokenizer: _True = True, **options: Unpack[Options]
-) -> tuple[Any, Tokenizer]: ...
+) -> tuple[Model, Tokenizer]: ...
 @overload
 def from_pretrained(
     name: _Name, head: None = None, *, require_tokenizer: bool, **options: Unpack[Options]
@@ -121,7 +121,7 @@ def from_pretrained(
 @overload
 def from_pretrained(
     name: _Name, head: Head | None = None, *, require_tokenizer: bool, **options: Unpack[Options]
-) -> tuple[Any, Tokenizer | None]: ...
+) -> tuple[Model, Tokenizer | None]: ...
 def from_pretrained(
     name: str | Path,
     head: Head | None = None,
@@ -138,7 +138,7 @@ def from_pretrained(
     token: str | None = None,
     key: PRNGKeyArray | None = None,
     require_tokenizer: bool = True,
-) -> tuple[Any, Tokenizer | None]:
+) -> tuple[Model, Tokenizer | None]:
     """Load a model folder, or a model of the Hugging Face Hub, and its tokenizer.
 
     A sentence-transformers folder gives a `SentenceEncoder`; a PEFT adapter is merged into its base model.
@@ -187,11 +187,11 @@ def from_pretrained(
 @overload
 def load_pretrained(
     folder: Path, head: Head | None = None, *, require_tokenizer: _True = True, **options: Unpack[FolderOptions]
-) -> tuple[Any, Tokenizer]: ...
+) -> tuple[Model, Tokenizer]: ...
 @overload
 def load_pretrained(
     folder: Path, head: Head | None = None, *, require_tokenizer: bool, **options: Unpack[FolderOptions]
-) -> tuple[Any, Tokenizer | None]: ...
+) -> tuple[Model, Tokenizer | None]: ...
 def load_pretrained(
     folder: Path,
     head: Head | None = None,
@@ -206,7 +206,7 @@ def load_pretrained(
     base: str | Path | None = None,
     key: PRNGKeyArray | None = None,
     require_tokenizer: bool = True,
-) -> tuple[Any, Tokenizer | None]:
+) -> tuple[Model, Tokenizer | None]:
     """As `from_pretrained`, for a local folder; without `key` a missing head is an error."""
     spec = head_spec(head)
     dtype = None if dtype is None else floating_dtype("dtype", dtype)

@@ -1,6 +1,6 @@
 """Hidden states and attention probabilities of one text, for attention maps and probing."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from deberta_jax.inference.buckets import BATCHING, Batching, bucket_lengths
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import max_row_length, require_tokenizer, unknown_id
 from deberta_jax.model.deberta import Deberta, encoder_of
+from deberta_jax.model.module import HeadModel
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
@@ -26,7 +27,12 @@ class Activations(NamedTuple):
 
 
 def activations(
-    model: Any, tokenizer: Tokenizer, text: str, pair: str | None = None, *, batching: Batching = BATCHING
+    model: Deberta | HeadModel,
+    tokenizer: Tokenizer,
+    text: str,
+    pair: str | None = None,
+    *,
+    batching: Batching = BATCHING,
 ) -> Activations:
     """The tokens of one text, the hidden states of each layer, and the attention of each head.
 

@@ -18,6 +18,7 @@ from deberta_jax.inference.encode import EncodedRow, EncodedRows, Texts, encode,
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta, encoder_of
+from deberta_jax.model.module import HeadModel
 from deberta_jax.model.sentence import SentenceConfig, SentenceEncoder, vector_size
 from deberta_jax.ops.pooling import pool
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ _PLAIN = SentenceConfig()
 
 
 def embed(
-    model: Any,
+    model: Deberta | HeadModel,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,

@@ -1,29 +1,43 @@
 """The table of pipelines: the head that each needs, the function that builds it, its options and its example fields."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from jaxtyping import Float
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import HEADS, Head
 from deberta_jax.inference.buckets import BATCHING, Batching
-from deberta_jax.inference.classification import classification_pipeline, zero_shot_pipeline
+from deberta_jax.inference.classification import Classification, Regression, classification_pipeline, zero_shot_pipeline
 from deberta_jax.inference.embeddings import embed, embed_pipeline
-from deberta_jax.inference.entities import tag_entities_pipeline
-from deberta_jax.inference.entity_ranking import score_entities_pipeline
-from deberta_jax.inference.fill_mask import fill_mask_pipeline
-from deberta_jax.inference.generation import generate_pipeline
-from deberta_jax.inference.multiple_choice import choose_pipeline
+from deberta_jax.inference.entities import Entity, tag_entities_pipeline
+from deberta_jax.inference.entity_ranking import Candidate, score_entities_pipeline
+from deberta_jax.inference.fill_mask import PredictedToken, fill_mask_pipeline
+from deberta_jax.inference.generation import Generated, generate_pipeline
+from deberta_jax.inference.multiple_choice import Choice, choose_pipeline
 from deberta_jax.inference.names import PipelineName
-from deberta_jax.inference.question_answering import answer_pipeline
+from deberta_jax.inference.question_answering import Answer, answer_pipeline
 from deberta_jax.inference.ranking import rank_pipeline
-from deberta_jax.inference.replaced_tokens import detect_replaced_pipeline
+from deberta_jax.inference.replaced_tokens import DetectedToken, detect_replaced_pipeline
 from deberta_jax.inference.scoring import score_pipeline
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.entity_scoring import EntityScoring
+from deberta_jax.model.heads import (
+    MultipleChoice,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+)
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.tokenizers.tokenizer import Tokenizer
+
+_Texts = Sequence[str]
+# Texts, lists of choices, or a query and spans of entities.
+_Pairs = Sequence[object] | None
 
 
 class PipelineSpec(NamedTuple):
@@ -81,6 +95,34 @@ def default_pipeline(head: Head | None, config: DebertaConfig) -> PipelineName |
     return "generate" if name == "fill-mask" and config.objective in ("clm", "seq2seq") else name
 
 
+@overload
+def pipeline(
+    model: Deberta, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+) -> Pipeline[Float[np.ndarray, "E"]]: ...
+@overload
+def pipeline(
+    model: MaskedLM, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+) -> Pipeline[list[list[PredictedToken]] | Generated]: ...
+@overload
+def pipeline(
+    model: SequenceClassification, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+) -> Pipeline[Classification | Regression]: ...
+@overload
+def pipeline(
+    model: TokenClassification, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+) -> Pipeline[list[Entity]]: ...
+@overload
+def pipeline(model: QuestionAnswering, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Answer]: ...
+@overload
+def pipeline(model: MultipleChoice, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Choice]: ...
+@overload
+def pipeline(
+    model: EntityScoring, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+) -> Pipeline[list[Candidate]]: ...
+@overload
+def pipeline(
+    model: ReplacedTokenDetection, tokenizer: Tokenizer, *, batching: Batching = BATCHING
+) -> Pipeline[list[DetectedToken]]: ...
 def pipeline(model: Any, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Any]:
     """The pipeline of the model's head with default options, for `stream`.
 
@@ -115,6 +157,58 @@ def _generates(model: Any) -> bool:
     return isinstance(model, MaskedLM) and default_pipeline("masked_lm", encoder_of(model).config) == "generate"
 
 
+@overload
+def predict(
+    model: Deberta, tokenizer: Tokenizer, texts: _Texts, pairs: _Pairs = None, *, batching: Batching = BATCHING
+) -> Float[np.ndarray, "B E"]: ...
+@overload
+def predict(
+    model: MaskedLM, tokenizer: Tokenizer, texts: _Texts, pairs: _Pairs = None, *, batching: Batching = BATCHING
+) -> list[list[list[PredictedToken]]] | list[Generated]: ...
+@overload
+def predict(
+    model: SequenceClassification,
+    tokenizer: Tokenizer,
+    texts: _Texts,
+    pairs: _Pairs = None,
+    *,
+    batching: Batching = BATCHING,
+) -> list[Classification | Regression]: ...
+@overload
+def predict(
+    model: TokenClassification,
+    tokenizer: Tokenizer,
+    texts: _Texts,
+    pairs: _Pairs = None,
+    *,
+    batching: Batching = BATCHING,
+) -> list[list[Entity]]: ...
+@overload
+def predict(
+    model: QuestionAnswering,
+    tokenizer: Tokenizer,
+    texts: _Texts,
+    pairs: _Pairs = None,
+    *,
+    batching: Batching = BATCHING,
+) -> list[Answer]: ...
+@overload
+def predict(
+    model: MultipleChoice, tokenizer: Tokenizer, texts: _Texts, pairs: _Pairs = None, *, batching: Batching = BATCHING
+) -> list[Choice]: ...
+@overload
+def predict(
+    model: EntityScoring, tokenizer: Tokenizer, texts: _Texts, pairs: _Pairs = None, *, batching: Batching = BATCHING
+) -> list[list[Candidate]]: ...
+@overload
+def predict(
+    model: ReplacedTokenDetection,
+    tokenizer: Tokenizer,
+    texts: _Texts,
+    pairs: _Pairs = None,
+    *,
+    batching: Batching = BATCHING,
+) -> list[list[DetectedToken]]: ...
 def predict(
     model: Any,
     tokenizer: Tokenizer,

@@ -76,7 +76,7 @@ class _RunningBatch(NamedTuple):
     last: bool
 
 
-def stream(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[Result | InputError]:
+def stream(pipeline: Pipeline[Result], examples: Iterable[tuple[object, ...]]) -> Iterator[Result | InputError]:
     """The result of each of any number of examples, in the same order.
 
     The number of truncated texts is logged at the end.

@@ -1,7 +1,7 @@
 """The head that ranks the entities of a passage."""
 
 import math
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.activation import gelu
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.heads import classifier_dropout, with_encoder_output
+from deberta_jax.model.heads import classifier_dropout
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_ids, split_key
 from deberta_jax.model.module import HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.model.outputs import HeadOutput, head_call, with_encoder_output
 from deberta_jax.model.pooler import project, square
 from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.precision import accumulation_dtype, einsum, upcast
@@ -49,6 +50,7 @@ class EntityScoring(HeadModel):
         self.classifier = project(config, 1, keys[2])
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -58,7 +60,7 @@ class EntityScoring(HeadModel):
         entity_positions: Int[ArrayLike, "B E P"],
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> Float[Array, "B E"] | HeadOutput[Array]:
         """Logits [B, E] of E entities, in float32 or wider, or a `HeadOutput`.
 
         Args:

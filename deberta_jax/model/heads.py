@@ -1,6 +1,6 @@
 """Heads for tasks: classification of texts and tokens, spans and choices."""
 
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from deberta_jax.model.encoder import EncoderOutput
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, real_tokens, split_key
 from deberta_jax.model.linear import Linear
 from deberta_jax.model.module import HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.model.outputs import HeadOutput, SpanLogits, head_call, with_encoder_output
 from deberta_jax.model.pooler import (
     LayerPooler,
     LayerStates,
@@ -30,33 +31,6 @@ from deberta_jax.ops.dropout import dropout
 from deberta_jax.ops.pooling import WINDOW_POOLING
 from deberta_jax.ops.precision import upcast
 from deberta_jax.sharding import on_explicit_meshes
-
-
-class HeadOutput(NamedTuple):
-    """What a model with a head returns if hidden states or attentions are requested; otherwise, the logits alone.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> import deberta_jax as dj
-        >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
-        >>> output = model(jnp.array([[1, 7, 8, 2]]), output_attentions=True)
-        >>> output.logits.shape, output.attentions.shape  # [B, C], [L, B, N, T, S]
-        ((1, 2), (2, 1, 2, 4, 4))
-    """
-
-    logits: Any
-    """What the model returns otherwise, such as logits [B, C]."""
-    hidden_states: Float[Array, "L B T D"] | None
-    """[L + 1, B, T, D], the embeddings first; None if they are not requested."""
-    attentions: Float[Array, "L B N T S"] | None
-    """Probabilities before dropout [L, B, N, T, S]; None if they are not requested."""
-
-
-def with_encoder_output(logits: Any, output: EncoderOutput) -> Any:
-    """The logits, with what the encoder returned on request."""
-    if output.hidden_states is None and output.attentions is None:
-        return logits
-    return HeadOutput(logits, output.hidden_states, output.attentions)
 
 
 class SequenceClassification(HeadModel):
@@ -90,6 +64,7 @@ class SequenceClassification(HeadModel):
         self.window_scorer = Scorer(config, key=scorer_key) if config.window_pooling == "attention" else None
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -98,7 +73,7 @@ class SequenceClassification(HeadModel):
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> Float[Array, "B C"] | HeadOutput[Array]:
         """Logits [B, C], in float32 or wider; with one label, the predicted number.
 
         Arguments and errors are those of `Deberta`. A model with `window_pooling` also takes texts as M windows each:
@@ -180,6 +155,7 @@ class TokenClassification(HeadModel):
         self.classifier = project(config, len(config.labels), keys[2])
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -188,7 +164,7 @@ class TokenClassification(HeadModel):
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> Float[Array, "B T C"] | HeadOutput[Array]:
         """Logits [B, T, C], in float32 or wider, or a `HeadOutput`; arguments and errors are those of `Deberta`."""
         keys = split_key(key, 2)
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
@@ -200,13 +176,6 @@ class TokenClassification(HeadModel):
         if self.projection is not None:
             states = gelu(self.projection(states))
         return upcast(self.classifier(dropout(states, classifier_dropout(self.deberta.config), key=key)))
-
-
-class SpanLogits(NamedTuple):
-    """How well an answer starts, and ends, at each token."""
-
-    start: Float[Array, "B T"]
-    end: Float[Array, "B T"]
 
 
 class QuestionAnswering(HeadModel):
@@ -232,6 +201,7 @@ class QuestionAnswering(HeadModel):
         self.span = project(config, 2, keys[1])
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -240,7 +210,7 @@ class QuestionAnswering(HeadModel):
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> SpanLogits | HeadOutput[SpanLogits]:
         """Logits `start` and `end` of the answer, [B, T] each, in float32 or wider, or a `HeadOutput`.
 
         Arguments and errors are those of `Deberta`.

@@ -22,8 +22,8 @@ DType = DTypeLike | None
 Each = Callable[[Array, Array], Array]
 
 
-class ModelInputs(TypedDict, total=False):
-    """The inputs that every model takes beside ids and mask; `Deberta` describes them."""
+class PlainInputs(TypedDict, total=False):
+    """The inputs of a model beside ids and mask, without requests for further outputs; `Deberta` describes them."""
 
     token_type_ids: Tokens | None
     segment_ids: Tokens | None
@@ -34,6 +34,11 @@ class ModelInputs(TypedDict, total=False):
     inputs_embeds: Float[ArrayLike, "..."] | None
     depth: int | None
     each: Each | None
+
+
+class ModelInputs(PlainInputs, total=False):
+    """The inputs that every model takes beside ids and mask."""
+
     output_hidden_states: bool
     output_attentions: bool
 

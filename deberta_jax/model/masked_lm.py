@@ -14,7 +14,6 @@ from deberta_jax.model.activation import activation
 from deberta_jax.model.attention import AttentionInputs, Queries
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.encoder import Encoder, EncoderOutput
-from deberta_jax.model.heads import with_encoder_output
 from deberta_jax.model.inputs import (
     Key,
     Mask,
@@ -28,6 +27,7 @@ from deberta_jax.model.inputs import (
 )
 from deberta_jax.model.linear import Embedding, LayerNorm, Linear, over_rows
 from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.model.outputs import HeadOutput, head_call, with_encoder_output
 from deberta_jax.ops.arguments import check_range
 from deberta_jax.ops.gathered import take_queries
 from deberta_jax.ops.masks import token_segments
@@ -165,6 +165,7 @@ class MaskedLM(HeadModel):
         self.head = MaskedLMHead(config, untied=untied, precision=self.precision, key=keys[2])
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -174,7 +175,7 @@ class MaskedLM(HeadModel):
         masked_positions: Int[ArrayLike, "B M"] | None = None,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> Float[Array, "B M V"] | HeadOutput[Array]:
         """Logits of the tokens at the masked positions, in float32 or wider.
 
         Args:

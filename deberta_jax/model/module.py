@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,9 @@ from jaxtyping import DTypeLike
 from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
 from deberta_jax.errors import InputError
 from deberta_jax.ops.attention import IMPLEMENTATIONS
+
+if TYPE_CHECKING:
+    from deberta_jax.model.deberta import Deberta
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _FIXED = "config is fixed when a model is built; with_config(model, ...) returns a changed model"
@@ -70,7 +73,7 @@ class Model(nnx.Module):
 class HeadModel(Model):
     """An encoder, `deberta`, with a head."""
 
-    deberta: Any
+    deberta: "Deberta"
 
     @property
     def precision(self) -> Precision:

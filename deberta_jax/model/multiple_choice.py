@@ -1,6 +1,6 @@
 """The head that chooses one of several texts."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 from jax.typing import ArrayLike
@@ -8,9 +8,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.heads import classify_pooled, with_encoder_output
+from deberta_jax.model.heads import classify_pooled
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, split_key
 from deberta_jax.model.module import HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.model.outputs import HeadOutput, head_call, with_encoder_output
 from deberta_jax.model.pooler import Pooler, project
 from deberta_jax.model.row_axes import join_sequences
 from deberta_jax.sharding import on_explicit_meshes
@@ -39,6 +40,7 @@ class MultipleChoice(HeadModel):
         self.classifier = project(config, 1, keys[2])
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -47,7 +49,7 @@ class MultipleChoice(HeadModel):
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> Float[Array, "B M"] | HeadOutput[Array]:
         """Logits [B, M] of the M choices, in float32 or wider, or a `HeadOutput`.
 
         Args:

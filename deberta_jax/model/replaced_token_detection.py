@@ -1,6 +1,6 @@
 """The discriminator of v3: detection of replaced tokens."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from deberta_jax.config import DebertaConfig
 from deberta_jax.model.activation import activation
 from deberta_jax.model.deberta import Deberta
-from deberta_jax.model.heads import with_encoder_output
 from deberta_jax.model.inputs import Key, Mask, ModelInputs, Tokens, as_arrays
 from deberta_jax.model.linear import LayerNorm
 from deberta_jax.model.module import Configured, HeadModel, ModelOptions, cast_parameters, in_precision
+from deberta_jax.model.outputs import HeadOutput, head_call, with_encoder_output
 from deberta_jax.model.pooler import project, square
 from deberta_jax.ops.arguments import known_values
 from deberta_jax.ops.precision import upcast
@@ -58,6 +58,7 @@ class ReplacedTokenDetection(HeadModel):
         self.detector = ReplacedTokenHead(config, key=keys[1])
         cast_parameters(self, options.get("param_dtype"))
 
+    @head_call
     @on_explicit_meshes
     def __call__(
         self,
@@ -66,7 +67,7 @@ class ReplacedTokenDetection(HeadModel):
         *,
         key: Key = None,
         **inputs: Unpack[ModelInputs],
-    ) -> Any:
+    ) -> Float[Array, "B T"] | HeadOutput[Array]:
         """The logit [B, T] that a token was replaced (above 0: yes), in float32 or wider, or a `HeadOutput`.
 
         The first state is that of position 0 in the token's document, so packed sequences need their `position_ids`.

@@ -1,7 +1,7 @@
 """The shardings of a model's parameters on a mesh."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
@@ -10,8 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import Rules, check_rules, partition_spec
 
+Tree = TypeVar("Tree")
 
-def shardings(tree: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
+
+def shardings(tree: Tree, mesh: Mesh, rules: Rules | None = None) -> Tree:
     """The same tree with a NamedSharding for each array: by its logical axes in an `nnx.Variable`, else replicated.
 
     Works on a model, on its gradients, and on an optax state, whose moments are trees of the same variables.

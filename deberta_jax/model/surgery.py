@@ -32,7 +32,7 @@ _SIZES = (
 _ENSEMBLE = "; for an ensemble of models, call the function inside jax.vmap"
 
 
-def with_config(model: AnyModel, **changes: Any) -> AnyModel:
+def with_config(model: AnyModel, **changes: object) -> AnyModel:
     """A copy of a model with changes to its config in every module; parameters are shared with the original.
 
     Args:
@@ -160,7 +160,7 @@ def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
     return _changed("resized", model, resize, vocab_size=vocab_size)
 
 
-def parameters(model: Any) -> dict[str, Array]:
+def parameters(model: object) -> dict[str, Array]:
     """The parameters of a model, or of its gradients, by their dotted paths, in the order of `jax.tree.leaves`.
 
     Args:
@@ -179,7 +179,7 @@ def parameters(model: Any) -> dict[str, Array]:
     return _leaves(model)
 
 
-def label(model: Any, function: Callable[[str], Any]) -> Callable[[Any], Any]:
+def label(model: object, function: Callable[[str], object]) -> Callable[[object], object]:
     """Labels for `optax.multi_transform`, or booleans for `optax.masked`: `function(path)` for each parameter.
 
     Args:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -195,9 +195,9 @@ def _check_implementation(name: str) -> None:
 
 
 def attention_implementation(
-    shape: tuple[Any, ...],
+    shape: tuple[SupportsIndex, ...],
     *,
-    key_length: Any = None,
+    key_length: SupportsIndex | None = None,
     dtype: DTypeLike = jnp.bfloat16,
     is_gathered: bool = False,
     has_bias: bool = False,
@@ -227,8 +227,8 @@ def attention_implementation(
         raise ValueError(f"shape is {tuple(shape)}, expected [B, T, N, H]")
     if platform not in (None, "cpu", "gpu", "tpu"):
         raise ValueError(f"platform is {platform!r}, expected cpu, gpu or tpu")
-    B, T, N, _ = shape
-    S = T if key_length is None else key_length
+    sizes: tuple[Any, ...] = (*shape, shape[1] if key_length is None else key_length)
+    B, T, N, _, S = sizes
     if platform is None:
         platform = "tpu" if attention_tpu.is_supported() else jax.default_backend()
     if platform == "tpu":

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deberta_jax.training.losses import cross_entropy
@@ -13,7 +14,7 @@ from deberta_jax.training.objective import ArrayBatch, Sums
 CHUNK = 128
 
 
-def masked_lm_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+def masked_lm_objective(model: nnx.Module, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
     """Cross entropy and accuracy of a `MaskedLM` at the masked positions (Devlin et al. 2019, 3.1).
 
     Args:
@@ -62,7 +63,7 @@ def masked_sums(logits: Float[Array, "B M V"], batch: ArrayBatch) -> Sums:
     )
 
 
-def causal_lm_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
+def causal_lm_objective(model: nnx.Module, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
     """Cross entropy and accuracy of a `MaskedLM` that predicts the next token (He et al. 2021, appendix A.4).
 
     The logits [B, T, V] exist for 128 positions at a time.
@@ -87,7 +88,8 @@ def causal_lm_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None)
         ()
     """
     inputs = {name: batch[name] for name in ("segment_ids", "position_ids", "order")}
-    states = model.states(batch["input_ids"], **inputs, key=key)
+    language_model: Any = model
+    states = language_model.states(batch["input_ids"], **inputs, key=key)
     sums = predicted_sums(model, states, batch["labels"], batch["label_weights"])
     return sums._replace(tokens=jnp.sum(batch["segment_ids"] > 0))
 

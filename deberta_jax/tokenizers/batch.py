@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, SupportsIndex, get_args
+from typing import Any, Literal, NamedTuple, SupportsIndex, get_args, overload
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -48,6 +48,10 @@ class Batch(NamedTuple):
         """The names of the inputs of a model, so that `model(**batch)` passes these fields and no others."""
         return "input_ids", "attention_mask", "token_type_ids"
 
+    @overload
+    def __getitem__(self, key: str | SupportsIndex) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[np.ndarray, ...]: ...
     def __getitem__(self, key: str | SupportsIndex | slice) -> Any:
         """A field by name or by index, or a tuple of fields by slice; raises KeyError for an unknown name.
 

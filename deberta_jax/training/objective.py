@@ -1,11 +1,13 @@
 """What a training step minimizes: sums of losses and weights over the examples of a batch, never means."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 ArrayBatch = Mapping[str, Array]
+AnyModule = TypeVar("AnyModule", bound=nnx.Module)
 
 
 class Sums(NamedTuple):
@@ -34,6 +36,6 @@ class Sums(NamedTuple):
 
 
 # (model, batch, key) -> sums; without a key there is no dropout.
-Objective = Callable[[Any, ArrayBatch, PRNGKeyArray | None], Sums]
+Objective = Callable[[AnyModule, ArrayBatch, PRNGKeyArray | None], Sums]
 # (model, batch, number of the batch) -> sums without dropout, as a pytree of the method's choice.
 BatchEvaluation = Callable[[Any, ArrayBatch, Any], Any]

@@ -49,7 +49,7 @@ class TrainState(NamedTuple):
     """The number of batches without an update, because the loss or the gradient was not finite."""
     skipped_in_row: Int[Array, ""]
     """The number of skipped batches since the last update."""
-    average: Any = None
+    average: object = None
     """The averaged weights, a tree like the model; None without averaging."""
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from deberta_jax.data.batch_share import BatchShare
 from deberta_jax.errors import InputError
 from deberta_jax.sharding import batch_axes, batch_parts, batch_sharding, constrain
-from deberta_jax.training.objective import ArrayBatch, BatchEvaluation, Objective, Sums
+from deberta_jax.training.objective import AnyModule, ArrayBatch, BatchEvaluation, Objective, Sums
 from deberta_jax.training.state import TrainState
 from deberta_jax.training.weight_average import WeightAverage
 
@@ -33,24 +33,26 @@ class Updated(NamedTuple):
 
 Update = Callable[[TrainState, ArrayBatch, PRNGKeyArray], Updated]
 # (model, key) -> the sums of a batch and the gradient of its mean loss, computed in micro-batches.
-GradientAt = Callable[[Any, PRNGKeyArray], tuple[Sums, Any]]
+GradientAt = Callable[[AnyModule, PRNGKeyArray], tuple[Sums, AnyModule]]
 # (gradient_at, model, step, key) -> the sums and the gradient with which a step updates the model.
-GradientRule = Callable[[GradientAt, Any, Int[Array, ""], PRNGKeyArray], tuple[Sums, Any]]
+GradientRule = Callable[[GradientAt[AnyModule], AnyModule, Int[Array, ""], PRNGKeyArray], tuple[Sums, AnyModule]]
 
 
-def gradient_of_model(gradient_at: GradientAt, model: Any, step: Int[Array, ""], key: PRNGKeyArray) -> tuple[Sums, Any]:
+def gradient_of_model(
+    gradient_at: GradientAt[AnyModule], model: AnyModule, step: Int[Array, ""], key: PRNGKeyArray
+) -> tuple[Sums, AnyModule]:
     """The rule without a perturbation: the gradient at the weights of the model."""
     return gradient_at(model, key)
 
 
 def make_step(
-    objective: Objective,
+    objective: Objective[AnyModule],
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     shardings: TrainState,
     accumulate: int = 1,
     *,
-    rule: GradientRule = gradient_of_model,
+    rule: GradientRule[AnyModule] = gradient_of_model,
     average: WeightAverage | None = None,
 ) -> Step:
     """Compile a step `(state, batch) -> (state, metrics)` that donates the state, which has the given shardings.
@@ -92,8 +94,9 @@ def make_step(
         def gradient_at(model: Any, key: PRNGKeyArray) -> tuple[Sums, Any]:
             return mean_gradient(objective, model, batch, key, shardings.model, accumulate)
 
-        sums, gradients = rule(gradient_at, state.model, state.step, key)
-        model, optimizer_state = apply_gradients(optimizer, gradients, state.optimizer_state, state.model)
+        current: Any = state.model
+        sums, gradients = rule(gradient_at, current, state.step, key)
+        model, optimizer_state = apply_gradients(optimizer, gradients, state.optimizer_state, current)
         loss = sums.loss / sums.weight
         means = {name: total / sums.weight for name, total in sums.metrics.items()}
         norm = {"tokens": sums.tokens, "grad_norm": optax.tree.norm(gradients)}

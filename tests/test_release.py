@@ -1,0 +1,118 @@
+"""Version, address of the repository, Pythons and images: all files agree with pyproject.toml."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import deberta_jax
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REPOSITORY = PROJECT["urls"]["Repository"]
+OWNER_AND_NAME = REPOSITORY.removeprefix("https://github.com/")
+FOLDERS = (".ci", ".github", "benchmarks", "deberta_jax", "docker", "docs", "notebooks", "tests")
+SUFFIXES = ("", ".cff", ".css", ".html", ".ipynb", ".j2", ".md", ".py", ".toml", ".txt", ".yml")
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def texts() -> dict[Path, str]:
+    """The text files of the repository, without what is built."""
+    paths = [*ROOT.glob("*.*"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
+    paths = [path for path in paths if path.is_file() and path.suffix in SUFFIXES and "build" not in str(path.parent)]
+    return {path: path.read_text(encoding="utf-8") for path in paths}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The instructions of the Dockerfile with their arguments, one line each."""
+    lines = re.sub(r"^\s*#.*\n", "", read("docker/Dockerfile"), flags=re.MULTILINE).replace("\\\n", " ").splitlines()
+    return [(line.split()[0], line.partition(" ")[2].strip()) for line in lines if line.strip()]
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """The instructions of each stage by its name, the ones of the stages it is built from first."""
+    result: dict[str, list[tuple[str, str]]] = {}
+    for name, argument in instructions():
+        if name == "FROM":
+            base, _, stage = argument.partition(" AS ")
+            result[stage] = list(result.get(base, [("FROM", base)]))
+        else:
+            result[stage].append((name, argument))
+    return result
+
+
+def test_the_version_is_the_same_everywhere():
+    assert deberta_jax.__version__ == PROJECT["version"]
+    assert yaml.safe_load(read("CITATION.cff"))["version"] == PROJECT["version"]
+    assert re.search(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)[1] == PROJECT["version"]
+
+
+def test_the_address_of_the_repository_is_the_same_everywhere():
+    pattern = re.compile(
+        r"github(?:usercontent)?(?:\.com)?/([\w.-]+/deberta[-_]jax)\b(?:/(?:blob|tree)/main/([\w./-]+))?"
+    )
+    addresses = [(path, *match) for path, text in texts().items() for match in pattern.findall(text)]
+    assert {path.name for path, *_ in addresses} >= {"CITATION.cff", "SECURITY.md", "config.yml", "pyproject.toml"}
+    for path, name, file in addresses:
+        assert name == OWNER_AND_NAME, path
+        assert (ROOT / file).exists(), f"{path}: {file}"
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["repository-code"] == citation["url"] == REPOSITORY
+    assert all(url.startswith(REPOSITORY) for url in PROJECT["urls"].values())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_a_badge_that_opens_it(path):
+    badge = f"https://colab.research.google.com/github/{OWNER_AND_NAME}/blob/main/notebooks/{path.name}"
+    assert badge in path.read_text(encoding="utf-8")
+
+
+def test_the_workflows_run_what_is_run_here():
+    ci, release = (yaml.safe_load(read(f".github/workflows/{name}.yml")) for name in ("ci", "release"))
+    assert ".ci/run" in [step.get("run") for step in ci["jobs"]["checks"]["steps"]]
+    # YAML reads the key `on` as true.
+    assert release[True] == {"push": {"tags": ["v*"]}}
+    jobs = release["jobs"]
+    assert jobs["test"]["needs"] == "build" and jobs["publish"]["needs"] == "test"
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    classifiers = [item.removeprefix("Programming Language :: Python :: ") for item in PROJECT["classifiers"]]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == [
+        item for item in classifiers if re.fullmatch(r"3\.\d+", item)
+    ]
+    scripts = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert all((ROOT / script.split()[0]).stat().st_mode & 0o100 for script in scripts)
+
+
+def test_an_image_is_pinned_and_does_not_run_as_root():
+    for name in ("cpu", "cuda", "tpu"):
+        image = dict(stages()[name])
+        assert image["USER"] == "1000" and image["ENTRYPOINT"] == '["deberta-jax"]'
+        assert image["COPY"] == f"--from={name}-packages /opt/deberta-jax /opt/deberta-jax"
+        packages = [argument for instruction, argument in stages()[f"{name}-packages"] if instruction == "RUN"]
+        *options, requirement = shlex.split(packages[-1])
+        assert options == ["/opt/deberta-jax/bin/pip", "install", "--no-cache-dir", "-c", "constraints.txt"]
+        extra = re.fullmatch(r"\.(?:\[(\w+)\])?", requirement)[1]
+        assert extra is None if name == "cpu" else extra in PROJECT["optional-dependencies"]
+    assert list(stages())[-1] == "cpu"
+
+
+def test_an_image_is_built_from_files_that_exist_and_an_official_base():
+    copied = [
+        file
+        for name, argument in instructions()
+        if name == "COPY" and "--from" not in argument
+        for file in argument.split()[:-1]
+    ]
+    assert all((ROOT / file).exists() for file in copied)
+    ignored = read("docker/Dockerfile.dockerignore").splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
+    bases = {argument.split()[0] for name, argument in instructions() if name == "FROM"} - set(stages())
+    version = re.fullmatch(r"python:(3\.\d+)-slim", bases.pop())[1]
+    assert not bases and f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
