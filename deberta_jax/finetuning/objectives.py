@@ -125,8 +125,8 @@ def classification_objective(
         >>> objective = dj.plain_objective(dj.classification_objective(label_smoothing=0.1))
         >>> batch = {"input_ids": jnp.array([[1, 7, 8, 2]]), "attention_mask": jnp.ones((1, 4), jnp.int32)}
         >>> batch |= {"labels": jnp.array([1]), "weights": jnp.ones(1)}
-        >>> sums = objective(model, batch, None)
-        >>> mean_loss = sums.loss / sums.weight
+        >>> jax.eval_shape(objective, model, batch, None).loss.shape  # a scalar
+        ()
     """
 
     def losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:

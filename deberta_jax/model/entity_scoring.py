@@ -39,7 +39,7 @@ class EntityScoring(HeadModel):
         >>> import deberta_jax as dj
         >>> model = dj.EntityScoring(dj.PRESETS["tiny"], key=jax.random.key(0))
         >>> positions = jnp.array([[[1, 0], [1, 2]]])  # [B, E, P]: the tokens of 2 entities, padded with 0
-        >>> model(jnp.array([[1, 7, 8, 2]]), entity_positions=positions).shape  # [B, E]
+        >>> jax.eval_shape(model, jnp.array([[1, 7, 8, 2]]), entity_positions=positions).shape  # [B, E]
         (1, 2)
     """
 

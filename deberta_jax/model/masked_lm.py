@@ -145,7 +145,8 @@ class MaskedLM(HeadModel):
         >>> import jax, jax.numpy as jnp
         >>> import deberta_jax as dj
         >>> model = dj.MaskedLM(dj.PRESETS["tiny"], key=jax.random.key(0))
-        >>> model(jnp.array([[1, 7, 8, 2]]), masked_positions=jnp.array([[1, 2]])).shape  # [B, M, V]
+        >>> ids, positions = jnp.array([[1, 7, 8, 2]]), jnp.array([[1, 2]])
+        >>> jax.eval_shape(model, ids, masked_positions=positions).shape  # [B, M, V]
         (1, 2, 8192)
     """
 

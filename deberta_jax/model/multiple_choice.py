@@ -29,7 +29,8 @@ class MultipleChoice(HeadModel):
         >>> import jax, jax.numpy as jnp
         >>> import deberta_jax as dj
         >>> model = dj.MultipleChoice(dj.PRESETS["tiny"], key=jax.random.key(0))
-        >>> model(jnp.array([[[1, 7, 2], [1, 8, 2]]])).shape  # ids [B, M, T] of M choices, logits [B, M]
+        >>> ids = jnp.array([[[1, 7, 2], [1, 8, 2]]])  # [B, M, T] of M choices
+        >>> jax.eval_shape(model, ids).shape  # [B, M]
         (1, 2)
     """
 

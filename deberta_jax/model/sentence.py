@@ -106,8 +106,9 @@ class SentenceEncoder(Deberta):
     Example:
         >>> import deberta_jax as dj
         >>> model, tokenizer = dj.from_pretrained("embedding-data/deberta-sentence-transformer")
-        >>> batch = tokenizer(["A man eats.", "A woman sings."])
-        >>> model.pool(model(**batch).last_hidden_state, batch.attention_mask).shape[0]
+        >>> model.sentence.pooling
+        ('mean',)
+        >>> dj.embed(model, tokenizer, ["A man eats.", "A woman sings."]).shape[0]
         2
     """
 

@@ -77,9 +77,8 @@ def discriminator_objective(model: ReplacedTokenDetection, batch: ArrayBatch, ke
         >>> model = dj.ReplacedTokenDetection(dj.PRESETS["tiny"], key=jax.random.key(0))
         >>> batch = {"input_ids": jnp.array([[1, 7, 9, 2]]), "replaced": jnp.array([[False, False, True, False]])}
         >>> batch |= {"segment_ids": jnp.ones((1, 4), jnp.int32), "position_ids": jnp.arange(4)[None]}
-        >>> sums = dj.discriminator_objective(model, batch, None)
-        >>> float(sums.metrics["replaced"]), float(sums.weight)
-        (1.0, 4.0)
+        >>> sorted(jax.eval_shape(dj.discriminator_objective, model, batch, None).metrics)
+        ['replaced']
     """
     logits = model(batch["input_ids"], segment_ids=batch["segment_ids"], position_ids=batch["position_ids"], key=key)
     return detection_sums(logits, batch)

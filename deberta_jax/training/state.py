@@ -31,8 +31,8 @@ class TrainState(NamedTuple):
     Example:
         >>> import jax, optax
         >>> import deberta_jax as dj
-        >>> build = lambda key: dj.Deberta(dj.PRESETS["tiny"], key=key)
-        >>> state = dj.initial_state(build, optax.adam(1e-4), seed=0, mesh=dj.make_mesh(devices=jax.devices()[:1]))
+        >>> build = lambda key: dj.SequenceClassification(dj.PRESETS["tiny"], key=key)
+        >>> state = dj.initial_state(build, optax.adamw(1e-4), seed=0, mesh=dj.make_mesh(devices=jax.devices()[:1]))
         >>> int(state.step), state.average is None
         (0, True)
     """
@@ -85,8 +85,8 @@ def initial_state(
     Example:
         >>> import jax, optax
         >>> import deberta_jax as dj
-        >>> build = lambda key: dj.Deberta(dj.PRESETS["tiny"], key=key)
-        >>> state = dj.initial_state(build, optax.adam(1e-4), seed=0, mesh=dj.make_mesh(devices=jax.devices()[:1]))
+        >>> build = lambda key: dj.SequenceClassification(dj.PRESETS["tiny"], key=key)
+        >>> state = dj.initial_state(build, optax.adamw(1e-4), seed=0, mesh=dj.make_mesh(devices=jax.devices()[:1]))
     """
     abstract = abstract_state(build, optimizer, seed, mesh, rules, average)
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
