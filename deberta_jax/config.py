@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from deberta_jax.config_values import SINCE_V2, from_microsoft, label_names, problems, score_terms, typed_value
 from deberta_jax.errors import InputError, list_names, shorten
@@ -229,13 +229,13 @@ class DebertaConfig:
         unused = {} if model_type != "deberta" else {key: values.pop(key) for key in SINCE_V2 if key in values}
         unused = {key: value for key, value in unused.items() if value != SINCE_V2[key]}
         fields = {field.name: field.type for field in dataclasses.fields(cls) if field.name != "extra"}
-        known = {
+        known: dict[str, Any] = {
             key: value if key in ("pos_att_type", "labels") else typed_value(key, value, fields[key])
             for key, value in values.items()
             if key in fields and value is not None
         }
         unknown = {key: value for key, value in values.items() if key not in fields} | unused
-        return cls(**{**known, "extra": unknown})
+        return cls(**known, extra=unknown)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "DebertaConfig":

@@ -81,7 +81,7 @@ def class_gaps(name: str, kind: type) -> Iterator[str]:
     """The gaps in the fields and methods of a class of the package, and of those it inherits from."""
     for owner in (owner for owner in kind.__mro__ if owner.__module__.startswith("deberta_jax")):
         names = PUBLIC | vars(sys.modules[owner.__module__])
-        for field, hint in owner.__dict__.get("__annotations__", {}).items():
+        for field, hint in inspect.get_annotations(owner).items():
             yield from (f"{name}.{field}: {gap}" for gap in gaps(hint, names) if not field.startswith("_"))
         for method, value in vars(owner).items():
             function = getattr(value, "fget", None) or getattr(value, "__func__", value)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
@@ -15,7 +14,7 @@ from deberta_jax.files import make_folder, write_json, write_text
 from deberta_jax.finetuning.lora import Adapter, LoraModel
 from deberta_jax.hub.adapter import TASK_HEADS
 from deberta_jax.hub.config_file import config_of, config_text
-from deberta_jax.hub.heads import Head, head_of_model
+from deberta_jax.hub.heads import Head, Model, head_of_model
 from deberta_jax.hub.layout import Entry, entries, file_tensors, model_paths
 from deberta_jax.hub.repository_files import ADAPTER_CONFIG, ADAPTER_FILES
 from deberta_jax.hub.tensors import Tensor, as_tensor, write_tensor_file
@@ -29,7 +28,7 @@ ADAPTER_HEADS: tuple[Head | None, ...] = (*TASK_HEADS.values(), "multiple_choice
 
 
 def save_adapter(
-    folder: str | Path, model: LoraModel[nnx.Module], tokenizer: Tokenizer | None = None, *, base: str | Path
+    folder: str | Path, model: LoraModel[Model], tokenizer: Tokenizer | None = None, *, base: str | Path
 ) -> None:
     """Write the adapters and the head of a model as a folder that PEFT, and `from_pretrained`, load.
 

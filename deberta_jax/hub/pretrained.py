@@ -83,7 +83,7 @@ def from_pretrained(
     name: _Name, head: Literal["entity_scoring"], *, require_tokenizer: _True = True, **options: Unpack[Options]
 ) -> tuple[EntityScoring, Tokenizer]: ...
 @overload
-def from_pretrained(
+def from_pretrained(  # type: ignore[overload-overlap]  # the overlap is covered by the overloads above
     name: _Name, head: Head | None = None, *, require_tokenizer: _True = True, **options: Unpack[Options]
 ) -> tuple[Model, Tokenizer]: ...
 @overload

@@ -1,7 +1,18 @@
 """What models with a head return, and the types of their calls."""
 
 from collections.abc import Callable
-from typing import Generic, Literal, NamedTuple, Protocol, Required, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Required,
+    TypeVar,
+    Unpack,
+    overload,
+    runtime_checkable,
+)
 
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
@@ -14,31 +25,47 @@ Logits = TypeVar("Logits")
 Ids = Int[ArrayLike, "..."] | None
 
 
-class HeadOutput(NamedTuple, Generic[Logits]):
-    """What a model with a head returns if hidden states or attentions are requested; otherwise, the logits alone.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> import deberta_jax as dj
-        >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
-        >>> output = model(jnp.array([[1, 7, 8, 2]]), output_attentions=True)
-        >>> output.logits.shape, output.attentions.shape  # [B, C], [L, B, N, T, S]
-        ((1, 2), (2, 1, 2, 4, 4))
-    """
-
-    logits: Logits
-    """What the model returns otherwise, such as logits [B, C]."""
-    hidden_states: Float[Array, "L B T D"] | None
-    """[L + 1, B, T, D], the embeddings first; None if they are not requested."""
-    attentions: Float[Array, "L B N T S"] | None
-    """Probabilities before dropout [L, B, N, T, S]; None if they are not requested."""
-
-
 class SpanLogits(NamedTuple):
     """How well an answer starts, and ends, at each token."""
 
     start: Float[Array, "B T"]
     end: Float[Array, "B T"]
+
+
+if TYPE_CHECKING:
+
+    class HeadOutput(NamedTuple, Generic[Logits]):
+        """What a model with a head returns if hidden states or attentions are requested."""
+
+        logits: Logits
+        hidden_states: Float[Array, "L B T D"] | None
+        attentions: Float[Array, "L B N T S"] | None
+
+else:
+
+    class HeadOutput(NamedTuple):
+        """What a model with a head returns if hidden states or attentions are requested; otherwise, the logits alone.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> import deberta_jax as dj
+            >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+            >>> output = model(jnp.array([[1, 7, 8, 2]]), output_attentions=True)
+            >>> output.logits.shape, output.attentions.shape  # [B, C], [L, B, N, T, S]
+            ((1, 2), (2, 1, 2, 4, 4))
+        """
+
+        logits: Array | SpanLogits
+        """What the model returns otherwise, such as logits [B, C]."""
+        hidden_states: Float[Array, "L B T D"] | None
+        """[L + 1, B, T, D], the embeddings first; None if they are not requested."""
+        attentions: Float[Array, "L B N T S"] | None
+        """Probabilities before dropout [L, B, N, T, S]; None if they are not requested."""
+
+        @classmethod
+        def __class_getitem__(cls, logits: object) -> "type[HeadOutput]":
+            """The class itself: beartype, which checks the tests, does not read generic named tuples."""
+            return cls
 
 
 def with_encoder_output(logits: Logits, output: EncoderOutput) -> Logits | HeadOutput[Logits]:
@@ -81,6 +108,7 @@ class AnyInputs(Inputs, total=False):
     output_attentions: bool
 
 
+@runtime_checkable
 class HeadCall(Protocol[Logits]):
     """The call of a model with a head, for type checkers: the result depends on what is requested.
 

@@ -52,7 +52,8 @@ def with_config(model: AnyModel, **changes: object) -> AnyModel:
     config = encoder_of(model).config
     if unknown := [name for name in changes if name not in {field.name for field in dataclasses.fields(config)}]:
         raise InputError(f"with_config: DebertaConfig has no field {list_names(unknown)}")
-    config = dataclasses.replace(config, **changes)
+    fields: dict[str, Any] = changes
+    config = dataclasses.replace(config, **fields)
     abstract = _abstract(model, config)
     if problems := list(_differences(model, abstract, config)):
         raise InputError(
