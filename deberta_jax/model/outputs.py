@@ -46,6 +46,11 @@ else:
     class HeadOutput(NamedTuple):
         """What a model with a head returns if hidden states or attentions are requested; otherwise, the logits alone.
 
+        Attributes:
+            logits: what the model returns otherwise, such as logits [B, C].
+            hidden_states: [L + 1, B, T, D], the embeddings first; None if they are not requested.
+            attentions: probabilities before dropout [L, B, N, T, S]; None if they are not requested.
+
         Example:
             >>> import jax, jax.numpy as jnp
             >>> import deberta_jax as dj
@@ -56,11 +61,8 @@ else:
         """
 
         logits: Array | SpanLogits
-        """What the model returns otherwise, such as logits [B, C]."""
         hidden_states: Float[Array, "L B T D"] | None
-        """[L + 1, B, T, D], the embeddings first; None if they are not requested."""
         attentions: Float[Array, "L B N T S"] | None
-        """Probabilities before dropout [L, B, N, T, S]; None if they are not requested."""
 
         @classmethod
         def __class_getitem__(cls, logits: object) -> "type[HeadOutput]":
