@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from deberta_jax.model.deberta import Deberta
     from deberta_jax.model.entity_scoring import EntityScoring
     from deberta_jax.model.heads import (
-        MultipleChoice,
         QuestionAnswering,
         SequenceClassification,
         TokenClassification,
     )
     from deberta_jax.model.masked_lm import MaskedLM
+    from deberta_jax.model.multiple_choice import MultipleChoice
     from deberta_jax.model.outputs import HeadOutput
     from deberta_jax.model.pair import ReplacedTokenPair, initial_pair
     from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
@@ -77,7 +77,7 @@ _MODULES = {
     "MaskedLM": "model.masked_lm",
     "Masking": "data.masking",
     "MaskingVocabulary": "data.masking",
-    "MultipleChoice": "model.heads",
+    "MultipleChoice": "model.multiple_choice",
     "PRESETS": "presets",
     "Perplexity": "inference.perplexity",
     "QuestionAnswering": "model.heads",

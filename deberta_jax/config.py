@@ -40,19 +40,44 @@ LEFT_TO_RIGHT = "clm", "mt"
 
 @dataclasses.dataclass(frozen=True)
 class DebertaConfig:
-    """Architecture of one encoder; field names are those of Hugging Face's `config.json`.
+    """The architecture of an encoder; field names are those of Hugging Face's `config.json`.
 
-    `model_type` "deberta" is v1 (no key bias, no position-key bias, fused projection in files); "deberta-v2" is v2, v3
-    and Microsoft's current code. `clamp_distances` True is Microsoft's rule for tokens further apart than the maximum
-    distance M (clamp to M - 1, then bucket), False is Hugging Face's (buckets without bound; docs/numerics.md,
-    "Relative positions and buckets"). `num_hidden_groups` is the number of groups of consecutive layers that share
-    their parameters, as in ALBERT (Lan et al. 2020, section 3.1); None is no sharing. `classifier_pooling` is what a
-    text classifier reads (None: the context pooler). `window_pooling` combines up to `max_windows` windows of a long
-    text (None truncates it), and `sequence_length` is the length of a window, or of sequences longer than
-    `max_position_embeddings` that a model was fine-tuned on; transformers ignores these four. `labels` are the names of
-    a classifier's outputs in order, `id2label` in a file. `extra` preserves the keys of a `config.json` that do not
-    describe the architecture, for export; configs that differ only in `extra` are equal, so a jitted function may
-    return a model with the `extra` of an equal config. Raises InputError for impossible combinations.
+    Configs that differ only in `extra` are equal, so a jitted function may return a model with the `extra` of an equal
+    config. transformers ignores the fields from `classifier_pooling` to `sequence_length`.
+
+    Attributes:
+        model_type: "deberta" is v1 (no key bias, no position-key bias); "deberta-v2" is v2, v3 and Microsoft's code.
+        vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: V, D, L, N and F.
+        hidden_act, layer_norm_eps, initializer_range: activation, epsilon of norms, standard deviation of new weights.
+        hidden_dropout_prob, attention_probs_dropout_prob: rates of dropout of states and of attention.
+        max_position_embeddings: number of absolute positions, and the usual maximum length in tokens.
+        position_biased_input: add absolute positions to the input; such a model has no enhanced mask decoder.
+        type_vocab_size, embedding_size, attention_head_size: number of token types, width E of words, and H.
+        relative_attention, pos_att_type: whether there are relative terms, and which: "c2p" and "p2c".
+        position_buckets, max_relative_positions: number of buckets (-1 for none), and maximum distance M in tokens (-1
+            for `max_position_embeddings`).
+        clamp_distances: True is Microsoft's rule for tokens further apart than M (clamp to M - 1, then bucket), False
+            Hugging Face's (buckets without bound; docs/numerics.md, "Relative positions and buckets").
+        norm_rel_ebd, share_att_key: "layer_norm" or "none" of the relative table; projections shared with content.
+        conv_kernel_size, conv_groups, conv_act: the convolution of v2; 0 for none.
+        num_hidden_groups: groups of consecutive layers that share their parameters, as in ALBERT (Lan et al. 2020,
+            section 3.1); None for no sharing.
+        pad_token_id: the id of [PAD].
+        labels, problem_type: names of a classifier's C outputs in order (`id2label` in a file), and its problem.
+        pooler_hidden_size, pooler_dropout, pooler_hidden_act, cls_dropout: the pooler, and dropout before a classifier.
+        classifier_pooling: what a text classifier reads; None for the context pooler.
+        window_pooling, max_windows: how windows of a long text are combined (None truncates it), and how many.
+        sequence_length: length of a window, or of longer sequences that a model was fine-tuned on, in tokens.
+        extra: the keys of a `config.json` that do not describe the architecture, for export.
+
+    Raises:
+        InputError: impossible combinations, all listed in one message.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> config = dj.DebertaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
+        >>> config.head_size, config.to_dict()["model_type"]
+        (32, 'deberta-v2')
     """
 
     model_type: str = "deberta-v2"
@@ -112,6 +137,7 @@ class DebertaConfig:
 
     @property
     def head_size(self) -> int:
+        """H, the width of an attention head."""
         return self.attention_head_size or self.hidden_size // self.num_attention_heads
 
     @property

@@ -8,7 +8,17 @@ MAX_LISTED, MAX_CHARACTERS = 20, 200
 
 
 class InputError(ValueError):
-    """Bad input: one line that says what is wrong, where, and what to do. Commands print it and exit with 2."""
+    """Bad input: a `ValueError` whose message is one line that says what is wrong, where, and what to do.
+
+    Commands print it and exit with 2.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> dj.DebertaConfig(hidden_size=10, num_attention_heads=3)
+        Traceback (most recent call last):
+        ...
+        deberta_jax.errors.InputError: config: ...
+    """
 
 
 class DivergenceError(InputError):

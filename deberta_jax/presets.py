@@ -57,3 +57,12 @@ PRESETS: dict[str, DebertaConfig] = {
     "v3-base-generator": _v2(num_hidden_layers=6),
     "v3-large-generator": _v2(num_hidden_layers=12, **_LARGE),
 }
+"""Configs by name: `tiny` and `mini`, two small ones; the released models `v1-base`, `v1-large`, `v1-xlarge`,
+`v2-xlarge`, `v2-xxlarge`, `v3-xsmall`, `v3-small`, `v3-base`, `v3-large` and `mdeberta-v3-base`; and the generators
+of v3, `v3-xsmall-generator` to `v3-large-generator`.
+
+Example:
+    >>> import deberta_jax as dj
+    >>> dj.PRESETS["v3-base"].num_hidden_layers
+    12
+"""

@@ -31,13 +31,26 @@ MESH_AXIS_OF: Rules = {
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over `devices` (default: all). One of the three sizes may be -1: the remaining devices.
+    """A mesh over devices with the axes data, fsdp and tensor, for `jax.set_mesh`, `shardings` and `from_pretrained`.
 
     On TPUs neighbors along an axis are neighbors in the network where its shape allows it. If the devices belong to
     several slices, or GPUs to several hosts, the data axis goes across these, and the others stay within each: between
     slices only gradients are summed. Where the slices do not divide `data`, other axes cross them too.
 
-    Raises InputError if the sizes do not multiply to the number of devices.
+    Args:
+        data: the number of devices that share a batch, each with all parameters.
+        fsdp: the number of devices that share a batch and the parameters.
+        tensor: the number of devices that share each matrix product. One of the three may be -1: the remaining devices.
+        devices: the devices, by default all.
+
+    Raises:
+        InputError: sizes that do not multiply to the number of devices.
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> dict(dj.make_mesh(devices=jax.devices()[:1]).shape)
+        {'data': 1, 'fsdp': 1, 'tensor': 1}
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}

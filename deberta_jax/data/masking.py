@@ -14,8 +14,9 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int8, Int32, Int64
+from jaxtyping import Bool, Float32, Int, Int8, Int32, Int64
 
+from deberta_jax.data.ngrams import ngram_shares, ngram_words
 from deberta_jax.data.words import split_unspaced
 from deberta_jax.errors import InputError, check_at_least
 
@@ -25,6 +26,14 @@ class Masking:
     """How many tokens are masked, and what replaces them: [MASK], the token itself, or else a random token.
 
     With max_ngram 1, the mode tail_biased always masks single tokens, as the original does.
+
+    Raises:
+        InputError: a share outside its range, or an unknown mode.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> dj.Masking(rate=0.2).slots(128)
+        32
     """
 
     rate: float = 0.15
@@ -62,12 +71,24 @@ class Masking:
 
 @dataclass(frozen=True, eq=False)
 class MaskingVocabulary:
-    """The properties of a vocabulary that masking uses."""
+    """The properties of a vocabulary that masking uses.
+
+    Raises:
+        InputError: arrays of another length than the vocabulary.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> tokenizer = dj.Tokenizer.from_pretrained("microsoft/deberta-v3-base")
+        >>> ids = tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids
+        >>> vocabulary = dj.MaskingVocabulary(*ids, tokenizer.word_starts(), tokenizer.unspaced())
+    """
 
     mask_id: int
+    """The id of [MASK]."""
     vocab_size: int
     """V, [MASK] included."""
     special_ids: tuple[int, ...]
+    """The ids of all special tokens, which are never masked."""
     word_starts: Bool[np.ndarray, "V"]
     """For each id, whether the token begins a word."""
     unspaced: Int8[np.ndarray, "_"] | None = None
@@ -106,14 +127,28 @@ def mask_tokens(
     vocabulary: MaskingVocabulary,
     masking: Masking,
 ) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "M"], Int32[np.ndarray, "M"], Float32[np.ndarray, "M"]]:
-    """The masked ids of a sequence, the masked positions in ascending order, their original ids, and their weights.
+    """Mask n-grams of whole words of a sequence (Devlin et al. 2019, 3.1; docs/numerics.md, "Masking of text").
 
-    These are the `input_ids` [T], `masked_positions`, `labels` and `label_weights` [M] of `masked_lm_objective`. Masks
-    are n-grams of whole words with the rates of `masking` (Devlin et al. 2019, 3.1; docs/numerics.md, "Masking of
-    text").
+    Args:
+        input_ids: the tokens [T]. Padding (segment 0) and special tokens are never masked.
+        segment_ids: numbers of packed documents from 1 [T].
+        rng: a random generator of numpy.
+        vocabulary: that of the tokenizer.
+        masking: the rates.
 
-    Padding (segment 0) and special tokens are never masked. M is `masking.slots(T)`; an unused slot has position 0,
-    label 0 and weight 0. A word that exceeds the slots is masked in part.
+    Returns:
+        The masked ids [T], and the masked positions in ascending order, their original ids and their weights [M]:
+        `input_ids`, `masked_positions`, `labels` and `label_weights` of `masked_lm_objective`. M is `masking.slots(T)`;
+        an unused slot has position 0, label 0 and weight 0. A word that exceeds the slots is masked in part.
+
+    Example:
+        >>> import numpy as np
+        >>> import deberta_jax as dj
+        >>> vocabulary = dj.MaskingVocabulary(4, 100, (0, 1, 2, 3, 4), np.ones(100, bool))
+        >>> ids, segments, rng = np.array([1, 7, 8, 9, 2]), np.ones(5, np.int32), np.random.default_rng(0)
+        >>> masked, positions, labels, weights = dj.mask_tokens(ids, segments, rng, vocabulary, dj.Masking(rate=0.5))
+        >>> masked.shape, positions.shape
+        ((5,), (5,))
     """
     slots = masking.slots(len(input_ids))
     if masking.mode == "uniform":
@@ -157,7 +192,7 @@ def tail_biased(
     starts[:1] = True
     bounds = [*np.flatnonzero(starts).tolist(), len(candidates)]
     words = [candidates[start:end].tolist() for start, end in pairwise(bounds)]
-    cumulative = np.cumsum(_ngram_shares(masking.max_ngram)).tolist()
+    cumulative = np.cumsum(ngram_shares(masking.max_ngram)).tolist()
     window = int(1 / masking.rate)
     chosen = [False] * len(words)
     offset = 0
@@ -217,32 +252,14 @@ def _choose_uniform(
     draws = rng.random(count)[:tried]
     words = order
     if masking.max_ngram > 1:
-        cumulative = np.cumsum(_ngram_shares(masking.max_ngram))
+        cumulative = np.cumsum(ngram_shares(masking.max_ngram))
         sizes = 1 + np.searchsorted(cumulative[:-1], draws, side="right")
-        words = np.array(_ngram_words(order.tolist(), sizes.tolist(), bounds.tolist(), budget), np.int64)
+        words = np.array(ngram_words(order.tolist(), sizes.tolist(), bounds.tolist(), budget), np.int64)
     starts, lengths = bounds[words], bounds[words + 1] - bounds[words]
     ends = np.cumsum(lengths)
     number = int(np.searchsorted(ends, budget)) + 1
     starts, lengths, ends = starts[:number], lengths[:number], ends[:number]
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-
-
-def _ngram_words(order: list[int], sizes: list[int], bounds: list[int], budget: int) -> list[int]:
-    """The words of the n-grams that start with a word that is not chosen yet, until they have `budget` tokens."""
-    count = len(bounds) - 1
-    chosen: dict[int, None] = {}
-    tokens = 0
-    for start, size in zip(order, sizes, strict=True):
-        if start in chosen:
-            continue
-        for index in range(start, start + size):
-            word = index % count
-            if word not in chosen:
-                chosen[word] = None
-                tokens += bounds[word + 1] - bounds[word]
-                if tokens >= budget:
-                    return list(chosen)
-    return list(chosen)
 
 
 def _replace(
@@ -263,10 +280,3 @@ def maskable(
 ) -> Int64[np.ndarray, "C"]:
     """The positions of ordinary tokens."""
     return np.flatnonzero((segment_ids > 0) & vocabulary.is_ordinary[input_ids])
-
-
-@functools.cache
-def _ngram_shares(max_ngram: int) -> Float[np.ndarray, "N"]:
-    """The probability of each length from 1 to `max_ngram`."""
-    shares = 1 / np.arange(1, max_ngram + 1)
-    return shares / shares.sum()

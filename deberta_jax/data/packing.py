@@ -28,8 +28,25 @@ def pack(
     """Sequences of `length` tokens with the documents in order, each piece of a document as [CLS] ... [SEP].
 
     A document is split at the end of a sequence, unless less than an eighth of the sequence is left: that part becomes
-    padding, like the rest of the last sequence. Documents without tokens are dropped. A document is an array of token
-    ids without special tokens. Raises InputError for a length below 3.
+    padding, like the rest of the last sequence. Documents without tokens are dropped.
+
+    Args:
+        documents: arrays of token ids [T] without special tokens, of any lengths.
+        length: T, the number of tokens of a sequence.
+        cls_id, sep_id, pad_id: the ids of the special tokens.
+
+    Yields:
+        Packed sequences with `input_ids`, `segment_ids` (from 1; 0 is padding) and `position_ids` [T] in int32.
+
+    Raises:
+        InputError: a length below 3.
+
+    Example:
+        >>> import numpy as np
+        >>> import deberta_jax as dj
+        >>> [row] = dj.pack([np.array([7, 8]), np.array([9])], 8, cls_id=1, sep_id=2, pad_id=0)
+        >>> row.input_ids.tolist(), row.segment_ids.tolist()
+        ([1, 7, 8, 2, 1, 9, 2, 0], [1, 1, 1, 1, 2, 2, 2, 0])
     """
     check_at_least("length", length, 3)
     min_space = max(3, length // 8)

@@ -34,12 +34,17 @@ def save_adapter(
 
     Args:
         folder: the folder; files of a previous adapter are replaced.
-        model: a model with adapters; its head is saved as a whole (`modules_to_save`).
-        tokenizer: its tokenizer, also saved.
+        model, tokenizer: a model with adapters, whose head is saved as a whole (`modules_to_save`), and its tokenizer.
         base: the base model, which is not saved: an id on the Hub, or a folder, whose absolute path is written.
 
     Raises:
         InputError: a head that transformers has no class for; a file that cannot be written.
+
+    Example:
+        >>> import jax, deberta_jax as dj
+        >>> base, tokenizer = dj.from_pretrained("microsoft/deberta-base-mnli", "sequence_classification")
+        >>> model = dj.LoraModel(base, dj.LoraConfig(rank=8), key=jax.random.key(1))
+        >>> dj.save_adapter("my-adapter", model, tokenizer, base="microsoft/deberta-base-mnli")
     """
     head = head_of_model(model.base)
     encoder = without_layers(model.base) if isinstance(model.base, Deberta) else model.base

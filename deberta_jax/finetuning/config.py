@@ -44,7 +44,16 @@ class SiftConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters (LoRA); the head is trained as a whole."""
+    """Low-rank adapters (LoRA); the head is trained as a whole.
+
+    Raises:
+        InputError: a negative rank, or an alpha that is not positive.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> dj.LoraConfig(rank=8).alpha
+        16.0
+    """
 
     rank: int = 0
     """Rank of the adapters; 0 trains the whole model."""

@@ -52,11 +52,32 @@ class Adapter(nnx.Module):
 
 
 class LoraModel(Model, Generic[Base]):
-    """A model, and one adapter per target, in the order of `targets`; its result is that of the merged model.
+    """A model with low-rank adapters beside its kernels; it is called like the model (Hu et al. 2021).
 
-    `targets` are the adapted projections of a layer, such as "attention.query" or "up" (default: those that
-    `config.targets` names). Adapters change nothing before the first update. Raises InputError for unknown targets, for
-    rank 0, and for a base that has adapters or is a pair.
+    Its result is that of the merged model. Adapters change nothing before the first update.
+
+    Args:
+        base: a single model with any head or none.
+        config: rank and scale of the adapters.
+        targets: the adapted projections of a layer, such as "attention.query" or "up"; by default those that
+            `config.targets` names.
+        key: initializes the adapters.
+
+    Attributes:
+        base, targets: as given.
+        adapters: one adapter for each target.
+        scale: the factor alpha / rank of the adapters.
+
+    Raises:
+        InputError: unknown targets, rank 0, and a base that has adapters or is a pair.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> base = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model = dj.LoraModel(base, dj.LoraConfig(rank=8), key=jax.random.key(1))
+        >>> model(jnp.array([[1, 7, 8, 2]])).shape
+        (1, 2)
     """
 
     parts = "merge_lora(model)"
@@ -84,13 +105,28 @@ class LoraModel(Model, Generic[Base]):
 
     @on_explicit_meshes
     def __call__(self, *arguments: object, **options: object) -> ModelOutput:
-        """The result of the base model with the adapters merged, for the arguments of the base model."""
+        """The result of the base model with the adapters merged; arguments and errors are those of the base model."""
         return merge_lora(self)(*arguments, **options)
 
 
 @in_precision
 def merge_lora(model: LoraModel[AnyModule]) -> AnyModule:
-    """The base model with the adapters added to its kernels: W + alpha / rank * A B (Hu et al. 2021, equation 3)."""
+    """The base model with the adapters added to its kernels: W + alpha / rank * A B (Hu et al. 2021, equation 3).
+
+    Args:
+        model: a model with adapters.
+
+    Returns:
+        A model of the class of the base, for `save_pretrained`.
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> base = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model = dj.LoraModel(base, dj.LoraConfig(rank=8), key=jax.random.key(1))
+        >>> type(dj.merge_lora(model)).__name__
+        'SequenceClassification'
+    """
     kernels, prefix = {}, "" if isinstance(model.base, Deberta) else "deberta."
     for name, adapter in zip(model.targets, model.adapters, strict=True):
         kernel, update = _projection(model.base, name).kernel, model.scale * adapter.product()
@@ -102,8 +138,19 @@ def merge_lora(model: LoraModel[AnyModule]) -> AnyModule:
 def lora_objective(objective: Objective[AnyModule]) -> Objective[LoraModel[AnyModule]]:
     """The objective of a `LoraModel`, from the objective of its base model; the gradient of the encoder is 0.
 
-    An optimizer with weight decay still changes parameters whose gradient is 0. To keep the encoder as it is, exclude
-    it: `optax.masked(optax.adamw(1e-3), label(model, lambda path: not path.startswith("base.deberta.")))`.
+    An optimizer with weight decay still changes parameters whose gradient is 0: exclude the encoder, as below.
+
+    Args:
+        objective: `(model, batch, key) -> Sums` for the base model.
+
+    Example:
+        >>> import jax, optax
+        >>> import deberta_jax as dj
+        >>> base = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model = dj.LoraModel(base, dj.LoraConfig(rank=8), key=jax.random.key(1))
+        >>> objective = dj.lora_objective(dj.plain_objective(dj.classification_objective()))
+        >>> trained = dj.label(model, lambda path: not path.startswith("base.deberta."))
+        >>> optimizer = optax.masked(optax.adamw(1e-3), trained)
     """
 
     def merged_objective(model: LoraModel[AnyModule], batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:

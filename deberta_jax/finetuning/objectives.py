@@ -44,7 +44,15 @@ class TaskObjective(NamedTuple):
 
 
 def plain_objective(task: TaskObjective) -> Objective[nnx.Module]:
-    """The objective `(model, batch, key) -> Sums` of a task, for `make_step`, without adversarial training."""
+    """The objective `(model, batch, key) -> Sums` of a task objective, for `make_step`.
+
+    Args:
+        task: a task objective, such as the result of `classification_objective`.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> objective = dj.plain_objective(dj.classification_objective())  # for make_step
+    """
     return lambda model, batch, key: task.sums(task.outputs(model, batch, key), batch)
 
 
@@ -93,13 +101,32 @@ def weighted_objective(
 def classification_objective(
     class_weights: Sequence[float] = (), label_smoothing: float = 0.0, focal: float = 0.0
 ) -> TaskObjective:
-    """One of C classes per text or per token: `labels` (int) and `weights` are [B] or [B, T].
+    """The task objective of a classifier: one of C classes per text or per token.
 
     The loss is the cross entropy against 1 - s on the label plus s / C on each class (Szegedy et al. 2016), s being
-    `label_smoothing`; soft labels, `probabilities` [B, C], replace the label. With `focal`, it is the focal loss
-    (`focal_cross_entropy`). `class_weights` scale the weight of each example in the loss and in its normalization. The
-    batch also has `input_ids` and `attention_mask` [B, T], and may have `token_type_ids` [B, T]. Raises InputError for
-    another number of class weights than C.
+    `label_smoothing`; soft labels, `probabilities` [B, C] in the batch, replace the label. A batch has `input_ids` and
+    `attention_mask` [B, T], `labels` (integers) and `weights` [B] or [B, T], and may have `token_type_ids` [B, T].
+
+    Args:
+        class_weights: factors of the weights of examples by class [C], in the loss and in its normalization.
+        label_smoothing: s, in [0, 1).
+        focal: the exponent of the focal loss (Lin et al. 2017); 0 for cross entropy.
+
+    Returns:
+        A task objective, which `plain_objective` turns into one for `make_step`.
+
+    Raises:
+        InputError: in a step, for another number of class weights than C.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> objective = dj.plain_objective(dj.classification_objective(label_smoothing=0.1))
+        >>> batch = {"input_ids": jnp.array([[1, 7, 8, 2]]), "attention_mask": jnp.ones((1, 4), jnp.int32)}
+        >>> batch |= {"labels": jnp.array([1]), "weights": jnp.ones(1)}
+        >>> jax.eval_shape(objective, model, batch, None).loss.shape  # a scalar
+        ()
     """
 
     def losses(logits: Float[Array, "*B C"], batch: ArrayBatch) -> Losses:

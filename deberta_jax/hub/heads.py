@@ -12,12 +12,12 @@ from deberta_jax.hub.layout import POSITIONS
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    MultipleChoice,
     QuestionAnswering,
     SequenceClassification,
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 
 Head = Literal[

@@ -1,7 +1,6 @@
 """Pretrained models: folders with `config.json`, weights and a tokenizer, in the form of Hugging Face or Microsoft."""
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -17,30 +16,27 @@ from deberta_jax.hub.config_file import config_of, config_text, with_labels
 from deberta_jax.hub.download import resolve
 from deberta_jax.hub.folder import read_folder, readable_tokenizer, tokenizer_folder
 from deberta_jax.hub.heads import Head, Model, head_of_model, head_options, head_spec
-from deberta_jax.hub.layout import DECODER_BIAS, POSITIONS, TIED, file_tensors
+from deberta_jax.hub.layout import DECODER_BIAS, TIED, file_tensors
 from deberta_jax.hub.load import floating_dtype, load_model
 from deberta_jax.hub.options import FolderOptions, Options
 from deberta_jax.hub.sentence import load_sentence, read_sentence, stored_sentence, write_sentence
-from deberta_jax.hub.tensors import MAX_FILE_BYTES, Tensor, write_safetensors
-from deberta_jax.hub.tied import masked_lm_tensors
+from deberta_jax.hub.tensors import MAX_FILE_BYTES, write_safetensors
+from deberta_jax.hub.tied import masked_lm_tensors, warn_of_masked_lm
 from deberta_jax.model.attention import AttentionChoice
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    MultipleChoice,
     QuestionAnswering,
     SequenceClassification,
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.sentence import without_layers
 from deberta_jax.model.surgery import check_parameters
 from deberta_jax.tokenizers.formats import check_tokenizer
 from deberta_jax.tokenizers.tokenizer import Tokenizer
-
-_log = logging.getLogger(__name__)
-
 
 _Name = str | Path
 _True = Literal[True]
@@ -150,12 +146,11 @@ def from_pretrained(
     Args:
         name: a folder, or the id of a model on the Hub, such as "microsoft/deberta-v3-base".
         head: "masked_lm", "sequence_classification", "token_classification", "question_answering", "multiple_choice",
-            "replaced_token_detection" or "entity_scoring"; None loads the encoder, a `Deberta`, whose output is the
-            hidden states [B, T, D]. "masked_lm" decodes with the enhanced mask decoder if the file contains its
-            position embeddings, and logs a warning if not.
+            "replaced_token_detection" or "entity_scoring"; None loads the encoder, a `Deberta`. "masked_lm" has the
+            enhanced mask decoder if the file contains its position embeddings, and logs a warning if not.
         labels: the C labels of a classification head, by default the file's. If the file's classifier has other
             labels, a new one is initialized.
-        dtype: what the model computes in; by default the dtype of its parameters.
+        dtype: what the model computes in, such as "bfloat16"; by default the dtype of its parameters.
         param_dtype: the dtype of the parameters.
         precision: "tf32" computes float32 matrix products faster and less exactly on GPU and TPU.
         attention: how attention is computed, as an option of `Deberta` (docs/attention.md).
@@ -167,24 +162,25 @@ def from_pretrained(
         key: initializes the parts of a head that are missing in the file, whose names are logged; by default seed 0.
         require_tokenizer: raise InputError if no tokenizer can be read; with False, return None and log the reason.
 
+    Returns:
+        The model, of the class of its head, and its `Tokenizer`.
+
     Raises:
         InputError: an unknown head; a name that is neither a folder nor a model on the Hub; a folder without config,
             weights or tokenizer; tensors that do not fit the model, all listed in one message before any is loaded.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base", "masked_lm")
+        >>> model.config.model_type, tokenizer.mask_token
+        ('deberta-v2', '[MASK]')
     """
     folder = resolve(name, revision=revision, token=token, generator=generator)
+    computation: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "precision": precision}
+    computation |= {"attention": attention, "mesh": mesh, "key": jax.random.key(0) if key is None else key}
+    base = find_base(folder, base, token=token)
     return load_pretrained(
-        folder,
-        head,
-        labels=labels,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        precision=precision,
-        attention=attention,
-        mesh=mesh,
-        generator=generator,
-        base=find_base(folder, base, token=token),
-        key=jax.random.key(0) if key is None else key,
-        require_tokenizer=require_tokenizer,
+        folder, head, labels=labels, generator=generator, base=base, require_tokenizer=require_tokenizer, **computation
     )
 
 
@@ -231,7 +227,7 @@ def load_pretrained(
         **head_options(head, tensors),
     }
     if head == "masked_lm":
-        _warn_of_masked_lm(folder, tensors)
+        warn_of_masked_lm(folder, tensors)
         tensors, options["untied"] = masked_lm_tensors(tensors, config, source=source)
 
     def build(key: PRNGKeyArray) -> Any:
@@ -250,13 +246,28 @@ def load_pretrained(
 def save_pretrained(
     folder: str | Path, model: Model, tokenizer: Tokenizer | None = None, *, max_file_bytes: int = MAX_FILE_BYTES
 ) -> None:
-    """Write a folder that transformers loads; on an error the previous model in it is unchanged.
+    """Write a model folder that transformers, and `from_pretrained`, load.
 
     The names of a masked language model's head are those that transformers expects by default (`cls.predictions`:
     version 4 cannot load Microsoft's names); its position embeddings are written too, which transformers ignores. Heads
     that transformers does not have are written under Microsoft's names. The layers of a `SentenceEncoder` are written
-    as sentence-transformers reads them. Weights of more than `max_file_bytes` are split
-    into several files. With several processes, call it in one of them, with fully addressable arrays.
+    as sentence-transformers reads them. With several processes, call it in one of them, with fully addressable arrays.
+
+    Args:
+        folder: the folder, which is created. On an error the previous model in it is unchanged.
+        model: a model with any head or none; pass `merge_lora(model)` of a `LoraModel`, and `pair.detector()` or
+            `pair.generator` of a pair.
+        tokenizer: its tokenizer, also saved.
+        max_file_bytes: weights of more bytes are split into several files.
+
+    Raises:
+        InputError: parameters that are not those of the model's config; a file that cannot be written.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-base-mnli", "sequence_classification")
+        >>> dj.save_pretrained("my-model", model, tokenizer)
+        >>> model, tokenizer = dj.from_pretrained("my-model", "sequence_classification")
     """
     check_parameters(model)
     folder = make_folder(folder)
@@ -275,18 +286,3 @@ def save_pretrained(
     (folder / ADAPTER_CONFIG).unlink(missing_ok=True)
     if tokenizer is not None:
         tokenizer.save(folder)
-
-
-def _warn_of_masked_lm(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    if POSITIONS not in tensors:
-        _log.warning(
-            "%s: no position embeddings in the file; masks are filled from the last layer, without the enhanced mask "
-            "decoder",
-            folder,
-        )
-    if any(name.startswith("mask_predictions.") for name in tensors):
-        _log.warning(
-            "%s: the discriminator of a pair, which is not trained to fill masks; load its generator with "
-            "generator=True (--generator)",
-            folder,
-        )

@@ -1,5 +1,6 @@
 """Masked language models whose output table differs from the word embeddings (`tie_word_embeddings` false)."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import numpy as np
 
 from deberta_jax.config import DebertaConfig
 from deberta_jax.errors import InputError
-from deberta_jax.hub.layout import DECODER, DECODER_BIAS, TIED, masked_lm_prefix
+from deberta_jax.hub.layout import DECODER, DECODER_BIAS, POSITIONS, TIED, masked_lm_prefix
 from deberta_jax.hub.tensors import Tensor
+
+_log = logging.getLogger(__name__)
 
 
 def masked_lm_tensors(
@@ -37,6 +40,22 @@ def masked_lm_tensors(
         return settled, True
     settled.pop(DECODER, None)
     return settled, False
+
+
+def warn_of_masked_lm(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Log a warning for a file without the positions of the decoder, and for the discriminator of a pair."""
+    if POSITIONS not in tensors:
+        _log.warning(
+            "%s: no position embeddings in the file; masks are filled from the last layer, without the enhanced mask "
+            "decoder",
+            folder,
+        )
+    if any(name.startswith("mask_predictions.") for name in tensors):
+        _log.warning(
+            "%s: the discriminator of a pair, which is not trained to fill masks; load its generator with "
+            "generator=True (--generator)",
+            folder,
+        )
 
 
 def _are_equal(tensor: Tensor, other: Tensor) -> bool:

@@ -34,9 +34,29 @@ def activations(
     *,
     batching: Batching = BATCHING,
 ) -> Activations:
-    """The tokens of a text, the hidden states after the embeddings and each layer, and the attention of each head.
+    """The tokens of one text, the hidden states of each layer, and the attention of each head.
 
-    `model` may have any head or none. Raises InputError for a text that is longer than a row.
+    Args:
+        model: a model with any head or none.
+        tokenizer: its tokenizer.
+        text: the text.
+        pair: a second text.
+        batching: the maximum number of tokens.
+
+    Returns:
+        `tokens` as the vocabulary writes them, [CLS] and [SEP] included, their `offsets` [T, 2] in characters,
+        `hidden_states` [L + 1, T, D], the embeddings first, and the probabilities `attentions` [L, N, T, S], as numpy
+        arrays.
+
+    Raises:
+        InputError: a text that is longer than a row.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base")
+        >>> result = dj.activations(model, tokenizer, "A man eats.")
+        >>> result.hidden_states.shape[0] == model.config.num_hidden_layers + 1
+        True
     """
     require_tokenizer(tokenizer)
     max_length = max_row_length(encoder_of(model), batching)

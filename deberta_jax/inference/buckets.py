@@ -18,14 +18,24 @@ SMALL_BATCH_FACTOR = 16
 class Batching:
     """The size of batches and the maximum length of rows.
 
-    A batch has about `batch_tokens` tokens, including padding. Rows have at most `max_length` tokens, by default the
-    model's `max_position_embeddings`; a model without absolute positions accepts more. A stream is tokenized and
-    sorted in chunks of `chunk` examples, which bounds its memory. Raises InputError for a value that is too small.
+    Raises:
+        InputError: a value that is too small.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base")
+        >>> dj.embed(model, tokenizer, ["A man eats."], batching=dj.Batching(max_length=128)).shape[0]
+        1
     """
 
     batch_tokens: int = 4096
+    """About the number of tokens of a batch, including padding."""
     max_length: int | None = None
+    """Maximum number of tokens of a row, by default the model's `max_position_embeddings`; a model without absolute
+    positions accepts more.
+    """
     chunk: int = 4096
+    """Examples of a stream that are tokenized and sorted together, which bounds its memory."""
 
     def __post_init__(self) -> None:
         for name, minimum in (("batch_tokens", 1), ("max_length", 3), ("chunk", 1)):

@@ -56,14 +56,32 @@ def classify(
     function: ScoreFunction = "auto",
     batching: Batching = BATCHING,
 ) -> list[Classification | Regression]:
-    """Classify texts, or pairs of texts; a regression model gives a `Regression` per text.
+    """The most likely label of each text, or pair of texts; a regression model gives numbers.
 
-    The config's `problem_type` selects the function of the logits, as in transformers: the softmax for
-    "single_label_classification", the sigmoid for "multi_label_classification", none for "regression"; without it, a
-    model with one label is a regression. `function` replaces this: "softmax" and "sigmoid" give a `Classification`,
-    "none" gives the logits as a `Regression`. Longer texts are truncated, which is logged, or read in windows if the
-    model was fine-tuned to do so. Raises InputError for a model without the head "sequence_classification", and with
-    the index of an invalid text.
+    Longer texts are truncated, which is logged, or read in windows if the model was fine-tuned to do so.
+
+    Args:
+        model: a model with the head "sequence_classification".
+        tokenizer: its tokenizer.
+        texts: the texts.
+        pairs: second texts, such as the hypotheses of natural language inference.
+        function: what turns logits into scores: "softmax", "sigmoid" or "none"; "auto" is that of the config's
+            `problem_type`, as in transformers. Without a `problem_type`, a model with one label is a regression.
+        batching: sizes of batches and the maximum number of tokens.
+
+    Returns:
+        For each text its `label`, `probability`, `scores` by label, and the predicted `labels`, which are all above one
+        half with the sigmoid. A regression, and "none", gives `value` and `values` by label, the logits.
+
+    Raises:
+        InputError: a model without the head "sequence_classification"; with its index, an invalid text.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-base-mnli", "sequence_classification")
+        >>> result = dj.classify(model, tokenizer, ["A man eats."], ["A person eats."])[0]
+        >>> result.label in ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")
+        True
     """
     columns = [texts] if pairs is None else [texts, pairs]
     return complete(classification_pipeline(model, tokenizer, function=function, batching=batching), *columns)
@@ -111,12 +129,32 @@ def zero_shot(
 ) -> list[Classification]:
     """Classify texts by any labels with a model of natural language inference (Yin, Hay and Roth 2019).
 
-    The text is the premise, and `template` with a label in place of {} is the hypothesis. Scores are the softmax of
-    the labels' entailment logits. With `multi_label`, and for a single label, each score is independent: the softmax
-    of entailment against contradiction. `entailment` names the model's label of entailment if this is not clear from
-    the names. Then, as in transformers, a contradiction without a clear name is the first label, or the last one if
-    the first is the entailment. Raises InputError for a model without the head "sequence_classification" or without a
-    label of entailment, and with the index of an invalid text.
+    The text is the premise, and `template` with a label in place of {} is the hypothesis. Scores are the softmax of the
+    labels' entailment logits.
+
+    Args:
+        model: a model with the head "sequence_classification" and a label of entailment.
+        tokenizer: its tokenizer.
+        texts: the texts.
+        labels: the labels, different from each other.
+        template: the hypothesis, with {} for the label.
+        multi_label: each score is independent: the softmax of entailment against contradiction, as for a single label.
+        entailment: the model's label of entailment, such as "LABEL_0", if the names do not say it. A contradiction
+            without a clear name is then the first label, or the last one if the first is the entailment.
+        batching: sizes of batches and the maximum number of tokens.
+
+    Returns:
+        For each text its `label`, `probability`, `scores` by label, and the predicted `labels`.
+
+    Raises:
+        InputError: a model without the head or without a label of entailment; with its index, an invalid text.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-base-mnli", "sequence_classification")
+        >>> result = dj.zero_shot(model, tokenizer, ["The match ended two all."], ["sport", "politics"])[0]
+        >>> result.label in ("sport", "politics"), round(sum(result.scores.values()), 3)
+        (True, 1.0)
     """
     pipeline = zero_shot_pipeline(
         model,

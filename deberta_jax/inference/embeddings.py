@@ -37,14 +37,14 @@ def embed(
     prompt: str | None = None,
     batching: Batching = BATCHING,
 ) -> Float[np.ndarray, "B E"]:
-    """A float32 vector per text, from the last layer of the encoder; `model` may have any head or none.
+    """A vector for each text, from the last layer of the encoder.
 
     A model of a sentence-transformers folder (`SentenceEncoder`) applies the pooling, the dense layers, the
     normalization and the default prompt of its folder; another model takes the mean over all tokens of the text,
     including [CLS] and [SEP], as sentence-transformers does (E = D).
 
     Args:
-        model: a model.
+        model: a model with any head or none.
         tokenizer: its tokenizer.
         texts: the texts.
         pairs: second texts.
@@ -56,8 +56,18 @@ def embed(
         batching: sizes of batches. Texts longer than its `max_length`, by default that of the folder or the model's
             number of positions, are truncated, which is logged.
 
+    Returns:
+        Vectors [B, E], a float32 numpy array.
+
     Raises:
         InputError: an unknown pooling or prompt; an invalid text, with its index.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base")
+        >>> vectors = dj.embed(model, tokenizer, ["A man eats.", "Somebody has lunch."])
+        >>> vectors.shape == (2, model.config.hidden_size)
+        True
     """
     columns = [texts] if pairs is None else [texts, pairs]
     pipeline = embed_pipeline(model, tokenizer, pooling=pooling, prompt=prompt, batching=batching)

@@ -58,13 +58,31 @@ class _Piece(NamedTuple):
 def tag_entities(
     model: Model, tokenizer: Tokenizer, texts: Sequence[str], *, batching: Batching = BATCHING
 ) -> list[list[Entity]]:
-    """The entities of each text, in order; texts may be of any length.
+    """The named entities of each text, in order; texts may be of any length.
 
-    The first token of a word determines its label (`split_words`). The labels follow IOB1, IOB2 or BIOES (BILOU), or
-    have no prefixes, in which case neighboring words with the same label are one entity; "O" is no entity. Longer
-    texts are read in windows that overlap by a quarter; each token gets its label in the window in which it has the
-    most context. Raises InputError for a model without the head "token_classification", and with the index of an
-    invalid text.
+    The first token of a word determines its label. The labels follow IOB1, IOB2 or BIOES (BILOU), or have no prefixes,
+    in which case neighboring words with the same label are one entity; "O" is no entity. Longer texts are read in
+    windows that overlap by a quarter; each token gets its label in the window in which it has the most context.
+
+    Args:
+        model: a model with the head "token_classification".
+        tokenizer: its tokenizer.
+        texts: the texts.
+        batching: sizes of batches and the maximum number of tokens of a window.
+
+    Returns:
+        For each text its entities: `label` without a prefix such as B-, `start` and `end` in characters, `text`, and
+        `probability`, the mean over its words.
+
+    Raises:
+        InputError: a model without the head "token_classification"; with its index, an invalid text.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("tner/deberta-v3-large-ontonotes5", "token_classification")
+        >>> entities = dj.tag_entities(model, tokenizer, ["Marie lives in Paris."])[0]
+        >>> all("Marie lives in Paris."[entity.start : entity.end] == entity.text for entity in entities)
+        True
     """
     return complete(tag_entities_pipeline(model, tokenizer, batching=batching), texts)
 

@@ -39,12 +39,32 @@ def score_entities(
     *,
     batching: Batching = BATCHING,
 ) -> list[list[Candidate]]:
-    """The entities of each passage, the most likely first; `entities` are start and end in characters of the passage.
+    """The entities of each passage by the probability that they fill the gap in a query, as in ReCoRD.
 
-    The query contains @placeholder, or the mask token, in place of the entity. Longer passages are read in windows
-    that overlap by a quarter. Spans with the same text are one entity; its probability is the geometric mean over its
-    spans in all windows that contain them (docs/numerics.md, "Task inputs"). Raises InputError for a model without the
-    head "entity_scoring", and with the index of an invalid example.
+    Longer passages are read in windows that overlap by a quarter. Spans with the same text are one entity; its
+    probability is the geometric mean over its spans in all windows that contain them (docs/numerics.md, "Task inputs").
+
+    Args:
+        model: a model with the head "entity_scoring".
+        tokenizer: its tokenizer.
+        passages: the passages.
+        queries: a query for each passage, with @placeholder or the mask token in place of the entity.
+        entities: for each passage its spans, start and end in characters.
+        batching: sizes of batches and the maximum number of tokens of a window.
+
+    Returns:
+        For each passage its entities, the most likely first: `text`, `spans` and `probability`.
+
+    Raises:
+        InputError: a model without the head "entity_scoring"; with its index, an invalid example.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base", "entity_scoring")  # a new head
+        >>> passage, query = "Marie lives in Paris.", "The city is @placeholder."
+        >>> [best, other] = dj.score_entities(model, tokenizer, [passage], [query], [[(0, 5), (15, 20)]])[0]
+        >>> sorted([best.text, other.text])
+        ['Marie', 'Paris']
     """
     return complete(score_entities_pipeline(model, tokenizer, batching=batching), passages, queries, entities)
 

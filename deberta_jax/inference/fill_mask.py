@@ -79,13 +79,31 @@ def fill_mask(
     Uses the enhanced mask decoder if the model has one. Probabilities are over all ids of the tokenizer; special
     tokens are not returned.
 
-    By default each mask is predicted while all others are masked. For several masks that belong together, such as the
-    pieces of a word, `fill_order` fills one mask after the other, and the model reads the tokens that were filled
-    before: "left_to_right", or "most_confident", which fills the mask with the most likely token next. The result is
-    then a `FilledText` for each text. The model runs once for each mask.
+    Args:
+        model: a model with the head "masked_lm".
+        tokenizer: its tokenizer.
+        texts: the texts, each with one or more [MASK].
+        top_k: the number of tokens for each mask.
+        fill_order: "independent" predicts each mask while all others are masked. "left_to_right" and
+            "most_confident" fill one mask after the other, and the model reads the tokens that were filled before, as
+            for the pieces of a word; the latter fills the mask with the most likely token next.
+        batching: sizes of batches and the maximum number of tokens.
 
-    Raises InputError for a model without the head "masked_lm", and with the index of a text that has no [MASK] or so
-    many tokens that a [MASK] would be truncated.
+    Returns:
+        For each text, a list for each mask of predictions with `token`, `id` and `probability`; for another
+        `fill_order`, the `text` with the chosen tokens and `masks`, the predictions when each mask was filled.
+
+    Raises:
+        InputError: a model without the head "masked_lm"; an unknown option; with the index of the text, a text without
+            [MASK], or with so many tokens that a [MASK] would be truncated.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base", "masked_lm")
+        >>> [predictions] = dj.fill_mask(model, tokenizer, ["A [MASK] eats."], top_k=2)[0]
+        >>> best, second = [prediction.token for prediction in predictions]
+        >>> predictions[0].probability >= predictions[1].probability
+        True
     """
     return complete(fill_mask_pipeline(model, tokenizer, top_k=top_k, fill_order=fill_order, batching=batching), texts)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deberta_jax.config import LEFT_TO_RIGHT
-from deberta_jax.errors import InputError, check_at_least
+from deberta_jax.errors import InputError
 from deberta_jax.hub.heads import Model
 from deberta_jax.inference.buckets import BATCHING, Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
@@ -26,6 +26,7 @@ from deberta_jax.inference.models import (
     require_head,
     require_tokenizer,
 )
+from deberta_jax.inference.sampling import NEW_TOKENS, Sampling
 from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import encoder_of
 from deberta_jax.model.decoding import logits_at, read_prompts, read_token
@@ -34,8 +35,6 @@ from deberta_jax.ops.precision import upcast
 from deberta_jax.ops.sampling import next_token
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
-# The default of `max_new_tokens`.
-NEW_TOKENS = 64
 # Steps between two checks whether all texts have ended.
 BLOCK = 16
 # What a model was trained for (`DebertaConfig.objective`) that generates text.
@@ -44,44 +43,26 @@ _log = logging.getLogger(__name__)
 
 
 class Generated(NamedTuple):
-    """The text after a prompt, whether it ended with a stop token, and the log probability of its tokens.
+    """What `generate` returns for each prompt.
 
-    The stop token is not part of the text, but of the probability, which is that before `temperature`, `top_k` and
-    `top_p`. Special tokens have probability 0.
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("runs/clm/model", "masked_lm")
+        >>> generated = dj.generate(model, tokenizer, ["A man"], max_new_tokens=4)[0]
+        >>> 0 < generated.tokens <= 4, generated.log_probability < 0
+        (True, True)
     """
 
     text: str
+    """The text after the prompt, without the stop token."""
     is_complete: bool
+    """Whether the text ended with a stop token."""
     log_probability: float
+    """Natural logarithm of the probability of the tokens, the stop token included, before `temperature`, `top_k` and
+    `top_p`. Special tokens have probability 0.
+    """
     tokens: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen; see `generate`."""
-
-    max_new_tokens: int = NEW_TOKENS
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    is_bidirectional: bool = False
-    use_cache: bool = True
-
-    @property
-    def choice(self) -> dict[str, Any]:
-        """The arguments of `next_token`."""
-        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-
-    def __post_init__(self) -> None:
-        check_at_least("max_new_tokens", self.max_new_tokens, 1)
-        if self.top_k is not None:
-            check_at_least("top_k", self.top_k, 1)
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(f"temperature is {self.temperature}; it must be 0 (the most likely token) or positive")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if self.temperature == 0 and (self.top_k is not None or self.top_p < 1):
-            raise InputError("top_k and top_p choose among sampled tokens; set temperature above 0")
+    """The number of generated tokens, the stop token included."""
 
 
 def generate(
@@ -98,8 +79,10 @@ def generate(
     use_cache: bool = True,
     batching: Batching = BATCHING,
 ) -> list[Generated]:
-    """Continue each prompt with a model that was trained with the objective clm or mt, or answer it with one that was
-    fine-tuned on (source, target) pairs (He et al. 2021, appendix A.4; docs/pretraining.md, "Language models").
+    """Continue each prompt with a language model, or answer it with a sequence-to-sequence model.
+
+    The model was trained with the objective clm or mt, or fine-tuned on (source, target) pairs (He et al. 2021,
+    appendix A.4; docs/pretraining.md, "Language models"); a warning is logged for others.
 
     Args:
         model: a model with the head "masked_lm".
@@ -113,10 +96,18 @@ def generate(
         stop: texts of single tokens that end a text, such as ".", beside [SEP].
         seed: of the samples; the same prompt and seed give the same text, whatever the other prompts are.
         use_cache: store keys and values of earlier tokens; without it everything is computed again for each token.
-        batching: the size of batches; `max_length` is that of the prompts.
+        batching: sizes of batches; `max_length` is that of the prompts.
+
+    Returns:
+        A `Generated` for each prompt.
 
     Raises:
-        InputError: for a model without the head, invalid options, and with the index of a prompt that is too long.
+        InputError: a model without the head; invalid options; with its index, a prompt that is too long.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("runs/clm/model", "masked_lm")
+        >>> text = dj.generate(model, tokenizer, ["A man"], max_new_tokens=4)[0].text
     """
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     options: dict[str, Any] = {**sampling, "stop": stop, "seed": seed, "use_cache": use_cache}

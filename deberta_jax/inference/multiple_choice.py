@@ -17,7 +17,7 @@ from deberta_jax.inference.encode import EncodedRow, Texts, encode
 from deberta_jax.inference.inputs import ModelInputs
 from deberta_jax.inference.models import require_head
 from deberta_jax.inference.stream import Pipeline, complete
-from deberta_jax.model.heads import MultipleChoice
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
 
@@ -40,8 +40,24 @@ def choose(
 ) -> list[Choice]:
     """The best choice for each text; texts may have different numbers of choices.
 
-    Each choice is encoded as the pair of its text. Raises InputError for a model without the head "multiple_choice",
-    and with the index of a text that is invalid or has no choices.
+    Args:
+        model: a model with the head "multiple_choice".
+        tokenizer: its tokenizer.
+        texts: the texts, such as questions.
+        choices: the choices of each text; each is encoded as the pair of its text.
+        batching: sizes of batches and the maximum number of tokens.
+
+    Returns:
+        For each text `choice`, `choice_index`, `probability`, and the `probabilities` of all its choices.
+
+    Raises:
+        InputError: a model without the head; with its index, an invalid text, or one without choices.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base", "multiple_choice")  # a new head
+        >>> dj.choose(model, tokenizer, ["She sells"], [["sea shells.", "the year."]])[0].choice_index in (0, 1)
+        True
     """
     return complete(choose_pipeline(model, tokenizer, batching=batching), texts, choices)
 

@@ -1,5 +1,6 @@
 """Perplexity of language models from left to right, over documents of any length."""
 
+import dataclasses
 import logging
 import math
 from collections import deque
@@ -33,9 +34,14 @@ _log = logging.getLogger(__name__)
 
 
 class Perplexity(NamedTuple):
-    """How well a language model predicts documents.
+    """How well a language model predicts documents, as `perplexity` measures it.
 
-    `nats` is the negative log-likelihood of all `tokens`. `words` are words and line ends, see `count_words`.
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("runs/clm/model", "masked_lm")
+        >>> result = dj.perplexity(model, tokenizer, ["A man eats.", "A woman sings."])
+        >>> result.words, result.per_word > result.per_token > 1  # 6 words and 2 line ends
+        (8, True)
     """
 
     per_token: float
@@ -43,8 +49,11 @@ class Perplexity(NamedTuple):
     per_word: float
     """exp(nats / words), which models with different tokenizers can be compared by."""
     nats: float
+    """The negative log-likelihood of all tokens, in nats."""
     tokens: int
+    """The number of predicted tokens."""
     words: int
+    """The number of words and line ends."""
 
 
 class Window(NamedTuple):
@@ -76,15 +85,23 @@ def perplexity(
     in pretraining: names of special tokens in it are plain text. Memory does not depend on the number of documents.
 
     Args:
-        model: a model with the head "masked_lm", trained from left to right.
+        model: a model with the head "masked_lm"; a warning is logged if it was not trained from left to right.
         tokenizer: its tokenizer.
         documents: any iterable of documents. Those without tokens count with their line ends only.
         max_length: maximum number of tokens of a window, by default the model's number of positions.
         stride: number of tokens that windows move by, by default half of `max_length`.
         batch_tokens: number of tokens per batch, including padding.
 
+    Returns:
+        A `Perplexity` over all documents together.
+
     Raises:
         InputError: documents without any token; an invalid document, with its index; a stride larger than a window.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("runs/clm/model", "masked_lm")
+        >>> result = dj.perplexity(model, tokenizer, ["A man eats.", "A woman sings."])
     """
     _check_model(model, tokenizer)
     if isinstance(documents, str):
@@ -93,27 +110,39 @@ def perplexity(
     stride = _checked_stride(stride, length)
     batching = Batching(batch_tokens=batch_tokens, max_length=length)
     pipeline = Pipeline(model, tokenizer, window_nats, _encode, _read, batching)
-    tokens = words = 0
-    indices: deque[int] = deque()
-
-    def windows() -> Iterator[Window]:
-        nonlocal tokens, words
-        for index, text in enumerate(documents):
-            ids = _tokenize(tokenizer, text, index)
-            tokens, words = tokens + len(ids), words + count_words(text)
-            for window in split_windows(text[:_SHOWN], ids, length - 1, stride):
-                indices.append(index)
-                yield window
-
+    progress = _Progress()
+    windows = _read_windows(tokenizer, documents, length - 1, stride, progress)
     nats = 0.0
-    for result in stream(pipeline, windows()):
+    for result in stream(pipeline, windows):
         if isinstance(result, InputError):
-            raise InputError(f"text {indices[0]}: {result}")
+            raise InputError(f"text {progress.indices[0]}: {result}")
         nats += result
-        indices.popleft()
+        progress.indices.popleft()
+    tokens, words = progress.tokens, progress.words
     if not tokens:
         raise InputError("the documents have no tokens: expected text")
     return Perplexity(_exp(nats / tokens), _exp(nats / words), nats, tokens, words)
+
+
+@dataclasses.dataclass
+class _Progress:
+    """The numbers of tokens and words so far, and the index of the document of each window without a result."""
+
+    tokens: int = 0
+    words: int = 0
+    indices: deque[int] = dataclasses.field(default_factory=deque)
+
+
+def _read_windows(
+    tokenizer: Tokenizer, documents: Iterable[str], capacity: int, stride: int, progress: _Progress
+) -> Iterator[Window]:
+    """The windows of all documents; `progress` is updated."""
+    for index, text in enumerate(documents):
+        ids = _tokenize(tokenizer, text, index)
+        progress.tokens, progress.words = progress.tokens + len(ids), progress.words + count_words(text)
+        for window in split_windows(text[:_SHOWN], ids, capacity, stride):
+            progress.indices.append(index)
+            yield window
 
 
 def _check_model(model: Model, tokenizer: Tokenizer) -> None:

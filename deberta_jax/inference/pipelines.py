@@ -26,12 +26,12 @@ from deberta_jax.inference.stream import Pipeline, complete
 from deberta_jax.model.deberta import Deberta, encoder_of
 from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    MultipleChoice,
     QuestionAnswering,
     SequenceClassification,
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 
@@ -126,8 +126,23 @@ def pipeline(
 def pipeline(model: Any, tokenizer: Tokenizer, *, batching: Batching = BATCHING) -> Pipeline[Any]:
     """The pipeline of the model's head with default options, for `stream`.
 
-    Its examples are those of the head's function, such as `fill_mask`; a model without a head gives embeddings, and a
-    language model that was trained only to generate text (objective clm or seq2seq) generates.
+    Args:
+        model: a model with any head or none.
+        tokenizer: its tokenizer.
+        batching: sizes of batches and the maximum number of tokens.
+
+    Returns:
+        A `Pipeline`. Its examples are those of the head's function, such as `fill_mask`; a model without a head gives
+        embeddings, and a language model that was trained only to generate text (objective clm or seq2seq) generates.
+
+    Raises:
+        InputError: a model that has no pipeline, such as a pair; no tokenizer.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-base-mnli", "sequence_classification")
+        >>> pipeline = dj.pipeline(model, tokenizer)
+        >>> [result] = dj.stream(pipeline, [("A man eats.", "A person eats.")])
     """
     for spec in PIPELINES.values():
         if isinstance(model, HEADS[spec.head].model):
@@ -206,8 +221,24 @@ def predict(
 
     A language model that was trained only to generate text (objective clm or seq2seq) generates.
 
-    `pairs` are the second texts for classification, the contexts of questions, the choices of texts, or, for entity
-    ranking, a query and spans of entities per passage. The options of these functions have their defaults.
+    Args:
+        model: a model with any head or none.
+        tokenizer: its tokenizer.
+        texts: the texts.
+        pairs: the second texts for classification, the contexts of questions, the choices of texts, or, for entity
+            ranking, a query and spans of entities per passage.
+        batching: sizes of batches and the maximum number of tokens.
+
+    Returns:
+        What the function of the head returns with its default options.
+
+    Raises:
+        InputError: as the function of the head; pairs for a model that generates.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-base-mnli", "sequence_classification")
+        >>> [result] = dj.predict(model, tokenizer, ["A man eats."], ["A person eats."])
     """
     if isinstance(model, Deberta):
         return embed(model, tokenizer, texts, pairs, batching=batching)

@@ -83,13 +83,36 @@ def answer(
     no_answer_threshold: float | None = 0.0,
     batching: Batching = BATCHING,
 ) -> list[Answer]:
-    """The best span of at most `max_answer_tokens` in each context, by the sum of its start and end logits.
+    """The best span of each context as the answer to its question, by the sum of its start and end logits.
 
     Longer contexts are read in windows that overlap by a quarter of a row. There is no answer if [CLS] scores higher
     than the best span by more than `no_answer_threshold`, at its minimum over the windows, as in the evaluation of
-    SQuAD 2.0; None disables this, and each context with a token has an answer. Raises InputError for a model without
-    the head "question_answering", and with the index of an invalid text or of a question that leaves no room for its
-    context.
+    SQuAD 2.0.
+
+    Args:
+        model: a model with the head "question_answering".
+        tokenizer: its tokenizer.
+        questions: the questions.
+        contexts: a context for each question.
+        max_answer_tokens: the maximum number of tokens of an answer.
+        no_answer_threshold: in logits; None disables this, and each context with a token has an answer.
+        batching: sizes of batches and the maximum number of tokens of a window.
+
+    Returns:
+        For each question `text`, `start` and `end` in characters of the context ("" at 0 without an answer),
+        `probability`, and `no_answer`, the score that is compared with the threshold.
+
+    Raises:
+        InputError: a model without the head; with its index, an invalid text, or a question that leaves no room for its
+            context.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("deepset/deberta-v3-base-squad2", "question_answering")
+        >>> context = "Marie lives in Paris."
+        >>> result = dj.answer(model, tokenizer, ["Where does Marie live?"], [context], no_answer_threshold=None)[0]
+        >>> context[result.start : result.end] == result.text
+        True
     """
     pipeline = answer_pipeline(
         model,

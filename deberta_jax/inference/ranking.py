@@ -49,16 +49,34 @@ def rank(
     function: ScoreFunction = "auto",
     batching: Batching = BATCHING,
 ) -> list[RankedDocument]:
-    """The documents with the highest scores, the best first and ties in their order; `top=None` returns all of them.
+    """The documents with the highest scores for a query, by a cross-encoder.
 
-    Query and document are one pair of texts, by default of at most the tokenizer's `model_max_length` tokens. Longer
-    pairs are truncated, which is logged; with `windows`, a longer document is read in windows that overlap by a quarter
-    of a row, and has the score of its best window.
+    Query and document are one pair of texts. The score of a model with one label is its logit under `function`, that
+    of a model with several labels the probability of the label `relevant`.
 
-    The score of a model with one label is its logit under `function`. By default this is the function that
-    sentence-transformers stored in the folder, without one the sigmoid, as in its CrossEncoder. A model with several
-    labels needs the name of the label of relevant documents, `relevant`, and the score is its probability. Raises
-    InputError for a model without the head "sequence_classification", and with the index of an invalid document.
+    Args:
+        model: a model with the head "sequence_classification".
+        tokenizer: its tokenizer.
+        query: one query; call `rank` for each.
+        documents: the documents.
+        top: the number of documents to return; None for all.
+        windows: read a longer document in windows that overlap by a quarter of a row; it has the score of its best
+            window. Otherwise it is truncated, which is logged.
+        relevant: the label of relevant documents of a model with several labels.
+        function: "softmax", "sigmoid" or "none"; "auto" is what sentence-transformers stored in the folder, else the
+            sigmoid, as in its CrossEncoder.
+        batching: sizes of batches; pairs have at most the tokenizer's `model_max_length` tokens unless it says more.
+
+    Returns:
+        The best documents first, ties in their order: `index`, `document` and `score`.
+
+    Raises:
+        InputError: a model without the head; a label that is missing; with its index, an invalid document.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("mixedbread-ai/mxbai-rerank-base-v1", "sequence_classification")
+        >>> best = dj.rank(model, tokenizer, "How do bees fly?", ["Bees beat their wings.", "Cats sleep."], top=1)[0]
     """
     if not isinstance(query, str):
         raise InputError(f"the query must be a string, not {type(query).__name__}: call rank for each query")

@@ -28,11 +28,29 @@ class DetectedToken(NamedTuple):
 def detect_replaced(
     model: Model, tokenizer: Tokenizer, texts: Sequence[str], *, batching: Batching = BATCHING
 ) -> list[list[DetectedToken]]:
-    """All tokens of each text, in order; texts may be of any length.
+    """The probability of each token of each text that another model wrote it; texts may be of any length.
 
     Longer texts are read in windows that overlap by a quarter; each token is scored in the window in which it has the
-    most context. Raises InputError for a model without the head "replaced_token_detection", and with the index of an
-    invalid text.
+    most context (He, Gao and Chen 2023, section 3.1).
+
+    Args:
+        model: a model with the head "replaced_token_detection", such as the released models of v3.
+        tokenizer: its tokenizer.
+        texts: the texts.
+        batching: sizes of batches and the maximum number of tokens of a window.
+
+    Returns:
+        For each text its tokens, in order: `text`, `start` and `end` in characters, and `probability`.
+
+    Raises:
+        InputError: a model without the head "replaced_token_detection"; with its index, an invalid text.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-v3-base", "replaced_token_detection")
+        >>> tokens = dj.detect_replaced(model, tokenizer, ["A man eats."])[0]
+        >>> tokens[-1].text, 0 < tokens[-1].probability < 1
+        ('.', True)
     """
     return complete(detect_replaced_pipeline(model, tokenizer, batching=batching), texts)
 

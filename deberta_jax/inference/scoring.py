@@ -26,11 +26,30 @@ def score(
     function: ScoreFunction = "auto",
     batching: Batching = BATCHING,
 ) -> Float[np.ndarray, "B"]:
-    """A float32 number per text or pair, from a model with one label; for a reward model, of prompts and responses.
+    """A number for each text or pair, from a model with one label, such as a reward model.
 
-    The number is the logit, or its sigmoid with `function="sigmoid"`. Longer texts are truncated, which is logged, or
-    read in windows if the model was fine-tuned to do so. Raises InputError for a model without the head
-    "sequence_classification" or with several labels, and with the index of an invalid text.
+    Longer texts are truncated, which is logged, or read in windows if the model was fine-tuned to do so.
+
+    Args:
+        model: a model with the head "sequence_classification" and one label.
+        tokenizer: its tokenizer.
+        texts: the texts; for a reward model, the prompts.
+        pairs: second texts; for a reward model, the responses.
+        function: "auto" and "none" give the logit, "sigmoid" its sigmoid.
+        batching: sizes of batches and the maximum number of tokens.
+
+    Returns:
+        Numbers [B], a float32 numpy array.
+
+    Raises:
+        InputError: a model without the head or with several labels; with its index, an invalid text.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> name = "OpenAssistant/reward-model-deberta-v3-base"
+        >>> model, tokenizer = dj.from_pretrained(name, "sequence_classification")
+        >>> dj.score(model, tokenizer, ["How do bees fly?"] * 2, ["They beat their wings.", "No."]).shape
+        (2,)
     """
     columns = [texts] if pairs is None else [texts, pairs]
     scores = complete(score_pipeline(model, tokenizer, function=function, batching=batching), *columns)

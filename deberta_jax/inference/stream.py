@@ -77,11 +77,24 @@ class _RunningBatch(NamedTuple):
 
 
 def stream(pipeline: Pipeline[Result], examples: Iterable[tuple[object, ...]]) -> Iterator[Result | InputError]:
-    """The result of each example, in the same order, or the error of an invalid one; the stream may be of any length.
+    """The result of each of any number of examples, in the same order.
 
-    An example is a tuple with one element of each list that the pipeline's function takes: `(text,)`, `(text, pair)`,
-    `(question, context)`, `(text, choices)`, `(query, documents)`, `(passage, query, entities)`. The number of
-    truncated texts is logged at the end.
+    The number of truncated texts is logged at the end.
+
+    Args:
+        pipeline: from the function `pipeline`.
+        examples: tuples with one element of each list that the pipeline's function takes: `(text,)`, `(text, pair)`,
+            `(question, context)`, `(text, choices)`, `(query, documents)`, `(passage, query, entities)`.
+
+    Yields:
+        A result, or the `InputError` of an invalid example, which is not raised.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("microsoft/deberta-base-mnli", "sequence_classification")
+        >>> results = dj.stream(dj.pipeline(model, tokenizer), (("A man eats.", text) for text in ["A man.", 7]))
+        >>> [type(result).__name__ for result in results]
+        ['Classification', 'InputError']
     """
     total = truncated = 0
     for batch in _delay_by_one(_dispatch(pipeline, examples)):

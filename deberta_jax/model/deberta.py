@@ -33,10 +33,36 @@ from deberta_jax.sharding import on_explicit_meshes
 class Deberta(Configured, Model):
     """DeBERTa v1, v2 or v3 without a head (He et al. 2021; He, Gao and Chen 2023).
 
-    `dtype` is the compute dtype, by default that of the parameters, `param_dtype`. `precision` "tf32" computes float32
-    matrix products faster and less exactly (docs/numerics.md, "Precision of matrix products"). `attention` is the
-    implementation of attention in every layer, as `disentangled_attention` takes it, or a function with the arguments
-    and results of `attention_with_probabilities`.
+    A model is a pytree: `jax.jit`, `jax.grad`, `jax.vmap` and optax work on it. It runs on meshes with Auto or Explicit
+    axes, and inside `jax.shard_map` (docs/scaling.md).
+
+    Args:
+        config: the architecture.
+        dtype: the compute dtype, by default that of the parameters.
+        param_dtype: the dtype of the parameters, by default float32.
+        remat: what the backward pass recomputes: operations that are cheap beside matrix products ("none"), attention
+            scores too ("dots"), or everything but the inputs of the layers ("full").
+        precision: "float32", or "tf32", which computes float32 matrix products faster and less exactly
+            (docs/numerics.md, "Precision of matrix products").
+        attention: the implementation of attention in every layer, as `disentangled_attention` takes it, or a function
+            with the arguments and results of `attention_with_probabilities`. On a mesh with Explicit axes it runs with
+            Auto axes, and may not read sharded arrays.
+        key: initializes the parameters.
+
+    Attributes:
+        config: the architecture, which is fixed; `with_config` returns a changed copy.
+        embeddings, encoder: the modules.
+        precision: the precision of float32 matrix products.
+
+    Raises:
+        InputError: an unknown option, or a `param_dtype` of other than floating-point numbers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.Deberta(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model(jnp.array([[1, 7, 8, 2]])).last_hidden_state.shape  # [B, T, D]
+        (1, 4, 128)
     """
 
     def __init__(
@@ -83,21 +109,29 @@ class Deberta(Configured, Model):
         output_attentions: bool = False,
         key: Key = None,
     ) -> EncoderOutput:
-        """Encode token ids [B, T], or embeddings of words `inputs_embeds` [B, T, E] instead.
+        """Encode token ids [B, T], as numpy or JAX arrays.
 
-        `attention_mask` [B, T] is 1 for real tokens and 0 for padding, as in transformers. `segment_ids` [B, T] numbers
-        the documents packed into a sequence from 1; 0 is padding, unlike in `disentangled_attention`, where a negative
-        number is. Documents do not attend to each other. `order` [B, T] numbers tokens: a token attends to those with
-        the same or a smaller number (docs/attention.md, "Order of tokens"). `pair_mask` [B, 1 or N, T, S] is 1 where a
-        query may attend to a key, and replaces what `attention_mask` implies. `bias` [B, N, T, S] (each axis may be 1)
-        is added to the scaled attention scores. `position_ids` [B, T] are absolute positions, from 0 in each document.
-        `depth` runs only the first layers. `each(state, layer)` replaces the output of each layer.
-        `output_hidden_states` returns [L + 1, B, T, D], `output_attentions` [L, B, N, T, S]. Dropout is applied if
-        `key` is given.
+        Args:
+            input_ids: token ids [B, T].
+            attention_mask: 1 for real tokens, 0 for padding [B, T], as in transformers.
+            token_type_ids: 0 for the first text, 1 for the second [B, T].
+            segment_ids: numbers the packed documents, which do not attend to each other, from 1; 0 is padding [B, T].
+            position_ids: absolute positions, from 0 in each document [B, T].
+            order: a token attends to those with the same or a smaller number [B, T] (docs/attention.md).
+            pair_mask: 1 where a query may attend to a key [B, 1 or N, T, S]; replaces what `attention_mask` implies.
+            bias: added to the scaled attention scores [B, N, T, S]; each axis may be 1, and -inf hides a key.
+            inputs_embeds: embeddings of words [B, T, E] in place of ids.
+            depth: run only this number of layers from the first.
+            each: `each(state, layer)` replaces the output [B, T, D] of each layer, numbered from 0.
+            output_hidden_states, output_attentions: return them too.
+            key: applies dropout; without a key there is none.
 
-        Raises ValueError for inputs of other shapes, a mask of floating-point numbers or a bias of other numbers, for
-        ids that do not exist (traced ids give NaN), and for both or neither of ids and embeddings; InputError for more
-        tokens than the model has absolute positions.
+        Returns:
+            `last_hidden_state` [B, T, D]; on request `hidden_states` [L + 1, B, T, D], `attentions` [L, B, N, T, S].
+
+        Raises:
+            ValueError: other shapes; a mask of floats; unknown ids (NaN if traced); ids and embeddings, or neither.
+            InputError: more tokens than the model has absolute positions.
         """
         embedded = self._embed(input_ids, inputs_embeds, token_type_ids, position_ids)
         segment_ids, order, bias = as_arrays(segment_ids, order, bias)

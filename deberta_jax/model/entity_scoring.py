@@ -28,6 +28,19 @@ class EntityScoring(HeadModel):
     """Which entities of a passage answer a query: Microsoft's head for ReCoRD.
 
     An entity is the sum of its tokens' states, weighted by their attention from the first token.
+
+    Args:
+        config: the architecture.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.EntityScoring(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> positions = jnp.array([[[1, 0], [1, 2]]])  # [B, E, P]: the tokens of 2 entities, padded with 0
+        >>> jax.eval_shape(model, jnp.array([[1, 7, 8, 2]]), entity_positions=positions).shape  # [B, E]
+        (1, 2)
     """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
@@ -48,10 +61,18 @@ class EntityScoring(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Float[Array, "B E"] | HeadOutput[Array]:
-        """Logits [B, E] of entities, whose tokens are at `entity_positions` (0: no token), or a `HeadOutput`.
+        """Logits [B, E] of E entities, in float32 or wider, or a `HeadOutput`.
 
-        An entity without tokens has -10000. Other arguments and errors as `Deberta`; positions that do not exist are a
-        ValueError (traced ones are not checked).
+        Args:
+            input_ids: token ids [B, T].
+            attention_mask: 1 for real tokens, 0 for padding [B, T].
+            entity_positions: the positions of the tokens of each entity [B, E, P], padded with 0. An entity without
+                tokens has the logit -10000.
+            key: applies dropout; without a key there is none.
+            inputs: the other arguments of `Deberta`.
+
+        Raises:
+            ValueError: as `Deberta`, and for positions that do not exist (traced ones are not checked).
         """
         keys = split_key(key, 2)
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)

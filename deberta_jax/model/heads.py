@@ -36,8 +36,19 @@ from deberta_jax.sharding import on_explicit_meshes
 class SequenceClassification(HeadModel):
     """Classification or regression of a text: pooler and linear map (docs/numerics.md, "Heads and losses").
 
-    Logits are [B, C] for the C `labels` of the config; with one label they are the predicted number.
-    `classifier_pooling` of the config selects the pooler. With `window_pooling`, long texts may be passed as windows.
+    `classifier_pooling` of the config selects the pooler.
+
+    Args:
+        config: the architecture; its C `labels` are the outputs. One label is a regression or a score.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model(jnp.array([[1, 7, 8, 2]])).shape  # [B, C]
+        (1, 2)
     """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
@@ -63,10 +74,11 @@ class SequenceClassification(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Float[Array, "B C"] | HeadOutput[Array]:
-        """Logits [B, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`.
+        """Logits [B, C], in float32 or wider; with one label, the predicted number.
 
-        A model with `window_pooling` also takes texts as M windows each: arrays then start with the axes B and M, and
-        a window without a real token does not count.
+        Arguments and errors are those of `Deberta`. A model with `window_pooling` also takes texts as M windows each:
+        arrays then start with the axes B and M, and a window without a real token does not count. Returns a
+        `HeadOutput` if hidden states or attentions are requested.
         """
         arrays: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
         if self.config.window_pooling is None or not has_sequences(arrays):
@@ -112,45 +124,22 @@ class SequenceClassification(HeadModel):
         return WindowLogits(logits, scores)
 
 
-class MultipleChoice(HeadModel):
-    """One of several choices: each choice is a text of its own, pooled and scored."""
-
-    def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
-        keys = jax.random.split(key, 3)
-        self.deberta = Deberta(config, key=keys[0], **options)
-        self.pooler = Pooler(config, key=keys[1])
-        self.classifier = project(config, 1, keys[2])
-        cast_parameters(self, options.get("param_dtype"))
-
-    @head_call
-    @on_explicit_meshes
-    def __call__(
-        self,
-        input_ids: Int[ArrayLike, "B M T"] | None = None,
-        attention_mask: Mask = None,
-        *,
-        key: Key = None,
-        **inputs: Unpack[ModelInputs],
-    ) -> Float[Array, "B M"] | HeadOutput[Array]:
-        """Logits [B, M] of the choices, in float32 or wider, or a `HeadOutput`.
-
-        Arguments and errors as `Deberta`, but arrays start with the axes B and M, which `pair_mask` and `bias`
-        [B, M, N, T, S] may have with size 1.
-        """
-        keys = split_key(key, 2)
-        arrays, B, M = join_sequences({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
-        output = self.deberta(**arrays, key=keys[0])
-        return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]).reshape(B, M), output)
-
-    @in_precision
-    def head(self, states: Float[Array, "B T D"], *, key: Key = None) -> Float[Array, "B"]:
-        """The score of each text from the states of the last layer."""
-        keys = split_key(key, 2)
-        return classify_pooled(self.config, self.classifier, self.pooler(states, key=keys[0]), keys[1])[:, 0]
-
-
 class TokenClassification(HeadModel):
-    """A label for each token: a linear map, after a dense layer in Microsoft's form (`projected`)."""
+    """A label for each token: a linear map, after a dense layer in Microsoft's form.
+
+    Args:
+        config: the architecture; its C `labels` are the outputs.
+        projected: whether the head has Microsoft's dense layer, as models of their code have.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.TokenClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model(jnp.array([[1, 7, 8, 2]])).shape  # [B, T, C]
+        (1, 4, 2)
+    """
 
     def __init__(
         self,
@@ -176,7 +165,7 @@ class TokenClassification(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Float[Array, "B T C"] | HeadOutput[Array]:
-        """Logits [B, T, C], in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
+        """Logits [B, T, C], in float32 or wider, or a `HeadOutput`; arguments and errors are those of `Deberta`."""
         keys = split_key(key, 2)
         output = self.deberta(input_ids, attention_mask, key=keys[0], **inputs)
         return with_encoder_output(self.head(output.last_hidden_state, key=keys[1]), output)
@@ -190,7 +179,21 @@ class TokenClassification(HeadModel):
 
 
 class QuestionAnswering(HeadModel):
-    """Start and end of an answer in a text (Hugging Face's head: one linear map)."""
+    """Start and end of an answer in a text: one linear map, as Hugging Face's head.
+
+    Args:
+        config: the architecture.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.QuestionAnswering(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> logits = model(jnp.array([[1, 7, 8, 2]]))
+        >>> logits.start.shape, logits.end.shape  # [B, T]
+        ((1, 4), (1, 4))
+    """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
         keys = jax.random.split(key)
@@ -208,7 +211,10 @@ class QuestionAnswering(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> SpanLogits | HeadOutput[SpanLogits]:
-        """Logits of start and end, [B, T] each, in float32 or wider, or a `HeadOutput`. Arguments as `Deberta`."""
+        """Logits `start` and `end` of the answer, [B, T] each, in float32 or wider, or a `HeadOutput`.
+
+        Arguments and errors are those of `Deberta`.
+        """
         output = self.deberta(input_ids, attention_mask, key=key, **inputs)
         return with_encoder_output(self.head(output.last_hidden_state), output)
 

@@ -128,8 +128,26 @@ class MaskedLMHead(Configured):
 class MaskedLM(HeadModel):
     """DeBERTa with a masked language model head: through the enhanced mask decoder, or from the last layer without it.
 
-    A model whose input contains absolute positions has no decoder. The head of an `untied` model has its own table of
-    words instead of the embeddings.
+    A model whose input contains absolute positions has no decoder (He et al. 2021, section 3.2; docs/numerics.md,
+    "Enhanced mask decoder").
+
+    Args:
+        config: the architecture.
+        enhanced_mask_decoder: decode with absolute positions after the encoder.
+        untied: the head has its own table of words instead of the embeddings.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Raises:
+        InputError: a decoder with fewer than 2 layers, or with an `embedding_size` other than `hidden_size`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.MaskedLM(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> ids, positions = jnp.array([[1, 7, 8, 2]]), jnp.array([[1, 2]])
+        >>> jax.eval_shape(model, ids, masked_positions=positions).shape  # [B, M, V]
+        (1, 2, 8192)
     """
 
     def __init__(
@@ -159,11 +177,22 @@ class MaskedLM(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Float[Array, "B M V"] | HeadOutput[Array]:
-        """Logits [B, M, V] at `masked_positions`, or at every position without them, or a `HeadOutput`.
+        """Logits of the tokens at the masked positions, in float32 or wider.
 
-        Other arguments and errors as `Deberta`; positions that do not exist are a ValueError (traced ones are not
-        checked). The decoder reads the output of the last layer but one, so `each` does not change
-        the logits through the last layer of a model with a decoder.
+        Args:
+            input_ids: token ids [B, T].
+            attention_mask: 1 for real tokens, 0 for padding [B, T].
+            masked_positions: the positions to predict [B, M]; by default every position.
+            key: applies dropout; without a key there is none.
+            inputs: the other arguments of `Deberta`. The decoder reads the output of the last layer but one, so `each`
+                does not change the logits through the last layer of a model with a decoder.
+
+        Returns:
+            Logits [B, M, V], or [B, T, V] without positions; a `HeadOutput` if states or attentions are requested.
+
+        Raises:
+            ValueError: as `Deberta`, and for positions that do not exist (traced ones are not checked).
+            InputError: more tokens than the decoder has absolute positions.
         """
         states, output = self._run(input_ids, attention_mask, masked_positions, key, inputs)
         return with_encoder_output(self.head(states, self.deberta.embeddings.word.embedding[...]), output)
@@ -178,7 +207,7 @@ class MaskedLM(HeadModel):
         key: Key = None,
         **inputs: Unpack[ModelInputs],
     ) -> Float[Array, "B M D"]:
-        """The input of the head: decoded states, or those of the last layer, at `masked_positions`."""
+        """The input of the head [B, M, D]: decoded states, or those of the last layer; arguments as for a call."""
         return self._run(input_ids, attention_mask, masked_positions, key, inputs)[0]
 
     def _run(

@@ -44,7 +44,21 @@ if TYPE_CHECKING:
 else:
 
     class HeadOutput(NamedTuple):
-        """What a model with a head returns if hidden states or attentions are requested; without, only the logits."""
+        """What a model with a head returns if hidden states or attentions are requested; otherwise, the logits alone.
+
+        Attributes:
+            logits: what the model returns otherwise, such as logits [B, C].
+            hidden_states: [L + 1, B, T, D], the embeddings first; None if they are not requested.
+            attentions: probabilities before dropout [L, B, N, T, S]; None if they are not requested.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> import deberta_jax as dj
+            >>> model = dj.SequenceClassification(dj.PRESETS["tiny"], key=jax.random.key(0))
+            >>> output = model(jnp.array([[1, 7, 8, 2]]), output_attentions=True)
+            >>> output.logits.shape, output.attentions.shape  # [B, C], [L, B, N, T, S]
+            ((1, 2), (2, 1, 2, 4, 4))
+        """
 
         logits: Array | SpanLogits
         hidden_states: Float[Array, "L B T D"] | None

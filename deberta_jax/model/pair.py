@@ -23,19 +23,36 @@ _SHARED = "word", "position"
 
 
 class ReplacedTokenPair(Model):
-    """A generator, which replaces masked tokens, and a discriminator, which detects them.
+    """A generator, which replaces masked tokens, and a discriminator, which detects them (He, Gao and Chen 2023).
 
-    `sharing` defines the discriminator's tables E_D. "gdes": E_D = stop_gradient(E_G) + E_delta, the generator's
-    tables, which the discriminator's loss does not change, plus a difference, which it does. "es": E_D = E_G, changed
-    by both losses. "none": E_D is independent.
+    Args:
+        generator: a model that fills masks.
+        detector: a complete discriminator.
+        sharing: the discriminator's tables E_D (section 3.3; docs/numerics.md, "Replaced-token detection"). "gdes":
+            E_D = stop_gradient(E_G) + E_delta, the generator's tables, which the discriminator's loss does not change,
+            plus a difference, which it does. "es": E_D = E_G, changed by both losses. "none": E_D is independent.
 
-    `discriminator` holds only its own tables (E_delta, nothing, or E_D); `detector()` is the complete model.
+    Attributes:
+        generator, sharing: as given.
+        discriminator: the discriminator with only its own tables: E_delta, nothing, or E_D.
+
+    Raises:
+        InputError: tables of different shapes, unless `sharing` is "none".
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> config, keys = dj.PRESETS["tiny"], jax.random.split(jax.random.key(0))
+        >>> generator = dj.MaskedLM(config, key=keys[0])
+        >>> pair = dj.ReplacedTokenPair(generator, dj.ReplacedTokenDetection(config, key=keys[1]))
+        >>> type(pair.detector()).__name__
+        'ReplacedTokenDetection'
     """
 
     parts = "pair.detector() or pair.generator"
 
     def __init__(self, generator: MaskedLM, detector: ReplacedTokenDetection, sharing: Sharing = "gdes"):
-        """A pair of two complete models: E_delta = E_D - E_G; with "es" both use the generator's tables."""
+        """Combine two complete models: E_delta = E_D - E_G; with "es" both use the generator's tables."""
         detector_tables, shared = tables(detector), tables(generator)
         parts: Tables | dict[str, None] = detector_tables
         if sharing != "none":
@@ -60,7 +77,7 @@ class ReplacedTokenPair(Model):
         return {} if self.sharing == "none" else tables(self.generator)
 
     def detector(self) -> ReplacedTokenDetection:
-        """The discriminator with its tables summed, as a complete model."""
+        """The discriminator with its tables summed, as a complete model, to save or to call."""
         return detector(self.discriminator, self.shared, self.sharing)
 
 
@@ -87,9 +104,23 @@ def initial_pair(
 ) -> ReplacedTokenPair:
     """A pair with random weights, to train from scratch (He, Gao and Chen 2023, section 3.3).
 
-    `sharing` is as in `ReplacedTokenPair`; with "gdes" E_delta is 0 at first. Options as `Deberta`, for both models.
-    Raises InputError for configs whose tables have different shapes, unless `sharing` is "none", and for a generator
-    that cannot have an enhanced mask decoder (fewer than 2 layers, or embedding_size other than hidden_size).
+    Args:
+        generator: the config of the generator.
+        discriminator: the config of the discriminator.
+        sharing: "gdes", "es" or "none", as in `ReplacedTokenPair`; with "gdes" E_delta is 0 at first.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention` of both models, as for `Deberta`.
+
+    Raises:
+        InputError: configs whose tables have different shapes, unless `sharing` is "none"; a generator that cannot have
+            an enhanced mask decoder (fewer than 2 layers, or `embedding_size` other than `hidden_size`).
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> pair = dj.initial_pair(dj.PRESETS["tiny"], dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> pair.sharing
+        'gdes'
     """
     keys = jax.random.split(key)
     first = MaskedLM(generator, key=keys[0], **options)

@@ -38,6 +38,18 @@ class ReplacedTokenDetection(HeadModel):
     """The discriminator of v3: was each token replaced? (He, Gao and Chen 2023, section 3.1).
 
     See docs/numerics.md, "Replaced-token detection".
+
+    Args:
+        config: the architecture.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.ReplacedTokenDetection(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> model(jnp.array([[1, 7, 8, 2]])).shape  # [B, T]
+        (1, 4)
     """
 
     def __init__(self, config: DebertaConfig, *, key: PRNGKeyArray, **options: Unpack[ModelOptions]):
@@ -59,7 +71,7 @@ class ReplacedTokenDetection(HeadModel):
         """The logit [B, T] that a token was replaced (above 0: yes), in float32 or wider, or a `HeadOutput`.
 
         The first state is that of position 0 in the token's document, so packed sequences need their `position_ids`.
-        Arguments as `Deberta`.
+        Arguments and errors are those of `Deberta`; a ValueError also for positions that do not count from 0.
         """
         output = self.deberta(input_ids, attention_mask, key=key, **inputs)
         return with_encoder_output(self.head(output.last_hidden_state, inputs.get("position_ids")), output)

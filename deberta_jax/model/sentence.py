@@ -87,8 +87,29 @@ class Dense(nnx.Module):
 class SentenceEncoder(Deberta):
     """A `Deberta` with the layers of a sentence-transformers folder after it, which `embed` applies.
 
-    Calling it returns the hidden states, as a `Deberta` does; `pool` turns them into one vector per text. Raises
-    InputError for dense layers whose sizes do not match.
+    Calling it returns the hidden states, as a `Deberta` does; `pool` turns them into one vector for each text.
+    `from_pretrained` returns it for such a folder.
+
+    Args:
+        config: the architecture.
+        sentence: pooling, layers, prompts and maximum length.
+        key: initializes the parameters.
+        options: `dtype`, `param_dtype`, `remat`, `precision` and `attention`, as for `Deberta`.
+
+    Attributes:
+        sentence: as given.
+        dense: the dense layers.
+
+    Raises:
+        InputError: dense layers whose sizes do not match.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> model, tokenizer = dj.from_pretrained("embedding-data/deberta-sentence-transformer")
+        >>> model.sentence.pooling
+        ('mean',)
+        >>> dj.embed(model, tokenizer, ["A man eats.", "A woman sings."]).shape[0]
+        2
     """
 
     def __init__(
@@ -109,10 +130,15 @@ class SentenceEncoder(Deberta):
     def pool(
         self, states: Float[Array, "B T D"], attention_mask: Mask = None, *, excluded: Int[ArrayLike, "B"] | None = None
     ) -> Float[Array, "B E"]:
-        """The vector of each text from the states of the last layer, in float32 or wider.
+        """The vector of each text from the states of the last layer.
 
-        `attention_mask` [B, T] is 1 for real tokens. `excluded` is the number of tokens at the start of each text,
-        those of a prompt, that are not pooled.
+        Args:
+            states: hidden states [B, T, D].
+            attention_mask: 1 for real tokens, 0 for padding [B, T].
+            excluded: the number of tokens at the start of each text, those of a prompt, that are not pooled [B].
+
+        Returns:
+            Vectors [B, E], in float32 or wider.
         """
         mask = as_token_mask(attention_mask)
         mask = jnp.ones(states.shape[:2], bool) if mask is None else mask

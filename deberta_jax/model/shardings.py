@@ -21,14 +21,20 @@ def shardings(tree: Tree, mesh: Mesh, rules: Rules | None = None) -> Tree:
     Args:
         tree: arrays, or their shapes from `jax.eval_shape`.
         mesh: a mesh of `make_mesh`, or with `rules` any mesh.
-        rules: the mesh axis, or the mesh axes, of each logical axis ("embed", "mlp", "heads", "vocab", "batch"), such
-            as `{"embed": "x", "heads": ("y", "z")}`; a logical axis without an entry is not sharded. On a mesh with
-            none of the axes data, fsdp and tensor, XLA chooses the sharding of activations. By default "embed" is
-            sharded over fsdp, and "mlp", "heads" and "vocab" over tensor.
+        rules: the mesh axis, or the mesh axes, of each logical axis ("embed", "mlp", "heads", "vocab", "batch",
+            "sequence"), such as `{"embed": "x", "heads": ("y", "z")}`; a logical axis without an entry is not sharded.
+            On a mesh with none of the axes data, fsdp and tensor, XLA chooses the sharding of activations. By default
+            "embed" is sharded over fsdp, and "mlp", "heads" and "vocab" over tensor.
 
     Raises:
         InputError: an unknown logical axis; an axis that the mesh does not have; rules that shard two axes of one array
             over the same mesh axis; without rules, a mesh with none of the axes data, fsdp and tensor.
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> model, mesh = dj.Deberta(dj.PRESETS["tiny"], key=jax.random.key(0)), dj.make_mesh(devices=jax.devices()[:1])
+        >>> model = jax.device_put(model, dj.shardings(model, mesh))
     """
     mesh_axes = check_rules(rules, mesh)
 

@@ -35,8 +35,19 @@ _ENSEMBLE = "; for an ensemble of models, call the function inside jax.vmap"
 def with_config(model: AnyModel, **changes: object) -> AnyModel:
     """A copy of a model with changes to its config in every module; parameters are shared with the original.
 
-    `with_config(model, hidden_dropout_prob=0.0)`. Raises InputError for unknown fields, for invalid values, and for a
-    change that needs other parameters.
+    Args:
+        model: a single model: `merge_lora(model)` of a `LoraModel`, `pair.detector()` or `pair.generator` of a pair.
+        changes: fields of `DebertaConfig` and their values.
+
+    Raises:
+        InputError: unknown fields, invalid values, and a change that needs other parameters.
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> model = dj.Deberta(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> dj.with_config(model, hidden_dropout_prob=0.1).config.hidden_dropout_prob
+        0.1
     """
     config = encoder_of(model).config
     if unknown := [name for name in changes if name not in {field.name for field in dataclasses.fields(config)}]:
@@ -55,8 +66,20 @@ def with_config(model: AnyModel, **changes: object) -> AnyModel:
 def first_layers(model: AnyModel, k: int) -> AnyModel:
     """A copy of a model with only its first `k` encoder layers: parameters [L, ...] become [k, ...].
 
-    Layers that share their parameters stay one entry. Raises InputError if the model has fewer layers, or k < 1, for a
-    part of a group of several, and for a model whose parameters are not those of its config, such as an ensemble.
+    Args:
+        model: a single model, as for `with_config`; for an ensemble, call the function inside `jax.vmap`.
+        k: the number of layers. Layers that share their parameters stay one entry.
+
+    Raises:
+        InputError: fewer layers than `k`, k < 1, a part of a group of shared layers, or parameters that are not those
+            of the config.
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> model = dj.Deberta(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> dj.first_layers(model, 1).config.num_hidden_layers
+        1
     """
     config = encoder_of(model).config
     L, G = config.num_hidden_layers, config.num_groups
@@ -76,11 +99,26 @@ def first_layers(model: AnyModel, k: int) -> AnyModel:
 
 
 def layer(model: Deberta | HeadModel, k: int) -> Layer:
-    """Encoder layer number `k`, from 0, as a module with the parameters of that layer.
+    """Encoder layer number `k` as a module with the parameters of that layer.
 
-    To run a layer, call the encoder, which has the relative positions: `encoder(x, attention_mask, start=k, depth=k +
-    1)`, where `encoder` is the attribute of a `Deberta`. Raises InputError if the model has no such layer, and for a
-    model whose parameters are not those of its config, such as an ensemble.
+    To run it on states [B, T, D], call the encoder, which has the relative positions.
+
+    Args:
+        model: a single model with any head or none, as for `with_config`.
+        k: the number of the layer, from 0.
+
+    Raises:
+        InputError: no such layer, or parameters that are not those of the config, such as those of an ensemble.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.Deberta(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> dj.layer(model, 1).up.kernel.shape  # [D, F]
+        (128, 512)
+        >>> states = model(jnp.array([[1, 7, 8, 2]]), depth=1).last_hidden_state
+        >>> model.encoder(states, start=1, depth=2).last_hidden_state.shape
+        (1, 4, 128)
     """
     encoder = encoder_of(model).encoder
     if not 0 <= k < encoder.config.num_hidden_layers:
@@ -92,10 +130,23 @@ def layer(model: Deberta | HeadModel, k: int) -> Layer:
 def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
     """A copy of a model with another number of words: embeddings and the bias of a masked language model's head.
 
-    Embeddings [V, E] become [vocab_size, E], the bias [V] becomes [vocab_size]. New words have random embeddings with
-    the standard deviation `initializer_range` of the config, and a bias of 0. If the vocabulary shrinks, the last words
-    are removed. Raises InputError if [PAD] would be removed, and for a model whose parameters are not those of its
-    config, such as an ensemble.
+    New words have random embeddings with the standard deviation `initializer_range` of the config, and a bias of 0. If
+    the vocabulary shrinks, the last words are removed.
+
+    Args:
+        model: a single model, as for `with_config`.
+        vocab_size: the new V: embeddings [V, E] become [vocab_size, E], the bias [V] becomes [vocab_size].
+        key: initializes the new embeddings.
+
+    Raises:
+        InputError: [PAD] would be removed, or parameters that are not those of the config.
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> model = dj.Deberta(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> dj.resized(model, 8200, key=jax.random.key(1)).embeddings.word.embedding.shape
+        (8200, 128)
     """
     stddev = encoder_of(model).config.initializer_range
 
@@ -113,7 +164,18 @@ def resized(model: AnyModel, vocab_size: int, *, key: PRNGKeyArray) -> AnyModel:
 def parameters(model: object) -> dict[str, Array]:
     """The parameters of a model, or of its gradients, by their dotted paths, in the order of `jax.tree.leaves`.
 
-    Encoder layers are stacked: `deberta.encoder.layers.up.kernel` is [L, D, F].
+    Args:
+        model: a model, its gradients, or its shapes from `jax.eval_shape`.
+
+    Returns:
+        Arrays by path. Encoder layers are stacked: `deberta.encoder.layers.up.kernel` is [L, D, F].
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> model = dj.Deberta(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> dj.parameters(model)["encoder.layers.up.kernel"].shape
+        (2, 128, 512)
     """
     return _leaves(model)
 
@@ -121,8 +183,19 @@ def parameters(model: object) -> dict[str, Array]:
 def label(model: object, function: Callable[[str], object]) -> Callable[[object], object]:
     """Labels for `optax.multi_transform`, or booleans for `optax.masked`: `function(path)` for each parameter.
 
-    Paths are those of `parameters`. The result is a function that returns a tree like the model, because optax would
-    call the tree itself: a model can be called.
+    Args:
+        model: a model.
+        function: from a path of `parameters` to a label.
+
+    Returns:
+        A function that returns a tree like the model, because optax would call the tree itself: a model can be called.
+
+    Example:
+        >>> import jax, optax
+        >>> import deberta_jax as dj
+        >>> model = dj.Deberta(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> groups = dj.label(model, lambda path: "slow" if path.startswith("embeddings") else "fast")
+        >>> optimizer = optax.multi_transform({"slow": optax.adam(1e-5), "fast": optax.adam(1e-4)}, groups)
     """
     labels = jax.tree.unflatten(jax.tree.structure(model), [function(name) for name in _leaves(model)])
     return lambda _: labels

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -11,39 +11,20 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, Shaped
 from deberta_jax.errors import InputError
 from deberta_jax.ops import attention_cudnn, attention_gpu, attention_tpu
 from deberta_jax.ops.arguments import check_operands, check_rows
-from deberta_jax.ops.devices import Arrays, Axes, Offset, on_each_device
-from deberta_jax.ops.dropout import drop, dropout_seed, keep_mask
+from deberta_jax.ops.attention_xla import context_and_probabilities, xla, xla_per_head
+from deberta_jax.ops.dropout import dropout_seed
 from deberta_jax.ops.masks import as_boolean_mask
 from deberta_jax.ops.operands import Operands
-from deberta_jax.ops.precision import einsum
 from deberta_jax.ops.scores import (
     Index,
-    attention_probabilities,
     attention_scale,
     check_arguments,
     required_index,
-    visible_pairs,
 )
-from deberta_jax.sharding import MESH_AXES, current_device, current_mesh, on_explicit_meshes
+from deberta_jax.sharding import current_device, on_explicit_meshes
 
-# The logical axes of operands.
-_AXES: Axes = {
-    **dict.fromkeys("qkv", ("batch", None, "heads", None)),
-    **dict.fromkeys(("rel_k", "rel_q"), (None, "heads", None)),
-    **dict.fromkeys(("mask", "bias"), ("batch", "heads", None, None)),
-    **dict.fromkeys(("query_positions", "segment_ids", "order"), ("batch", None)),
-}
 # Scores of at most this many bytes stay in a CPU's cache from one operation to the next.
 CACHED_BYTES = 1 << 26
-
-
-class Place(NamedTuple):
-    """The first sequence and the first head of operands in a larger batch, and its numbers of sequences and heads."""
-
-    sequence: Int[Array, ""] | int
-    head: Int[Array, ""] | int
-    sequences: int
-    heads: int
 
 
 @on_explicit_meshes
@@ -66,33 +47,54 @@ def disentangled_attention(
     key: PRNGKeyArray | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B T N H"]:
-    """Attention over content and relative positions, shaped as `jax.nn.dot_product_attention` (equation 4).
+    """Attention over content and relative positions, shaped as `jax.nn.dot_product_attention` (He et al. 2021, eq. 4).
 
-    Arguments and errors as `attention_probabilities`; `dropout_rate` in [0, 1) applies to the probabilities if `key` is
-    given.
-    Tokens attend to tokens with the same number in `segment_ids`, as in `masks.segment_mask`: packed documents and
-    padding, without a mask of all pairs in memory. Negative numbers are padding; 0 is a document (models read 0 as
-    padding). They attend to tokens with the same or a smaller number in `order`, as in `masks.order_mask`: language
-    models in any direction, and sequence-to-sequence models.
+    Args:
+        q: queries [B, T, N, H].
+        k, v: keys and values [B, S, N, H].
+        rel_k, rel_q: the projected relative tables [R, N, H]; a term without its table is omitted.
+        index: the row of the tables for each of T + S - 1 distances, from `relative_index`.
+        query_positions: the position of each query among the keys [B, T]; `index` is then that of S queries. With
+            dropout, the Pallas kernels need equal queries where a position is repeated.
+        segment_ids: tokens attend to tokens with the same number [B, S]; padding is negative (in models, 0 is too).
+        order: tokens attend to tokens with the same or a smaller number [B, S] (docs/attention.md, "Order of tokens").
+        mask: True or 1 where a query may attend to a key [B, N, T, S]; the first three axes may be 1.
+        bias: added to the scaled scores [B, N, T, S]; each axis may be 1, and -inf hides a key.
+        is_causal: hide the keys to the right of each query.
+        scale: factor of the scores, by default 1 / sqrt(H x number of terms).
+        dropout_rate, key: dropout of the probabilities with this rate in [0, 1); without a key there is none.
+        implementation: "xla", "xla_per_head", "cudnn", "pallas_gpu", "pallas_tpu", or "auto" for
+            `attention_implementation` (docs/attention.md says what each costs and does not support).
 
-    `implementation` is "auto" (`attention_implementation`) or a name of `IMPLEMENTATIONS` (docs/attention.md). All drop
-    the same entries, but the Pallas kernels drop gathered queries by their positions, and need equal queries where a
-    position is repeated. "cudnn" and "pallas_gpu" have never run on a GPU, so they are not a default there. "cudnn" and
-    the kernels have no forward mode and no second derivatives.
+    Returns:
+        [B, T, N, H], 0 for a query without a visible key; on Explicit meshes, sharded over the batch as k.
 
-    On a mesh with Explicit axes, the result has the sharding of the batch axis of k. Raises InputError for an unknown
-    implementation, and for one that the current device does not have or that does not support the arguments, and
-    ValueError for shapes that do not fit together.
+    Raises:
+        InputError: an implementation that is unknown, or that does not support the device or the arguments.
+        ValueError: shapes that do not fit together; other errors as `attention_probabilities`.
+
+    Example:
+        >>> import jax.numpy as jnp, deberta_jax as dj
+        >>> q = k = v = jnp.ones((1, 5, 2, 4))
+        >>> index = dj.relative_index(5, 5, buckets=8, max_distance=32)
+        >>> dj.disentangled_attention(q, k, v, jnp.ones((16, 2, 4)), index=index, is_causal=True).shape
+        (1, 5, 2, 4)
     """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, segment_ids, mask, seed, bias, order)
     operands, options = _prepare(operands, index, scale, dropout_rate)
     options |= {"is_causal": is_causal}
-    if implementation != "auto":
-        _check_implementation(implementation)
-        return IMPLEMENTATIONS[implementation](operands, **options)
+    if implementation == "auto":
+        return _automatic(operands, options)
+    _check_implementation(implementation)
+    return IMPLEMENTATIONS[implementation](operands, **options)
+
+
+def _automatic(operands: Operands, options: dict[str, Any]) -> Float[Array, "B T N H"]:
+    """The implementation that `attention_implementation` chooses for the platform that the program is compiled for."""
+    q, k, is_gathered = operands.q, operands.k, operands.query_positions is not None
     platforms = "cpu", "tpu" if attention_tpu.is_supported() else "gpu"
-    details: dict[str, Any] = {"is_gathered": query_positions is not None, "has_bias": bias is not None}
+    details: dict[str, Any] = {"is_gathered": is_gathered, "has_bias": operands.bias is not None}
     details |= {"key_length": k.shape[1], "dtype": q.dtype}
     names = (attention_implementation(q.shape, platform=platform, **details) for platform in platforms)
     cpu, other = (IMPLEMENTATIONS[name] for name in names)
@@ -118,11 +120,38 @@ def attention_with_probabilities(
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
-    """The result of `disentangled_attention`, and the probabilities before dropout that gave it ("xla")."""
+    """The result of `disentangled_attention` and its probabilities, by the implementation "xla".
+
+    Args:
+        q: queries [B, T, N, H].
+        k, v: keys and values [B, S, N, H].
+        rel_k, rel_q: the projected relative tables [R, N, H]; a term without its table is omitted.
+        index: the row of the tables for each of T + S - 1 distances, from `relative_index`.
+        query_positions: the position of each query among the keys [B, T]; `index` is then that of S queries.
+        mask: True or 1 where a query may attend to a key [B, N, T, S]; the first three axes may be 1.
+        bias: added to the scaled scores [B, N, T, S]; each axis may be 1, and -inf hides a key.
+        is_causal: hide the keys to the right of each query.
+        scale: factor of the scores, by default 1 / sqrt(H x number of terms).
+        dropout_rate, key: dropout of the probabilities with this rate in [0, 1); without a key there is none.
+
+    Returns:
+        The result [B, T, N, H], and the probabilities before dropout [B, N, T, S].
+
+    Raises:
+        ValueError: shapes that do not fit together; other errors as `attention_probabilities`.
+
+    Example:
+        >>> import jax
+        >>> import deberta_jax as dj
+        >>> q, k, v = (jax.random.normal(jax.random.key(n), (1, 5, 2, 4)) for n in range(3))
+        >>> context, probabilities = dj.attention_with_probabilities(q, k, v)
+        >>> context.shape, probabilities.shape
+        ((1, 5, 2, 4), (1, 2, 5, 5))
+    """
     seed = None if key is None or dropout_rate == 0.0 else dropout_seed(key)
     operands = Operands(q, k, v, rel_k, rel_q, query_positions, None, mask, seed, bias)
     operands, options = _prepare(operands, index, scale, dropout_rate)
-    return _attend(operands, **options, is_causal=is_causal)
+    return context_and_probabilities(operands, **options, is_causal=is_causal)
 
 
 def _prepare(
@@ -174,10 +203,25 @@ def attention_implementation(
     has_bias: bool = False,
     platform: str | None = None,
 ) -> str:
-    """The implementation that `disentangled_attention` chooses for queries of this shape [B, T, N, H].
+    """The implementation that `disentangled_attention` chooses for a shape and a device (docs/attention.md).
 
-    `is_gathered` is for queries at `query_positions`. `platform` is "cpu", "gpu" or "tpu" (v5 or later), by default
-    that of the current devices (docs/attention.md). Raises ValueError for another platform or number of axes.
+    Args:
+        shape: that of the queries, [B, T, N, H].
+        key_length: the number of keys S, by default T.
+        dtype: that of the queries.
+        is_gathered: whether queries are at `query_positions`.
+        has_bias: whether there is a bias.
+        platform: "cpu", "gpu" or "tpu" (v5 or later); by default that of the current devices.
+
+    Raises:
+        ValueError: another platform or number of axes.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> dj.attention_implementation((8, 512, 12, 64), platform="tpu")
+        'pallas_tpu'
+        >>> dj.attention_implementation((8, 512, 12, 64), platform="cpu")
+        'xla_per_head'
     """
     if len(shape) != 4:
         raise ValueError(f"shape is {tuple(shape)}, expected [B, T, N, H]")
@@ -194,98 +238,6 @@ def attention_implementation(
     # The size is unknown in a program that is exported with a symbolic batch size.
     is_large = isinstance(score_bytes, int) and score_bytes > CACHED_BYTES
     return "xla_per_head" if platform == "cpu" and is_large else "xla"
-
-
-def xla(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
-    """All heads at once."""
-    return _on_mesh(_all_heads, operands, options)
-
-
-def xla_per_head(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
-    """One head after the other: the scores of one head stay in a CPU's cache."""
-    return _on_mesh(_per_head, operands, options)
-
-
-def _on_mesh(
-    attend: Callable[..., Float[Array, "B T N H"]], operands: Operands, options: dict[str, Any]
-) -> Float[Array, "B T N H"]:
-    """Attention of each device's own sequences and heads; on a mesh of other axes, as XLA chooses."""
-    B, _, N, _ = operands.q.shape
-    mesh = current_mesh()
-    if mesh is None or not mesh.shape.keys() & set(MESH_AXES):
-        return attend(operands, **options)
-    traced = {name: x for name, x in options.items() if isinstance(x, jax.Array)}
-
-    def run(arrays: Arrays, offset: Offset) -> Float[Array, "B T N H"]:
-        local = Operands(**{name: arrays[name] for name in Operands._fields})
-        place = Place(offset(0), offset(2), B, N)
-        return attend(local, **options | {name: arrays[name] for name in traced}, place=place)
-
-    return on_each_device(run, operands._asdict() | traced, _AXES)
-
-
-def _attend(
-    operands: Operands,
-    *,
-    index: Index | None,
-    scale: float,
-    is_causal: bool,
-    dropout_rate: float,
-    place: Place | None = None,
-    dtype: DTypeLike | None = None,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T S"]]:
-    """Context, and probabilities before dropout in `dtype`; the backward pass keeps them.
-
-    `place` decides which entries drop: that of the operands in a larger batch.
-    """
-    q, k, v, rel_k, rel_q, query_positions, segment_ids, _, seed, bias, order = operands
-    mask = visible_pairs(operands.mask, q, k, query_positions, is_causal, segment_ids, order=order)
-    options: dict[str, Any] = {
-        "index": index,
-        "query_positions": query_positions,
-        "mask": mask,
-        "bias": bias,
-        "scale": scale,
-    }
-    probabilities = attention_probabilities(q, k, rel_k, rel_q, **options, dtype=dtype)
-    weights = probabilities
-    if seed is not None:
-        B, N, T, S = probabilities.shape
-        place = place or Place(0, 0, B, N)
-        shape, start = (place.sequences, place.heads, T, S), (place.sequence, place.head, 0, 0)
-        keep = keep_mask(probabilities.shape, dropout_rate, seed=seed, full_shape=shape, start=start)
-        weights = drop(probabilities, dropout_rate, keep)
-    return einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v), probabilities
-
-
-def _all_heads(operands: Operands, **options: Any) -> Float[Array, "B T N H"]:
-    return _attend(operands, **options, dtype=operands.v.dtype)[0]
-
-
-def _per_head(
-    operands: Operands, *, is_causal: bool, place: Place | None = None, **options: Any
-) -> Float[Array, "B T N H"]:
-    B, _, N, _ = operands.q.shape
-    place = place or Place(0, 0, B, N)
-    at, segment_ids = operands.query_positions, operands.segment_ids
-    mask = visible_pairs(operands.mask, operands.q, operands.k, at, is_causal, segment_ids, order=operands.order)
-    operands = operands._replace(mask=mask, segment_ids=None, order=None)
-    # A mask or bias without an axis of heads is the same for each.
-    by_head = {
-        name: jnp.moveaxis(pairs, 1, 0)[:, :, None]
-        for name in ("mask", "bias")
-        if (pairs := getattr(operands, name)) is not None and pairs.shape[1] > 1
-    }
-    # [N, ..., 1, H], to scan over the first axis; the layout is the one that `xla` expects.
-    tensors = [None if x is None else jnp.moveaxis(x, -2, 0)[..., None, :] for x in operands[:5]]
-
-    def attend(head: Any) -> Float[Array, "B T H"]:
-        number, (q, k, v, rel_k, rel_q), pairs = head
-        one = operands._replace(q=q, k=k, v=v, rel_k=rel_k, rel_q=rel_q, **pairs)
-        at = place._replace(head=place.head + number)
-        return _all_heads(one, **options, is_causal=False, place=at)[:, :, 0]
-
-    return jnp.moveaxis(jax.lax.map(attend, (jnp.arange(N), tensors, by_head)), 0, 2)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B T N H"]]] = {

@@ -83,11 +83,26 @@ def make_attention_mask(
 ) -> Bool[Array, "#B #N #Q #S"] | None:
     """True where a query may attend to a key: both are real tokens of one document, and `pair_mask` allows the pair.
 
-    `attention_mask` marks real tokens, `segment_ids` numbers packed documents, with negative numbers for padding.
-    `order` is as in `disentangled_attention`. With `query_positions` the queries are those at these positions. None if
-    there is no restriction. Raises ValueError for
-    a mask of floating-point numbers or with another number of axes, and for positions that do not exist (traced
-    positions are not checked).
+    Args:
+        attention_mask: 1 for real tokens, 0 for padding [B, S].
+        segment_ids: numbers of packed documents, negative for padding [B, S].
+        pair_mask: 1 where a query may attend to a key [B, N, T, S]; each axis may be 1.
+        query_positions: the queries are those at these positions [B, M].
+        order: tokens attend to tokens with the same or a smaller number [B, S] (docs/attention.md, "Order of tokens").
+
+    Returns:
+        A mask of query-key pairs [B, 1 or N, T, S], with M in place of T for query positions; None if there is no
+        restriction.
+
+    Raises:
+        ValueError: a mask of floating-point numbers or with another number of axes; positions that do not exist (traced
+            positions are not checked).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> dj.make_attention_mask(jnp.array([[1, 1, 0]]))[0, 0].astype(int).tolist()
+        [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
     """
     segments = token_segments(attention_mask, segment_ids)
     if segments is not None and query_positions is not None:

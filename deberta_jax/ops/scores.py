@@ -27,17 +27,71 @@ QUERY_BLOCK = 64
 
 
 def c2c_scores(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array, "B N T S"]:
-    """Content-to-content: how well the content at s matches the content at t (equation 4, first term)."""
+    """Content-to-content: how well the content at s matches the content at t (He et al. 2021, equation 4, first term).
+
+    Args:
+        q: queries [B, T, N, H].
+        k: keys [B, S, N, H].
+
+    Returns:
+        Scores [B, N, T, S] without the scale, in float32 or wider.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> dj.c2c_scores(jnp.ones((1, 5, 2, 4)), jnp.ones((1, 7, 2, 4))).shape
+        (1, 2, 5, 7)
+    """
     return einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=accumulation_dtype(q.dtype))
 
 
 def c2p_scores(q: Float[Array, "B T N H"], rel_k: Float[Array, "R N H"], index: Index) -> Float[Array, "B N T S"]:
-    """Content-to-position: how much the content at t attends to the distance t - s (equation 4, second term)."""
+    """Content-to-position: how much the content at t attends to the distance t - s (equation 4, second term).
+
+    Args:
+        q: queries [B, T, N, H].
+        rel_k: the projected relative table [R, N, H].
+        index: the row of the table for each of T + S - 1 distances, from `relative_index`.
+
+    Returns:
+        Scores [B, N, T, S] without the scale; bfloat16 for bfloat16, else float32 or wider.
+
+    Raises:
+        ValueError: fewer than T distances; rows beyond the table (traced rows are not checked).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> index = dj.relative_index(5, 7, buckets=8, max_distance=32)
+        >>> dj.c2p_scores(jnp.ones((1, 5, 2, 4)), jnp.ones((16, 2, 4)), index).shape
+        (1, 2, 5, 7)
+    """
     return relative_scores(q, rel_k, index)
 
 
 def p2c_scores(k: Float[Array, "B S N H"], rel_q: Float[Array, "R N H"], index: Index) -> Float[Array, "B N T S"]:
-    """Position-to-content: how much the distance t - s attends to the content at s (equation 4, third term)."""
+    """Position-to-content: how much the distance t - s attends to the content at s (equation 4, third term).
+
+    Released models use the row of t - s, where the paper writes s - t (docs/numerics.md, "Score terms and scale").
+
+    Args:
+        k: keys [B, S, N, H].
+        rel_q: the projected relative table [R, N, H].
+        index: the row of the table for each of T + S - 1 distances, from `relative_index`.
+
+    Returns:
+        Scores [B, N, T, S] without the scale; bfloat16 for bfloat16, else float32 or wider.
+
+    Raises:
+        ValueError: fewer than S distances; rows beyond the table (traced rows are not checked).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> index = dj.relative_index(5, 7, buckets=8, max_distance=32)
+        >>> dj.p2c_scores(jnp.ones((1, 7, 2, 4)), jnp.ones((16, 2, 4)), index).shape
+        (1, 2, 5, 7)
+    """
     return relative_scores(k, rel_q, index[::-1]).swapaxes(2, 3)
 
 
@@ -89,18 +143,36 @@ def attention_probabilities(
     scale: float | None = None,
     dtype: DTypeLike | None = None,
 ) -> Float[Array, "B N T S"]:
-    """Softmax of scale x (c2c + c2p + p2c) + bias, in float32 or wider, before dropout (equation 4).
+    """Softmax of scale x (c2c + c2p + p2c) + bias, before dropout (He et al. 2021, equation 4).
 
-    A term is omitted where its projected table is None. Relative terms need `index` (`positions.relative_index`).
-    `scale` defaults to 1 / sqrt(H x number of terms). With `query_positions`, query t is at that position among the
-    keys, and `index` is the one for S queries and S keys. `mask` is True or 1 where a query may attend to a key,
-    `is_causal` hides the keys to the right of each query, and a bias of -inf hides a key; a query without a visible key
-    has probability 0 everywhere. `dtype` is that of the result.
+    Args:
+        q: queries [B, T, N, H].
+        k: keys [B, S, N, H].
+        rel_k, rel_q: the projected relative tables [R, N, H]; a term without its table is omitted.
+        index: the row of the tables for each of T + S - 1 distances, from `relative_index`.
+        query_positions: the position of each query among the keys [B, T]; `index` is then that of S queries.
+        mask: True or 1 where a query may attend to a key [B, N, T, S]; the first three axes may be 1.
+        bias: added to the scaled scores [B, N, T, S]; each axis may be 1, and -inf hides a key.
+        is_causal: hide the keys to the right of each query.
+        scale: factor of the scores, by default 1 / sqrt(H x number of terms).
+        dtype: that of the result, by default float32 or wider.
 
-    Raises ValueError for relative terms without `index`, an index of another length or with rows beyond the table, a
-    mask of floating-point numbers, a bias of integers, either with other than four axes, and positions that do not
-    exist. Traced values are not checked: rows beyond the table count as the last one, and the result for
-    positions beyond the keys is unspecified.
+    Returns:
+        Probabilities [B, N, T, S]; a query without a visible key has 0 everywhere.
+
+    Raises:
+        ValueError: relative terms without `index`, an index of another length or with rows beyond the table, a mask of
+            floating-point numbers, a bias of integers, either with other than four axes, and positions that do not
+            exist. Traced values are not checked: rows beyond the table count as the last one, and the result for
+            positions beyond the keys is unspecified.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> q, k, rel_k = jnp.ones((1, 2, 1, 4)), jnp.ones((1, 2, 1, 4)), jnp.ones((16, 1, 4))
+        >>> index = dj.relative_index(2, 2, buckets=8, max_distance=32)
+        >>> dj.attention_probabilities(q, k, rel_k, index=index, is_causal=True)[0, 0].tolist()
+        [[1.0, 0.0], [0.5, 0.5]]
     """
     check_arguments(q, k, query_positions, mask, bias)
     scores = c2c_scores(q, k)

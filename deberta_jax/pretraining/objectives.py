@@ -17,9 +17,25 @@ CHUNK = 128
 def masked_lm_objective(model: nnx.Module, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
     """Cross entropy and accuracy of a `MaskedLM` at the masked positions (Devlin et al. 2019, 3.1).
 
-    The batch has `input_ids`, `segment_ids` and `position_ids` [B, T], and `masked_positions`, `labels` and
-    `label_weights` [B, M]. Dropout is applied if `key` is given. Returns the sums of the losses, of the weights, of the
-    tokens, and of "accuracy".
+    Args:
+        model: a `MaskedLM`.
+        batch: `input_ids`, `segment_ids` and `position_ids` [B, T], and `masked_positions`, `labels` and
+            `label_weights` [B, M], as from `mask_tokens`.
+        key: applies dropout; None for none.
+
+    Returns:
+        `Sums` of the losses in nats, of the weights, of the tokens, and of "accuracy".
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model, mask = dj.MaskedLM(dj.PRESETS["tiny"], key=jax.random.key(0)), jnp.array([[1, 2]])
+        >>> batch = {"input_ids": jnp.array([[1, 4, 4, 2]]), "segment_ids": jnp.ones((1, 4), jnp.int32)}
+        >>> batch |= {"position_ids": jnp.arange(4)[None], "masked_positions": mask, "labels": jnp.array([[7, 8]])}
+        >>> batch |= {"label_weights": jnp.ones((1, 2))}
+        >>> gradient = jax.grad(lambda model: dj.masked_lm_objective(model, batch, None).loss)
+        >>> jax.eval_shape(gradient, model).head.bias.shape
+        (8192,)
     """
     return masked_sums(masked_logits(model, batch, key), batch)
 
@@ -50,10 +66,26 @@ def masked_sums(logits: Float[Array, "B M V"], batch: ArrayBatch) -> Sums:
 def causal_lm_objective(model: nnx.Module, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
     """Cross entropy and accuracy of a `MaskedLM` that predicts the next token (He et al. 2021, appendix A.4).
 
-    The batch has `input_ids`, `segment_ids`, `position_ids`, `order`, `labels` and `label_weights` [B, T]: each
-    position predicts its label and attends to the tokens that `order` lets it see. Dropout is applied if `key` is
-    given. Returns the sums of the losses, of the weights, of the tokens, and of "accuracy". The logits [B, T, V] exist
-    for `CHUNK` positions at a time.
+    The logits [B, T, V] exist for 128 positions at a time.
+
+    Args:
+        model: a `MaskedLM`.
+        batch: `input_ids`, `segment_ids`, `position_ids`, `order`, `labels` and `label_weights` [B, T]: each position
+            predicts its label and attends to the tokens that `order` lets it see.
+        key: applies dropout; None for none.
+
+    Returns:
+        `Sums` of the losses in nats, of the weights, of the tokens, and of "accuracy".
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model, positions = dj.MaskedLM(dj.PRESETS["tiny"], key=jax.random.key(0)), jnp.arange(4)[None]
+        >>> batch = {"input_ids": jnp.array([[1, 7, 8, 9]]), "segment_ids": jnp.ones((1, 4), jnp.int32)}
+        >>> batch |= {"position_ids": positions, "order": positions, "labels": jnp.array([[7, 8, 9, 2]])}
+        >>> batch |= {"label_weights": jnp.ones((1, 4))}
+        >>> jax.eval_shape(dj.causal_lm_objective, model, batch, None).loss.shape  # a scalar
+        ()
     """
     inputs = {name: batch[name] for name in ("segment_ids", "position_ids", "order")}
     language_model: Any = model

@@ -29,11 +29,26 @@ def generator_objective(generator: MaskedLM, batch: ArrayBatch, key: PRNGKeyArra
 
 
 def replace_tokens(batch: ArrayBatch, sampled: Int[Array, "B M"]) -> ArrayBatch:
-    """The discriminator's input: sampled tokens at the masked positions, and `replaced` [B, T] where they are wrong.
+    """The discriminator's input: sampled tokens at the masked positions, and where they are wrong.
 
-    The batch has `input_ids` [B, T], and `masked_positions`, `labels` and `label_weights` [B, M], as for
-    `masked_lm_objective`; `sampled` are ids from the generator. A sampled token that equals the original counts as not
-    replaced (Clark et al. 2020, 2; He, Gao and Chen 2023, 2.3).
+    A sampled token that equals the original counts as not replaced (Clark et al. 2020, 2; He, Gao and Chen 2023, 2.3).
+
+    Args:
+        batch: `input_ids` [B, T], and `masked_positions`, `labels` and `label_weights` [B, M], as for
+            `masked_lm_objective`.
+        sampled: ids from the generator [B, M].
+
+    Returns:
+        The batch with other `input_ids` [B, T], and with `replaced` [B, T].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> batch = {"input_ids": jnp.array([[1, 4, 4, 2]]), "masked_positions": jnp.array([[1, 2]])}
+        >>> batch |= {"labels": jnp.array([[7, 8]]), "label_weights": jnp.ones((1, 2))}
+        >>> batch = dj.replace_tokens(batch, jnp.array([[7, 9]]))
+        >>> batch["input_ids"].tolist(), batch["replaced"].tolist()
+        ([[1, 7, 9, 2]], [[False, False, True, False]])
     """
     ids = batch["input_ids"]
     used = batch["label_weights"] > 0
@@ -46,11 +61,24 @@ def replace_tokens(batch: ArrayBatch, sampled: Int[Array, "B M"]) -> ArrayBatch:
 
 
 def discriminator_objective(model: ReplacedTokenDetection, batch: ArrayBatch, key: PRNGKeyArray | None) -> Sums:
-    """Binary cross entropy of a discriminator over all real tokens, [CLS] and [SEP] included.
+    """Binary cross entropy of a discriminator over all real tokens (He, Gao and Chen 2023, 2.3), [CLS] and [SEP] too.
 
-    The batch is the result of `replace_tokens`, with `segment_ids` and `position_ids` [B, T]. Dropout is applied if
-    `key` is given. Returns the sums of the losses, of the real tokens, and of the "replaced" ones (He, Gao and Chen
-    2023, 2.3).
+    Args:
+        model: a `ReplacedTokenDetection`, such as `pair.detector()`.
+        batch: the result of `replace_tokens`, with `segment_ids` and `position_ids` [B, T].
+        key: applies dropout; None for none.
+
+    Returns:
+        `Sums` of the losses in nats, of the real tokens, and of the "replaced" ones.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> model = dj.ReplacedTokenDetection(dj.PRESETS["tiny"], key=jax.random.key(0))
+        >>> batch = {"input_ids": jnp.array([[1, 7, 9, 2]]), "replaced": jnp.array([[False, False, True, False]])}
+        >>> batch |= {"segment_ids": jnp.ones((1, 4), jnp.int32), "position_ids": jnp.arange(4)[None]}
+        >>> sorted(jax.eval_shape(dj.discriminator_objective, model, batch, None).metrics)
+        ['replaced']
     """
     logits = model(batch["input_ids"], segment_ids=batch["segment_ids"], position_ids=batch["position_ids"], key=key)
     return detection_sums(logits, batch)

@@ -17,7 +17,16 @@ class Batch(NamedTuple):
     """The output of a tokenizer: B sequences of T tokens as numpy arrays, padded at the end.
 
     `model(**batch)` passes `input_ids`, `attention_mask` and `token_type_ids` to a model. Every field can also be read
-    by name, as in `batch["offsets"]`. A batch is a named tuple and therefore a pytree of its arrays.
+    by name, as in `batch["offsets"]`, which raises KeyError for an unknown name. A batch is a named tuple and therefore
+    a pytree of its arrays.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> tokenizer = dj.Tokenizer.from_pretrained("microsoft/deberta-v3-base")
+        >>> batch = tokenizer(["A man eats."], max_length=16)
+        >>> start, end = batch.offsets[0, -2]  # the last token before [SEP]
+        >>> "A man eats."[start:end]
+        '.'
     """
 
     input_ids: Int[np.ndarray, "B T"]

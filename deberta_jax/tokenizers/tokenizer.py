@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, SupportsInt
 
@@ -15,31 +15,44 @@ from deberta_jax.errors import InputError
 from deberta_jax.tokenizers.batch import Batch, BatchOptions, EncodedText, Truncation, make_batch
 from deberta_jax.tokenizers.characters import check_texts, text_list
 from deberta_jax.tokenizers.formats import read_vocabulary
+from deberta_jax.tokenizers.named_tokens import added_with_ids, default_name, further_tokens, special_id
 from deberta_jax.tokenizers.save import write_tokenizer
 from deberta_jax.tokenizers.scripts import unspaced_codes
 from deberta_jax.tokenizers.segments import Encoded, Encoder
-from deberta_jax.tokenizers.special_tokens import (
-    NAMES,
-    ROBERTA_NAMES,
-    AddedToken,
-    SpecialTokens,
-    check_new_tokens,
-    gap_token,
-    read_special_tokens,
-)
+from deberta_jax.tokenizers.special_tokens import NAMES, AddedToken, check_new_tokens, read_special_tokens
 from deberta_jax.tokenizers.template import class_template
 
 
 class Tokenizer:
-    """A vocabulary with its special and added tokens, read from a folder or from the vocabulary's file alone.
-
-    `pad_id`, `cls_id`, `sep_id`, `unk_id` and `mask_id` are the ids of the special tokens, `special_ids` all five of
-    them. `settings` is the content of `tokenizer_config.json`. `vocab_size` is one more than the highest id, [MASK] and
-    added tokens included. `sha256` is equal for tokenizers that give the same ids.
+    """A vocabulary with its special and added tokens: texts to token ids, and back.
 
     Special and added tokens are recognized in a text, as models were fine-tuned with "A [SEP] B" in one text; with
-    `split_special_tokens`, special tokens are read as plain text, which untrusted text needs. Its default is that of
-    the folder, which is False. Raises InputError for an invalid tokenizer, and for text with a lone surrogate.
+    `split_special_tokens`, special tokens are read as plain text, which untrusted text needs.
+
+    Args:
+        path: a folder, or the file of a vocabulary (docs/models.md lists the formats).
+        split_special_tokens: read special tokens in texts as plain text; by default as the folder says, else False.
+
+    Attributes:
+        pad_id, cls_id, sep_id, unk_id, mask_id: the ids of the special tokens.
+        special_ids: all five of them.
+        mask_token: the name of the mask token, "[MASK]" or "<mask>".
+        vocab_size: one more than the highest id, [MASK] and added tokens included.
+        settings: the content of `tokenizer_config.json`.
+        sha256: a digest, which is equal for tokenizers that give the same ids.
+
+    Raises:
+        InputError: an invalid tokenizer; on a call, text with a lone surrogate, or a number of pairs other than that of
+            the texts.
+
+    Example:
+        >>> import deberta_jax as dj
+        >>> tokenizer = dj.Tokenizer.from_pretrained("microsoft/deberta-v3-base")
+        >>> batch = tokenizer(["A man eats.", "A woman sings there."])
+        >>> batch.input_ids.shape == batch.attention_mask.shape  # [B, T]
+        True
+        >>> tokenizer.decode(tokenizer.encode("A man eats."))
+        'A man eats.'
     """
 
     def __init__(self, path: str | Path, *, split_special_tokens: bool | None = None):
@@ -49,10 +62,10 @@ class Tokenizer:
         self.settings = tokens.settings
         splits = tokens.settings.get("split_special_tokens") if split_special_tokens is None else split_special_tokens
         self.split_special_tokens = bool(splits)
-        added = self._added_with_ids(tokens)
+        added = added_with_ids(self.vocabulary, tokens)
         ids = {token.text: token.id for token in added.values()}
-        names = {role: tokens.names.get(role) or self._default_name(role, ids) for role in NAMES}
-        self.special_ids = tuple(self._special_id(role, names[role], ids) for role in NAMES)
+        names = {role: tokens.names.get(role) or default_name(self.vocabulary, role, ids) for role in NAMES}
+        self.special_ids = tuple(special_id(self.vocabulary, role, names[role], ids) for role in NAMES)
         self.pad_id, self.cls_id, self.sep_id, self.unk_id, self.mask_id = self.special_ids
         self.mask_token = names["mask"]
         further = {token.text: token for token in tokens.further}
@@ -62,37 +75,13 @@ class Tokenizer:
             default = further.get(names[role]) or AddedToken(names[role], index, lstrip=lstrip)
             token = added.pop(names[role], default)
             self._special[role] = dataclasses.replace(token, id=index, special=True)
-        added |= self._further(tokens, {**added, **{token.text: token for token in self._special.values()}})
+        added |= further_tokens(
+            self.vocabulary, tokens, {**added, **{token.text: token for token in self._special.values()}}
+        )
         of_class = class_template(self.settings.get("tokenizer_class"), self.cls_id, self.sep_id)
         self._template = self.vocabulary.template or of_class
         self._new_tokens: tuple[str, ...] = ()
         self._set_added([*added.values()])
-
-    def _added_with_ids(self, tokens: SpecialTokens) -> dict[str, AddedToken]:
-        """The added tokens of the vocabulary's file and of the settings files, which decide on their options."""
-        added = {token.text: token for token in self.vocabulary.added}
-        for token in tokens.added:
-            known = added[token.text].id if token.text in added else self.vocabulary.id_of(token.text)
-            added[token.text] = token if known is None else dataclasses.replace(token, id=known)
-        return {text: token for text, token in added.items() if text != gap_token(token.id)}
-
-    def _further(self, tokens: SpecialTokens, known: Mapping[str, AddedToken]) -> dict[str, AddedToken]:
-        """Tokens that the settings name without an id: that of the vocabulary, or the next one."""
-        end = max([self.vocabulary.size, *(token.id + 1 for token in known.values())])
-        further: dict[str, AddedToken] = {}
-        for token in tokens.further:
-            if token.text in known or token.text in further:
-                continue
-            index = self.vocabulary.id_of(token.text)
-            index, end = (end, end + 1) if index is None else (index, end)
-            further[token.text] = dataclasses.replace(token, id=index)
-        return further
-
-    def _default_name(self, role: str, added_ids: Mapping[str, int]) -> str:
-        """The usual token of a role: DeBERTa's, or RoBERTa's if only that is in the vocabulary."""
-        name, other = NAMES[role], ROBERTA_NAMES[role]
-        known = [token in added_ids or self.vocabulary.id_of(token) is not None for token in (name, other)]
-        return other if known == [False, True] else name
 
     def _set_added(self, added: Sequence[AddedToken]) -> None:
         self.added = tuple(sorted((*added, *self._special.values()), key=lambda token: token.id))
@@ -113,27 +102,17 @@ class Tokenizer:
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None, token: str | None = None) -> "Tokenizer":
         """The tokenizer of a folder or of a model on the Hugging Face Hub; no other files are read or downloaded.
 
-        `revision` (a branch, tag or commit) and the access token `token` are for the Hub. Raises InputError for a name
-        that is neither a folder nor a model on the Hub, and for a model without a tokenizer.
+        Args:
+            name: a folder, or the id of a model on the Hub.
+            revision: a branch, tag or commit on the Hub.
+            token: an access token of the Hub.
+
+        Raises:
+            InputError: a name that is neither a folder nor a model on the Hub; a model without a tokenizer.
         """
         from deberta_jax.hub.download import resolve
 
         return cls(resolve(name, revision=revision, token=token, part="tokenizer"))
-
-    def _special_id(self, role: str, token: str, added_ids: Mapping[str, int]) -> int:
-        index = self.vocabulary.id_of(token)
-        if index is None:
-            index = added_ids.get(token)
-        if index is None and role in self.vocabulary.default_ids:
-            index = self.vocabulary.default_ids[role]
-            while index >= self.vocabulary.size and index in added_ids.values():
-                index += 1
-        if index is None:
-            raise InputError(
-                f"{self.vocabulary.path}: {token} is missing; add it to the vocabulary (a DeBERTa vocabulary contains "
-                f"{' '.join(NAMES.values())}), or set {role}_token in tokenizer_config.json"
-            )
-        return index
 
     def _sha256(self) -> str:
         outside: list[tuple[Any, ...]] = []
@@ -146,12 +125,14 @@ class Tokenizer:
         return hashlib.sha256(f"{self.vocabulary.sha256}{sorted(outside)}".encode()).hexdigest()
 
     def with_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
-        """A tokenizer that also recognizes these tokens in a text, each as a single id.
+        """A tokenizer that also recognizes these tokens in a text, such as "<gene>", each as a single id.
 
         New ids follow `vocab_size`, in the order of `tokens`; a token of the vocabulary keeps its id. The rows of a
-        model's embedding table are not changed: it must have at least `vocab_size` of them. `save` writes the tokens so
-        that this package and transformers read the same ids. Raises InputError for a token that is not a string, is
-        empty or contains only white space.
+        model's embedding table are not changed: it must have at least `vocab_size` of them (`resized`). `save` writes
+        the tokens so that this package and transformers read the same ids.
+
+        Raises:
+            InputError: a token that is not a string, is empty or contains only white space.
         """
         new = check_new_tokens(tokens)
         named = set(self._named.values())
@@ -192,13 +173,21 @@ class Tokenizer:
 
         If the folder's tokenizer has another template, as RoBERTa's tokenizers have, it is used.
 
-        Sequences of more than `max_length` tokens are truncated at the end of the longer text ("longest_first"), of the
-        first text ("first") or of the second ("second"); with truncation None they raise InputError. With `stride`, a
-        long text gives several sequences instead: windows that overlap by that many tokens.
+        Args:
+            texts: a text, or a list of texts.
+            pairs: a second text for each text.
+            max_length: the maximum number of tokens T, special tokens included; by default the longest of `buckets`.
+            truncation: shorten the longer text ("longest_first"), the "first" or the "second"; None raises InputError.
+            stride: split a long text into windows that overlap by this many tokens, instead of truncating it.
+            buckets: lengths to pad to: the shortest that fits. A stream of texts then compiles few programs.
+            pad_to_multiple_of: pad to a multiple of this number of tokens.
+            split_special_tokens: read special tokens as plain text; by default as the tokenizer.
 
-        Sequences are padded to the shortest of `buckets` that fits, or to a multiple of `pad_to_multiple_of`, so that
-        a stream of texts compiles a bounded number of programs. `max_length` defaults to the longest bucket;
-        `buckets=(128,)` pads every batch to 128. `split_special_tokens` is as for the class.
+        Returns:
+            A `Batch` of numpy arrays [B, T]. B is the number of texts, or of windows with `stride`.
+
+        Raises:
+            InputError: lists of different lengths; invalid text; a sequence that is too long without truncation.
         """
         firsts = text_list("texts", texts)
         seconds = [] if pairs is None else text_list("pairs", pairs)
@@ -211,18 +200,18 @@ class Tokenizer:
         return make_batch(encoded[: len(firsts)], None if pairs is None else encoded[len(firsts) :], options)
 
     def encode(self, text: str, *, split_special_tokens: bool | None = None) -> Int[np.ndarray, "T"]:
-        """Ids of a text, without [CLS] and [SEP] around it."""
+        """Ids [T] of a text, without [CLS] and [SEP] around it."""
         check_texts([text])
         [(ids, _)] = self._encoder(split_special_tokens)([text])
         return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[Int[np.ndarray, "T"]]:
-        """Ids of the texts of a corpus, in which special and added tokens are plain text; uses all cores."""
+        """Ids [T] of each text of a corpus, in which special and added tokens are plain text; uses all cores."""
         check_texts(texts)
         return self.vocabulary.encode_many(texts)
 
     def encode_with_offsets(self, text: str, *, split_special_tokens: bool | None = None) -> Encoded:
-        """Ids of a text, without [CLS] and [SEP] around it, and the start and end of each token in characters.
+        """Ids [T] of a text, as `encode`, and the start and end of each token [T, 2] in characters of the text.
 
         Offsets increase. They exclude white space, except white space inside a token; the span of a token of white
         space only is empty. All other characters are covered: a character that the normalizer deletes belongs to its

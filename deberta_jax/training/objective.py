@@ -11,16 +11,28 @@ AnyModule = TypeVar("AnyModule", bound=nnx.Module)
 
 
 class Sums(NamedTuple):
-    """Sums over a batch: the loss, its weight, the number of tokens, and metrics to divide by the same weight.
+    """What an objective `(model, batch, key) -> Sums` returns: scalar sums over a batch, never means.
 
-    `rows` holds arrays with one entry per row of the batch, which a later objective of the same step reads.
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import deberta_jax as dj
+        >>> def squares(model, batch, key):
+        ...     loss = jnp.sum(jnp.square(model - batch["x"]))
+        ...     return dj.Sums(loss, jnp.asarray(1.0), jnp.asarray(1), {})
+        >>> float(squares(1.0, {"x": jnp.array([3.0])}, None).loss)
+        4.0
     """
 
     loss: Float[Array, ""]
+    """The sum of the losses, each times the weight of its example; the step divides it by `weight`."""
     weight: Float[Array, ""]
+    """The sum of the weights."""
     tokens: Int[Array, ""]
+    """The number of tokens, for throughput."""
     metrics: dict[str, Float[Array, ""]]
+    """Sums by name, which the step divides by `weight`."""
     rows: Mapping[str, Array] = {}
+    """Arrays with one entry per row of the batch, which a later objective of the same step reads."""
 
 
 # (model, batch, key) -> sums; without a key there is no dropout.

@@ -91,9 +91,22 @@ def scale_by_layer(scales: Sequence[float], *, embeddings: float = 1.0) -> optax
 
     The layers are stacked, so that no label can tell them apart; layers that share parameters count as one. The
     relative embeddings and their norm count as embeddings, the convolution of v2 as layer 0, the adapters of a
-    `LoraModel` as their layers; a head is not scaled. A scale of 0 freezes, if it is applied after weight decay:
-    `optax.chain(optax.adamw(1e-4), scale_by_layer([0, 0.5, 1]))`. Raises InputError if the number of scales is not that
-    of the layers.
+    `LoraModel` as their layers; a head is not scaled.
+
+    Args:
+        scales: a factor for each layer [L]; 0 freezes, if it is applied after weight decay.
+        embeddings: the factor of the embeddings.
+
+    Returns:
+        A transformation of optax.
+
+    Raises:
+        InputError: in an update, if the number of scales is not that of the layers.
+
+    Example:
+        >>> import optax
+        >>> import deberta_jax as dj
+        >>> optimizer = optax.chain(optax.adamw(1e-4), dj.scale_by_layer([0.0, 0.5], embeddings=0.0))
     """
     return _scale_layers(lambda L: (np.asarray(scales, np.float64), embeddings))
 

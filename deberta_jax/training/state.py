@@ -26,19 +26,31 @@ class Optimizer(Protocol):
 
 
 class TrainState(NamedTuple):
-    """Everything that a run needs to resume: `step` batches were used, `skipped` of them without an update.
+    """Everything that a run needs to resume, as a pytree.
 
-    `skipped_in_row` counts the skipped batches since the last update. `key` never changes: step k uses
-    fold_in(key, k). `average` are the averaged weights of a run that has a `WeightAverage`.
+    Example:
+        >>> import jax, optax
+        >>> import deberta_jax as dj
+        >>> build = lambda key: dj.SequenceClassification(dj.PRESETS["tiny"], key=key)
+        >>> state = dj.initial_state(build, optax.adamw(1e-4), seed=0, mesh=dj.make_mesh(devices=jax.devices()[:1]))
+        >>> int(state.step), state.average is None
+        (0, True)
     """
 
     step: Int[Array, ""]
+    """The number of batches that were used, a scalar."""
     model: nnx.Module
+    """The model."""
     optimizer_state: optax.OptState
+    """The state of the optimizer."""
     key: PRNGKeyArray
+    """The key of the run, which never changes: step k uses `fold_in(key, k)`."""
     skipped: Int[Array, ""]
+    """The number of batches without an update, because the loss or the gradient was not finite."""
     skipped_in_row: Int[Array, ""]
+    """The number of skipped batches since the last update."""
     average: object = None
+    """The averaged weights, a tree like the model; None without averaging."""
 
 
 def model_key(seed: int) -> PRNGKeyArray:
@@ -55,10 +67,26 @@ def initial_state(
     rules: Rules | None = None,
     average: WeightAverage | None = None,
 ) -> TrainState:
-    """The state at step 0, with `model` or one from `build`; each device allocates only its own shards.
+    """The state at step 0; each device allocates only its own shards.
 
-    The arrays of `model` are donated: the state owns them, and `model` cannot be used any more. `rules` and errors as
-    `shardings`. With `average`, the state contains averaged weights.
+    Args:
+        build: `build(key)` returns a model with random weights.
+        optimizer: an optax transformation.
+        seed: of the model and the run.
+        mesh: the devices, from `make_mesh`.
+        model: a model in place of the random one. Its arrays are donated: the state owns them, and `model` cannot be
+            used any more.
+        rules: the mesh axes of each logical axis, as for `shardings`.
+        average: how weights are averaged; None for not at all.
+
+    Raises:
+        InputError: as `shardings`.
+
+    Example:
+        >>> import jax, optax
+        >>> import deberta_jax as dj
+        >>> build = lambda key: dj.SequenceClassification(dj.PRESETS["tiny"], key=key)
+        >>> state = dj.initial_state(build, optax.adamw(1e-4), seed=0, mesh=dj.make_mesh(devices=jax.devices()[:1]))
     """
     abstract = abstract_state(build, optimizer, seed, mesh, rules, average)
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -74,6 +74,20 @@ def make_step(
     Returns:
         The step. Its metrics are scalars: "loss", "grad_norm", "tokens", "learning_rate", "skipped_in_row", and the
         means of the objective's metrics.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> import deberta_jax as dj
+        >>> optimizer, mesh = optax.adamw(1e-4), dj.make_mesh(devices=jax.devices()[:1])
+        >>> build = lambda key: dj.SequenceClassification(dj.PRESETS["tiny"], key=key)
+        >>> state = dj.initial_state(build, optimizer, seed=0, mesh=mesh)
+        >>> objective = dj.plain_objective(dj.classification_objective())
+        >>> step = dj.make_step(objective, optimizer, optax.constant_schedule(1e-4), dj.shardings(state, mesh))
+        >>> ids, ones = jnp.array([[1, 7, 8, 2]]), jnp.ones((1, 4), jnp.int32)
+        >>> batch = {"input_ids": ids, "attention_mask": ones, "labels": jnp.array([1]), "weights": jnp.ones(1)}
+        >>> state, metrics = step(state, batch)
+        >>> int(state.step), float(metrics["tokens"])
+        (1, 4.0)
     """
 
     def update(state: TrainState, batch: ArrayBatch, key: PRNGKeyArray) -> Updated:

@@ -23,7 +23,7 @@ from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.entity_ranking import score_entities
 from deberta_jax.inference.question_answering import span_ranking_pipeline
 from deberta_jax.inference.stream import complete
-from deberta_jax.model.heads import MultipleChoice
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.tasks.examples import (
     ChoiceExample,
     EntityExample,

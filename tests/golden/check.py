@@ -25,12 +25,12 @@ from deberta_jax.hub.tensors import as_tensor
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    MultipleChoice,
     QuestionAnswering,
     SequenceClassification,
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.ops.positions import log_bucket, relative_index
 from deberta_jax.training.losses import binary_cross_entropy, cross_entropy, soft_cross_entropy, squared_error
 

@@ -15,12 +15,12 @@ from deberta_jax.hub.load import load_model
 from deberta_jax.hub.tensors import as_tensor
 from deberta_jax.model.deberta import Deberta
 from deberta_jax.model.heads import (
-    MultipleChoice,
     QuestionAnswering,
     SequenceClassification,
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.presets import PRESETS
 
 

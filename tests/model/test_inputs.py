@@ -8,8 +8,8 @@ import pytest
 from small_models import IDS, MASK, V3, bare, call, masked_lm
 
 from deberta_jax.model.entity_scoring import EntityScoring
-from deberta_jax.model.heads import MultipleChoice
 from deberta_jax.model.inputs import as_ids, as_pair_mask, as_token_mask, split_key
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.tokenizers.batch import Batch
 

@@ -11,12 +11,12 @@ from small_models import CONFIGS, IDS, MASK, call, masked_lm
 
 from deberta_jax.model.entity_scoring import EntityScoring
 from deberta_jax.model.heads import (
-    MultipleChoice,
     QuestionAnswering,
     SequenceClassification,
     TokenClassification,
 )
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.model.replaced_token_detection import ReplacedTokenDetection
 from deberta_jax.model.shardings import shardings
 from deberta_jax.model.surgery import with_config

@@ -28,7 +28,7 @@ from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.encode import EncodedRow, EncodedRows, encode
 from deberta_jax.inference.multiple_choice import choice_logits
 from deberta_jax.inference.stream import Pipeline
-from deberta_jax.model.heads import MultipleChoice
+from deberta_jax.model.multiple_choice import MultipleChoice
 from deberta_jax.tasks.custom_choices import MULTIPLE_CHOICE as ROW_PARSER
 from deberta_jax.tasks.examples import ChoiceExample
 from deberta_jax.tasks.metrics import accuracy
