@@ -51,11 +51,14 @@ def class_sections(
     from sklearn.metrics import confusion_matrix
 
     names = list(dict.fromkeys([*labels, *true, *predicted]))
+    occurring = len({*true, *predicted})
     sections = []
-    if 1 < len(names) <= figures.MAX_CLASSES:
+    if 1 < occurring <= figures.MAX_CLASSES:
         matrix = confusion_matrix(true, predicted, labels=names)
         path = figures.confusion(matrix, names, folder / "confusion.png")
-        sections.append(Section("Confusion", figure=Figure(path, "Predicted by true label")))
+        left_out = f"Not shown: {len(names) - occurring} labels without examples and predictions."
+        text = left_out if occurring < len(names) else ""
+        sections.append(Section("Confusion", text, Figure(path, "Predicted by true label")))
     if len(names) > 2:
         sections += confused_pairs(true, predicted, unit="examples")
     return [*sections, Section(title, table=class_table(names, true, predicted))]
@@ -102,5 +105,5 @@ def group_sections(folder: Path, examples: Sequence[Any], correct: Sequence[bool
     if not 1 < len(groups) <= _MAX_GROUPS:
         return []
     values = {name or "none": float(np.mean(values)) for name, values in sorted(groups.items())}
-    path = figures.bars(values, "accuracy", folder / "groups.png")
+    path = figures.bars(values, "accuracy", folder / "groups.png", title="Accuracy by group")
     return [Section("Groups", figure=Figure(path, "Accuracy by group"))]
