@@ -91,7 +91,7 @@ def reliability(bins: Sequence[Bin], error: float, path: Path) -> Path:
     figure, (left, right) = _subplots(8, 3.6, 2)
     confidences = [b.confidence for b in bins]
     left.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
-    left.plot(confidences, [b.accuracy for b in bins], color=_BLUE, marker="o", label="model")
+    left.plot(confidences, [b.accuracy for b in bins], color=_BLUE, marker="o", label="model", clip_on=False)
     left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=f"Accuracy, ECE {error:.3f}")
     left.legend(frameon=False)
     right.bar(confidences, [b.size for b in bins], width=0.05, color=_BLUE)
@@ -114,7 +114,7 @@ def scatter(true: Sequence[float], predicted: Sequence[float], path: Path) -> Pa
     right.hist(errors, bins=30, color=_BLUE)
     right.axvline(0, color="grey", linewidth=1, linestyle="--")
     rmse = float(np.sqrt(np.mean(errors**2)))
-    title = f"Errors: RMSE {rmse:.3g}, of the best constant {float(np.std(true)):.3g}"
+    title = f"Errors: RMSE {rmse:.3g} (best constant {float(np.std(true)):.3g})"
     right.set(xlabel="predicted - true", ylabel="examples", title=title)
     for axes in (left, right):
         axes.ticklabel_format(scilimits=(-3, 4))

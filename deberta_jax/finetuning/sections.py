@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deberta_jax.errors import list_names
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.calibration import bins, calibration_error
 
@@ -51,13 +52,12 @@ def class_sections(
     from sklearn.metrics import confusion_matrix
 
     names = list(dict.fromkeys([*labels, *true, *predicted]))
-    occurring = len({*true, *predicted})
+    unused = [name for name in names if name not in {*true, *predicted}]
     sections = []
-    if 1 < occurring <= figures.MAX_CLASSES:
+    if 1 < len(names) - len(unused) <= figures.MAX_CLASSES:
         matrix = confusion_matrix(true, predicted, labels=names)
         path = figures.confusion(matrix, names, folder / "confusion.png")
-        left_out = f"Not shown: {len(names) - occurring} labels without examples and predictions."
-        text = left_out if occurring < len(names) else ""
+        text = f"Labels without examples and predictions are not shown: {list_names(unused)}." if unused else ""
         sections.append(Section("Confusion", text, Figure(path, "Predicted by true label")))
     if len(names) > 2:
         sections += confused_pairs(true, predicted, unit="examples")

@@ -12,7 +12,7 @@ from deberta_jax.files import replace_file
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 _BASELINES = ("#4D4D4D", "--"), ("#8C8C8C", ":")
 # A baseline is inside the axis if the curves then still cover this share of it.
-_MIN_SHARE = 0.25
+_MIN_SHARE = 0.1
 
 Line = Mapping[str, Any]
 # The value of a prediction without a model: one number, or the value for a line of held-out metrics.
