@@ -32,9 +32,9 @@ _INTRODUCTION = """\
 
 # Benchmarks
 
-Every figure has its date, command, machine and versions. A ratio compares runs that alternate on the same machine. A *bar* is
-the value that a figure was required to reach before it was measured; the commands fail below it. Programs for TPU and GPU were
-compiled on a CPU unless the line below a heading names another machine.
+Every figure has its date, command, machine and versions. A ratio compares runs that alternate on the same machine. A
+*bar* is the value that was required before the measurement. Programs for TPU and GPU were compiled on a CPU unless the
+line below a heading names another machine.
 """
 
 

@@ -31,7 +31,7 @@ from deberta_jax.pretraining.corpus import (
     training_batches,
 )
 from deberta_jax.pretraining.curriculum import make_stages, parse_lengths, stage_at
-from deberta_jax.pretraining.initial import initial_config, weights_digest
+from deberta_jax.pretraining.initial import InitialFiles, initial_config, weights_digest
 from deberta_jax.pretraining.objective_spec import Results
 from deberta_jax.pretraining.program import (
     ANY_VOCABULARY,
@@ -92,11 +92,7 @@ def pretrain(config: PretrainConfig) -> None:
         stages = config.stages()
         training_shards = [shards[stage.length].training for stage in stages]
         rows_sha256 = shards_sha256([shards[length].training for length in data.lengths])
-        content = {
-            "held_out": shards_sha256([shards[length].held_out for length in data.lengths]),
-            "tokenizer": tokenizer.sha256,
-            "weights": weights_digest(files),
-        }
+        content = _content([shards[length].held_out for length in data.lengths], tokenizer, files)
         settings = config.settings() | {"rows": rows_sha256, "content": content}
         agree({f"the content of {name}": digest for name, digest in {"text": rows_sha256, **content}.items()})
         _check_settings(config, settings)
@@ -128,6 +124,15 @@ def pretrain(config: PretrainConfig) -> None:
         )
         tracker.summarize(result.metrics)
         _finish(config, result, baselines, text, tokenizer, method.warning(training.steps, result.metrics))
+
+
+def _content(held_out: Sequence[Shards], tokenizer: Tokenizer, files: InitialFiles) -> dict[str, str]:
+    """Digests of what a run reads beside its training text."""
+    return {
+        "held_out": shards_sha256(held_out),
+        "tokenizer": tokenizer.sha256,
+        "weights": weights_digest(files),
+    }
 
 
 def _text_lines(config: PretrainConfig, shards: Sequence[Shards], vocabulary: MaskingVocabulary) -> list[str]:
