@@ -1,7 +1,7 @@
 """The figure of the ablation: differences to DeBERTa, beside those of the paper."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,22 @@ PAPER: dict[str, tuple[float, ...]] = {
 }
 PAPER_METRICS = ("MNLI-m", "SQuAD 2.0 F1", "RACE")
 _LABELS = {"loss": "held-out loss (nats)", "accuracy": "held-out accuracy (points)"}
+# Whether a difference exceeds the noise -> its color and its name.
+_COLORS = {False: ("tab:blue", "within the noise"), True: ("tab:red", "beyond the noise")}
+
+
+def _columns(values: Iterable[Any]) -> tuple[list[float], list[float]]:
+    values = list(values)
+    return [value.difference for value in values], [value.error for value in values]
 
 
 def draw(compared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], file: Path) -> None:
     """Save a panel for the paper's Table 4, and one per metric with paired standard errors and a band of noise."""
     names = [name for name in VARIANTS if name in compared["loss"]]
     rows = {name: len(names) - 1 - index for index, name in enumerate(names)}
-    figure, axes = plt.subplots(1, 1 + len(columns), figsize=(3.1 * (1 + len(columns)), 0.42 * len(names) + 1.5))
+    figure, axes = plt.subplots(
+        1, 1 + len(columns), figsize=(3.1 * (1 + len(columns)), 0.42 * len(names) + 2), layout="constrained"
+    )
     paper, *panels = axes
     for index, (metric, marker) in enumerate(zip(PAPER_METRICS, "osD", strict=True)):
         values = {name: PAPER[name][index] for name in names if len(PAPER.get(name, ())) > index}
@@ -47,22 +56,21 @@ def draw(compared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], 
         critical = scale * compared[metric][DEBERTA].critical
         if math.isfinite(critical):
             axis.axvspan(-critical, critical, color="0.9", label="noise: p > 5 %")
-        for name in (name for name in names if name in compared[metric]):
-            value = compared[metric][name]
-            color = "tab:red" if value.exceeds_noise else "tab:blue"
-            axis.errorbar(
-                scale * value.difference, rows[name], xerr=scale * value.error, fmt="o", color=color, capsize=3
-            )
+        for is_beyond, (color, key) in _COLORS.items():
+            shown = {n: v for n, v in compared[metric].items() if n in names and v.exceeds_noise == is_beyond}
+            differences, errors = ([scale * x for x in column] for column in _columns(shown.values()))
+            points = [rows[name] for name in shown]
+            axis.errorbar(differences, points, xerr=errors, fmt="o", color=color, capsize=3, label=key)
         axis.set_title(label, fontsize=10)
-        if axis is panels[0] and math.isfinite(critical):
-            axis.legend(fontsize=7, loc="upper right")
-        axis.set_xlabel("difference; lower is better" if metric == "loss" else "difference", fontsize=9)
+        axis.set_xlabel(f"difference; {'lower' if metric == 'loss' else 'higher'} is better", fontsize=9)
     for index, axis in enumerate(axes):
         axis.axvline(0, color="0.5", linewidth=0.8)
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.set_yticks(list(rows.values()), list(rows) if index == 0 else [])
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(file, dpi=110)
+    handles, keys = panels[0].get_legend_handles_labels()
+    figure.suptitle(f"Differences to {DEBERTA}, and their standard errors", fontsize=11)
+    figure.legend(handles, keys, loc="outside lower center", ncols=len(keys), fontsize=8, frameon=False)
+    figure.savefig(file, dpi=110, facecolor="white")
     plt.close(figure)

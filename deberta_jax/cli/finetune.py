@@ -122,7 +122,7 @@ def _prepare(
     features, report = features_of(kind, pretrained.tokenizer, train, labels, config.max_length)
     if report.skipped:
         print_once(report.details())
-    inputs = RunInputs(task, kind, model, pretrained.tokenizer, features, held_out)
+    inputs = RunInputs(task, kind, model, pretrained.tokenizer, features, held_out, train)
     settings = config.settings() | {"rows": digest(features), "content": run.content}
     if fold is not None:
         settings["fold"] = fold

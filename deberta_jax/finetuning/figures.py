@@ -9,49 +9,52 @@ from jaxtyping import Int
 
 from deberta_jax.finetuning.calibration import Bin
 from deberta_jax.tasks.selected_metrics import lower_is_better
+from deberta_jax.training.plot import Curve, draw_curve
 
 # Distinguishable with color vision deficiency (Okabe and Ito 2008).
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 # A confusion matrix with more classes is unreadable.
 MAX_CLASSES = 20
+# The label of the color bar.
+SHARE = "share of the true label"
 _MAX_NAME = 18
 # Longer names of columns of a confusion matrix are rotated.
 _MAX_LEVEL = 7
 _TICKS = 5
 
 
-def learning_curves(lines: Sequence[Mapping[str, Any]], metric: str, path: Path) -> Path | None:
-    """Training loss, and a metric on the development set, by step; None if `lines` have neither."""
-    train, held_out = _series(lines, "train", "loss"), _series(lines, "held_out", metric)
+def learning_curves(
+    lines: Sequence[Mapping[str, Any]], metric: str, path: Path, baselines: Mapping[str, float] | None = None
+) -> Path | None:
+    """Training loss, and a metric on the development set with baselines, by step; None if `lines` have neither."""
+    train, held_out = (
+        [line for line in lines if line["split"] == split and line.get(name) is not None]
+        for split, name in (("train", "loss"), ("held_out", metric))
+    )
     if not train and not held_out:
         return None
     figure, (left, right) = _subplots(9, 3.4, 2)
     if train:
-        steps, losses = np.asarray(train).T
-        left.plot(steps, losses, color=_BLUE, alpha=0.25, linewidth=0.8)
-        window = max(1, len(losses) // 30)
-        smooth = np.convolve(losses, np.ones(window) / window, "valid")
-        left.plot(steps[window - 1 :], smooth, color=_BLUE, label=f"mean of {window} steps")
-        if window > 1:
-            left.legend(frameon=False)
-    left.set(xlabel="step", ylabel="training loss")
+        draw_curve(left, train, "loss", Curve("Training loss", "loss"))
     if held_out:
-        steps, values = np.asarray(held_out).T
+        values = np.asarray([line[metric] for line in held_out])
         best = int(values.argmin() if lower_is_better(metric) else values.argmax())
-        position = (steps[best], values[best])
-        right.plot(steps, values, color=_ORANGE, marker="o", markersize=4)
-        right.plot(*position, "o", markersize=11, fillstyle="none", color=_GREEN)
-        above = not lower_is_better(metric)
-        place = {"xytext": (0, 9 if above else -9), "textcoords": "offset points"}
-        right.annotate(f"{values[best]:.4g}", position, ha="center", va="bottom" if above else "top", **place)
+        position = (held_out[best]["step"], values[best])
+        right.plot(*position, "o", markersize=11, fillstyle="none", color=_GREEN, label=f"best: {values[best]:.4g}")
+        curve = Curve(f"Development set: {plain_name(metric)}", plain_name(metric), baselines or {})
+        draw_curve(right, held_out, metric, curve)
         right.margins(y=0.2)
-    right.set(xlabel="step", ylabel=f"{plain_name(metric)}, development set")
     _style(left, right)
     return _save(figure, path)
 
 
 def confusion(matrix: Int[np.ndarray, "C C"], labels: Sequence[str], path: Path) -> Path:
-    """The share of each true label (row) that is predicted as each label (column), with counts."""
+    """The share of each true label (row) that is predicted as each label (column), with counts.
+
+    Labels that are neither true nor predicted are left out.
+    """
+    occurs = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
+    matrix, labels = matrix[np.ix_(occurs, occurs)], [labels[index] for index in occurs.tolist()]
     C = len(labels)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = max(3.6, 0.55 * C + 1.8)
@@ -78,8 +81,8 @@ def confusion(matrix: Int[np.ndarray, "C C"], labels: Sequence[str], path: Path)
         va="top" if not is_rotated else "center",
     )
     axes.set_yticks(range(C), names)
-    axes.set(xlabel="predicted", ylabel="true")
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true label")
+    axes.set(xlabel="predicted", ylabel="true", title="Number of examples")
+    figure.colorbar(image, ax=axes, shrink=0.8, label=SHARE)
     return _save(figure, path)
 
 
@@ -88,39 +91,45 @@ def reliability(bins: Sequence[Bin], error: float, path: Path) -> Path:
     figure, (left, right) = _subplots(8, 3.6, 2)
     confidences = [b.confidence for b in bins]
     left.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
-    left.plot(confidences, [b.accuracy for b in bins], color=_BLUE, marker="o", label="model")
-    left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=f"ECE {error:.3f}")
+    left.plot(confidences, [b.accuracy for b in bins], color=_BLUE, marker="o", label="model", clip_on=False)
+    left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=f"Accuracy, ECE {error:.3f}")
     left.legend(frameon=False)
     right.bar(confidences, [b.size for b in bins], width=0.05, color=_BLUE)
-    right.set(xlim=(0, 1), xlabel="confidence", ylabel="predictions")
+    right.set(xlim=(0, 1), xlabel="confidence", ylabel="predictions", title="Number of predictions")
     _style(left, right)
     return _save(figure, path)
 
 
 def scatter(true: Sequence[float], predicted: Sequence[float], path: Path) -> Path:
-    """Predicted against true numbers, and a histogram of the errors."""
+    """Predicted against true numbers, beside their mean, which is the best constant, and a histogram of the errors."""
     figure, (left, right) = _subplots(8, 3.6, 2)
     ends = [min(*true, *predicted), max(*true, *predicted)]
-    left.plot(ends, ends, color="grey", linewidth=1, linestyle="--")
-    left.scatter(true, predicted, s=10, alpha=0.4, color=_BLUE, linewidths=0)
-    left.set(xlabel="true", ylabel="predicted")
-    right.hist(np.asarray(predicted) - np.asarray(true), bins=30, color=_BLUE)
+    left.plot(ends, ends, color="grey", linewidth=1, linestyle="--", label="predicted = true")
+    mean = float(np.mean(true))
+    left.axhline(mean, color=_ORANGE, linewidth=1, linestyle=":", label=f"best constant: {mean:.4g}")
+    left.scatter(true, predicted, s=10, alpha=0.4, color=_BLUE, linewidths=0, label="example")
+    left.set(xlabel="true", ylabel="predicted", title="Predicted and true numbers")
+    left.legend(fontsize="small")
+    errors = np.asarray(predicted) - np.asarray(true)
+    right.hist(errors, bins=30, color=_BLUE)
     right.axvline(0, color="grey", linewidth=1, linestyle="--")
-    right.set(xlabel="predicted - true", ylabel="examples")
+    rmse = float(np.sqrt(np.mean(errors**2)))
+    title = f"Errors: RMSE {rmse:.3g} (best constant {float(np.std(true)):.3g})"
+    right.set(xlabel="predicted - true", ylabel="examples", title=title)
     for axes in (left, right):
         axes.ticklabel_format(scilimits=(-3, 4))
     _style(left, right)
     return _save(figure, path)
 
 
-def bars(values: Mapping[str, float], label: str, path: Path) -> Path:
+def bars(values: Mapping[str, float], label: str, path: Path, *, title: str) -> Path:
     """One bar per name, the first at the top."""
     figure, (axes,) = _subplots(7, 0.34 * len(values) + 1.1)
     positions = np.arange(len(values))[::-1]
     drawn = axes.barh(positions, list(values.values()), color=_BLUE, height=0.65)
     axes.bar_label(drawn, fmt="%.3g", padding=4)
     axes.set_yticks(positions, [plain_name(name) for name in values])
-    axes.set(xlabel=label)
+    axes.set(xlabel=label, title=title)
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
@@ -132,7 +141,7 @@ def seeds(values: Sequence[float], metric: str, path: Path, noun: str = "seed") 
     median = float(np.median(values))
     axes.plot(values, np.zeros(len(values)), "o", color=_BLUE, alpha=0.6, markersize=9)
     axes.axvline(median, color=_ORANGE, label=f"median {median:.4g}")
-    axes.set(xlabel=f"{plain_name(metric)} of each {noun}", yticks=[])
+    axes.set(xlabel=plain_name(metric), yticks=[], title=f"{plain_name(metric)} of each {noun}")
     axes.legend(frameon=False, loc="upper left")
     axes.margins(x=0.25)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -152,10 +161,6 @@ def plain_name(name: str) -> str:
 def _escaped(name: str) -> str:
     """A name without the signs of formulas."""
     return name.replace("$", r"\$")
-
-
-def _series(lines: Sequence[Mapping[str, Any]], split: str, name: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[name]) for line in lines if line["split"] == split and line.get(name) is not None]
 
 
 def _subplots(width: float | int, height: float | int, columns: int = 1) -> tuple[Any, Any]:

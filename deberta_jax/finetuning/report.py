@@ -53,7 +53,8 @@ def write_report(
         sections.append(_seeds_section(folder, seeds, best_metric))
     if folds:
         sections.append(_folds_section(folder, folds, best_metric))
-    if path := figures.learning_curves(history, best_metric, folder / "curves.png"):
+    baselines = {f"baseline, {one.baseline_name}": one.baseline for one in summaries if one.split == "dev"}
+    if path := figures.learning_curves(history, best_metric, folder / "curves.png", baselines):
         description = f"Training loss, and {best_metric} on the development set, by step"
         sections.append(Section("Learning", figure=Figure(path, description)))
     if known:

@@ -17,6 +17,7 @@ from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.layers import freeze_objective, frozen_groups, of_upper_layers, trained_parameters
 from deberta_jax.finetuning.lora import lora_objective, merge_lora, trainable
 from deberta_jax.finetuning.objectives import plain_objective
+from deberta_jax.finetuning.summary import baseline_score
 from deberta_jax.finetuning.techniques import AwpConfig
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.sharding import make_mesh
@@ -26,12 +27,16 @@ from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.loop import train
 from deberta_jax.training.method import TrainingMethod, one_objective
 from deberta_jax.training.objective import Objective
+from deberta_jax.training.plot import Curve, Curves
 from deberta_jax.training.step import batch_share, gradient_of_model
 from deberta_jax.training.tracking import tracking
 
 
 class RunInputs(NamedTuple):
-    """What a run trains, what it trains on (`features`), and the examples that select the best model."""
+    """What a run trains, what it trains on (`features`), and the examples that select the best model.
+
+    The baseline that is plotted is that of the examples `train`, by default that of the held-out ones.
+    """
 
     task: Task
     kind: Kind
@@ -39,6 +44,7 @@ class RunInputs(NamedTuple):
     tokenizer: Tokenizer
     features: Sequence[Feature]
     held_out: Sequence[Any]
+    train: Sequence[Any] = ()
 
 
 def finetune(
@@ -103,6 +109,17 @@ def finetune(
     return best_model.metrics
 
 
+def _curves(inputs: RunInputs) -> Curves:
+    """The training loss, and the best metric with its baseline."""
+    task, labelled = inputs.task, [example for example in inputs.held_out if example.answer is not None]
+    baselines = {}
+    if labelled:
+        baseline = inputs.kind.comparison.baseline(task, inputs.train or labelled)
+        baselines[f"baseline, {baseline.name}"] = baseline_score(task, baseline, labelled)
+    metric = Curve(f"Held-out examples: {task.best_metric}", task.best_metric, baselines)
+    return {"loss": Curve("Training loss", "loss"), task.best_metric: metric}
+
+
 def _method(
     inputs: RunInputs,
     training: TrainingConfig,
@@ -116,7 +133,7 @@ def _method(
         one_objective,
         training,
         with_lora(inputs.model, lora),
-        curves={"loss": "training loss", inputs.task.best_metric: inputs.task.best_metric},
+        curves=_curves(inputs),
         rule=awp_rule(awp, training.steps) if awp else gradient_of_model,
         average_decay=average_decay,
     )

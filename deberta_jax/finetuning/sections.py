@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deberta_jax.errors import list_names
 from deberta_jax.finetuning import figures
 from deberta_jax.finetuning.calibration import bins, calibration_error
 
@@ -51,11 +52,13 @@ def class_sections(
     from sklearn.metrics import confusion_matrix
 
     names = list(dict.fromkeys([*labels, *true, *predicted]))
+    unused = [name for name in names if name not in {*true, *predicted}]
     sections = []
-    if 1 < len(names) <= figures.MAX_CLASSES:
+    if 1 < len(names) - len(unused) <= figures.MAX_CLASSES:
         matrix = confusion_matrix(true, predicted, labels=names)
         path = figures.confusion(matrix, names, folder / "confusion.png")
-        sections.append(Section("Confusion", figure=Figure(path, "Predicted by true label")))
+        text = f"Labels without examples and predictions are not shown: {list_names(unused)}." if unused else ""
+        sections.append(Section("Confusion", text, Figure(path, "Predicted by true label")))
     if len(names) > 2:
         sections += confused_pairs(true, predicted, unit="examples")
     return [*sections, Section(title, table=class_table(names, true, predicted))]
@@ -102,5 +105,5 @@ def group_sections(folder: Path, examples: Sequence[Any], correct: Sequence[bool
     if not 1 < len(groups) <= _MAX_GROUPS:
         return []
     values = {name or "none": float(np.mean(values)) for name, values in sorted(groups.items())}
-    path = figures.bars(values, "accuracy", folder / "groups.png")
+    path = figures.bars(values, "accuracy", folder / "groups.png", title="Accuracy by group")
     return [Section("Groups", figure=Figure(path, "Accuracy by group"))]

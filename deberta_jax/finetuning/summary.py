@@ -88,7 +88,7 @@ def summarize(
     rows = [row for row in zip(examples, predictions, probabilities, strict=True) if row[0].answer is not None]
     examples, predictions, probabilities = map(list, zip(*rows, strict=True))
     baseline = comparison.baseline(task, train or examples)
-    constant = _baseline_score(task, baseline, examples)
+    constant = baseline_score(task, baseline, examples)
     interval = _interval(task, comparison, value, examples, predictions, probabilities)
     problems = []
     if (single := _single_value(comparison, examples, predictions)) is not None:
@@ -101,7 +101,8 @@ def summarize(
     return Summary(split, len(examples), task.best_metric, value, interval, constant, baseline.name, tuple(problems))
 
 
-def _baseline_score(task: Task, baseline: Baseline, examples: Sequence[Any]) -> float:
+def baseline_score(task: Task, baseline: Baseline, examples: Sequence[Any]) -> float:
+    """The best metric of a baseline on labelled examples."""
     outcomes = [baseline.outcome(example) for example in examples]
     predictions = [task.resolve(outcome.prediction) for outcome in outcomes]
     with warnings.catch_warnings():

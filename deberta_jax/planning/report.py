@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,8 @@ from deberta_jax.training.chips import GIB
 from deberta_jax.training.sizes import format_bytes
 
 _WIDTH = 160
+# Distinguishable with color vision deficiency.
+_BLUE, _ORANGE = "#0072B2", "#D55E00"
 
 
 def plan_lines(plan: Plan, price: float | None = None) -> list[str]:
@@ -118,21 +121,28 @@ def _cells(entry: Entry, capacity: int) -> list[str]:
 
 def plot_memory(plans: Iterable[Plan], path: Path) -> None:
     """Plot the memory per device of each plan into a PNG file."""
+    figure = draw_memory(list(plans))
+    replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120, facecolor="white"))
+
+
+def draw_memory(plans: Sequence[Plan]) -> Any:
+    """The figure of `plot_memory`: one bar per plan, and the memory that a device has."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    plans = list(plans)
-    labels = [f"{plan.mesh}\n{plan.config.remat}, accumulate {plan.config.training.accumulate}" for plan in plans]
+    labels = [f"{plan.mesh}\nremat {plan.config.remat}\naccumulate {plan.config.training.accumulate}" for plan in plans]
     figure = Figure(figsize=(max(4.0, 1.6 * len(plans) + 1.5), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     state = [plan.step.memory.state / GIB for plan in plans]
     temporary = [plan.step.memory.temporary / GIB for plan in plans]
-    axes.bar(labels, state, label="state", color="tab:blue", width=0.6)
-    axes.bar(labels, temporary, bottom=state, label="temporary", color="tab:orange", width=0.6)
-    axes.axhline(plans[0].target.capacity / GIB, color="black", linestyle="--", linewidth=1, label="capacity")
-    axes.set_ylabel("GiB per device")
-    axes.set_title(f"{plans[0].config.model}, {plans[0].target.topology.name}", fontsize=10)
+    axes.bar(labels, state, label="state", color=_BLUE, width=0.6)
+    axes.bar(labels, temporary, bottom=state, label="temporary", color=_ORANGE, width=0.6)
+    capacity = plans[0].target.capacity / GIB
+    axes.axhline(capacity, color="black", linestyle="--", linewidth=1, label=f"capacity: {capacity:.2f} GiB")
+    title = f"Memory of a step: {plans[0].config.model} on {plans[0].target.topology.name}"
+    axes.set(title=title, ylabel="GiB per device", xlim=(-0.6, len(plans) - 0.4))
+    axes.title.set_fontsize(10)
     axes.tick_params(axis="x", labelsize=7)
-    axes.legend(fontsize=8)
-    replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure

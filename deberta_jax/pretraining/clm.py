@@ -8,6 +8,7 @@ from deberta_jax.config import OBJECTIVE_KEY
 from deberta_jax.data.language_modeling import Directions, OrderSequence
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.model.surgery import with_config
+from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve, no_baselines
 from deberta_jax.pretraining.config import PretrainConfig, RtdConfig
 from deberta_jax.pretraining.initial import find_initial_model
 from deberta_jax.pretraining.mlm import MODEL, build, load_files
@@ -16,8 +17,9 @@ from deberta_jax.pretraining.objectives import causal_lm_objective
 from deberta_jax.pretraining.summary import accuracy_line
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod, one_objective
+from deberta_jax.training.plot import Curves
 
-_CURVES = {"loss": "loss (nats per token)", "accuracy": "next-token accuracy"}
+_TITLE, _TOKEN = "Language modeling", "predicted token"
 
 
 def _rows(config: PretrainConfig, unit: int, vocabulary: MaskingVocabulary) -> Rows:
@@ -25,8 +27,13 @@ def _rows(config: PretrainConfig, unit: int, vocabulary: MaskingVocabulary) -> R
     return Rows(row, row)
 
 
+def _curves(baselines_of: BaselinesOf) -> Curves:
+    arguments = _TITLE, _TOKEN, baselines_of("")
+    return {"loss": loss_curve(*arguments), "accuracy": accuracy_curve(*arguments)}
+
+
 def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
-    return one_objective(training, build(options), causal_lm_objective, curves=_CURVES)
+    return one_objective(training, build(options), causal_lm_objective, curves=_curves(no_baselines))
 
 
 def trained_for(model: Any, objective: str) -> dict[str, Any]:
@@ -35,7 +42,7 @@ def trained_for(model: Any, objective: str) -> dict[str, Any]:
 
 
 def _report(results: Results) -> list[str]:
-    return [accuracy_line("language model", results.metrics, results.majority_accuracy, "predicted")]
+    return [accuracy_line("language model", results.metrics, results.baselines(""), "predicted")]
 
 
 def next_command(folder: Path) -> str:
@@ -48,6 +55,7 @@ CAUSAL_LM = ObjectiveSpec(
     find_files=lambda init_from, _: find_initial_model(init_from),
     load_files=load_files,
     method=_method,
+    curves=_curves,
     models=lambda model: trained_for(model, "clm"),
     report=_report,
     next_command=next_command,

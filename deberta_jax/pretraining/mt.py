@@ -15,6 +15,7 @@ from deberta_jax.data.batches import BothKinds, MaskSequence, TwoKinds
 from deberta_jax.data.language_modeling import Directions, OrderSequence
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.hub.pretrained import from_pretrained
+from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve, no_baselines
 from deberta_jax.pretraining.clm import next_command, trained_for
 from deberta_jax.pretraining.config import PretrainConfig, RtdConfig
 from deberta_jax.pretraining.initial import find_initial_model
@@ -25,10 +26,9 @@ from deberta_jax.pretraining.summary import accuracy_line, fill_sentences, fille
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod, one_objective
 from deberta_jax.training.objective import ArrayBatch, Sums
+from deberta_jax.training.plot import Curves
 
 MASKED, ORDERED = "masked/", "ordered/"
-# Not "loss": in training it is that of both kinds of rows, on held-out text that of next tokens.
-_CURVES = {"masked_loss": "loss (nats per masked token)", "ordered_loss": "loss (nats per predicted token)"}
 
 
 class BothSums(NamedTuple):
@@ -73,16 +73,28 @@ def mixed_lm_objective(model: Any, batch: ArrayBatch, key: PRNGKeyArray | None) 
 
 def _summarize(sums: BothSums) -> dict[str, float]:
     """Loss, perplexity and accuracy of both kinds; those without a prefix are of next tokens."""
-    metrics: dict[str, float] = {}
-    for prefix, part in (("", sums.ordered), ("ordered_", sums.ordered), ("masked_", sums.masked)):
+    # In training, "loss" is that of both kinds.
+    metrics = {"ordered_loss": float(sums.ordered.loss / sums.ordered.weight)}
+    for prefix, part in (("", sums.ordered), ("masked_", sums.masked)):
         loss = float(part.loss / part.weight)
         metrics |= {f"{prefix}loss": loss, f"{prefix}perplexity": math.exp(min(loss, 700))}
         metrics |= {f"{prefix}accuracy": float(part.metrics["accuracy"] / part.weight)}
     return metrics
 
 
+def _curves(baselines_of: BaselinesOf) -> Curves:
+    masked = "Masked rows", "masked token", baselines_of(MASKED)
+    ordered = "Auto-regressive rows", "predicted token", baselines_of(ORDERED)
+    return {
+        "masked_loss": loss_curve(*masked),
+        "ordered_loss": loss_curve(*ordered),
+        "masked_accuracy": accuracy_curve(*masked),
+        "accuracy": accuracy_curve(*ordered),
+    }
+
+
 def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
-    method = one_objective(training, build(options), mixed_lm_objective, curves=_CURVES)
+    method = one_objective(training, build(options), mixed_lm_objective, curves=_curves(no_baselines))
     return method._replace(evaluate=lambda model, batch, number: both_sums(model, batch, None), summarize=_summarize)
 
 
@@ -92,9 +104,8 @@ def _report(results: Results) -> list[str]:
     model, _ = from_pretrained(results.folder / MODEL, head="masked_lm")
     predictions = fill_sentences(model, results.tokenizer, results.sentences)
     return [
-        f"held-out language model: accuracy {metrics['accuracy']:.1%} at predicted tokens, loss "
-        f"{metrics['loss']:.3f}, perplexity {metrics['perplexity']:.1f}",
-        accuracy_line("masked LM", masked, results.majority_accuracy),
+        accuracy_line("language model", metrics, results.baselines(ORDERED), "predicted"),
+        accuracy_line("masked LM", masked, results.baselines(MASKED)),
         *filled_lines(results.sentences, predictions),
     ]
 
@@ -104,8 +115,8 @@ MIXED_LM = ObjectiveSpec(
     find_files=lambda init_from, _: find_initial_model(init_from),
     load_files=load_files,
     method=_method,
+    curves=_curves,
     models=lambda model: trained_for(model, "mt"),
     report=_report,
     next_command=next_command,
-    masked_prefix=MASKED,
 )

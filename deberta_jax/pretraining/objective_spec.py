@@ -11,12 +11,14 @@ from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
 from deberta_jax.data.batches import MakeRow, MaskSequence, TwoKinds
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.model import module
+from deberta_jax.pretraining.baselines import BaselinesOf, LabelBaselines
 from deberta_jax.pretraining.config import PretrainConfig, RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles
 from deberta_jax.pretraining.summary import MaskedSentence
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod
+from deberta_jax.training.plot import Curves
 
 
 class ModelOptions(NamedTuple):
@@ -38,13 +40,13 @@ class ModelOptions(NamedTuple):
 class Results(NamedTuple):
     """What the report of a finished run is made from.
 
-    `folder` is the run folder with the exported models, `majority_accuracy` the accuracy of predicting the most
-    frequent token at every masked position.
+    `folder` is the run folder with the exported models, `baselines` gives those of the predicted tokens by the prefix
+    of the names of their arrays in held-out batches.
     """
 
     folder: Path
     metrics: Mapping[str, float]
-    majority_accuracy: float
+    baselines: Callable[[str], LabelBaselines]
     tokenizer: Tokenizer
     sentences: Sequence[MaskedSentence]
 
@@ -60,21 +62,20 @@ class ObjectiveSpec(NamedTuple):
     """A pretraining objective.
 
     `rows(config, unit, vocabulary)` makes the rows of batches from sequences; the number of rows of each kind must be a
-    multiple of `unit`. `masked_prefix` begins the names of the arrays of held-out batches with masked tokens, or with
-    the tokens that are predicted.
-    `find_files(init_from, generator)` reads the files to initialize from; `load_files` loads them as the model of step
-    0, sharded over the mesh. `method` trains the model. `models` gives the trained models to export, by folder name.
-    `report` gives the lines to print at the end, and `next_command` the command to try first, from the run folder.
+    multiple of `unit`. `find_files(init_from, generator)` reads the files to initialize from; `load_files` loads them
+    as the model of step 0, sharded over the mesh. `method` trains the model, and `curves` says what to plot. `models`
+    gives the trained models to export, by folder name. `report` gives the lines to print at the end, and `next_command`
+    the command to try first, from the run folder.
     """
 
     rows: Callable[[PretrainConfig, int, MaskingVocabulary], Rows]
     find_files: Callable[[str | None, str | None], InitialFiles]
     load_files: Callable[[InitialFiles, ModelOptions, RtdConfig, PRNGKeyArray, Mesh], Any]
     method: Callable[[ModelOptions, TrainingConfig, RtdConfig], TrainingMethod]
+    curves: Callable[[BaselinesOf], Curves]
     models: Callable[[Any], dict[str, Any]]
     report: Callable[[Results], list[str]]
     next_command: Callable[[Path], str]
-    masked_prefix: str = ""
 
 
 def masked_rows(config: PretrainConfig, unit: int, vocabulary: MaskingVocabulary) -> Rows:

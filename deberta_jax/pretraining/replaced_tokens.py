@@ -14,8 +14,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from deberta_jax.model.pair import ReplacedTokenPair, detector
 from deberta_jax.model.tree import replace_parts
+from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve, no_baselines
 from deberta_jax.pretraining.config import RtdConfig
-from deberta_jax.pretraining.replaced_token_evaluation import collapse_warning, evaluate_pair, summarize
+from deberta_jax.pretraining.replaced_token_evaluation import collapse_warning, evaluate_pair, prior_loss, summarize
 from deberta_jax.pretraining.replaced_token_losses import (
     add_draws,
     discriminator_objective,
@@ -26,19 +27,24 @@ from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.method import TrainingMethod
 from deberta_jax.training.objective import ArrayBatch, Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
+from deberta_jax.training.plot import Curve, Curves
 from deberta_jax.training.state import Build, TrainState
 from deberta_jax.training.step import Step, Update, Updated, apply_gradients, compile_step, mean_gradient
 
 # Paths of the difference tables (E_Δ in the paper) in the discriminator of a "gdes" pair.
 _DIFFERENCES = "deberta.embeddings.word.embedding", "deberta.embeddings.position.embedding"
 
-# Metrics to plot, and their axis labels.
-_CURVES = {
-    "generator_loss": "generator loss (nats per masked token)",
-    "generator_accuracy": "generator masked-token accuracy",
-    "discriminator_loss": "discriminator loss (nats per token)",
-    "auc": "detection of replaced tokens (ROC AUC)",
-}
+
+def pair_curves(baselines_of: BaselinesOf) -> Curves:
+    """The curves of generator and discriminator."""
+    generator = "Generator", "masked token", baselines_of("")
+    constant = {"best constant": lambda line: prior_loss(line["replaced"])}
+    return {
+        "generator_loss": loss_curve(*generator),
+        "generator_accuracy": accuracy_curve(*generator),
+        "discriminator_loss": Curve("Discriminator: loss", "loss (nats per token)", constant),
+        "auc": Curve("Discriminator: replaced or original", "ROC AUC", {"guessing": 0.5}),
+    }
 
 
 class DecoupledOptimizers(NamedTuple):
@@ -77,7 +83,7 @@ def replaced_token_detection(training: TrainingConfig, rtd: RtdConfig, build: Bu
         return compile_step(make_update(rtd, optimizer, shardings.model, training.accumulate), rates, shardings)
 
     warning = partial(collapse_warning, training)
-    return TrainingMethod(build, optimizer, step, evaluate_pair, summarize, warning, _CURVES)
+    return TrainingMethod(build, optimizer, step, evaluate_pair, summarize, warning, pair_curves(no_baselines))
 
 
 def decoupled_update(rtd: RtdConfig, optimizers: DecoupledOptimizers, shardings: Any, accumulate: int) -> Update:

@@ -21,7 +21,7 @@ from deberta_jax.pretraining.config import RtdConfig, generator_config
 from deberta_jax.pretraining.initial import InitialFiles, find_initial_pair, load_file
 from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results, masked_rows
 from deberta_jax.pretraining.replaced_token_evaluation import prior_loss
-from deberta_jax.pretraining.replaced_tokens import replaced_token_detection
+from deberta_jax.pretraining.replaced_tokens import pair_curves, replaced_token_detection
 from deberta_jax.pretraining.summary import accuracy_line, fill_sentences, filled_lines
 from deberta_jax.tokenizers.special_tokens import MASK
 from deberta_jax.tokenizers.tokenizer import Tokenizer
@@ -108,9 +108,9 @@ def _report(results: Results) -> list[str]:
         sentence.text.replace(MASK, tokens[1].token) for sentence, tokens in zip(sentences, predictions, strict=True)
     ]
     return [
-        accuracy_line("generator", generator_metrics, results.majority_accuracy),
+        accuracy_line("generator", generator_metrics, results.baselines("")),
         f"held-out discriminator: AUC {metrics['auc']:.3f}, average precision {metrics['average_precision']:.3f} "
-        f"(chance: 0.5, {metrics['replaced']:.3f}), loss {metrics['discriminator_loss']:.4f} (best constant: "
+        f"(chance: 0.5, {metrics['replaced']:.3f}), loss {metrics['discriminator_loss']:.4f} nats (best constant: "
         f"{prior_loss(metrics['replaced']):.4f}), spread {metrics['spread']:.2f}",
         *filled_lines(sentences, predictions),
         *_detected_lines(results.folder, tokenizer, texts),
@@ -132,6 +132,7 @@ REPLACED_TOKEN_DETECTION = ObjectiveSpec(
     find_files=find_initial_pair,
     load_files=_load_files,
     method=_method,
+    curves=pair_curves,
     models=pair_models,
     report=_report,
     next_command=lambda folder: (

@@ -1,15 +1,14 @@
 """One pretraining run, from text files to model folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from deberta_jax.data.batches import HeldOutBatches
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.data.mixture import Shards
 from deberta_jax.data.unspaced import unspaced_lines
@@ -17,6 +16,7 @@ from deberta_jax.errors import InputError
 from deberta_jax.files import lock_folder
 from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.presets import PRESETS
+from deberta_jax.pretraining.baselines import LabelBaselines, label_baselines
 from deberta_jax.pretraining.config import PretrainConfig
 from deberta_jax.pretraining.corpus import (
     TextFiles,
@@ -31,7 +31,7 @@ from deberta_jax.pretraining.corpus import (
     training_batches,
 )
 from deberta_jax.pretraining.curriculum import make_stages, parse_lengths, stage_at
-from deberta_jax.pretraining.initial import initial_config, weights_digest
+from deberta_jax.pretraining.initial import InitialFiles, initial_config, weights_digest
 from deberta_jax.pretraining.objective_spec import Results
 from deberta_jax.pretraining.program import (
     ANY_VOCABULARY,
@@ -46,7 +46,6 @@ from deberta_jax.pretraining.sources import shards_sha256, stage_lines
 from deberta_jax.pretraining.summary import (
     export_models,
     file_line,
-    majority_accuracy,
     masked_sentences,
     published_lines,
     size_lines,
@@ -93,11 +92,7 @@ def pretrain(config: PretrainConfig) -> None:
         stages = config.stages()
         training_shards = [shards[stage.length].training for stage in stages]
         rows_sha256 = shards_sha256([shards[length].training for length in data.lengths])
-        content = {
-            "held_out": shards_sha256([shards[length].held_out for length in data.lengths]),
-            "tokenizer": tokenizer.sha256,
-            "weights": weights_digest(files),
-        }
+        content = _content([shards[length].held_out for length in data.lengths], tokenizer, files)
         settings = config.settings() | {"rows": rows_sha256, "content": content}
         agree({f"the content of {name}": digest for name, digest in {"text": rows_sha256, **content}.items()})
         _check_settings(config, settings)
@@ -110,6 +105,9 @@ def pretrain(config: PretrainConfig) -> None:
         print_once("\n".join([f"{config.model}: {stage_sizes[0]}", *_text_lines(config, training_shards, vocabulary)]))
         rows = [batch_rows(config.at_stage(stage), vocabulary, mesh) for stage in stages]
         held_out = evaluation_batches(shards[stages[-1].length].held_out, tokenizer, rows[-1].held_out, config, mesh)
+        baselines = cache(lambda prefix: label_baselines(held_out, prefix, options.config.vocab_size))
+        if jax.process_index() == 0:
+            method = method._replace(curves=objective.curves(baselines))
         inputs = list(zip(stages, training_shards, [stage_rows.training for stage_rows in rows], strict=True))
         load_files = partial(objective.load_files, files, options, config.rtd, model_key(training.seed), mesh)
         tracker = stack.enter_context(tracking(config.wandb, folder, settings))
@@ -125,7 +123,16 @@ def pretrain(config: PretrainConfig) -> None:
             log=tracker.log,
         )
         tracker.summarize(result.metrics)
-        _finish(config, result, held_out, text, tokenizer, method.warning(training.steps, result.metrics))
+        _finish(config, result, baselines, text, tokenizer, method.warning(training.steps, result.metrics))
+
+
+def _content(held_out: Sequence[Shards], tokenizer: Tokenizer, files: InitialFiles) -> dict[str, str]:
+    """Digests of what a run reads beside its training text."""
+    return {
+        "held_out": shards_sha256(held_out),
+        "tokenizer": tokenizer.sha256,
+        "weights": weights_digest(files),
+    }
 
 
 def _text_lines(config: PretrainConfig, shards: Sequence[Shards], vocabulary: MaskingVocabulary) -> list[str]:
@@ -139,7 +146,7 @@ def _text_lines(config: PretrainConfig, shards: Sequence[Shards], vocabulary: Ma
 def _finish(
     config: PretrainConfig,
     result: TrainResult,
-    held_out: HeldOutBatches,
+    baselines: Callable[[str], LabelBaselines],
     text: TextFiles,
     tokenizer: Tokenizer,
     warning: str | None,
@@ -152,8 +159,7 @@ def _finish(
         return
     exported = export_models(folder, objective.models(model), tokenizer)
     sentences = masked_sentences(example_documents(text), tokenizer, _EXAMPLES)
-    baseline = majority_accuracy(held_out, objective.masked_prefix)
-    lines = objective.report(Results(folder, result.metrics, baseline, tokenizer, sentences))
+    lines = objective.report(Results(folder, result.metrics, baselines, tokenizer, sentences))
     lines += [f"warning: {warning}"] * bool(warning)
     lines += [file_line(folder, exported), f"next: {objective.next_command(folder)}"]
     print("\n".join(lines), flush=True)

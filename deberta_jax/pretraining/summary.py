@@ -1,6 +1,6 @@
 """The output of a pretraining run: its size, held-out examples, and the exported model folders."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 from deberta_jax.hub.pretrained import save_pretrained
 from deberta_jax.inference.fill_mask import PredictedToken, fill_mask
 from deberta_jax.model.masked_lm import MaskedLM
+from deberta_jax.pretraining.baselines import LabelBaselines
 from deberta_jax.pretraining.curriculum import Stage
 from deberta_jax.pretraining.recipes import PUBLISHED
 from deberta_jax.tokenizers.special_tokens import MASK
@@ -57,17 +58,12 @@ def file_line(folder: Path, exported: Sequence[Path]) -> str:
     return f"model: {models}; curves: {folder / 'loss.png'}; metrics: {folder / 'metrics.jsonl'}"
 
 
-def majority_accuracy(batches: Iterable[Mapping[str, np.ndarray]], prefix: str = "") -> float:
-    """The accuracy of predicting the most frequent label at every predicted position."""
-    labels = np.concatenate([batch[f"{prefix}labels"][batch[f"{prefix}label_weights"] > 0] for batch in batches])
-    return float(np.bincount(labels).max() / len(labels))
-
-
-def accuracy_line(name: str, metrics: Mapping[str, float], baseline: float, tokens: str = "masked") -> str:
-    """Held-out accuracy, loss and perplexity of a language model; `baseline` is the majority accuracy."""
+def accuracy_line(name: str, metrics: Mapping[str, float], baselines: LabelBaselines, tokens: str = "masked") -> str:
+    """Held-out accuracy, loss and perplexity of a language model beside constant predictions."""
     return (
         f"held-out {name}: accuracy {metrics['accuracy']:.1%} at {tokens} tokens (majority-class baseline "
-        f"{baseline:.1%}), loss {metrics['loss']:.3f}, perplexity {metrics['perplexity']:.1f}"
+        f"{baselines.majority_accuracy:.1%}), loss {metrics['loss']:.3f} nats (best constant: "
+        f"{baselines.constant_loss:.3f}), perplexity {metrics['perplexity']:.1f}"
     )
 
 

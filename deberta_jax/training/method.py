@@ -10,11 +10,12 @@ from jaxtyping import Array
 from deberta_jax.training.config import TrainingConfig
 from deberta_jax.training.objective import ArrayBatch, BatchEvaluation, Objective, Sums
 from deberta_jax.training.optimizer import learning_rate, make_optimizer
+from deberta_jax.training.plot import Curve, Curves
 from deberta_jax.training.state import Build, Optimizer, TrainState
 from deberta_jax.training.step import GradientRule, Step, gradient_of_model, make_step
 from deberta_jax.training.weight_average import WeightAverage
 
-LOSS_CURVE: Mapping[str, str] = {"loss": "loss"}
+LOSS_CURVE: Curves = {"loss": Curve("Loss", "loss")}
 
 
 class TrainingMethod(NamedTuple):
@@ -22,7 +23,7 @@ class TrainingMethod(NamedTuple):
 
     `make_step` takes the shardings of the state. `summarize` turns the sums over all held-out batches, as `evaluate`
     returns them, into metrics. `warning` takes a step and these metrics, and returns one line if the metrics indicate a
-    problem, otherwise None. `curves` maps each metric to plot to its axis label; the progress bar shows those whose
+    problem, otherwise None. `curves` says which metrics are plotted and how; the progress bar shows those whose
     name ends in `loss`. With `average`, the average of the weights is evaluated instead of the weights.
     """
 
@@ -32,7 +33,7 @@ class TrainingMethod(NamedTuple):
     evaluate: BatchEvaluation
     summarize: Callable[[Any], dict[str, float]]
     warning: Callable[[int, Mapping[str, float]], str | None] = lambda step, metrics: None
-    curves: Mapping[str, str] = LOSS_CURVE
+    curves: Curves = LOSS_CURVE
     average: WeightAverage | None = None
 
 
@@ -41,7 +42,7 @@ def one_objective(
     build: Build,
     objective: Objective,
     trainable: Callable[[Any], Any] | None = None,
-    curves: Mapping[str, str] = LOSS_CURVE,
+    curves: Curves = LOSS_CURVE,
     *,
     rule: GradientRule = gradient_of_model,
     average_decay: float = 0.0,

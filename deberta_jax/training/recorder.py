@@ -18,11 +18,12 @@ from deberta_jax.errors import InputError
 from deberta_jax.files import make_folder, write_all, write_text
 from deberta_jax.printing import printable
 from deberta_jax.training.events import EventFile
-from deberta_jax.training.plot import plot_losses
+from deberta_jax.training.plot import Curve, Curves, plot_losses
 
 LINE_EVERY_SECONDS = 10
 # (split, step, metrics): takes the metrics that are recorded.
 Log = Callable[[str, int, Mapping[str, float]], None]
+_NO_CURVE = Curve("", "")
 _log = logging.getLogger(__name__)
 
 
@@ -34,8 +35,8 @@ class Recorder:
     """Writes the metrics of each step once into the folder of a run; all other processes only fetch them.
 
     Lines of steps after `start` are dropped: a previous process wrote them, but stopped before its next checkpoint. If
-    no line is left, the previous file is renamed, and this is logged. `curves` maps the metrics to plot to their axis
-    labels. With the FLOPs of each step, from 1, and the peak FLOP/s of all devices together (0: unknown), the model
+    no line is left, the previous file is renamed, and this is logged. `curves` says which metrics are plotted and
+    how. With the FLOPs of each step, from 1, and the peak FLOP/s of all devices together (0: unknown), the model
     FLOP utilization (MFU) is recorded. `log` gets everything that is recorded, too.
     """
 
@@ -44,7 +45,7 @@ class Recorder:
         folder: Path,
         steps: int,
         start: int,
-        curves: Mapping[str, str],
+        curves: Curves,
         *,
         flops: Callable[[int], int] = lambda step: 0,
         peak_flops: float = 0.0,
@@ -97,7 +98,8 @@ class Recorder:
             return
         self._evaluated.add(step)
         self._write("held_out", step, metrics)
-        self.print(f"step {step}: held-out " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        values = (f"{name} {self._curves.get(name, _NO_CURVE).text(value)}" for name, value in metrics.items())
+        self.print(f"step {step}: held-out {', '.join(values)}")
         self._last_time = time.perf_counter() if self._last_time else None
 
     def print(self, line: str) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from deberta_jax.finetuning import figures
+from deberta_jax.finetuning.calibration import Bin
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.outcomes import PredictedExample
 from deberta_jax.finetuning.report import write_report
-from deberta_jax.finetuning.sections import class_table
+from deberta_jax.finetuning.sections import class_sections, class_table
 from deberta_jax.tasks.examples import (
     ChoiceExample,
     EntityExample,
@@ -192,9 +193,44 @@ def test_names_of_classes_overlap_neither_each_other_nor_an_axis(monkeypatch, tm
             assert all(first.x1 < second.x0 for first, second in itertools.pairwise(boxes))
 
 
-def test_the_best_of_an_error_is_the_lowest(monkeypatch, tmp_path):
+def test_the_best_of_an_error_is_the_lowest_and_the_baseline_is_drawn(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or path)
     lines = [{"step": k, "split": "held_out", "rmse": value} for k, value in ((1, 0.9), (2, 0.4), (3, 0.6))]
-    figures.learning_curves(lines, "rmse", tmp_path / "c.png")
-    assert [text.get_text() for text in drawn[0].axes[1].texts] == ["0.4"]
+    lines += [{"step": k, "split": "train", "loss": 1.0} for k in range(1, 101)]
+    figures.learning_curves(lines, "rmse", tmp_path / "c.png", {"baseline, the mean": 0.8})
+    loss, metric = drawn[0].axes
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == [
+        "training, each step",
+        "training, mean of 2 steps",
+    ]
+    assert [text.get_text() for text in metric.get_legend().get_texts()] == [
+        "best: 0.4",
+        "held out",
+        "baseline, the mean: 0.8",
+    ]
+
+
+def test_classes_that_do_not_occur_are_not_in_the_matrix(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or path)
+    names = ["c1", "c5", "c6", "c7", *(f"d{k}" for k in range(figures.MAX_CLASSES))]
+    matrix, *_ = class_sections(tmp_path, names, ["c1", "c1", "c5"], ["c1", "c7", "c7"])
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["c1", "c5", "c7"]
+    assert matrix.text.startswith("Labels without examples and predictions are not shown: c6, d0, d1, ")
+
+
+def test_each_figure_has_a_title(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or path)
+    lines = [{"step": 1, "split": "train", "loss": 1.0}, {"step": 1, "split": "held_out", "f1": 0.5}]
+    figures.learning_curves(lines, "f1", tmp_path / "a.png")
+    figures.confusion(np.eye(2, dtype=int), ["a", "b"], tmp_path / "b.png")
+    figures.reliability([Bin(3, 0.7, 0.6)], 0.1, tmp_path / "c.png")
+    figures.scatter([1.0, 2.0, 4.0], [1.5, 2.0, 3.0], tmp_path / "d.png")
+    figures.bars({"a": 0.5}, "F1", tmp_path / "e.png", title="F1 by answer length")
+    figures.seeds([0.5, 0.6], "f1", tmp_path / "f.png")
+    # The last axes of a confusion matrix are its color bar.
+    titles = [axes.get_title() for figure in drawn for axes in figure.axes if axes.get_ylabel() != figures.SHARE]
+    assert all(titles) and len(titles) == 9
+    assert "(best constant 1.25)" in titles[6]

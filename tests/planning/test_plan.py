@@ -13,10 +13,10 @@ from deberta_jax.planning.collectives import Collective
 from deberta_jax.planning.compiled_step import CompiledStep, Costs, Memory, state_bytes
 from deberta_jax.planning.configuration import MeshSizes, config_mesh, possible_meshes
 from deberta_jax.planning.plan import Flops, make_plan, plan_values
-from deberta_jax.planning.report import plan_lines, plot_memory, print_plans, print_ranking
+from deberta_jax.planning.report import draw_memory, plan_lines, plot_memory, print_plans, print_ranking
 from deberta_jax.planning.search import nearest_fit, plans_of, search
 from deberta_jax.pretraining.program import OBJECTIVES, abstract_step, model_options
-from deberta_jax.training.chips import CHIPS
+from deberta_jax.training.chips import CHIPS, GIB
 from deberta_jax.training.sizes import Sizes, sizes
 from deberta_jax.training.state import initial_state
 
@@ -176,6 +176,10 @@ def test_a_search_ranks_configurations_that_fit_and_compiles_none_whose_state_do
     assert "not compiled: slower by estimate" in out and "options: --mesh.data " in out
     plot_memory([entry.plan for entry in fitting], tmp_path / "memory.png")
     assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = (figure := draw_memory([entry.plan for entry in fitting])).axes
+    assert axes.get_title().startswith("Memory of a step: ") and axes.get_ylabel() == "GiB per device"
+    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert keys == [f"capacity: {target.capacity / GIB:.2f} GiB", "state", "temporary"]
 
 
 def test_meshes_divide_the_devices_the_batch_and_the_heads(target):

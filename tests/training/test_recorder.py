@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import pytest
 
 from deberta_jax.errors import InputError
-from deberta_jax.training.plot import plot_losses
+from deberta_jax.training.plot import Curve
 from deberta_jax.training.recorder import Recorder, read_metrics
 
-CURVES = {"loss": "loss (nats)", "accuracy": "accuracy"}
+CURVES = {"loss": Curve("Loss", "loss (nats)"), "accuracy": Curve("Accuracy", "accuracy", percent=True)}
 
 
 @pytest.fixture
@@ -183,24 +183,22 @@ def test_metrics_without_a_checkpoint_are_renamed_and_the_log_says_so(tmp_path, 
     assert not log.messages
 
 
-def test_metrics_with_values_are_plotted(tmp_path):
-    plot_losses([], tmp_path / "none.png", CURVES)
-    assert not (tmp_path / "none.png").exists()
-    line = {"step": 1, "split": "train", "loss": 2.0, "other": 1.0}
-    for name, curves in ("one", CURVES), ("three", {"loss": "loss", "step": "step", "other": "another metric"}):
-        plot_losses([line], tmp_path / f"{name}.png", curves)
-        assert (tmp_path / f"{name}.png").stat().st_size > 1000
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "three.png"]
-
-
 def test_the_progress_shows_the_losses_among_the_curves(tmp_path, capsys):
-    for number, curves in enumerate((CURVES, {"first_loss": "", "second_loss": ""})):
+    for number, curves in enumerate((CURVES, dict.fromkeys(["first_loss", "second_loss"], Curve("", "")))):
         recorder = Recorder(tmp_path / str(number), 1, 0, curves)
         recorder.step(1, metrics(3) | {"first_loss": jnp.float32(1), "second_loss": jnp.float32(2)})
         recorder.flush()
         recorder.close()
     printed = capsys.readouterr().err.splitlines()
     assert printed == ["step 1/1  loss 3.0000", "step 1/1  first loss 1.0000  second loss 2.0000"]
+
+
+def test_an_evaluation_is_printed_in_the_unit_of_the_plot(tmp_path, capsys):
+    recorder = Recorder(tmp_path, 1, 0, CURVES)
+    recorder.evaluation(1, {"loss": 2.34567, "accuracy": 0.2743, "perplexity": 10.44})
+    recorder.close()
+    assert capsys.readouterr().err == "step 1: held-out loss 2.346, accuracy 27.4%, perplexity 10.44\n"
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["accuracy"] == 0.2743
 
 
 def test_training_can_be_imported_without_plots_events_or_devices():

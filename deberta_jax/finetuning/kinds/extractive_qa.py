@@ -166,7 +166,8 @@ def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequen
         scores[_length_group(answers)].append(best)
     names = [name for name in (_NO_ANSWER, *(name for name, _ in _LENGTHS)) if name in scores]
     means = {name: np.mean(scores[name], axis=0).tolist() for name in names}
-    path = figures.bars({name: f1 for name, (_, f1) in means.items()}, "F1 by answer length", folder / "answers.png")
+    f1s = {name: f1 for name, (_, f1) in means.items()}
+    path = figures.bars(f1s, "F1", folder / "answers.png", title="F1 by answer length")
     table = Table(
         ("answer", "exact match", "F1", "questions"),
         [(name, exact, f1, len(scores[name])) for name, (exact, f1) in means.items()],

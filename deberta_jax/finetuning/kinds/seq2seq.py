@@ -75,7 +75,8 @@ def _scores(item: PredictedExample) -> dict[str, float]:
 def _figures(folder: Path, predicted: Sequence[PredictedExample], labels: Sequence[str]) -> list[Section]:
     means = seq2seq_scores([item.example for item in predicted], [str(item.prediction) for item in predicted])
     names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "exact_match": "exact match"}
-    path = figures.bars({name: means[key] for key, name in names.items()}, "mean score", folder / "scores.png")
+    shown = {name: means[key] for key, name in names.items()}
+    path = figures.bars(shown, "mean score", folder / "scores.png", title="Generated and reference texts")
     return [Section("Texts", figure=Figure(path, "Mean ROUGE F1 and exact match"))]
 
 
