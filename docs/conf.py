@@ -4,6 +4,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -37,8 +38,12 @@ html_theme_options = {
     "source_repository": _repository.address,
     "source_branch": _repository.branch,
     "source_directory": "docs/",
-    "footer_icons": [{"name": "GitHub", "url": _repository.address, "html": "Source", "class": ""}],
+    "footer_icons": [{"name": "GitHub", "url": _repository.address, "html": "GitHub", "class": ""}],
 }
+highlight_language = "none"
+# Quotation marks stay as they are, since many of them are Python strings.
+smartquotes_action = "D"
+html_copy_source = False
 pygments_style, pygments_dark_style = "tango", "monokai"
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "fieldlist"]
@@ -74,7 +79,7 @@ def _complete(app: Sphinx, page: str, source: list[str]) -> None:
     text = _repository.resolve_links(source[0], f"docs/{page}.md", _log.warning)
     if page == "index":
         text = "\n".join(line for line in text.split("\n") if not _is_missing(line.strip()))
-    source[0] = _BLOCK.sub(_generate, text)
+    source[0] = _BLOCK.sub(_generate, _reference.link_names(text))
 
 
 def _is_missing(page: str) -> bool:
@@ -86,10 +91,20 @@ def _generate(block: re.Match[str]) -> str:
         return command_reference.render()
     if block[1] == "public-types":
         return _reference.types()
-    return _reference.entries(block[2].split())
+    names = block[2].split()
+    return "\n\n".join([_reference.summary(names), _reference.entries(names)])
+
+
+def _add_source_link(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object) -> None:
+    """The links to view and edit a page: notebooks and the changelog are not in docs/."""
+    if page.startswith("notebooks/"):
+        context["theme_source_directory"] = ""
+    elif page == "changelog":
+        context["theme_source_repository"] = ""
 
 
 def setup(app: Sphinx) -> None:
     """Register the steps before pages are read."""
     app.connect("config-inited", _copy_pages)
     app.connect("source-read", _complete)
+    app.connect("html-page-context", _add_source_link, priority=100)

@@ -2,14 +2,17 @@
 
 import ast
 import copy
+import re
 from collections.abc import Callable, Iterable
 
-from docstrings import markdown
+from docstrings import FENCES, inline, markdown
 from package_index import PACKAGE, Definition, Module, Package, docs_of_fields
 
 # An alias up to this length is written out in a signature; a longer one links to the list of types.
 _SHORT_ALIAS = 48
 _SHORT_DEFAULT = 30
+_VERSION = "The version of the package."
+_NAME = re.compile(r"(?<![\[`])`(dj\.(\w+)(?:\(\.\.\.\))?)`(?!`)")
 
 
 class Reference:
@@ -24,6 +27,26 @@ class Reference:
         """The entries of these public names; raises ValueError for a name that is not public."""
         return "\n\n".join(self._entry(name) for name in names)
 
+    def summary(self, names: Iterable[str]) -> str:
+        """A table of these public names with the first sentence of their docstrings."""
+        rows = []
+        for name in names:
+            definition = self.package.public(name)
+            paragraph = definition.doc.partition("\n\n")[0] if definition else _VERSION
+            sentence = re.split(r"(?<=[^.])\.\s", " ".join(paragraph.split()) + " ")[0].rstrip(". ")
+            text = inline(sentence.replace("|", "\\|"), self.names)
+            rows.append(f"| {{py:obj}}`{name} <{PACKAGE}.{name}>` | {text} |")
+        return "\n".join(["| name | description |", "|---|---|", *rows])
+
+    def link_names(self, text: str) -> str:
+        """Markdown whose inline code `dj.NAME` links to the entries of public names."""
+
+        def link(match: re.Match[str]) -> str:
+            return f"{{py:obj}}`{match[1]} <{PACKAGE}.{match[2]}>`" if match[2] in self.names else match[0]
+
+        parts = FENCES.split(text)
+        return "".join(part if FENCES.fullmatch(part) else _NAME.sub(link, part) for part in parts)
+
     def types(self) -> str:
         """The entries of all types of the package that public signatures mention and that are not public names."""
         self.entries(sorted(self.names))
@@ -37,7 +60,7 @@ class Reference:
             raise ValueError(f"{name} is not a public name of {PACKAGE}")
         definition = self.package.public(name)
         if definition is None:
-            return _directive("py:data", name, ["The version of the package."], type="str")
+            return _directive("py:data", name, [_VERSION], type="str", module=PACKAGE)
         return self._define(definition, f"{PACKAGE}.{name}")
 
     def _define(self, definition: Definition, path: str) -> str:
@@ -111,9 +134,7 @@ class Reference:
     def _field(self, field: ast.AnnAssign, doc: str, module: Module) -> str:
         annotation = ast.unparse(self._annotation(field.annotation, module))
         value = {} if field.value is None else {"value": ast.unparse(field.value)}
-        return _directive(
-            "py:attribute", _name(field), [markdown(doc, self.names)], depth=3, type=annotation, **value
-        )
+        return _directive("py:attribute", _name(field), [markdown(doc, self.names)], depth=3, type=annotation, **value)
 
     def _signature(self, node: ast.FunctionDef, module: Module, skip_first: bool | None = None) -> str:
         arguments = copy.deepcopy(node.args)
@@ -142,10 +163,8 @@ class Reference:
         if isinstance(value, ast.Call) and ast.unparse(value.func).endswith("field"):
             return ast.Constant(...)
         definition = self.package.find(module, value.id) if isinstance(value, ast.Name) else None
-        if definition and isinstance(definition.node, ast.Assign):
-            if len(ast.unparse(definition.node.value)) <= _SHORT_DEFAULT:
-                return definition.node.value
-        return value
+        constant = definition.node.value if definition and isinstance(definition.node, ast.Assign) else None
+        return constant if constant and len(ast.unparse(constant)) <= _SHORT_DEFAULT else value
 
     def _annotation(self, annotation: ast.expr, module: Module) -> ast.expr:
         return _Names(self, module).visit(copy.deepcopy(annotation))
@@ -192,7 +211,9 @@ class _Names(ast.NodeTransformer):
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         """A class that is named before it is defined, as in `-> "Tokenizer"`."""
         definition = self.reference.package.find(self.module, node.value) if isinstance(node.value, str) else None
-        return self.visit_Name(ast.Name(node.value)) if definition and isinstance(definition.node, ast.ClassDef) else node
+        return (
+            self.visit_Name(ast.Name(node.value)) if definition and isinstance(definition.node, ast.ClassDef) else node
+        )
 
 
 def _directive(name: str, argument: str, content: Iterable[str], depth: int = 5, **options: str) -> str:

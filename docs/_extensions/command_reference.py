@@ -13,7 +13,7 @@ from deberta_jax.cli.parse import Option, OptionGroup, option_groups, option_hel
 
 _PROGRAM = "deberta-jax"
 # The recipe whose defaults the page lists, by command.
-_TYPICAL = {"pretrain": "v3-base", "plan": "v3-base", "finetune": "generic", "evaluate": "generic"}
+TYPICAL = {"pretrain": "v3-base", "plan": "v3-base", "finetune": "generic", "evaluate": "generic"}
 # Options whose default names the recipe.
 _NAMED_BY_RECIPE = {"--model", "--folder"}
 _SUFFIX = re.compile(r"\s*\((default: (?P<default>.*)|required|repeatable)\)\s*$", re.DOTALL)
@@ -30,7 +30,7 @@ def section(name: str) -> str:
     program = f"{_PROGRAM} {name}"
     if not hasattr(module, "RECIPES"):
         return "\n\n".join([f"## {program}", *_body(program, module.OPTIONS)])
-    noun, typical = getattr(module, "NOUN", "RECIPE"), _TYPICAL[name]
+    noun, typical = getattr(module, "NOUN", "RECIPE"), TYPICAL[name]
     default = module.recipe(typical, _selection(module))
     shared = option_help(type(default.pretrain), default.pretrain) if name == "plan" else {}
     parts = [f"## {program}", *_body(f"{program} {noun}", type(default), default, shared)]
@@ -82,11 +82,10 @@ def _entry(option: Option) -> str:
     signature = ", ".join(f"{name} {option.values}".strip() for name in option.names) or option.values
     if suffix and suffix["default"] is not None:
         default = " ".join(suffix["default"].split())
-        fact = f"Default: `{default}`" if default else "Default: none"
-    else:
-        fact = suffix[1].capitalize() if suffix else ""
-    paragraphs = [text, fact and f"{fact}{{.default}}"]
-    return "\n".join([f":::{{option}} {signature}", "\n\n".join(filter(None, paragraphs)), ":::"])
+        text += f" Default:\u00a0`{default}`." if default else " Default:\u00a0none."
+    elif suffix:
+        text += f" {suffix[1].capitalize()}."
+    return "\n".join([f":::{{option}} {signature}", text.strip(), ":::"])
 
 
 def _recipes(descriptions: Mapping[str, str], configs: Mapping[str, Any], typical: str) -> str:
@@ -104,7 +103,7 @@ def _defaults(config: Any) -> Iterator[str]:
     for group in option_groups(type(config), config):
         for option in group.options:
             suffix = _SUFFIX.search(option.help)
-            value = " ".join((suffix and suffix["default"] or "").split())
+            value = " ".join(((suffix and suffix["default"]) or "").split())
             is_flag = len(option.names) == 2 and not option.values
             if is_flag:
                 yield option.names[value == "False"]

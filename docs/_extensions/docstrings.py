@@ -11,6 +11,7 @@ _SECTION = re.compile(r"(Args|Returns|Yields|Raises|Examples?|Notes?|Source|Refe
 _ITEM = re.compile(r"([\w*, ]+):\s+(.*)")
 # A page that a docstring names, as in `docs/numerics.md, "Masking of text"`.
 _PAGE = re.compile(r"docs/([a-z_]+)\.md(?:,\s+\"([^\"]+)\")?")
+FENCES = re.compile(r"(^[ \t]*(?:```|~~~).*?^[ \t]*(?:```|~~~)[ \t]*$)", re.MULTILINE | re.DOTALL)
 # Code in backticks, and options of the command line.
 _CODE = re.compile(r"(`[^`]*`|(?<![\w/-])--[a-z][\w.-]*\w(?:\.\*)?)")
 
@@ -23,8 +24,7 @@ def slug(heading: str) -> str:
 def inline(text: str, names: Collection[str] = ()) -> str:
     """Plain text with code in backticks as Markdown: public names, options and pages become links or code."""
     return "".join(
-        _code(part.strip("`"), names) if _CODE.fullmatch(part) else _plain(part, names)
-        for part in _CODE.split(text)
+        _code(part.strip("`"), names) if _CODE.fullmatch(part) else _plain(part, names) for part in _CODE.split(text)
     )
 
 

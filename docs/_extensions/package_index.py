@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -104,10 +105,11 @@ def targets(node: ast.Assign | ast.AnnAssign) -> list[ast.expr]:
 def docs_of_fields(body: list[ast.stmt]) -> dict[str, str]:
     """The strings that follow assignments, by the name of the variable or field."""
     docs = {}
-    for node, following in zip(body, body[1:], strict=False):
-        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(following, ast.Expr):
-            if isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
-                docs |= {target.id: following.value.value for target in targets(node) if isinstance(target, ast.Name)}
+    for node, following in itertools.pairwise(body):
+        text = following.value if isinstance(following, ast.Expr) else None
+        is_text = isinstance(text, ast.Constant) and isinstance(text.value, str)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and is_text:
+            docs |= {target.id: text.value for target in targets(node) if isinstance(target, ast.Name)}
     return docs
 
 

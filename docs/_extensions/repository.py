@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from docstrings import slug
+from docstrings import FENCES, slug
 
 # The pages that are copied from outside docs/, by where they lie in the repository.
 _COPIES = {"CHANGELOG.md": "changelog.md"}
 _LINK = re.compile(r"(?<=\]\()([^()\s#]+)(#[^()\s]*)?(?=\))")
-_CODE = re.compile(r"(^\s*(?:```|~~~).*?^\s*(?:```|~~~)[ \t]*$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
+_INLINE_CODE = re.compile(r"(`[^`\n]*`)")
+_BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
 
 
 def site_path(path: str) -> str | None:
@@ -55,12 +56,14 @@ class Repository:
                 warn(f"{source}: {path} has no heading for {anchor}")
             return self.url(path) + anchor
 
-        parts = _CODE.split(text)
-        return "".join(part if _CODE.fullmatch(part) else _LINK.sub(target, part) for part in parts)
+        parts = [part for block in FENCES.split(text) for part in _parts(block)]
+        return "".join(part if part.lstrip().startswith(("`", "~~~")) else _LINK.sub(target, part) for part in parts)
 
     def copy_pages(self, docs: Path, warn: Callable[[str], None]) -> None:
         """Copy the notebooks and pages outside docs/ into it, with resolved links, and remove older copies."""
-        copies = {"docs/" + copy: self._page(path, warn) for path, copy in _COPIES.items() if (self.root / path).exists()}
+        copies = {
+            "docs/" + copy: self._page(path, warn) for path, copy in _COPIES.items() if (self.root / path).exists()
+        }
         for path in sorted((self.root / "notebooks").glob("*.ipynb")):
             copies[f"docs/notebooks/{path.name}"] = self._notebook(path, warn)
         for path in (docs / "notebooks").glob("*.ipynb"):
@@ -79,12 +82,17 @@ class Repository:
         notebook = json.loads(path.read_text("utf-8"))
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
-                text = "".join(cell["source"])
+                # The site loads no images from other addresses.
+                text = _BADGE.sub(r"[Open in Colab](\1){.colab}", "".join(cell["source"]))
                 cell["source"] = self.resolve_links(text, f"notebooks/{path.name}", warn)
         return json.dumps(notebook, ensure_ascii=False)
 
 
+def _parts(block: str) -> list[str]:
+    return [block] if FENCES.fullmatch(block) else _INLINE_CODE.split(block)
+
+
 def anchors(text: str) -> set[str]:
     """The anchors of the headings of a Markdown file on GitHub."""
-    outside = "".join(part for part in _CODE.split(text) if not part.lstrip().startswith(("```", "~~~")))
+    outside = FENCES.sub("", text)
     return {slug(heading.replace("`", "")) for heading in re.findall(r"^#+ (.*)$", outside, re.MULTILINE)}
