@@ -14,6 +14,7 @@ _ROOT = _DOCS.parent
 sys.path[:0] = [str(_DOCS / "_extensions"), str(_ROOT)]
 
 import command_reference
+import mathml
 from api_reference import Reference
 from package_index import PACKAGE, Package
 from repository import Repository
@@ -44,9 +45,11 @@ highlight_language = "none"
 # Quotation marks stay as they are, since many of them are Python strings.
 smartquotes_action = "D"
 html_copy_source = False
+html_math_renderer = "mathml"
 pygments_style, pygments_dark_style = "tango", "monokai"
 
-myst_enable_extensions = ["attrs_inline", "colon_fence", "fieldlist"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath", "fieldlist"]
+myst_dmath_allow_space = myst_dmath_allow_digits = False
 myst_heading_anchors = 4
 # Notebooks are stored with their outputs.
 nb_execution_mode = "off"
@@ -82,7 +85,10 @@ def _complete(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = _BLOCK.sub(_generate, _reference.link_names(text))
 
 
-def _is_missing(page: str) -> bool:
+def _is_missing(line: str) -> bool:
+    """Whether a line of the index names a page that is not written yet."""
+    link = re.search(r"\]\((\w+)\.md\)", line)
+    page = link[1] if link else line
     return page in _PENDING and not any((_DOCS / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb"))
 
 
@@ -105,6 +111,7 @@ def _add_source_link(app: Sphinx, page: str, template: str, context: dict[str, A
 
 def setup(app: Sphinx) -> None:
     """Register the steps before pages are read."""
+    app.add_html_math_renderer("mathml", (mathml.inline, None), (mathml.block, None))
     app.connect("config-inited", _copy_pages)
     app.connect("source-read", _complete)
     app.connect("html-page-context", _add_source_link, priority=100)

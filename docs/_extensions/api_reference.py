@@ -83,7 +83,7 @@ class Reference:
     def _class(self, definition: Definition, name: str, options: dict[str, str]) -> str:
         node = definition.node
         assert isinstance(node, ast.ClassDef)
-        text, signature = [markdown(definition.doc, self.names)], ""
+        doc, text, signature = definition.doc, [], ""
         fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and not _is_private(item)]
         docs = docs_of_fields(node.body)
         if _is_dataclass(node):
@@ -96,10 +96,11 @@ class Reference:
             init = self._method(definition, "__init__")
             if init:
                 signature = self._signature(init[1], init[0].module)
-                text.append(markdown(ast.get_docstring(init[1]) or "", self.names))
+                doc = f"{doc}\n\n{ast.get_docstring(init[1]) or ''}"
         if options["module"] == PACKAGE:
             text += self._members(definition)
-        return _directive("py:class", name + signature, [*text, self._source(definition)], **options)
+        content = [markdown(doc, self.names), *text, self._source(definition)]
+        return _directive("py:class", name + signature, content, **options)
 
     def _members(self, definition: Definition) -> list[str]:
         """The entries of `__call__`, and of the documented methods and properties that a class defines."""

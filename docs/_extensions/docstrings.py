@@ -7,7 +7,9 @@ from collections.abc import Collection
 
 from package_index import PACKAGE
 
-_SECTION = re.compile(r"(Args|Returns|Yields|Raises|Examples?|Notes?|Source|References?|Shapes?|Units):(?:\s+(.*))?$")
+_SECTION = re.compile(
+    r"(Args|Attributes|Returns|Yields|Raises|Examples?|Notes?|Source|References?|Units):(?:\s+(.*))?$"
+)
 _ITEM = re.compile(r"([\w*, ]+):\s+(.*)")
 # A page that a docstring names, as in `docs/numerics.md, "Masking of text"`.
 _PAGE = re.compile(r"docs/([a-z_]+)\.md(?:,\s+\"([^\"]+)\")?")
@@ -71,7 +73,11 @@ def markdown(doc: str, names: Collection[str] = ()) -> str:
         text = "\n".join(filter(None, [section[2], textwrap.dedent("\n".join(body))]))
         if section[1] in ("Args", "Raises"):
             kind = "param" if section[1] == "Args" else "raises"
-            fields += [f":{kind} {name}: {inline(value, names)}" for name, value in _items(text)]
+            items = [(name, value) for group, value in _items(text) for name in group.split(", ")]
+            fields += [f":{kind} {name}: {inline(value, names)}" for name, value in items]
+        elif section[1] == "Attributes":
+            items = [f"  - **{name}** – {inline(value, names)}" for name, value in _items(text)]
+            fields += [":Attributes:", *items]
         elif section[1] in ("Returns", "Yields"):
             fields.append(f":{section[1].lower()}: {inline(' '.join(text.split()), names)}")
         elif section[1].startswith("Example"):
