@@ -52,8 +52,8 @@ def test_each_public_name_exists_and_has_a_docstring(name):
 
 
 def test_the_api_page_has_an_entry_for_each_public_name():
-    entries = re.findall(r"^\| `(\w+)` \|", API.read_text(encoding="utf-8").partition("\n## Heads")[0], re.MULTILINE)
-    assert sorted(entries) == sorted(deberta_jax.__all__)
+    blocks = re.findall(r"^```\{public-names\}\n(.*?)^```$", API.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert sorted(" ".join(blocks).split()) == sorted(deberta_jax.__all__)
 
 
 def test_the_module_table_the_types_and_all_have_the_same_names():

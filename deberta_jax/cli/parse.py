@@ -16,7 +16,7 @@ import textwrap
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import tyro
 
@@ -79,14 +79,48 @@ def parse_known(kind: type[Options], words: Sequence[str], program: str) -> Opti
     return options
 
 
-def option_help(kind: Any, default: Any = None) -> dict[str, str]:
-    """The long options of a dataclass, each with its help line, which ends with the default."""
+class Option(NamedTuple):
+    """An option, or a positional argument, as `--help` lists it."""
+
+    names: tuple[str, ...]
+    """The names of an option, such as --mask and --no-mask; empty for a positional argument."""
+    values: str
+    """What it takes, such as INT, {mlm,rtd} or [STR [STR ...]]; empty for a flag."""
+    help: str
+    """The help text, which ends with the default."""
+
+
+class OptionGroup(NamedTuple):
+    """The options of one dataclass, such as `data`; the group of the command is named "options"."""
+
+    title: str
+    description: str
+    options: tuple[Option, ...]
+
+
+def option_groups(kind: Any, default: Any = None) -> list[OptionGroup]:
+    """All options of a dataclass; empty if tyro does not list them."""
     rest = {} if default is None else {"default": default}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         get_parser = getattr(tyro.extras, "get_parser", None)
-        actions = get_parser(kind, add_help=False, **rest)._actions if get_parser else []
-    return {name: str(action.help) for action in actions for name in action.option_strings if name.startswith("--")}
+        groups = get_parser(kind, add_help=False, **rest)._action_groups if get_parser else []
+    return [
+        OptionGroup(group.title or "", group.description or "", tuple(map(_option, group._group_actions)))
+        for group in groups
+        if group._group_actions
+    ]
+
+
+def _option(action: Any) -> Option:
+    # A percent sign is written twice for argparse.
+    return Option(tuple(action.option_strings), action.metavar or "", str(action.help).replace("%%", "%"))
+
+
+def option_help(kind: Any, default: Any = None) -> dict[str, str]:
+    """The long options of a dataclass, each with its help line, which ends with the default."""
+    options = [option for group in option_groups(kind, default) for option in group.options]
+    return {name: option.help for option in options for name in option.names if name.startswith("--")}
 
 
 def _description(kind: Any, width: int) -> str:
