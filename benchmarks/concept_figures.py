@@ -14,7 +14,7 @@ BLUE, ORANGE, GRAY = "#3b6ea8", "#d9822b", "#b8bec6"
 # The relative positions of v2 and v3.
 BUCKETS, MAX_DISTANCE = 256, 512
 # The example of He et al. 2021, section 1; the two masked words of the paper are written out.
-WORDS = "a new store opened beside the new mall".split()
+WORDS = ["a", "new", "store", "opened", "beside", "the", "new", "mall"]
 # The features of a content vector of the example: article, adjective, noun, verb or preposition.
 ARTICLE, ADJECTIVE, NOUN, OTHER = np.eye(4)
 CONTENT = [ARTICLE, ADJECTIVE, NOUN, OTHER, OTHER, ARTICLE, ADJECTIVE, NOUN]

@@ -6,8 +6,10 @@ A comment before a block says what a test does with it: `<!-- file NAME -->` wri
 
 import contextlib
 import importlib
+import itertools
 import re
 import shlex
+import string
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +21,29 @@ import jax
 from deberta_jax.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
-_BLOCK = re.compile(r"^(?:<!-- (?P<comment>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<comment>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(rf"{_FENCED.pattern}|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _EXTRA = re.compile(r"(?:\.|deberta-jax ?)\[([\w,]+)\]")
-# Other programs in the blocks, which are not run.
-_KNOWN = {".", "cd", "export", "git", "pip", "pytest", "python3", "sudo"}
+# Programs that run commands, and programs that tests do not run.
+_LAUNCHERS = {"gcloud", "srun"}
+_PROGRAMS = {
+    "deberta-jax",
+    ".",
+    "cd",
+    "done",
+    "export",
+    "for",
+    "git",
+    "pip",
+    "pytest",
+    "python",
+    "python3",
+    *_LAUNCHERS,
+}
 
 
 class Block(NamedTuple):
@@ -49,32 +68,49 @@ def blocks(page: str) -> list[Block]:
     return [Block(match["comment"] or "", match["language"], match["text"]) for match in _BLOCK.finditer(page)]
 
 
-def named_block(page: str, name: str) -> str:
-    """The text of the block after `<!-- NAME -->`."""
-    [text] = [block.text for block in blocks(page) if block.comment == name]
-    return text
+def named_block(page: str, name: str) -> Block:
+    """The block after `<!-- NAME -->`."""
+    [block] = [block for block in blocks(page) if block.comment == name]
+    return block
 
 
-def lines_of(text: str) -> list[list[str]]:
-    """The words of each command of a shell block; lines that end with a backslash are joined."""
-    joined = text.replace("\\\n", " ").splitlines()
-    return [words for line in joined for part in line.split(" && ") if (words := shlex.split(part, comments=True))]
+def shell_lines(text: str) -> Iterator[list[str]]:
+    """The words of each command of a shell block, with the first value in place of the variable of a loop."""
+    joined = re.sub(r"(^|\s)#[^\n'\"]*$", "", text.replace("\\\n", " "), flags=re.MULTILINE)
+    lexer = shlex.shlex(joined, posix=True, punctuation_chars=";&|\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
+    variables: dict[str, str] = {}
+    words: list[str] = []
+    for word in [*lexer, "\n"]:
+        if word.strip(";&|\n"):
+            words.append(string.Template(word).safe_substitute(variables))
+            continue
+        if words[:1] == ["for"]:
+            variables[words[1]] = words[3]
+        if words:
+            yield words
+        words = []
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words after `deberta-jax` of each such command of a shell block; other programs are checked to be known."""
+    """The words after `deberta-jax` of each such command of a shell block; other programs are known, and not run.
+
+    Three dots at the end, which mean further options, are removed.
+    """
     matches = []
-    for line in lines_of(text):
-        # Settings of the environment before a command.
-        words = line[next((i for i, word in enumerate(line) if not re.match(r"[A-Z_]+=", word)), len(line)) :]
+    for line in shell_lines(text):
+        # Settings of the environment, and the word before the body of a loop.
+        words = list(itertools.dropwhile(lambda word: word == "do" or re.match(r"[A-Z_]+=", word), line))
         program = words[0].rpartition("/")[2] if words else "export"
-        if program == "deberta-jax":
-            matches.append(words[1:])
-        elif program == "python" and words[1].endswith(".py"):
-            assert (ROOT / words[1]).is_file(), words
-        else:
-            assert program in _KNOWN | {"python"}, words
-            check_extras(" ".join(words))
+        assert program in _PROGRAMS, line
+        for word in words[1:] if program in _LAUNCHERS else ():
+            matches += commands(word) if word.startswith("deberta-jax ") else []
+        if any(word.endswith("deberta-jax") for word in words):
+            start = next(i for i, word in enumerate(words) if word.endswith("deberta-jax"))
+            matches.append(words[start + 1 : -1 if words[-1] in ("...", "…") else None])
+        if program == "python" and words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file(), line
+        check_extras(" ".join(words))
     return matches
 
 
@@ -101,6 +137,12 @@ def check_options(words: list[str]) -> None:
     assert configs, words
 
 
+def run_command(words: list[str]) -> None:
+    """Run `deberta-jax` with these words, under the default promotion of dtypes of JAX, as a reader would."""
+    with jax.numpy_dtype_promotion("standard"):
+        assert main(words) == 0, words
+
+
 def run_block(block: Block, names: dict[str, Any], page: str) -> None:
     """Run the Python or the commands of a block in the current folder, as a reader would; write its file."""
     if block.comment.startswith("file "):
@@ -108,7 +150,6 @@ def run_block(block: Block, names: dict[str, Any], page: str) -> None:
     elif block.language == "python":
         code = compile(block.text, page, "exec")
         if not block.is_checked_only:
-            # The default of JAX; other tests forbid implicit promotion.
             with jax.numpy_dtype_promotion("standard"):
                 exec(code, names)
     elif block.language == "bash":
@@ -116,8 +157,7 @@ def run_block(block: Block, names: dict[str, Any], page: str) -> None:
             if block.is_checked_only:
                 check_options(words)
             else:
-                with jax.numpy_dtype_promotion("standard"):
-                    assert main(words) == 0, words
+                run_command(words)
 
 
 def anchors(page: str) -> set[str]:
@@ -128,7 +168,7 @@ def anchors(page: str) -> set[str]:
 
 def broken_links(name: str) -> Iterator[str]:
     """Relative links of a document that lead to no file, or to no heading of it."""
-    for link in re.findall(r"\]\(([^)\s]+)\)", _FENCED.sub("", read_page(name))):
+    for link in re.findall(r"\]\(([^)\s]+)\)", _CODE.sub("", read_page(name))):
         if "://" in link or link.startswith("mailto:"):
             continue
         path, _, anchor = link.partition("#")
