@@ -1,5 +1,6 @@
 """The pages for newcomers: every block runs as written, with a local mock hub and toy models in released forms."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -19,8 +20,8 @@ from documents import (
     two_devices,
 )  # fmt: skip
 from mock_hub import serving
-from toy_folders import SIZES, released, write_hosted_folder
-from toy_tokenizers import TEXT, write_byte_pair
+from toy_folders import READING, SIZES, released, write_hosted_folder
+from toy_tokenizers import TEXT, write_byte_pair, write_unigram
 
 import deberta_jax as dj
 from deberta_jax.cli import convert_options, evaluate_options
@@ -41,6 +42,13 @@ DEMO = [
     *("--data.files", "text.txt", "--vocabulary", "300", "--data.length", "32", "--data.evaluate-batches", "1"),
     *("--steps", "2", "--batch-size", "8"),
 ]
+SMALL = dataclasses.replace(
+    READING,
+    relative_attention=False,
+    position_biased_input=True,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
 # Options of other programs in the text, which have no counterpart here.
 FOREIGN = {"--task_dir", "--task_name", "--do_train", "--do_eval"}
 
@@ -52,7 +60,10 @@ def models(tmp_path_factory):
     v1 = DebertaConfig(model_type="deberta", vocab_size=420, **SIZES, max_position_embeddings=128)
     write_hosted_folder(root / "v1", v1, "masked_lm")
     write_byte_pair(root / "v1")
-    return folders | {"microsoft/deberta-base": root / "v1", "microsoft/deberta-v3-small": root / "v3"}
+    # A training step without disentangled attention and without dropout compiles faster.
+    write_hosted_folder(root / "small", SMALL, "masked_lm")
+    write_unigram(root / "small")
+    return folders | {"microsoft/deberta-base": root / "v1", "microsoft/deberta-v3-small": root / "small"}
 
 
 @pytest.fixture
@@ -109,6 +120,10 @@ def test_links_lead_to_files_and_headings(page):
 @pytest.mark.parametrize("page", DOCUMENTS)
 def test_public_names_exist(page):
     assert set(re.findall(r"\bdj\.([a-zA-Z]\w*)", read_page(page))) - {"NAME"} <= set(dj.__all__)
+
+
+def test_the_citation_has_the_version_of_the_package():
+    assert f"version = {{{dj.__version__}}}" in read_page("docs/citing.md")
 
 
 @pytest.fixture(scope="module")
