@@ -105,7 +105,8 @@ def commands(text: str) -> list[list[str]]:
         assert program in _PROGRAMS, line
         for word in words[1:] if program in _LAUNCHERS else ():
             matches += commands(word) if word.startswith("deberta-jax ") else []
-        start = next((i for i, word in enumerate(words) if re.fullmatch(r"(.*/bin/)?deberta-jax", word)), None)
+        names = words if program in _LAUNCHERS else words[:1]
+        start = next((i for i, word in enumerate(names) if re.fullmatch(r"(.*/bin/)?deberta-jax", word)), None)
         if start is not None:
             matches.append(words[start + 1 : -1 if words[-1] in ("...", "…") else None])
         if program == "python" and words[1].endswith(".py"):
