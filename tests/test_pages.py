@@ -39,7 +39,7 @@ PAGES = [f"docs/{name}.md" for name in (
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
 # `pretrain demo` at a size that trains in seconds.
 DEMO = [
-    *("--data.files", "text.txt", "--vocabulary", "300", "--data.length", "32", "--data.evaluate-batches", "1"),
+    *("--data.files", "text.txt", "--vocabulary", "360", "--data.length", "32", "--data.evaluate-batches", "1"),
     *("--steps", "2", "--batch-size", "8"),
 ]
 SMALL = dataclasses.replace(
