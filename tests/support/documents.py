@@ -1,0 +1,185 @@
+"""The code blocks, commands and links of the documents, and how tests run them as written.
+
+A comment before a block says what a test does with it: `<!-- file NAME -->` writes its text to a file, and
+`<!-- checked: REASON -->` only compiles Python and reads the options of commands. Other comments are names.
+"""
+
+import contextlib
+import importlib
+import itertools
+import re
+import shlex
+import string
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+
+from deberta_jax.cli.main import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[2]
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<comment>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(rf"{_FENCED.pattern}|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_EXTRA = re.compile(r"(?:\.|deberta-jax ?)\[([\w,]+)\]")
+# Programs that run commands, and programs that tests do not run.
+_LAUNCHERS = {"gcloud", "srun"}
+_PROGRAMS = {
+    "deberta-jax",
+    ".",
+    "cd",
+    "done",
+    "export",
+    "for",
+    "git",
+    "pip",
+    "pytest",
+    "python",
+    "python3",
+    *_LAUNCHERS,
+}
+
+
+class Block(NamedTuple):
+    """One fenced block of a page."""
+
+    comment: str
+    language: str
+    text: str
+
+    @property
+    def is_checked_only(self) -> bool:
+        return self.comment.startswith("checked")
+
+
+def read_page(name: str) -> str:
+    """A document of the repository, such as "docs/faq.md"."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(page: str) -> list[Block]:
+    """The fenced blocks of a page's text, in order."""
+    return [Block(match["comment"] or "", match["language"], match["text"]) for match in _BLOCK.finditer(page)]
+
+
+def named_block(page: str, name: str) -> Block:
+    """The block after `<!-- NAME -->`."""
+    [block] = [block for block in blocks(page) if block.comment == name]
+    return block
+
+
+def shell_lines(text: str) -> Iterator[list[str]]:
+    """The words of each command of a shell block, with the first value in place of the variable of a loop."""
+    joined = re.sub(r"(^|\s)#[^\n'\"]*$", "", text.replace("\\\n", " "), flags=re.MULTILINE)
+    lexer = shlex.shlex(joined, posix=True, punctuation_chars=";&|\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
+    variables: dict[str, str] = {}
+    words: list[str] = []
+    for word in [*lexer, "\n"]:
+        if word.strip(";&|\n"):
+            words.append(string.Template(word).safe_substitute(variables))
+            continue
+        if words[:1] == ["for"]:
+            variables[words[1]] = words[3]
+        if words:
+            yield words
+        words = []
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words after `deberta-jax` of each such command of a shell block; other programs are known, and not run.
+
+    Three dots at the end, which mean further options, are removed.
+    """
+    matches = []
+    for line in shell_lines(text):
+        # Settings of the environment, and the word before the body of a loop.
+        words = list(itertools.dropwhile(lambda word: word == "do" or re.match(r"[A-Z_]+=", word), line))
+        program = words[0].rpartition("/")[2] if words else "export"
+        assert program in _PROGRAMS, line
+        for word in words[1:] if program in _LAUNCHERS else ():
+            matches += commands(word) if word.startswith("deberta-jax ") else []
+        names = words if program in _LAUNCHERS else words[:1]
+        start = next((i for i, word in enumerate(names) if re.fullmatch(r"(.*/bin/)?deberta-jax", word)), None)
+        if start is not None:
+            matches.append(words[start + 1 : -1 if words[-1] in ("...", "…") else None])
+        if program == "python" and words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file(), line
+        check_extras(" ".join(words))
+    return matches
+
+
+def check_extras(text: str) -> None:
+    """Each extra of this package in a `pip install` exists."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {name for extras in _EXTRA.findall(text) for name in extras.split(",")}
+    assert named <= project["optional-dependencies"].keys(), text
+
+
+def check_options(words: list[str]) -> None:
+    """The options of a command are valid; nothing is run."""
+    command = words[0]
+    if "--help" in words or command == "--version":
+        assert main(words) == 0
+        return
+    if command == "launch":
+        words = words[words.index("--") + 1 :]
+        command = words[0]
+    assert command in COMMANDS, words
+    configs: list[Any] = []
+    with mock.patch.object(importlib.import_module(f"deberta_jax.cli.{command}"), "run", configs.append):
+        assert main(words) == 0, words
+    assert configs, words
+
+
+def run_command(words: list[str]) -> None:
+    """Run `deberta-jax` with these words, under the default promotion of dtypes of JAX, as a reader would."""
+    with jax.numpy_dtype_promotion("standard"):
+        assert main(words) == 0, words
+
+
+def run_block(block: Block, names: dict[str, Any], page: str) -> None:
+    """Run the Python or the commands of a block in the current folder, as a reader would; write its file."""
+    if block.comment.startswith("file "):
+        Path(block.comment.removeprefix("file ")).write_text(block.text, encoding="utf-8")
+    elif block.language == "python":
+        code = compile(block.text, page, "exec")
+        if not block.is_checked_only:
+            with jax.numpy_dtype_promotion("standard"):
+                exec(code, names)
+    elif block.language == "bash":
+        for words in commands(block.text):
+            if block.is_checked_only:
+                check_options(words)
+            else:
+                run_command(words)
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors of the headings of a page, as GitHub and MyST name them."""
+    headings = _HEADING.findall(_FENCED.sub("", page))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(name: str) -> Iterator[str]:
+    """Relative links of a document that lead to no file, or to no heading of it."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", _CODE.sub("", read_page(name))):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = link.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+            yield link
+
+
+@contextlib.contextmanager
+def two_devices() -> Iterator[None]:
+    """Meshes made in this process have two devices, so that programs are smaller."""
+    with mock.patch("jax.devices", return_value=jax.devices()[:2]):
+        yield
