@@ -10,7 +10,7 @@ from deberta_jax.config import AttentionName, Precision
 from deberta_jax.finetuning.recipes import max_length_of
 from deberta_jax.inference.buckets import BATCHING
 from deberta_jax.tasks.catalogue import DESCRIPTIONS
-from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.examples import MAX_MALFORMED
 
 
