@@ -13,6 +13,7 @@ from deberta_jax.finetuning.custom import find_task
 from deberta_jax.finetuning.ensemble import average_outcomes, check_ensemble
 from deberta_jax.finetuning.evaluate import (
     Evaluation,
+    metric_names,
     predict_splits,
     print_summaries,
     score,
@@ -36,6 +37,7 @@ from deberta_jax.tasks.catalogue import (
     with_data,
     without_placeholders,
 )
+from deberta_jax.tasks.selected_metrics import with_metric
 from deberta_jax.tasks.squad import score_squad_files
 from deberta_jax.tasks.task import Task
 
@@ -79,6 +81,8 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     loaded = without_placeholders(loaded, known)
     check_labels(known, loaded)
     splits = {split: examples.examples for split, examples in loaded.items()}
+    if config.metric is not None:
+        task = _with_metric(task, config.metric, kind, known, splits)
     if len(folders) > 1:
         check_ensemble(kind, list(zip(config.models, model_labels, strict=True)))
     evaluations, threshold = _evaluate_models(config, task, kind, folders, splits)
@@ -111,6 +115,15 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     )
     print_once("wrote " + ", ".join(str(path) for path in paths_written))
     print_once(f"next: open {config.folder / 'report.html'}")
+
+
+def _with_metric(
+    task: Task, metric: str, kind: Kind, labels: Sequence[str], splits: Mapping[str, Sequence[Any]]
+) -> Task:
+    labelled = [example for examples in splits.values() for example in examples if example.answer is not None]
+    if not labelled:
+        raise InputError(f"metric is {metric!r}, but no example has a label")
+    return with_metric(task, metric, labels, metric_names(task, kind, labelled, labelled))
 
 
 def _evaluate_models(

@@ -38,6 +38,9 @@ class EvaluateConfig:
     """Encoding of text files, such as latin-1; by default UTF-8, or what the byte-order mark says (generic, ner)."""
     max_malformed: float = MAX_MALFORMED
     """Share of malformed rows up to which a file is read; rows without a label are not malformed."""
+    metric: str | None = None
+    """Main metric, with its interval and its baseline, such as f1_macro, auc or quadratic_kappa (docs/tasks.md); by
+    default that of the task."""
     max_length: int = 256
     """Longest sequence in tokens."""
     batch_tokens: int = BATCHING.batch_tokens
