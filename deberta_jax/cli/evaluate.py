@@ -13,6 +13,7 @@ from deberta_jax.finetuning.custom import find_task
 from deberta_jax.finetuning.ensemble import average_outcomes, check_ensemble
 from deberta_jax.finetuning.evaluate import (
     Evaluation,
+    metric_names,
     predict_splits,
     print_summaries,
     score,
@@ -27,7 +28,16 @@ from deberta_jax.hub.folder import read_folder
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.processes.first_process import print_once
-from deberta_jax.tasks.catalogue import check_labels, data_name, find_evaluation_splits, fit_to_model, load, with_data
+from deberta_jax.tasks.catalogue import (
+    check_labels,
+    data_name,
+    find_evaluation_splits,
+    fit_to_model,
+    load,
+    with_data,
+    without_placeholders,
+)
+from deberta_jax.tasks.selected_metrics import with_metric
 from deberta_jax.tasks.squad import score_squad_files
 from deberta_jax.tasks.task import Task
 
@@ -60,14 +70,19 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     reports = [report for examples in loaded.values() for report in examples.reports]
     for report in reports:
         print_once(report.details())
-    kind, splits = KINDS[task.kind], {split: examples.examples for split, examples in loaded.items()}
-    task = with_data(task, *splits.values())
+    kind = KINDS[task.kind]
+    task = with_data(task, *(examples.examples for examples in loaded.values()))
     # All folders are checked before the first model is loaded.
     folders = [resolve(name) for name in config.models]
     model_labels = [read_folder(folder, base=config.base).config.labels for folder in folders]
     for name, labels in zip(config.models, model_labels, strict=True):
         task = fit_to_model(task, labels, name)
-    check_labels(task.labels or model_labels[0], loaded)
+    known = task.labels or model_labels[0]
+    loaded = without_placeholders(loaded, known)
+    check_labels(known, loaded)
+    splits = {split: examples.examples for split, examples in loaded.items()}
+    if config.metric is not None:
+        task = _with_metric(task, config.metric, kind, known, splits)
     if len(folders) > 1:
         check_ensemble(kind, list(zip(config.models, model_labels, strict=True)))
     evaluations, threshold = _evaluate_models(config, task, kind, folders, splits)
@@ -82,7 +97,7 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
         config.folder,
         task,
         kind,
-        task.labels or model_labels[0],
+        known,
         evaluations,
         title=data_name(task, config.data),
         settings={
@@ -100,6 +115,15 @@ def _evaluate(config: EvaluateConfig, task: Task, paths: dict[str, list[Path]]) 
     )
     print_once("wrote " + ", ".join(str(path) for path in paths_written))
     print_once(f"next: open {config.folder / 'report.html'}")
+
+
+def _with_metric(
+    task: Task, metric: str, kind: Kind, labels: Sequence[str], splits: Mapping[str, Sequence[Any]]
+) -> Task:
+    labelled = [example for examples in splits.values() for example in examples if example.answer is not None]
+    if not labelled:
+        raise InputError(f"metric is {metric!r}, but no example has a label")
+    return with_metric(task, metric, labels, metric_names(task, kind, labelled, labelled))
 
 
 def _evaluate_models(

@@ -10,7 +10,7 @@ from deberta_jax.config import AttentionName, Precision
 from deberta_jax.finetuning.recipes import max_length_of
 from deberta_jax.inference.buckets import BATCHING
 from deberta_jax.tasks.catalogue import DESCRIPTIONS
-from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.examples import MAX_MALFORMED
 
 
@@ -38,6 +38,9 @@ class EvaluateConfig:
     """Encoding of text files, such as latin-1; by default UTF-8, or what the byte-order mark says (generic, ner)."""
     max_malformed: float = MAX_MALFORMED
     """Share of malformed rows up to which a file is read; rows without a label are not malformed."""
+    metric: str | None = None
+    """Main metric, with its interval and its baseline, such as f1_macro, auc or quadratic_kappa (docs/tasks.md); by
+    default that of the task."""
     max_length: int = 256
     """Longest sequence in tokens."""
     batch_tokens: int = BATCHING.batch_tokens

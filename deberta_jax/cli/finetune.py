@@ -43,7 +43,7 @@ from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
 from deberta_jax.processes.first_process import agree, on_first_process, print_once
 from deberta_jax.processes.join import join, option_values
-from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data
+from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data, without_placeholders
 from deberta_jax.tasks.selected_metrics import with_metric
 from deberta_jax.tasks.task import Task
 from deberta_jax.training.objective import Objective
@@ -85,6 +85,7 @@ def _run(config: FinetuneConfig, task: Task, pretrained: PretrainedFolder, paths
     held_out = splits["dev"].examples if "dev" in splits else train
     task = with_data(task, train, held_out)
     labels = labels_of(task, train)
+    splits = without_placeholders(splits, labels)
     check_labels(labels, splits)
     if config.metric is not None:
         task = with_metric(task, config.metric, labels, metric_names(task, kind, train, held_out))

@@ -15,7 +15,7 @@ from deberta_jax.finetuning.techniques import Techniques, check_one_adversary
 from deberta_jax.finetuning.text_config import TextConfig
 from deberta_jax.hub.upload_options import UploadConfig
 from deberta_jax.processes.config import ProcessesConfig
-from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.examples import MAX_MALFORMED
 from deberta_jax.training.config import MeshConfig, OptimizerConfig, TrainingConfig
 

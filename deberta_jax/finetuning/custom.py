@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from deberta_jax.errors import InputError
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.tasks.catalogue import TASKS
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.conll import WordColumns, conll_task
-from deberta_jax.tasks.custom import GENERIC, Columns, custom_task
+from deberta_jax.tasks.custom import GENERIC, custom_task
 from deberta_jax.tasks.task import Task
 
 _WORDS = "ner"

@@ -12,7 +12,7 @@ from deberta_jax.errors import InputError, list_names
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.strata import Stratification
 from deberta_jax.processes.first_process import print_once
-from deberta_jax.tasks.catalogue import separate_unlabelled
+from deberta_jax.tasks.catalogue import UNLABELLED, separate_unlabelled
 from deberta_jax.tasks.examples import Examples
 from deberta_jax.tasks.task import Task
 
@@ -55,6 +55,10 @@ def divide(
     train, reports = separated["train"]
     if "dev" in separated and (note := common_groups_note(groups, groups_of(task, paths, splits, "dev"))):
         print_once(f"warning: {note}")
+    for split in separated.keys() - {"train", UNLABELLED}:
+        if common := common_inputs(train, separated[split].examples):
+            total = len(separated[split].examples)
+            print_once(f"warning: {common:,} of {total:,} examples of {split} are also in the training set")
     if folds:
         return Divided(separated, fold_numbers(train, folds, seed, kind.stratification, groups))
     if "dev" in separated:
@@ -87,7 +91,8 @@ def hold_out(
     if not (parts == 1).any():
         free = [unit for unit in random.permutation(len(members)).tolist() if unit not in reserved]
         if not free:
-            why = "each label has only one example" if groups is None else "each label has only one group of examples"
+            unit = "distinct example" if groups is None else "group of examples"
+            why = f"each label has only one {unit}" if strata and any(strata) else f"there is only one {unit}"
             raise InputError(
                 f"none of the {len(examples):,} training examples can be held out, because {why}; add a dev file"
             )
@@ -205,6 +210,12 @@ def common_groups_note(train: Sequence[str] | None, dev: Sequence[str] | None) -
     in_dev = set(dev or ()) - {""}
     common = in_dev & set(train or ())
     return f"{len(common):,} of {len(in_dev):,} groups of the dev set are also in the training set" if common else None
+
+
+def common_inputs(train: Sequence[Any], others: Sequence[Any]) -> int:
+    """The number of other examples whose inputs are those of a training example."""
+    inputs = {example.inputs for example in train}
+    return sum(example.inputs in inputs for example in others)
 
 
 def _members(units: Int[np.ndarray, "B"]) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """The table of tasks, and what follows from a task and its data: files, examples, labels."""
 
 import dataclasses
+import fnmatch
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,9 +45,14 @@ def find_splits(task: Task, data: Path) -> dict[str, list[Path]]:
     for folder in (data, *_subfolders(task.name, data)):
         splits = {split: _first_match(folder, patterns) for split, patterns in task.files.items()}
         if any(splits.values()):
+            if task.name == GENERIC:
+                _warn_of_other_tables(task, folder, splits)
             return {split: paths for split, paths in splits.items() if paths}
     expected = "; ".join(f"{split}: {task.file_names(split)}" for split in task.files)
-    raise InputError(f"{data}: no file of {task.name} in this folder; expected {expected[:400]}")
+    raise InputError(
+        f"{data}: no file of {task.name} in this folder; expected {expected[:400]}; it contains "
+        f"{list_names(sorted(path.name for path in data.iterdir())) or 'nothing'}"
+    )
 
 
 def find_evaluation_splits(task: Task, data: Path) -> dict[str, list[Path]]:
@@ -68,8 +74,20 @@ def _subfolders(name: str, data: Path) -> Iterable[Path]:
 
 
 def _first_match(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """Return the paths that match the first pattern with a match."""
-    return next((paths for pattern in patterns if (paths := sorted(folder.glob(pattern)))), [])
+    """Return the paths that match the first pattern with a match; exactly, or else except for case."""
+    if paths := next((paths for pattern in patterns if (paths := sorted(folder.glob(pattern)))), []):
+        return paths
+    names = {path.name.lower(): path for path in sorted(folder.iterdir())}
+    matches = (fnmatch.filter(names, pattern.lower()) for pattern in patterns)
+    return [names[name] for name in next(filter(None, matches), [])]
+
+
+def _warn_of_other_tables(task: Task, folder: Path, splits: Mapping[str, Sequence[Path]]) -> None:
+    """Log the tables of a split that are not read, because another one is."""
+    for split, paths in splits.items():
+        others = {path.name for pattern in task.files[split] for path in folder.glob(pattern)} - {p.name for p in paths}
+        if others and paths:
+            _log.warning("%s: %s is read, not %s", folder, paths[0].name, list_names(sorted(others)))
 
 
 def load(task: Task, paths: Sequence[Path], split: str, max_malformed: float = MAX_MALFORMED) -> Examples:
@@ -100,6 +118,30 @@ def separate_unlabelled(splits: Mapping[str, Examples]) -> dict[str, Examples]:
     return separated | ({UNLABELLED: Examples(others, [])} if others else {})
 
 
+def without_placeholders(splits: Mapping[str, Examples], labels: Sequence[str]) -> dict[str, Examples]:
+    """Remove the labels of a test set of texts if all are the same unknown one, such as "?" or -1; this is logged.
+
+    Of numbers, an unknown one is outside of those of the training set.
+    """
+    train = [example.label for example in splits["train"].examples] if "train" in splits else []
+    hidden = dict(splits)
+    for split, (examples, reports) in splits.items():
+        values = list({example.label for example in examples if isinstance(example, TextExample)})
+        if is_test(split) and len(values) == 1 and _is_placeholder(values[0], labels, train):
+            _log.warning("%s: the label of all rows is %s, so they are only predicted", split, values[0])
+            hidden[split] = Examples([example._replace(label=None) for example in examples], reports)
+    return hidden
+
+
+def _is_placeholder(value: Any, labels: Sequence[str], train: Sequence[Any]) -> bool:
+    if isinstance(value, str):
+        return value not in labels
+    if isinstance(value, float):
+        numbers = [number for number in train if isinstance(number, float)]
+        return bool(numbers) and not min(numbers) <= value <= max(numbers)
+    return isinstance(value, tuple) and bool(value) and all(isinstance(v, str) and v not in labels for v in value)
+
+
 def labels_of(task: Task, examples: Sequence[Any]) -> tuple[str, ...]:
     """Return the labels for a model: the task's labels, or those of its training examples.
 
@@ -107,7 +149,10 @@ def labels_of(task: Task, examples: Sequence[Any]) -> tuple[str, ...]:
     """
     labels = task.labels or task.collect_labels(examples)
     if variants := case_variants(labels):
-        listed = list_names("/".join(group) for group in variants)
+        # Accents and invisible characters are shown by their codes.
+        listed = list_names(
+            "/".join(label.encode("ascii", "backslashreplace").decode() for label in g) for g in variants
+        )
         _log.warning("labels that differ only in case or spaces are different labels: %s", listed)
     return labels
 

@@ -1,5 +1,6 @@
 """The cells of a table: missing values, texts, lists, and the names of labels."""
 
+import re
 from typing import Any
 
 from deberta_jax.tasks.literals import looks_like_list, parse_literal
@@ -10,6 +11,8 @@ _MISSING = {"nan", "n/a", "#n/a", "<na>", "null", "#na", "-nan", "nat"}
 # Besides them, what is no number.
 _NO_NUMBER = {"na", "none", "-", "n.a.", "?"}
 _TRUTH = {"true", "false"}
+# A number with a comma, or with points for thousands.
+_COMMA = re.compile(r"\s*[-+]?\d[\d.]*,[\d.,]*\s*")
 
 
 def is_empty(value: Any) -> bool:
@@ -47,7 +50,8 @@ def number_in(value: Any) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise UnusableRow(f"{str(value)[:20]!r} is not a number") from None
+        hint = "; write decimals with a point, and thousands without a sign" if _COMMA.fullmatch(str(value)) else ""
+        raise UnusableRow(f"{str(value)[:20]!r} is not a number{hint}") from None
     if abs(number) == float("inf"):
         raise UnusableRow("infinite number")
     return number

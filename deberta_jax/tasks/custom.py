@@ -4,20 +4,19 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import tyro
+from typing import Any, NamedTuple
 
 from deberta_jax.compression import SUFFIXES
 from deberta_jax.tasks.cells import is_empty
 from deberta_jax.tasks.column_layouts import nested_cell, nested_names, with_layout
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.examples import Examples, ReadReport
 from deberta_jax.tasks.metrics import several_regression_scores
 from deberta_jax.tasks.predicted_tables import label_cells, write_predicted_table
 from deberta_jax.tasks.rows import ROW_NUMBERS, UnusableRow, is_test, read_rows
 from deberta_jax.tasks.submissions import objects_writer
-from deberta_jax.tasks.tables import FORMATS, TableOptions, check_columns, table_format, table_rows
-from deberta_jax.tasks.tagging import Tagging
+from deberta_jax.tasks.tables import SUFFIXES as TABLE_SUFFIXES
+from deberta_jax.tasks.tables import TableOptions, check_columns, location, table_format, table_rows
 from deberta_jax.tasks.task import Metrics, Probabilities, SourceRows, Task, no_labels, unchanged
 
 GENERIC = "generic"
@@ -26,67 +25,6 @@ _FILE_NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation", "val")
 _COMPRESSED = "", *SUFFIXES
 # Rows whose fields are the columns of a table in JSON.
 _HEAD_ROWS = 100
-# How exports of data sets write that a test set has no labels.
-_HIDDEN_LABEL = "-1"
-ChoiceLabel = Literal["auto", "name", "text", "index", "number"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """The columns of a custom table (task `generic`), or the numbers of the columns of CoNLL files (task `ner`)."""
-
-    kind: str = "single_label"
-    """Kind: single_label, multi_label, regression, ordinal, token, extractive_qa, multiple_choice or seq2seq."""
-    text: str = "text"
-    """Column with the text."""
-    pair: str | None = None
-    """Column with a second text; for multiple_choice, with the beginning of each choice."""
-    label: tuple[str, ...] = ("label",)
-    """Column with the label, the labels, the number, or the correct choice. Several columns: the probability of each
-    label (single_label), 0 or 1 for each label (multi_label), or several numbers (regression)."""
-    id: str | None = None
-    """Column with the name of a row; the row number by default."""
-    group: str | None = None
-    """Column such as the author of a text: rows with the same value are never on both sides of a split."""
-    separator: str = "|"
-    """Separator of the labels in a cell that is not a list (multi_label)."""
-    words: str = "words"
-    """Column with the words: a list, a text with spaces, or one word per row (token). Its number for `ner`."""
-    tags: str = "tags"
-    """Column with one tag per word, in the same form (token). Its number for `ner`."""
-    sentence: str | None = None
-    """Column that names the sentence of a row with one word, or that is filled only where a sentence begins (token)."""
-    spans: str | None = None
-    """Column with the spans of entities in the text, as Doccano, Label Studio and Prodigy export them (token)."""
-    tagging: Literal["auto", "prefixes", "types", "plain"] = "auto"
-    """How tags mark entities: with prefixes such as B-, by types without prefixes, or not at all (token)."""
-    question: str = "question"
-    """Column with the question (extractive_qa)."""
-    context: str = "context"
-    """Column with the text that contains the answer (extractive_qa)."""
-    answer: str = "answer"
-    """Column with the answer; empty if the context has none (extractive_qa)."""
-    answer_start: str | None = None
-    """Column with the position of the answer in characters; the first occurrence by default (extractive_qa)."""
-    source: str = "source"
-    """Column with the text to read (seq2seq)."""
-    target: str = "target"
-    """Column with the text to write (seq2seq)."""
-    choices: tuple[str, ...] = ("choices",)
-    """One column with a list of choices, or one column per choice (multiple_choice)."""
-    choice_label: ChoiceLabel = "auto"
-    """What the label of a choice is: its name (the column, or a letter), its text, its index from 0, or its number from
-    1 (multiple_choice)."""
-    header: tuple[str, ...] = ()
-    """Names of all columns of a csv or tsv file without a header line."""
-    names: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """The names of labels that the table gives as numbers from 0 (`--labels`)."""
-
-    @property
-    def known_tagging(self) -> Tagging:
-        """How tags mark entities, once this is decided."""
-        return "prefixes" if self.tagging == "auto" else self.tagging
-
 
 # All rows of the files of a table, from the start.
 Rows = Callable[[], Iterator[dict[str, Any]]]
@@ -154,7 +92,10 @@ def custom_task(
         paths = list(dict.fromkeys(path for paths in splits.values() for path in paths))
         decided = _decide(table, paths)
         return dataclasses.replace(
-            task, read=lambda path, split: _read(decided, path, split), source_rows=_source_rows(decided)
+            task,
+            read=lambda path, split: _read(decided, path, split),
+            labels=decided.columns.marked or task.labels,
+            source_rows=_source_rows(decided),
         )
 
     return Task(
@@ -162,11 +103,17 @@ def custom_task(
         kind=columns.kind,
         description=DESCRIPTION,
         files={
-            split: tuple(f"{name}.{suffix}{end}" for name in names for suffix in FORMATS for end in _COMPRESSED)
+            split: tuple(
+                f"{name}{part}.{suffix}{end}"
+                for end in _COMPRESSED
+                for part in ("", "-*-of-*")
+                for name in names
+                for suffix in TABLE_SUFFIXES
+            )
             for split, names in _FILE_NAMES.items()
         },
         read=lambda path, split: _read(_decide(table, [path]), path, split),
-        labels=columns.label if len(columns.label) > 1 else (),
+        labels=_labels(columns),
         write=_write,
         metrics=several_regression_scores(columns.label) if _has_several_numbers(columns) else metrics,
         best_metric=best_metric,
@@ -174,6 +121,13 @@ def custom_task(
         adapt=parser.adapt,
         fit=fit,
     )
+
+
+def _labels(columns: Columns) -> tuple[str, ...]:
+    """The labels that the options name; empty if the data determine them."""
+    if len(columns.label) > 1:
+        return columns.label
+    return columns.names if columns.kind in ("single_label", "multi_label") else ()
 
 
 def _has_several_numbers(columns: Columns) -> bool:
@@ -199,7 +153,7 @@ def _with_nested(columns: Columns, parser: RowParser) -> Callable[[dict[str, Any
     """Return a function that adds the cells of nested objects to a row, such as "answers.text"."""
     names = [
         name
-        for name in (*parser.input_columns(columns), *parser.answer_columns(columns), columns.group)
+        for name in (*parser.input_columns(columns), *parser.answer_columns(columns), columns.group, columns.id)
         if name and "." in name
     ]
 
@@ -221,10 +175,7 @@ class _ExampleRow(NamedTuple):
 def _read(table: _Table, path: Path, split: str) -> Examples:
     """Return the examples of a table in a split; raises InputError for a missing column."""
     rows, reports = _read_with_rows(table, path, split)
-    examples = [row.example for row in rows]
-    if is_test(split) and all(getattr(example, "label", None) == _HIDDEN_LABEL for example in examples):
-        examples = [example._replace(label=None) for example in examples]
-    return Examples(examples, reports)
+    return Examples([row.example for row in rows], reports)
 
 
 def _read_with_rows(table: _Table, path: Path, split: str) -> Examples:
@@ -261,9 +212,10 @@ def _read_with_rows(table: _Table, path: Path, split: str) -> Examples:
             report.unlabelled += 1
         yield _ExampleRow(example, row, row.get(ROW_NUMBERS, (number,)))
 
-    def named(report: ReadReport) -> Iterator[tuple[int, tuple[int, str, dict[str, Any]]]]:
+    def named(report: ReadReport) -> Iterator[tuple[str, tuple[int, str, dict[str, Any]]]]:
         for number, row in parser.group(rows(report), columns, report):
-            yield number, (number, str(row.get(columns.id, number)) if columns.id else str(number), row)
+            row_id = str(row.get(columns.id, number)) if columns.id else str(number)
+            yield location(path, number), (number, row_id, row)
 
     return read_rows(path, named, parse)
 

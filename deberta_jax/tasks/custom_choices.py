@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from deberta_jax.tasks.cells import cell_text, cell_value, is_empty, is_missing, label_name, list_items
-from deberta_jax.tasks.custom import ChoiceLabel, Columns, RowParser, Rows
+from deberta_jax.tasks.columns import ChoiceLabel, Columns
+from deberta_jax.tasks.custom import RowParser, Rows
 from deberta_jax.tasks.examples import ChoiceExample, ReadReport
 from deberta_jax.tasks.predicted_tables import probability_cells
 from deberta_jax.tasks.rows import UnusableRow, text_in, unknown_label

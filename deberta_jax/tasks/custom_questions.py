@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from deberta_jax.tasks.cells import cell_value, is_empty, list_items
-from deberta_jax.tasks.custom import Columns, RowParser
+from deberta_jax.tasks.columns import Columns
+from deberta_jax.tasks.custom import RowParser
 from deberta_jax.tasks.examples import SpanExample
 from deberta_jax.tasks.predicted_tables import text_cells
 from deberta_jax.tasks.rows import UnusableRow, text_in

@@ -3,27 +3,31 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deberta_jax.tasks.cells import cell_text, cell_value, is_empty, is_missing, label_name, list_items, number_in
-from deberta_jax.tasks.custom import Columns, RowParser
+from deberta_jax.tasks.cells import cell_text, cell_value, is_empty, is_missing, label_name, number_in
+from deberta_jax.tasks.columns import Columns
+from deberta_jax.tasks.custom import RowParser
 from deberta_jax.tasks.examples import PROBABILITIES, Seq2SeqExample, TextExample
-from deberta_jax.tasks.labels import collect_classes, collect_label_sets, named_label, regression_label
-from deberta_jax.tasks.predicted_tables import probability_cells, text_cells
+from deberta_jax.tasks.labels import collect_classes, named_label, regression_label
+from deberta_jax.tasks.predicted_tables import text_cells
 from deberta_jax.tasks.rows import UnusableRow, text_in
 from deberta_jax.tasks.seq2seq_metrics import check_rouge
 from deberta_jax.tasks.task import Task
 
+# How exports of data sets write that a label is hidden.
+HIDDEN = -1
+
 
 def parse_single_label(row_id: str, row: dict[str, Any], columns: Columns) -> TextExample:
     """A text or a pair with one label, or with a probability for each label."""
-    texts = _texts(row, columns)
+    texts = row_texts(row, columns)
     if len(columns.label) > 1:
-        return _with_probabilities(row_id, texts, _numbers(row, columns.label))
+        return _with_probabilities(row_id, texts, numbers_in(row, columns.label))
     cell = row.get(columns.label[0])
     if is_missing(cell):
         return TextExample(row_id, *texts, None)
     value = _single(cell)
     if isinstance(value, dict):
-        return _with_probabilities(row_id, texts, {label_name(label): number_in(p) for label, p in value.items()})
+        return _with_probabilities(row_id, texts, _probabilities(value, columns.label[0]))
     return TextExample(row_id, *texts, named_label(value, columns.names))
 
 
@@ -40,9 +44,19 @@ def _single(cell: Any) -> Any:
     return value[0]
 
 
+def _probabilities(value: Mapping[Any, Any], column: str) -> dict[str, float | None]:
+    try:
+        return {label_name(label): number_in(number) for label, number in value.items()}
+    except UnusableRow:
+        raise UnusableRow(
+            f"{column!r} is an object without probabilities; name one of its fields, such as "
+            f"--columns.label {column}.{next(iter(value))}"
+        ) from None
+
+
 def _with_probabilities(row_id: str, texts: tuple[str, str | None], numbers: dict[str, float | None]) -> TextExample:
     """An example with soft labels: its numbers divided by their sum; the label is the most likely one."""
-    if not numbers or any(number is None for number in numbers.values()):
+    if not numbers or any(number is None for number in numbers.values()) or set(numbers.values()) == {HIDDEN}:
         return TextExample(row_id, *texts, None)
     values = {label: number or 0.0 for label, number in numbers.items()}
     total = sum(values.values())
@@ -54,36 +68,11 @@ def _with_probabilities(row_id: str, texts: tuple[str, str | None], numbers: dic
 
 def parse_regression(row_id: str, row: dict[str, Any], columns: Columns) -> TextExample:
     """A text or a pair with a finite number, or with several."""
-    texts = _texts(row, columns)
-    numbers = tuple(_numbers(row, columns.label).values())
+    texts = row_texts(row, columns)
+    numbers = tuple(numbers_in(row, columns.label).values())
     if any(number is None for number in numbers):
         return TextExample(row_id, *texts, None)
     return TextExample(row_id, *texts, numbers if len(numbers) > 1 else numbers[0])  # type: ignore[arg-type]
-
-
-def parse_multi_label(row_id: str, row: dict[str, Any], columns: Columns) -> TextExample:
-    """A text or a pair with any number of labels; an empty cell means none, unless the column is missing.
-
-    With several columns, each is the probability of a label, mostly 0 or 1.
-    """
-    texts = _texts(row, columns)
-    if len(columns.label) > 1:
-        numbers = _numbers(row, columns.label)
-        if any(number is None for number in numbers.values()):
-            return TextExample(row_id, *texts, None)
-        if any(not 0 <= (number or 0) <= 1 for number in numbers.values()):
-            raise UnusableRow("a label column is neither 0 nor 1 nor between")
-        labels = tuple(sorted(label for label, number in numbers.items() if (number or 0) >= 0.5))
-        is_soft = any(number not in (0, 1) for number in numbers.values())
-        return TextExample(row_id, *texts, labels, extra={PROBABILITIES: numbers} if is_soft else {})
-    (name,) = columns.label
-    cell = row.get(name)
-    if name not in row or (is_missing(cell) and not is_empty(cell)):
-        return TextExample(row_id, *texts, None)
-    names = {
-        named_label(label, columns.names) for label in list_items(cell, columns.separator) if not is_missing(label)
-    }
-    return TextExample(row_id, *texts, tuple(sorted(names)))
 
 
 def parse_seq2seq(row_id: str, row: dict[str, Any], columns: Columns) -> Seq2SeqExample:
@@ -95,16 +84,18 @@ def parse_seq2seq(row_id: str, row: dict[str, Any], columns: Columns) -> Seq2Seq
     return Seq2SeqExample(row_id, cell_text(source, columns.source), text)
 
 
-def _numbers(row: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
-    return {name: _truth_or_number(row.get(name)) for name in names}
+def numbers_in(row: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
+    """The number in each of some columns; None for a missing one."""
+    return {name: truth_or_number(row.get(name)) for name in names}
 
 
-def _truth_or_number(cell: Any) -> float | None:
+def truth_or_number(cell: Any) -> float | None:
+    """The number of a cell, 1 or 0 for true or false; None if it is missing."""
     name = label_name(cell) if isinstance(cell, str | bool) else ""
     return float(name == "true") if name in ("true", "false") else number_in(cell)
 
 
-def _texts(row: dict[str, Any], columns: Columns) -> tuple[str, str | None]:
+def row_texts(row: dict[str, Any], columns: Columns) -> tuple[str, str | None]:
     """Return the text and its pair, if any."""
     return _text(row, columns.text), _text(row, columns.pair) if columns.pair else None
 
@@ -121,11 +112,13 @@ def _adapt_seq2seq(task: Task, examples: Sequence[Seq2SeqExample]) -> Task:
     return task
 
 
-def _text_columns(columns: Columns) -> tuple[str | None, ...]:
+def text_columns(columns: Columns) -> tuple[str | None, ...]:
+    """The columns of a text and of its pair."""
     return columns.text, columns.pair
 
 
-def _label_columns(columns: Columns) -> tuple[str | None, ...]:
+def label_columns(columns: Columns) -> tuple[str | None, ...]:
+    """The columns of the label."""
     return columns.label
 
 
@@ -137,22 +130,8 @@ def _number_cells(
     return {f"prediction_{name}": number for name, number in zip(columns.label, prediction, strict=True)}
 
 
-def _label_set_cells(
-    columns: Columns, row: dict[str, Any], prediction: Any, probabilities: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    return {"prediction": list(prediction)} | probability_cells(probabilities)
-
-
-SINGLE_LABEL = RowParser(parse_single_label, _text_columns, _label_columns, collect_classes)
-REGRESSION = RowParser(parse_regression, _text_columns, _label_columns, regression_label, cells=_number_cells)
-MULTI_LABEL = RowParser(
-    parse_multi_label,
-    _text_columns,
-    _label_columns,
-    collect_label_sets,
-    cells=_label_set_cells,
-    list_separator=lambda columns: columns.separator,
-)
+SINGLE_LABEL = RowParser(parse_single_label, text_columns, label_columns, collect_classes)
+REGRESSION = RowParser(parse_regression, text_columns, label_columns, regression_label, cells=_number_cells)
 SEQ2SEQ = RowParser(
     parse_seq2seq,
     lambda columns: (columns.source,),

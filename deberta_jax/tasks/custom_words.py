@@ -6,16 +6,19 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from deberta_jax.tasks.cells import is_empty, is_missing, list_items
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.conll_metrics import score_tags
-from deberta_jax.tasks.custom import Columns, NumberedRows, RowParser, Rows
+from deberta_jax.tasks.custom import NumberedRows, RowParser, Rows
 from deberta_jax.tasks.examples import ReadReport, WordsExample
 from deberta_jax.tasks.labels import named_label
 from deberta_jax.tasks.predicted_tables import text_cells
 from deberta_jax.tasks.rows import ROW_NUMBERS, UnusableRow
 from deberta_jax.tasks.spans import lost_spans, read_spans, split_words, tag_words
+from deberta_jax.tasks.tables import location
 from deberta_jax.tasks.tagging import collect_tags, is_entity_tag, is_valid_tag, tagging_of, to_iob2
 from deberta_jax.tasks.task import Task
 
@@ -46,7 +49,15 @@ def parse_token(row_id: str, row: dict[str, Any], columns: Columns) -> WordsExam
 
 
 def _tags(cell: Any, columns: Columns) -> list[str]:
-    return [named_label(tag, columns.names) for tag in list_items(cell, None)]
+    tags = [named_label(tag, columns.names) for tag in list_items(cell, None)]
+    joined = next((tag for tag in tags if tag != "," and "," in tag and _are_entity_tags(tag.split(","))), None)
+    if joined is not None:
+        raise UnusableRow(f"tags are separated by commas, {joined[:20]!r}; separate words and tags by spaces")
+    return tags
+
+
+def _are_entity_tags(tags: Sequence[str]) -> bool:
+    return all(is_entity_tag(tag) for tag in tags if tag)
 
 
 def _with_spans(row_id: str, row: dict[str, Any], text_column: str, column: str) -> WordsExample:
@@ -107,7 +118,10 @@ def _sentence_column(columns: Columns, rows: Rows, report: ReadReport) -> str | 
     if name := next(iter(named or starts), None):
         report.note(f"rows are words; their sentences are those of column {name!r} (--columns.sentence)")
         return name
-    report.note("each row has one word; name the column of their sentences with --columns.sentence")
+    report.note(
+        "each row has one word; name the column of their sentences with --columns.sentence, or use the task ner for a "
+        "file with empty lines between sentences"
+    )
     return None
 
 
@@ -126,9 +140,9 @@ def _group(rows: NumberedRows, columns: Columns, report: ReadReport) -> Numbered
         has_tags = any(not is_missing(row.get(columns.tags)) for _, row in sentence)
         for number, row in sentence:
             if is_empty(row.get(columns.words)):
-                report.skip(f"no word in {columns.words!r}", number)
+                report.skip(f"no word in {columns.words!r}", location(Path(report.file), number))
             elif has_tags and is_missing(row.get(columns.tags)):
-                report.skip(f"no tag in {columns.tags!r}", number)
+                report.skip(f"no tag in {columns.tags!r}", location(Path(report.file), number))
             else:
                 words.append((number, row))
         if words:

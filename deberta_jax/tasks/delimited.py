@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from deberta_jax.tasks.examples import ReadReport
 
-_QUOTED = re.compile(r'"((?:[^"]|"")*+)"')
+_QUOTED = re.compile(r' *"((?:[^"]|"")*+)" *')
+_OPENING = re.compile(r' *"')
 _QUOTE = '"'
 UNCLOSED = "a double quote that is not closed is text"
 # A number and the text of a line.
@@ -34,13 +35,14 @@ class _Fields(NamedTuple):
 def split_fields(text: str, separator: str) -> _Fields:
     """Split a text into fields; a quoted field may contain the separator, line ends and doubled quotes.
 
-    A field that begins with a quote but has text after the closing one, or has no closing one, is not quoted.
+    A field that begins with a quote but has text after the closing one, or has no closing one, is not quoted. Spaces
+    around the quotes of a field are not part of it.
     """
     fields: list[str] = []
     position, is_closed = 0, True
     while True:
         end = text.find(separator, position)
-        if text.startswith(_QUOTE, position):
+        if _OPENING.match(text, position):
             match = _QUOTED.match(text, position)
             if match is None:
                 return _Fields([*fields, *text[position:].split(separator)], False, is_open_at_end=True)
@@ -55,6 +57,40 @@ def split_fields(text: str, separator: str) -> _Fields:
             return _Fields([*fields, text[position:]], is_closed)
         fields.append(text[position:end])
         position = end + len(separator)
+
+
+# Characters that no text contains, in place of a backslash and of a quote after a backslash.
+_BACKSLASH, _ESCAPED_QUOTE = "\ufdd0", "\ufdd1"
+_ESCAPE = re.compile(r"""\\([\\"])""")
+
+
+def escapes_quotes(lines: Iterable[Line], separator: str) -> bool:
+    """Whether the quotes in quoted fields of a csv file are escaped by a backslash, and not doubled.
+
+    They are if more lines are right in this reading only than contain a doubled quote.
+    """
+    escaped = doubled = 0
+    for _, line in lines:
+        if _QUOTE in line:
+            plain = split_fields(line, separator)
+            if plain.is_closed:
+                doubled += any(_QUOTE in field for field in plain.fields) and '""' in line
+            elif '\\"' in line:
+                escaped += split_fields(_with_marks(line), separator).is_closed
+    return escaped > doubled
+
+
+def escaped_records(lines: Iterable[Line], separator: str, report: ReadReport) -> Iterator[Record]:
+    """Yield the records of lines in which a backslash escapes a quote or a backslash."""
+    report.note("double quotes in cells are escaped by a backslash")
+    marked = ((number, _with_marks(line)) for number, line in lines)
+    for record in quoted_records(marked, separator, report):
+        fields = [field.replace(_BACKSLASH, "\\").replace(_ESCAPED_QUOTE, _QUOTE) for field in record.fields]
+        yield record._replace(fields=fields)
+
+
+def _with_marks(line: str) -> str:
+    return _ESCAPE.sub(lambda match: _BACKSLASH if match[1] == "\\" else _ESCAPED_QUOTE, line)
 
 
 def raw_records(lines: Iterable[Line], separator: str) -> Iterator[Record]:

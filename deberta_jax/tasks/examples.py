@@ -205,6 +205,8 @@ class ReadReport:
 
     def check_used(self) -> None:
         """Raise InputError if no row is used."""
+        if not self.read:
+            raise InputError(f"{self.file}: the file has no rows")
         if not self.used:
             raise InputError(f"{self.file}: none of its {self.read:,} rows can be used{self._first_error}")
 

@@ -31,6 +31,7 @@ _SIGNATURES = (
     (b"\x80\x02", "a pickle", _CONVERT),
     (b"\x80\x03", "a pickle", _CONVERT),
     (b"\x80\x04", "a pickle", _CONVERT),
+    (b"version https://git-lfs", "a pointer of Git LFS", "; download the file itself: git lfs pull"),
     (b"\xff\xfe", "UTF-16 text", "; save it as UTF-8"),
     (b"\xfe\xff", "UTF-16 text", "; save it as UTF-8"),
 )

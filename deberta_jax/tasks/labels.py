@@ -1,12 +1,13 @@
 """Labels: those of natural language inference, their spellings in files, and those of training examples."""
 
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.tasks.cells import label_name
 from deberta_jax.tasks.examples import PROBABILITIES
-from deberta_jax.tasks.rows import unknown_label
+from deberta_jax.tasks.rows import UnusableRow
 
 NLI_LABELS = "contradiction", "neutral", "entailment"
 ENTAILMENT_LABELS = "not_entailment", "entailment"
@@ -25,14 +26,15 @@ def named_label(value: Any, names: Sequence[str] = ()) -> str:
         return name
     if name.isdecimal() and int(name) < len(names):
         return names[int(name)]
-    raise unknown_label(value)
+    raise UnusableRow(f"label {name[:20]!r} has no name in --labels, which names 0 to {len(names) - 1}")
 
 
 def case_variants(labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the groups of labels that differ only in case or in spaces."""
+    """Return the groups of labels that differ only in case, in spaces, or in what is not visible."""
     groups: dict[str, list[str]] = {}
     for label in labels:
-        groups.setdefault(" ".join(label.casefold().split()), []).append(label)
+        visible = "".join(sign for sign in unicodedata.normalize("NFKC", label) if unicodedata.category(sign) != "Cf")
+        groups.setdefault(" ".join(visible.casefold().split()), []).append(label)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 

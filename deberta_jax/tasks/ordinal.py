@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from deberta_jax.tasks.cells import number_in
-from deberta_jax.tasks.custom import Columns, RowParser
+from deberta_jax.tasks.columns import Columns
+from deberta_jax.tasks.custom import RowParser
 from deberta_jax.tasks.custom_rows import SINGLE_LABEL, parse_single_label
 from deberta_jax.tasks.examples import PROBABILITIES, TextExample
 from deberta_jax.tasks.metrics import labelled

@@ -12,7 +12,7 @@ from deberta_jax.errors import InputError
 from deberta_jax.files import make_folder, replace_file, write_bytes
 from deberta_jax.tasks.delimited import is_quoted
 from deberta_jax.tasks.examples import ReadReport
-from deberta_jax.tasks.tables import TableOptions, guess_separator, table_format, table_rows
+from deberta_jax.tasks.tables import TableOptions, separated_lines, table_format, table_rows
 from deberta_jax.tasks.text_files import TextFile, plain_name
 
 # With more labels, a table has no column for the probability of each.
@@ -77,7 +77,7 @@ def write_predicted_table(
     if not options.header:
         grid.insert(0, header)
     file = TextFile(source, options.encoding)
-    text = _tab_separated(file, grid) if suffix == "tsv" else _csv(grid, guess_separator(next(file.lines())[1]))
+    text = _tab_separated(file, grid) if suffix == "tsv" else _csv(grid, separated_lines(file)[0])
     # Excel needs the byte-order mark of UTF-8.
     encoding = "utf-8-sig" if file.codec() == "utf-8-sig" else "utf-8"
     return write_bytes(path, text.encode(encoding, "replace"))

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deberta_jax.errors import InputError, list_names
-from deberta_jax.tasks.delimited import Record, is_quoted, quoted_records, raw_records, split_fields
+from deberta_jax.tasks.delimited import (
+    Record,
+    escaped_records,
+    escapes_quotes,
+    is_quoted,
+    quoted_records,
+    raw_records,
+    split_fields,
+)
 from deberta_jax.tasks.examples import ReadReport
 from deberta_jax.tasks.file_types import check_signature
 from deberta_jax.tasks.json_tables import Row, json_rows
@@ -17,9 +25,14 @@ from deberta_jax.tasks.rows import UnusableRow
 from deberta_jax.tasks.text_files import TextFile, plain_name
 
 FORMATS = "csv", "tsv", "jsonl", "json", "parquet", "xlsx"
+# Other suffixes of a format.
+_ALIASES = {"ndjson": "jsonl", "jsonlines": "jsonl", "tab": "tsv"}
+SUFFIXES = (*FORMATS, *_ALIASES)
 # Those whose rows have numbers, not lines.
 _NUMBERED = {"json", "parquet", "xlsx"}
 _SEPARATORS = ",;\t|"
+# The first line of a page that a server sent in place of a file, in lower case.
+_PAGES = "<!doctype html", "<html"
 
 
 class TableOptions(NamedTuple):
@@ -37,8 +50,9 @@ DEFAULT = TableOptions()
 
 
 def table_format(path: Path) -> str:
-    """The suffix of a file, without its dot and in lower case; for a compressed file, the suffix before."""
-    return plain_name(path).suffix.lower().removeprefix(".")
+    """The format of a file by its suffix, in lower case; for a compressed file, by the suffix before."""
+    suffix = plain_name(path).suffix.lower().removeprefix(".")
+    return _ALIASES.get(suffix, suffix)
 
 
 def location(path: Path, number: int) -> str:
@@ -74,7 +88,7 @@ def numbered_rows(
     report = report or ReadReport(str(path))
     suffix = table_format(path)
     if suffix in ("json", "jsonl"):
-        yield from json_rows(TextFile(path, options.encoding), are_lines=suffix == "jsonl")
+        yield from json_rows(TextFile(path, options.encoding), report, are_lines=suffix == "jsonl")
     elif suffix == "parquet":
         check_signature(path, b"PAR1", "a parquet file")
         yield from _parquet_rows(path)
@@ -103,7 +117,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _excel_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, Row]]:
-    """The rows of the first sheet; formulas have the values that Excel stored."""
+    """The rows of the first sheet with cells; formulas have the values that Excel stored."""
     try:
         import openpyxl
     except ImportError:
@@ -123,14 +137,19 @@ def _excel_rows(path: Path, report: ReadReport) -> Iterator[tuple[int, Row]]:
 
 
 def _sheet_rows(path: Path, sheets: Sequence[Any], report: ReadReport) -> Iterator[tuple[int, Row]]:
-    if not sheets:
+    numbered: Iterator[tuple[int, Sequence[Any]]] = iter(())
+    for sheet in sheets:
+        # Some programs store wrong dimensions.
+        sheet.reset_dimensions()
+        rows = enumerate(sheet.iter_rows(values_only=True), 1)
+        numbered = itertools.dropwhile(lambda row: all(cell is None for cell in row[1]), rows)
+        if (first := next(numbered, None)) is not None:
+            break
+    else:
         raise InputError(f"{path}: the file has no sheet with a table")
     if len(sheets) > 1:
-        report.note(f"of {len(sheets)} sheets the first is read, {sheets[0].title!r}")
-    # Some programs store wrong dimensions.
-    sheets[0].reset_dimensions()
-    numbered = enumerate(sheets[0].iter_rows(values_only=True), 1)
-    header = ["" if name is None else str(name).strip() for name in next(numbered, (1, ()))[1]]
+        report.note(f"of {len(sheets)} sheets the first with cells is read, {sheet.title!r}")
+    header = ["" if name is None else str(name).strip() for name in first[1]]
     width = max((index for index, name in enumerate(header, 1) if name), default=0)
     names = column_names(path, header[:width], report)
     for number, cells in numbered:
@@ -143,14 +162,23 @@ def _csv_rows(
 ) -> Iterator[tuple[int, Row | UnusableRow]]:
     file = TextFile(path, options.encoding)
     if separator is None:
-        separator = guess_separator(next(file.lines(), (1, ""))[1])
-        records = quoted_records(file.lines(), separator, report)
+        _check_first_line(path, next(file.lines(), (1, ""))[1])
+        separator, lines = separated_lines(file)
+        is_escaped = escapes_quotes(file.lines(), separator)
+        records = (escaped_records if is_escaped else quoted_records)(lines, separator, report)
     else:
         records = _tab_separated(file, separator, report)
-    names = list(options.header)
-    if not names:
-        header = next(records, Record(1, []))
-        names = column_names(path, [name.strip() for name in header.fields], report)
+    # Empty rows may be above the header.
+    records = itertools.dropwhile(lambda record: not any(map(str.strip, record.fields)), records)
+    first = next(records, None)
+    if first is None:
+        raise InputError(f"{path}: the file is empty")
+    header = [name.strip() for name in first.fields]
+    names = list(options.header) or column_names(path, header, report)
+    if options.header and header != names:
+        records = itertools.chain([first], records)
+    elif options.header:
+        report.note(f"line {first.number} is a header line with the names of --columns.header, and is left out")
     several = 0
     for record in records:
         fields = record.fields
@@ -160,9 +188,15 @@ def _csv_rows(
             several += record.lines > 1
             yield record.number, dict(zip(names, fields, strict=True))
         elif any(field.strip() for field in fields):
-            yield record.number, UnusableRow(f"{len(fields)} fields instead of {len(names)}")
+            of_header = " of --columns.header" if options.header else ""
+            yield record.number, UnusableRow(f"{len(fields)} fields instead of {len(names)}{of_header}")
     if several:
         report.note(f"{several:,} rows have several lines, in double quotes")
+
+
+def _check_first_line(path: Path, line: str) -> None:
+    if line.lstrip().lower().startswith(_PAGES):
+        raise InputError(f"{path}: this is a web page, not a table; download the file itself")
 
 
 def _tab_separated(file: TextFile, separator: str, report: ReadReport) -> Iterator[Record]:
@@ -171,10 +205,18 @@ def _tab_separated(file: TextFile, separator: str, report: ReadReport) -> Iterat
     return raw_records(file.lines(), separator)
 
 
-def guess_separator(line: str) -> str:
-    """Return the separator that splits a header into the most fields, a comma if several do."""
+def separated_lines(file: TextFile) -> tuple[str, Iterator[tuple[int, str]]]:
+    """Return the separator of a csv file, and its lines without the line of Excel that names it ("sep=;").
+
+    It is the separator that splits the header into the most fields, a comma if several do.
+    """
+    lines = file.lines()
+    number, line = next((item for item in lines if item[1].strip()), (1, ""))
+    if len(line) == len("sep=;") and line.startswith("sep="):
+        return line[-1], lines
     counts = {sign: len(split_fields(line, sign).fields) for sign in _SEPARATORS}
-    return max(_SEPARATORS, key=lambda sign: (counts[sign], sign == ","))
+    separator = max(_SEPARATORS, key=lambda sign: (counts[sign], sign == ","))
+    return separator, itertools.chain([(number, line)], lines)
 
 
 def column_names(path: Path, header: Sequence[str], report: ReadReport) -> list[str]:
@@ -200,6 +242,11 @@ def check_columns(path: Path, names: Iterable[str], required: Sequence[str | Non
     if missing is not None:
         similar = difflib.get_close_matches(missing, names, 1)
         hint = f"; did you mean {similar[0]!r}?" if similar else ""
-        if not hint and table_format(path) in ("csv", "tsv"):
+        suffix = table_format(path)
+        if suffix == "tsv" and len(names) == 1 and any(sign in names[0] for sign in _SEPARATORS):
+            hint = "; the columns are not separated by tabs: name the file .csv"
+        elif not hint and suffix in ("csv", "tsv"):
             hint = "; if the first line is not a header, name all columns with --columns.header"
+        elif not hint and suffix == "xlsx":
+            hint = "; the names of columns must be in the first row that is not empty"
         raise InputError(f"{path}: no column {missing!r}; the columns are {list_names(names)}{hint}")

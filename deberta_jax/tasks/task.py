@@ -26,6 +26,10 @@ class SourceRows(NamedTuple):
     """(folder, file, split, predictions, probabilities) -> a file with the rows of this one and their predictions."""
 
 
+# File names of a split in a message.
+_MAX_NAMES = 6
+
+
 def no_labels(examples: Sequence[Any]) -> tuple[str, ...]:
     """For tasks without classes."""
     return ()
@@ -83,8 +87,9 @@ class Task:
     """Access to the rows of a custom table; None for official files, and before `fit`."""
 
     def file_names(self, split: str) -> str:
-        """Return the file names of a split for a message, separated by "or"."""
-        return " or ".join(self.files.get(split, ()))
+        """Return the file names of a split for a message, separated by "or"; the first ones if there are many."""
+        names = self.files.get(split, ())
+        return " or ".join(names if len(names) <= _MAX_NAMES else (*names[:_MAX_NAMES], "..."))
 
     def score(
         self, examples: Sequence[Any], predictions: Sequence[Any], probabilities: Sequence[Probabilities]

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 from stub_runs import environment
+from stub_wandb import stub_wandb
 from toy_runs import call
 
 from deberta_jax.cli.main import main
@@ -223,9 +224,10 @@ def test_a_language_model_resumes_with_bit_identical_metrics_and_predicts_text(o
     assert 1 < result.per_token < model.config.vocab_size
 
 
-def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, tmp_path, text, capsys):
+def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, tmp_path, text, capsys, monkeypatch):
     folder = shutil.copytree(mlm_run[0], tmp_path / "run")
-    _, _, err = complete(folder, text, "--steps", "16")
+    wandb = stub_wandb(monkeypatch)
+    _, _, err = complete(folder, text, "--steps", "16", "--wandb", "team/toys")
     assert "extending the run from 14 to 16 steps" in err
     assert training_steps(folder) == list(range(1, 17))
     assert metrics(folder)[: len(metrics(mlm_run[0]))] == metrics(mlm_run[0])
@@ -234,6 +236,11 @@ def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, t
     assert not np.array_equal(*(tensors[name].read() for tensors in weights))
     fewer = error_of(capsys, "--folder", folder, "--data.files", text, *OPTIONS, "--steps", "15")
     assert "this run has 16 steps, and 15 would be fewer" in fewer
+    # Metrics were also sent to Weights & Biases, by one run.
+    ((options, run),) = wandb.runs
+    assert (options["entity"], options["project"]) == ("team", "toys") and options["config"]["objective"] == "mlm"
+    assert [row["step"] for row in run.rows if "train/loss" in row] == [15, 16]
+    assert run.exit_code == 0 and run.summary
 
 
 def test_two_processes_train_like_one(rtd_run, tmp_path, text):

@@ -19,7 +19,7 @@ from deberta_jax.finetuning.evaluate import Evaluation
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.hub.pretrained import from_pretrained, save_pretrained
 from deberta_jax.model.heads import SequenceClassification
-from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.examples import Examples, ReadReport, TextExample
 
 # huggingface_hub calls httpx in a deprecated way where it uploads large files without xet.

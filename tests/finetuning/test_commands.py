@@ -171,6 +171,20 @@ def test_a_diagnostic_set_is_evaluated_with_a_model_of_three_labels(tokenizer, t
     assert "ax-b has no training set: fine-tune on superglue-rte or mnli" in capsys.readouterr().err
 
 
+def test_another_metric_is_evaluated_and_a_test_set_with_placeholders_is_only_predicted(tokenizer, tmp_path, capfd):
+    model = saved_classifier(tmp_path / "model", tokenizer, ("no", "yes"))
+    (tmp_path / "dev.csv").write_text("text,label\na man,yes\na dog,no\na cat,yes\n")
+    (tmp_path / "test.csv").write_text("text,label\nshells,?\nthe sea,?\n")
+    words = ("evaluate", "generic", "--data", tmp_path, "--model", model, "--max-length", "16", "--metric")
+    assert call(*words, "macro-F1", "--folder", tmp_path / "evaluated") == 0
+    printed = capfd.readouterr()
+    assert "dev: f1_macro " in printed.out and "test: 2 examples predicted (no labels)" in printed.out
+    assert "test: the label of all rows is ?, so they are only predicted" in printed.err
+    assert read_json(tmp_path / "evaluated/summary.json")["dev"]["metric"] == "f1_macro"
+    assert call(*words, "rmse") == 2
+    assert "metric is 'rmse', which tasks of kind single_label do not have" in capfd.readouterr().err
+
+
 def test_prediction_files_of_squad_are_scored_without_a_model(tmp_path, capsys):
     write_toy_task("squad2", tmp_path)
     predictions = tmp_path / "predictions.json"

@@ -14,7 +14,7 @@ from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.splits import hold_out
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.tasks.catalogue import TASKS, find_splits, load, with_data
-from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.examples import SpanPrediction
 
 # The kinds of heads that transformers has, too.

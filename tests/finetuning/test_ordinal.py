@@ -13,7 +13,7 @@ from deberta_jax.finetuning.kinds.kind import objective_with_options
 from deberta_jax.finetuning.kinds.ordinal import log_cumulative
 from deberta_jax.hub.pretrained import load_pretrained
 from deberta_jax.inference.classification import classify
-from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.examples import TextExample
 from deberta_jax.tasks.ordinal import ordinal_scores, parse_ordinal
 from deberta_jax.tasks.rows import UnusableRow

@@ -8,7 +8,7 @@ import pytest
 from toy_tables import write_table
 
 from deberta_jax.finetuning.custom import find_task
-from deberta_jax.tasks.custom import Columns
+from deberta_jax.tasks.columns import Columns
 from deberta_jax.tasks.examples import ReadReport, SpanPrediction
 from deberta_jax.tasks.tables import FORMATS, TableOptions, table_rows
 

@@ -11,7 +11,8 @@ from toy_tables import write_table
 
 from deberta_jax.errors import InputError
 from deberta_jax.tasks.catalogue import with_data
-from deberta_jax.tasks.custom import Columns, custom_task
+from deberta_jax.tasks.columns import Columns
+from deberta_jax.tasks.custom import custom_task
 from deberta_jax.tasks.custom_rows import SEQ2SEQ
 from deberta_jax.tasks.examples import Seq2SeqExample
 from deberta_jax.tasks.seq2seq_metrics import UnicodeTokenizer, exact_match, seq2seq_scores

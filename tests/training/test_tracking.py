@@ -8,11 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-import types
 
 import jax
 import jax.numpy as jnp
 import pytest
+from stub_wandb import stub_wandb
 
 from deberta_jax.errors import InputError
 from deberta_jax.training import tracking as tracking_module
@@ -22,45 +22,9 @@ from deberta_jax.training.tracking import RUN_FILE, check_wandb, tracking
 SETTINGS = {"optimizer": {"learning_rate": 1e-3}, "model": "tiny"}
 
 
-class StubRun:
-    """Collects what a W&B run gets."""
-
-    def __init__(self, on_log=lambda values: None):
-        self.rows, self.summary, self.axes, self.exit_code, self._on_log = [], {}, [], None, on_log
-
-    def define_metric(self, name, step_metric=None):
-        self.axes.append((name, step_metric))
-
-    def log(self, values):
-        self._on_log(values)
-        self.rows.append(values)
-
-    def finish(self, exit_code):
-        self.exit_code = exit_code
-
-
 @pytest.fixture
 def wandb(monkeypatch):
-    """A stub of the package: `runs` are those that were started, with the arguments of `init`."""
-    module = types.ModuleType("wandb")
-    module.runs, module.on_log, module.error = [], lambda values: None, None
-
-    class Settings:
-        def __init__(self, **values):
-            self.__dict__.update(x_disable_meta=False, x_disable_stats=False, **values)
-
-    def init(**options):
-        if module.error is not None:
-            raise module.error
-        run = StubRun(module.on_log)
-        module.runs.append((options, run))
-        return run
-
-    module.Settings, module.init = Settings, init
-    module.__spec__ = importlib.util.spec_from_loader("wandb", loader=None)
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    return module
+    return stub_wandb(monkeypatch)
 
 
 @pytest.fixture

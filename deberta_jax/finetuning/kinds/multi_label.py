@@ -15,7 +15,7 @@ from deberta_jax.finetuning.outcomes import Outcome, PredictedExample, mean_prob
 from deberta_jax.finetuning.sections import Section, calibration_section, class_table
 from deberta_jax.finetuning.summary import Comparison
 from deberta_jax.inference.classification import Classification, labels_above_half
-from deberta_jax.tasks.custom_rows import MULTI_LABEL as ROW_PARSER
+from deberta_jax.tasks.custom_label_sets import MULTI_LABEL as ROW_PARSER
 from deberta_jax.tasks.examples import PROBABILITIES, TextExample
 from deberta_jax.tasks.metrics import multi_label_scores
 
