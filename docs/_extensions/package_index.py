@@ -33,7 +33,7 @@ class Module:
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.definitions: dict[str, ast.stmt] = {}
         self.imports: dict[str, tuple[str, str]] = {}
-        for node in self.tree.body:
+        for node in statements(self.tree.body):
             if isinstance(node, ast.ImportFrom) and node.module:
                 self.imports |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
             elif isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -95,6 +95,12 @@ class Package:
             parent = self.find(definition.module, base.id) if isinstance(base, ast.Name) else None
             if parent and isinstance(parent.node, ast.ClassDef):
                 yield from self.ancestors(parent)
+
+
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, those within its conditions too; of two definitions the later one counts."""
+    for node in body:
+        yield from statements([*node.body, *node.orelse]) if isinstance(node, ast.If) else [node]
 
 
 def targets(node: ast.Assign | ast.AnnAssign) -> list[ast.expr]:
