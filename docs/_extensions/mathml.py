@@ -10,6 +10,8 @@ from sphinx.util import logging
 
 _log = logging.getLogger(__name__)
 _COMMANDS = {code: command for code, command in uni2tex_table.items() if code > 127}
+# Signs that the table of docutils lacks.
+_COMMANDS |= {ord("⟦"): r"\llbracket ", ord("⟧"): r"\rrbracket ", ord("·"): r"\cdot "}
 
 
 class Writer(Protocol):
