@@ -40,6 +40,8 @@ GENERIC = BUILT_IN | {
     collections.abc.Iterator,
 }
 GENERIC |= {collections.abc.Mapping, collections.abc.Sequence}
+# `model(**batch)` passes the values of a batch to keywords of several types, which only Any allows.
+EXCEPTION = "Batch.__getitem__, the result: Any"
 CALLED = ("__init__", "__call__", "__getitem__")
 
 
@@ -92,7 +94,8 @@ def class_gaps(name: str, kind: type) -> Iterator[str]:
 @pytest.mark.parametrize("name", [name for name in PUBLIC if callable(PUBLIC[name])])
 def test_a_public_signature_has_no_any(name):
     value = PUBLIC[name]
-    assert not list(class_gaps(name, value) if inspect.isclass(value) else function_gaps(name, value))
+    matches = set(class_gaps(name, value) if inspect.isclass(value) else function_gaps(name, value))
+    assert matches == ({EXCEPTION} if name == "Batch" else set())
 
 
 def test_any_is_detected_in_every_part_of_a_type():

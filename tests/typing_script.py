@@ -103,7 +103,7 @@ assert_type(output.hidden_states, jax.Array | None)
 
 # What a call returns depends on what it requests.
 assert_type(masked_lm(ids, masked_positions=ids), jax.Array)
-assert_type(masked_lm(**batch), jax.Array)
+logits: jax.Array = masked_lm(**batch)
 assert_type(masked_lm(ids, output_attentions=True), dj.HeadOutput[jax.Array])
 assert_type(dj.from_pretrained("x", head="question_answering")[0](ids).start, jax.Array)
 assert_type(dj.merge_lora(lora), dj.SequenceClassification)
