@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deberta_jax.data import masking as masking_module
+from deberta_jax.data import ngrams as ngrams_module
 from deberta_jax.data.masking import Masking, MaskingVocabulary, mask_tokens, tail_biased
 from deberta_jax.errors import InputError
 
@@ -26,10 +27,17 @@ VOCABULARY = MaskingVocabulary(MASK, SIZE, SPECIAL, np.arange(SIZE) < 50)
 @pytest.fixture(scope="module")
 def unchecked_mask_tokens():
     """`mask_tokens` without run-time type checks, for tests with thousands of calls."""
-    spec = importlib.util.spec_from_file_location("unchecked_masking", masking_module.__file__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = without_checks(masking_module)
+    module.ngram_words = without_checks(ngrams_module).ngram_words
     return module.mask_tokens
+
+
+def without_checks(module):
+    """A copy of a module, imported without the hook that checks types."""
+    spec = importlib.util.spec_from_file_location(f"unchecked_{module.__name__}", module.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy
 
 
 def golden_vocabulary():
