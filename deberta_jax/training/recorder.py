@@ -73,7 +73,7 @@ class Recorder:
         except OSError as error:
             self._file.close()
             raise self._write_error(error) from error
-        self._console = Console(stderr=True)
+        self._console = _console()
         self._bar = _progress(self._console)
         self._task = self._bar.add_task("", total=steps, completed=start, status="compiling")
         if self._console.is_terminal:
@@ -184,6 +184,12 @@ class Recorder:
             self._last_printed = now
             left = self._bar.tasks[0].time_remaining
             self.print(f"step {step}/{self._steps}  {status}" + (f"  {left:.0f} s left" if left else ""))
+
+
+def _console() -> Console:
+    """Standard error; plain text in a notebook, where rich would write HTML."""
+    console = Console(stderr=True)
+    return Console(stderr=True, force_jupyter=False, force_terminal=False) if console.is_jupyter else console
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -208,3 +208,12 @@ def test_training_can_be_imported_without_plots_events_or_devices():
         "assert not jax._src.xla_bridge._backends"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_lines_are_plain_text_in_a_notebook(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as set by the kernel of a notebook
+    recorder = Recorder(tmp_path, 10, 0, CURVES)
+    recorder.print("step 1")
+    recorder.close()
+    assert capsys.readouterr().err == "step 1\n"
