@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, SupportsIndex
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -195,9 +195,9 @@ def _check_implementation(name: str) -> None:
 
 
 def attention_implementation(
-    shape: tuple[SupportsIndex, ...],
+    shape: tuple[object, ...],
     *,
-    key_length: SupportsIndex | None = None,
+    key_length: object = None,
     dtype: DTypeLike = jnp.bfloat16,
     is_gathered: bool = False,
     has_bias: bool = False,
