@@ -266,7 +266,7 @@ def test_a_run_initialized_from_models_resumes_from_its_own_checkpoint(rtd_run, 
     command += ["--steps", "1", "--optimizer.learning-rate", "0", "--optimizer.weight-decay", "0"]
     models = ["--init-from", str(start / "discriminator"), "--generator", str(start / "generator")]
     # Compiling the evaluation and the fingerprint takes half of the time, and this test needs neither.
-    evaluation = {"auc": 1.0, "spread": 1.0}
+    evaluation = {"auc": 1.0, "spread": 1.0, "replaced": 0.15}
     monkeypatch.setattr("deberta_jax.pretraining.run.held_out_evaluation", lambda *_: lambda *_: evaluation)
     monkeypatch.setattr("deberta_jax.training.checkpoint.fingerprint", lambda arrays: {name: [0] for name in arrays})
     no_report = OBJECTIVES["rtd"]._replace(report=lambda *_: [])

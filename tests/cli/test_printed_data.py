@@ -71,7 +71,7 @@ def test_a_folder_with_control_characters_is_printed_with_codes(tmp_path, capsys
 
 
 def test_a_line_above_the_progress_bar_is_no_markup(tmp_path, capsys):
-    recorder = Recorder(tmp_path / "run", 1, 0, {"loss": "loss"})
+    recorder = Recorder(tmp_path / "run", 1, 0, {})
     recorder.print(DATA)
     recorder.evaluation(1, {"[red]f1[/red] :smile:": jnp.float32(1).item()})
     recorder.close()
