@@ -96,6 +96,8 @@ def initial_state(
     def initialize(key: PRNGKeyArray, model: nnx.Module) -> TrainState:
         return _initializer(lambda _: model, optimizer, average)(key)
 
+    # The buffer of a donated array must have the size of the result on each device.
+    model = jax.device_put(model, state_shardings.model)
     return jax.jit(initialize, out_shardings=state_shardings, donate_argnums=1)(jax.random.key(seed), model)
 
 

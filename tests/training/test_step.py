@@ -205,3 +205,12 @@ def test_a_state_and_a_step_on_a_mesh_with_other_axes():
     default = make_mesh()
     _, expected = step_of(default)(initial_state(build, OPTIMIZER, 0, default), place(make_batch(0), default))
     assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
+
+
+def test_a_state_of_a_model_on_one_device_is_sharded():
+    mesh, model = mesh_of(2, 2, 2), build(jax.random.key(0))
+    expected = [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+    state = initial_state(build, OPTIMIZER, 0, mesh, model)
+    leaves, targets = jax.tree.leaves(state.model), jax.tree.leaves(shardings(state.model, mesh))
+    assert [leaf.sharding for leaf in leaves] == targets
+    assert all(np.array_equal(leaf, array) for leaf, array in zip(leaves, expected, strict=True))
