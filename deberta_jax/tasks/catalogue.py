@@ -123,7 +123,7 @@ def without_placeholders(splits: Mapping[str, Examples], labels: Sequence[str]) 
 
     Of numbers, an unknown one is outside of those of the training set.
     """
-    train = [example.label for example in splits["train"].examples] if "train" in splits else []
+    train = [example.answer for example in splits["train"].examples] if "train" in splits else []
     hidden = dict(splits)
     for split, (examples, reports) in splits.items():
         values = list({example.label for example in examples if isinstance(example, TextExample)})
