@@ -62,12 +62,6 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 option_emphasise_placeholders = False
 
-# Pages that may be missing while they are written.
-_PENDING = {
-    "installation", "first_steps", "concepts", "from_transformers", "from_microsoft", "faq", "citing", "benchmarks",
-    "changelog", "notebooks/released_models", "notebooks/pretrained", "notebooks/mesh", "notebooks/research",
-    "notebooks/generation", "notebooks/ablation",
-}  # fmt: skip
 _BLOCK = re.compile(r"^```\{(public-names|public-types|commands)\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -80,16 +74,7 @@ def _complete(app: Sphinx, page: str, source: list[str]) -> None:
     if page.startswith("notebooks/") or page == "changelog":
         return
     text = _repository.resolve_links(source[0], f"docs/{page}.md", _log.warning)
-    if page == "index":
-        text = "\n".join(line for line in text.split("\n") if not _is_missing(line.strip()))
     source[0] = _BLOCK.sub(_generate, _reference.link_names(text))
-
-
-def _is_missing(line: str) -> bool:
-    """Whether a line of the index names a page that is not written yet."""
-    link = re.search(r"\]\((\w+)\.md\)", line)
-    page = link[1] if link else line
-    return page in _PENDING and not any((_DOCS / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb"))
 
 
 def _generate(block: re.Match[str]) -> str:
