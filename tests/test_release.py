@@ -20,9 +20,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def texts() -> dict[Path, str]:
-    """The text files of the repository, without what is built."""
+    """The text files of the repository, without what is built and what notebooks write."""
     paths = [*ROOT.glob("*.*"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
-    paths = [path for path in paths if path.is_file() and path.suffix in SUFFIXES and "build" not in str(path.parent)]
+    paths = [path for path in paths if "build" not in str(path.parent) and "runs" not in path.parts]
+    paths = [path for path in paths if path.is_file() and path.suffix in SUFFIXES]
     return {path: path.read_text(encoding="utf-8") for path in paths}
 
 
