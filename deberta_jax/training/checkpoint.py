@@ -174,7 +174,7 @@ class Checkpointer:
             # After a failed save Orbax raises the same error again.
             with suppress(*_FAILURES):
                 self._orbax.close()
-            self._output.join_threads()
+            self._output.end_threads()
             self._remove_unfinished(self._failed)
         # With several processes Orbax would wait for the others, which wait for this one to end.
 

@@ -31,12 +31,21 @@ class OrbaxOutput:
         if sys.unraisablehook is self._hook:
             sys.unraisablehook = self._previous_hook
 
-    def join_threads(self) -> None:
-        """Wait for the threads of a failed save, which may still write."""
-        for thread in threading.enumerate():
-            if type(thread).__module__.startswith("orbax."):
-                # Their own `join` raises the error again.
-                threading.Thread.join(thread, _SECONDS)
+    def end_threads(self) -> None:
+        """End the threads of a failed save, which may still write, and wait for them.
+
+        Those that wait for another thread's signal, which failed, would wait for ten minutes. They end if they get the
+        signal after they were cancelled.
+        """
+        threads: list[Any] = [t for t in threading.enumerate() if type(t).__module__.startswith("orbax.")]
+        for thread in threads:
+            thread.cancel()
+        for thread in threads:
+            thread._send_signals = thread._receive_signals
+            thread._set_signals()
+        for thread in threads:
+            # Their own `join` raises the error again.
+            threading.Thread.join(thread, _SECONDS)
 
     def _is_other(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.ERROR or "orbax" not in record.pathname:

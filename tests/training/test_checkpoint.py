@@ -1,5 +1,6 @@
 """Checkpoints are restored to the last bit, on any mesh, and damage of any kind is detected."""
 
+import contextlib
 import errno
 import functools
 import gc
@@ -9,6 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -303,6 +306,25 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_is_reported_in_one_line(
     assert "Traceback" not in err and "ERROR" not in err
     assert_same_bits(restored(saved)[0], history[2])
     assert not list(saved.glob("*tmp*"))
+
+
+def test_a_folder_that_cannot_be_written_ends_a_save_at_once(tmp_path, history):
+    """Orbax's threads would wait ten minutes for the one that fails to create the folder of the step."""
+    folder = tmp_path / "checkpoints"
+    checkpointer = Checkpointer(folder)
+    folder.rmdir()
+    folder.write_text("")
+    start = time.monotonic()
+    # The error comes while the save starts, or after.
+    with (
+        pytest.raises(
+            InputError, match="cannot save step 0 in .*: (NotADirectory|FileNotFound)Error: .*; there is no earlier"
+        ),
+        contextlib.closing(checkpointer),
+    ):
+        checkpointer.save(history[0], {})
+    assert time.monotonic() - start < 10
+    assert not [thread for thread in threading.enumerate() if type(thread).__module__.startswith("orbax.")]
 
 
 def test_a_process_killed_during_a_save_leaves_a_usable_previous_checkpoint(saved):
