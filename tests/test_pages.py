@@ -16,10 +16,10 @@ from documents import (
     named_block,
     read_page,
     run_block,
-    two_devices,
 )  # fmt: skip
 from mock_hub import serving
 from toy_folders import READING, SIZES, released, write_hosted_folder
+from toy_runs import two_devices
 from toy_tokenizers import write_byte_pair, write_unigram
 
 import deberta_jax as dj

@@ -9,10 +9,8 @@ from jaxtyping import Int
 
 from deberta_jax.finetuning.calibration import Bin
 from deberta_jax.tasks.selected_metrics import lower_is_better
-from deberta_jax.training.plot import Curve, draw_curve
+from deberta_jax.training.plot import BLUE, GREEN, ORANGE, Curve, draw_curve
 
-# Distinguishable with color vision deficiency (Okabe and Ito 2008).
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 # A confusion matrix with more classes is unreadable.
 MAX_CLASSES = 20
 # The label of the color bar.
@@ -40,7 +38,7 @@ def learning_curves(
         values = np.asarray([line[metric] for line in held_out])
         best = int(values.argmin() if lower_is_better(metric) else values.argmax())
         position = (held_out[best]["step"], values[best])
-        right.plot(*position, "o", markersize=11, fillstyle="none", color=_GREEN, label=f"best: {values[best]:.4g}")
+        right.plot(*position, "o", markersize=11, fillstyle="none", color=GREEN, label=f"best: {values[best]:.4g}")
         curve = Curve(f"Development set: {plain_name(metric)}", plain_name(metric), baselines or {})
         draw_curve(right, held_out, metric, curve)
         right.margins(y=0.2)
@@ -91,10 +89,10 @@ def reliability(bins: Sequence[Bin], error: float, path: Path) -> Path:
     figure, (left, right) = _subplots(8, 3.6, 2)
     confidences = [b.confidence for b in bins]
     left.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
-    left.plot(confidences, [b.accuracy for b in bins], color=_BLUE, marker="o", label="model", clip_on=False)
+    left.plot(confidences, [b.accuracy for b in bins], color=BLUE, marker="o", label="model", clip_on=False)
     left.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=f"Accuracy, ECE {error:.3f}")
     left.legend(frameon=False)
-    right.bar(confidences, [b.size for b in bins], width=0.05, color=_BLUE)
+    right.bar(confidences, [b.size for b in bins], width=0.05, color=BLUE)
     right.set(xlim=(0, 1), xlabel="confidence", ylabel="predictions", title="Number of predictions")
     _style(left, right)
     return _save(figure, path)
@@ -106,12 +104,12 @@ def scatter(true: Sequence[float], predicted: Sequence[float], path: Path) -> Pa
     ends = [min(*true, *predicted), max(*true, *predicted)]
     left.plot(ends, ends, color="grey", linewidth=1, linestyle="--", label="predicted = true")
     mean = float(np.mean(true))
-    left.axhline(mean, color=_ORANGE, linewidth=1, linestyle=":", label=f"best constant: {mean:.4g}")
-    left.scatter(true, predicted, s=10, alpha=0.4, color=_BLUE, linewidths=0, label="example")
+    left.axhline(mean, color=ORANGE, linewidth=1, linestyle=":", label=f"best constant: {mean:.4g}")
+    left.scatter(true, predicted, s=10, alpha=0.4, color=BLUE, linewidths=0, label="example")
     left.set(xlabel="true", ylabel="predicted", title="Predicted and true numbers")
     left.legend(fontsize="small")
     errors = np.asarray(predicted) - np.asarray(true)
-    right.hist(errors, bins=30, color=_BLUE)
+    right.hist(errors, bins=30, color=BLUE)
     right.axvline(0, color="grey", linewidth=1, linestyle="--")
     rmse = float(np.sqrt(np.mean(errors**2)))
     title = f"Errors: RMSE {rmse:.3g} (best constant {float(np.std(true)):.3g})"
@@ -126,7 +124,7 @@ def bars(values: Mapping[str, float], label: str, path: Path, *, title: str) -> 
     """One bar per name, the first at the top."""
     figure, (axes,) = _subplots(7, 0.34 * len(values) + 1.1)
     positions = np.arange(len(values))[::-1]
-    drawn = axes.barh(positions, list(values.values()), color=_BLUE, height=0.65)
+    drawn = axes.barh(positions, list(values.values()), color=BLUE, height=0.65)
     axes.bar_label(drawn, fmt="%.3g", padding=4)
     axes.set_yticks(positions, [plain_name(name) for name in values])
     axes.set(xlabel=label, title=title)
@@ -139,8 +137,8 @@ def seeds(values: Sequence[float], metric: str, path: Path, noun: str = "seed") 
     """One dot per seed or fold, and the median."""
     figure, (axes,) = _subplots(6, 1.7)
     median = float(np.median(values))
-    axes.plot(values, np.zeros(len(values)), "o", color=_BLUE, alpha=0.6, markersize=9)
-    axes.axvline(median, color=_ORANGE, label=f"median {median:.4g}")
+    axes.plot(values, np.zeros(len(values)), "o", color=BLUE, alpha=0.6, markersize=9)
+    axes.axvline(median, color=ORANGE, label=f"median {median:.4g}")
     axes.set(xlabel=plain_name(metric), yticks=[], title=f"{plain_name(metric)} of each {noun}")
     axes.legend(frameon=False, loc="upper left")
     axes.margins(x=0.25)

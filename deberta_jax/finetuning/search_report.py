@@ -12,12 +12,12 @@ from deberta_jax.finetuning.figures import plain_name
 from deberta_jax.finetuning.search import Trial
 from deberta_jax.finetuning.search_options import SEARCHED, format_value, option_word
 from deberta_jax.finetuning.sections import Figure, Section, Table
+from deberta_jax.training.plot import BLUE, GREEN, ORANGE
 
 OPTIMISTIC = (
     "The best trial was selected on the examples that it is evaluated on, so its metric is optimistic: measure it on a "
     "test set that was not used for the choice."
 )
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 _COLUMNS = 3
 
 
@@ -88,15 +88,15 @@ def _plot_option(axes: Any, trials: Sequence[Trial], metric: str, name: str) -> 
     results = {value: [t.metrics[metric] for t in scored if t.options[name] == value] for value in values}
     for place, value in enumerate(values):
         label = "trial" if place == 0 else None
-        axes.plot([place] * len(results[value]), results[value], "o", color=_BLUE, alpha=0.6, label=label)
+        axes.plot([place] * len(results[value]), results[value], "o", color=BLUE, alpha=0.6, label=label)
         label = "mean of a value" if place == 0 else None
-        axes.hlines(np.mean(results[value]), place - 0.25, place + 0.25, color=_BLUE, linewidth=1.5, label=label)
+        axes.hlines(np.mean(results[value]), place - 0.25, place + 0.25, color=BLUE, linewidth=1.5, label=label)
     if metric in trials[0].metrics:
         label = "options as given (trial 0)"
-        axes.axhline(trials[0].metrics[metric], color=_ORANGE, linestyle="--", linewidth=1.2, label=label)
+        axes.axhline(trials[0].metrics[metric], color=ORANGE, linestyle="--", linewidth=1.2, label=label)
     winner = ranked(trials, metric)[0]
     position = values.index(winner.options[name]), winner.metrics[metric]
-    axes.plot(*position, "o", markersize=12, fillstyle="none", color=_GREEN, label=f"best (trial {winner.number})")
+    axes.plot(*position, "o", markersize=12, fillstyle="none", color=GREEN, label=f"best (trial {winner.number})")
     axes.set_xticks(range(len(values)), [format_value(value) for value in values])
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set(xlabel=SEARCHED[name].label, ylabel=plain_name(metric))

@@ -12,11 +12,10 @@ from deberta_jax.planning.configuration import configuration_line, configuration
 from deberta_jax.planning.plan import Plan
 from deberta_jax.planning.search import Entry
 from deberta_jax.training.chips import GIB
+from deberta_jax.training.plot import BLUE, ORANGE
 from deberta_jax.training.sizes import format_bytes
 
 _WIDTH = 160
-# Distinguishable with color vision deficiency.
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
 
 
 def plan_lines(plan: Plan, price: float | None = None) -> list[str]:
@@ -136,8 +135,8 @@ def draw_memory(plans: Sequence[Plan]) -> Any:
     axes = figure.add_subplot()
     state = [plan.step.memory.state / GIB for plan in plans]
     temporary = [plan.step.memory.temporary / GIB for plan in plans]
-    axes.bar(labels, state, label="state", color=_BLUE, width=0.6)
-    axes.bar(labels, temporary, bottom=state, label="temporary", color=_ORANGE, width=0.6)
+    axes.bar(labels, state, label="state", color=BLUE, width=0.6)
+    axes.bar(labels, temporary, bottom=state, label="temporary", color=ORANGE, width=0.6)
     capacity = plans[0].target.capacity / GIB
     axes.axhline(capacity, color="black", linestyle="--", linewidth=1, label=f"capacity: {capacity:.2f} GiB")
     title = f"Memory of a step: {plans[0].config.model} on {plans[0].target.topology.name}"

@@ -21,12 +21,8 @@ class LabelBaselines(NamedTuple):
     majority_accuracy: float
 
 
-# Prefix of the names of the arrays of held-out batches -> the baselines; None if they are not known.
-BaselinesOf = Callable[[str], LabelBaselines | None]
-
-
-def no_baselines(prefix: str) -> None:
-    """For curves without baselines."""
+# Prefix of the names of the arrays of held-out batches -> the baselines.
+BaselinesOf = Callable[[str], LabelBaselines]
 
 
 def label_baselines(batches: Iterable[Mapping[str, np.ndarray]], prefix: str, vocab_size: int) -> LabelBaselines:
@@ -37,15 +33,13 @@ def label_baselines(batches: Iterable[Mapping[str, np.ndarray]], prefix: str, vo
     return LabelBaselines(math.log(vocab_size), -float(np.sum(shares * np.log(shares))), float(shares.max()))
 
 
-def loss_curve(title: str, token: str, baselines: LabelBaselines | None) -> Curve:
+def loss_curve(title: str, token: str, baselines: LabelBaselines) -> Curve:
     """The loss of a language model with the uniform and the best constant prediction; `token` names the unit."""
-    values = {}
-    if baselines is not None:
-        values = {"best constant": baselines.constant_loss, "uniform guess, ln V": baselines.uniform_loss}
+    values = {"best constant": baselines.constant_loss, "uniform guess, ln V": baselines.uniform_loss}
     return Curve(f"{title}: loss", f"loss (nats per {token})", values)
 
 
-def accuracy_curve(title: str, token: str, baselines: LabelBaselines | None) -> Curve:
+def accuracy_curve(title: str, token: str, baselines: LabelBaselines) -> Curve:
     """The accuracy of a language model with that of the most frequent token."""
-    values = {} if baselines is None else {"majority-class baseline": baselines.majority_accuracy}
+    values = {"majority-class baseline": baselines.majority_accuracy}
     return Curve(f"{title}: accuracy", f"accuracy ({token}s)", values, percent=True)

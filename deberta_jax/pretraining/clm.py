@@ -8,7 +8,7 @@ from deberta_jax.config import OBJECTIVE_KEY
 from deberta_jax.data.language_modeling import Directions, OrderSequence
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.model.surgery import with_config
-from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve, no_baselines
+from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve
 from deberta_jax.pretraining.config import PretrainConfig, RtdConfig
 from deberta_jax.pretraining.initial import find_initial_model
 from deberta_jax.pretraining.mlm import MODEL, build, load_files
@@ -33,7 +33,7 @@ def _curves(baselines_of: BaselinesOf) -> Curves:
 
 
 def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
-    return one_objective(training, build(options), causal_lm_objective, curves=_curves(no_baselines))
+    return one_objective(training, build(options), causal_lm_objective)
 
 
 def trained_for(model: Any, objective: str) -> dict[str, Any]:

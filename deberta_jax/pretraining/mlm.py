@@ -8,7 +8,7 @@ from jaxtyping import PRNGKeyArray
 
 from deberta_jax.hub.pretrained import from_pretrained
 from deberta_jax.model.masked_lm import MaskedLM
-from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve, no_baselines
+from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve
 from deberta_jax.pretraining.config import RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles, find_initial_model, load_file
 from deberta_jax.pretraining.objective_spec import ModelOptions, ObjectiveSpec, Results, masked_rows
@@ -37,7 +37,7 @@ def _curves(baselines_of: BaselinesOf) -> Curves:
 
 
 def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
-    return one_objective(training, build(options), masked_lm_objective, curves=_curves(no_baselines))
+    return one_objective(training, build(options), masked_lm_objective)
 
 
 def load_files(files: InitialFiles, options: ModelOptions, _: RtdConfig, key: PRNGKeyArray, mesh: Mesh) -> Any:

@@ -15,7 +15,7 @@ from deberta_jax.data.batches import BothKinds, MaskSequence, TwoKinds
 from deberta_jax.data.language_modeling import Directions, OrderSequence
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.hub.pretrained import from_pretrained
-from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve, no_baselines
+from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve
 from deberta_jax.pretraining.clm import next_command, trained_for
 from deberta_jax.pretraining.config import PretrainConfig, RtdConfig
 from deberta_jax.pretraining.initial import find_initial_model
@@ -94,7 +94,7 @@ def _curves(baselines_of: BaselinesOf) -> Curves:
 
 
 def _method(options: ModelOptions, training: TrainingConfig, _: RtdConfig) -> TrainingMethod:
-    method = one_objective(training, build(options), mixed_lm_objective, curves=_curves(no_baselines))
+    method = one_objective(training, build(options), mixed_lm_objective)
     return method._replace(evaluate=lambda model, batch, number: both_sums(model, batch, None), summarize=_summarize)
 
 

@@ -11,7 +11,7 @@ from deberta_jax.config import AttentionName, DebertaConfig, Precision, Remat
 from deberta_jax.data.batches import MakeRow, MaskSequence, TwoKinds
 from deberta_jax.data.masking import MaskingVocabulary
 from deberta_jax.model import module
-from deberta_jax.pretraining.baselines import BaselinesOf, LabelBaselines
+from deberta_jax.pretraining.baselines import BaselinesOf
 from deberta_jax.pretraining.config import PretrainConfig, RtdConfig
 from deberta_jax.pretraining.initial import InitialFiles
 from deberta_jax.pretraining.summary import MaskedSentence
@@ -46,7 +46,7 @@ class Results(NamedTuple):
 
     folder: Path
     metrics: Mapping[str, float]
-    baselines: Callable[[str], LabelBaselines]
+    baselines: BaselinesOf
     tokenizer: Tokenizer
     sentences: Sequence[MaskedSentence]
 
@@ -63,9 +63,9 @@ class ObjectiveSpec(NamedTuple):
 
     `rows(config, unit, vocabulary)` makes the rows of batches from sequences; the number of rows of each kind must be a
     multiple of `unit`. `find_files(init_from, generator)` reads the files to initialize from; `load_files` loads them
-    as the model of step 0, sharded over the mesh. `method` trains the model, and `curves` says what to plot. `models`
-    gives the trained models to export, by folder name. `report` gives the lines to print at the end, and `next_command`
-    the command to try first, from the run folder.
+    as the model of step 0, sharded over the mesh. `method` trains the model, and `curves` says what the first process
+    plots. `models` gives the trained models to export, by folder name. `report` gives the lines to print at the end,
+    and `next_command` the command to try first, from the run folder.
     """
 
     rows: Callable[[PretrainConfig, int, MaskingVocabulary], Rows]

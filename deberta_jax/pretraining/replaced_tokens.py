@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from deberta_jax.model.pair import ReplacedTokenPair, detector
 from deberta_jax.model.tree import replace_parts
-from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve, no_baselines
+from deberta_jax.pretraining.baselines import BaselinesOf, accuracy_curve, loss_curve
 from deberta_jax.pretraining.config import RtdConfig
 from deberta_jax.pretraining.replaced_token_evaluation import collapse_warning, evaluate_pair, prior_loss, summarize
 from deberta_jax.pretraining.replaced_token_losses import (
@@ -83,7 +83,7 @@ def replaced_token_detection(training: TrainingConfig, rtd: RtdConfig, build: Bu
         return compile_step(make_update(rtd, optimizer, shardings.model, training.accumulate), rates, shardings)
 
     warning = partial(collapse_warning, training)
-    return TrainingMethod(build, optimizer, step, evaluate_pair, summarize, warning, pair_curves(no_baselines))
+    return TrainingMethod(build, optimizer, step, evaluate_pair, summarize, warning)
 
 
 def decoupled_update(rtd: RtdConfig, optimizers: DecoupledOptimizers, shardings: Any, accumulate: int) -> Update:

@@ -9,7 +9,7 @@ import numpy as np
 from deberta_jax.files import replace_file
 
 # Distinguishable with color vision deficiency (Okabe and Ito 2008).
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 _BASELINES = ("#4D4D4D", "--"), ("#8C8C8C", ":")
 # A baseline is inside the axis if the curves then still cover this share of it.
 _MIN_SHARE = 0.1
@@ -72,12 +72,12 @@ def draw_curve(axes: Any, lines: Sequence[Line], name: str, curve: Curve) -> Non
     if len(steps):
         window = max(1, len(values) // 50)
         raw = {"alpha": 0.3, "linewidth": 0.8} if window > 1 else {}
-        axes.plot(steps, values, color=_BLUE, label="training, each step", **raw)
+        axes.plot(steps, values, color=BLUE, label="training, each step", **raw)
         if window > 1:
-            axes.plot(steps, _running_mean(values, window), color=_BLUE, label=f"training, mean of {window} steps")
+            axes.plot(steps, _running_mean(values, window), color=BLUE, label=f"training, mean of {window} steps")
     held_out = _points(lines, "held_out", name)
     if len(held_out[0]):
-        axes.plot(*held_out, color=_ORANGE, marker="o", markersize=4, label="held out")
+        axes.plot(*held_out, color=ORANGE, marker="o", markersize=4, label="held out")
     for (key, baseline), (color, style) in zip(curve.baselines.items(), _BASELINES, strict=False):
         _draw_baseline(axes, lines, key, baseline, curve, {"color": color, "linestyle": style, "linewidth": 1.2})
     axes.set(title=curve.title, xlabel="step", ylabel=curve.label)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from stub_runs import environment
 from stub_wandb import stub_wandb
-from toy_runs import call
+from toy_runs import call, two_devices
 
 from deberta_jax.cli.main import main
 from deberta_jax.config import OBJECTIVE_KEY
@@ -56,11 +56,6 @@ def text(tmp_path_factory):
 
 def words_of(folder, text, *options):
     return ["pretrain", "tiny", "--folder", folder, "--data.files", text, *OPTIONS, *options]
-
-
-def two_devices():
-    """Meshes made in this process have two devices: a run on two takes half as long as on all eight."""
-    return mock.patch("jax.devices", return_value=jax.devices()[:2])
 
 
 def start(folder, text, *options, devices=2):

@@ -4,7 +4,6 @@ A comment before a block says what a test does with it: `<!-- file NAME -->` wri
 `<!-- checked: REASON -->` only compiles Python and reads the options of commands. Other comments are names.
 """
 
-import contextlib
 import importlib
 import itertools
 import re
@@ -176,10 +175,3 @@ def broken_links(name: str) -> Iterator[str]:
         file = (ROOT / name).parent / path if path else ROOT / name
         if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
             yield link
-
-
-@contextlib.contextmanager
-def two_devices() -> Iterator[None]:
-    """Meshes made in this process have two devices, so that programs are smaller."""
-    with mock.patch("jax.devices", return_value=jax.devices()[:2]):
-        yield
