@@ -31,8 +31,8 @@ def plan_lines(plan: Plan, price: float | None = None) -> list[str]:
         f"  per step        {batch_size:,} sequences of {length} tokens, {batch_size * length:,} tokens",
         f"  memory          {format_bytes(memory.peak)} of {format_bytes(plan.target.capacity)} per device: state "
         f"{format_bytes(memory.state)}, temporary {format_bytes(memory.temporary)}",
-        f"  FLOPs           {plan.flops.step / 1e12:,.2f} TFLOP per step on all devices with recomputation, "
-        f"{plan.flops.model / 1e12:,.2f} without (three forward passes)",
+        f"  FLOPs           {_figure(plan.flops.step / 1e12, 2)} TFLOP per step on all devices with recomputation, "
+        f"{_figure(plan.flops.model / 1e12, 2)} without (three forward passes)",
     ]
     if not plan.step.fits:
         excess = memory.peak - plan.target.capacity
@@ -70,16 +70,25 @@ def _bound_lines(plan: Plan, price: float | None) -> list[str]:
     if plan.bounds is None or plan.hours is None or plan.chip_hours is None:
         return [f"  time            no bounds: the peak rates of {plan.target.topology.name} devices are unknown"]
     limits = plan.bounds
+    parts = {"compute": limits.compute, "memory": limits.memory, "interconnect": limits.interconnect}
+    if limits.network:
+        parts["network"] = limits.network
+    times = ", ".join(f"{name} {_figure(seconds, 3)}" for name, seconds in parts.items())
     lines = [
-        f"  step time       at least {limits.step:.3f} s ({limits.limit}): compute {limits.compute:.3f}, memory "
-        f"{limits.memory:.3f}, interconnect {limits.interconnect:.3f}"
-        + (f", network {limits.network:.3f}" if limits.network else ""),
+        f"  step time       at least {_figure(limits.step, 3)} s ({limits.limit}): {times}",
         f"  MFU             at most {limits.mfu:.0%}",
     ]
     if steps := plan.config.training.steps:
-        cost = "" if price is None else f", {price * plan.chip_hours:,.0f} dollars at {price:g} per chip and hour"
-        lines.append(f"  {steps:,} steps: at least {plan.hours:,.1f} hours, {plan.chip_hours:,.0f} chip-hours{cost}")
+        hours, chip_hours = _figure(plan.hours, 1), _figure(plan.chip_hours, 0)
+        dollars = None if price is None else _figure(price * plan.chip_hours, 0)
+        cost = "" if dollars is None else f", {dollars} dollars at {price:g} per chip and hour"
+        lines.append(f"  {steps:,} steps: at least {hours} hours, {chip_hours} chip-hours{cost}")
     return lines
+
+
+def _figure(value: float, decimals: int) -> str:
+    """A number with so many decimals, and with more if fewer than two digits would remain."""
+    return f"{value:,.{decimals}f}" if value == 0 or value >= 10 ** (1 - decimals) else f"{value:.2g}"
 
 
 def _gigabytes(number: int | float) -> str:
@@ -115,7 +124,7 @@ def _cells(entry: Entry, capacity: int) -> list[str]:
     cells.append(f"{format_bytes(plan.step.memory.peak)} of {format_bytes(capacity)}")
     if plan.bounds is None:
         return [*cells, "", "", "", entry.note]
-    return [*cells, f"{plan.bounds.step:.3f} s", f"{plan.bounds.mfu:.0%}", plan.bounds.limit, entry.note]
+    return [*cells, f"{_figure(plan.bounds.step, 3)} s", f"{plan.bounds.mfu:.0%}", plan.bounds.limit, entry.note]
 
 
 def plot_memory(plans: Iterable[Plan], path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -93,6 +94,7 @@ def test_a_plan_for_a_known_chip_has_hours_chip_hours_and_a_cost(config, target,
     assert values["run"]["cost"] == pytest.approx(3 * 4 * values["run"]["hours"])
     text = "\n".join(plan_lines(plan, 3.0))
     assert "(memory)" in text and "dollars at 3 per chip and hour" in text
+    assert not re.search(r"\b0\.0+ (s|hours|TFLOP)|\b0 (chip-hours|dollars)", text), text
 
 
 @pytest.fixture
