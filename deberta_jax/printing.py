@@ -37,6 +37,20 @@ class PrintableFormatter(logging.Formatter):
         return printable(record.getMessage())
 
 
+class FirstOfEqualWarnings:
+    """A filter of log records: the second warning with the same text is not printed."""
+
+    def __init__(self) -> None:
+        self._texts: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is printed."""
+        text = record.getMessage()
+        is_new = record.levelno != logging.WARNING or text not in self._texts
+        self._texts.add(text)
+        return is_new
+
+
 class _PrintableStream(io.TextIOBase):
     def __init__(self, stream: Any):
         self._stream = stream

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deberta_jax.printing import PrintableFormatter, print_message, printable, printable_stdout
+from deberta_jax.printing import FirstOfEqualWarnings, PrintableFormatter, print_message, printable, printable_stdout
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\r\x7f\u202egnp\u2066\u2028\ud800"
 
@@ -58,3 +58,10 @@ def test_a_terminal_without_some_characters_shows_their_codes(encoding, monkeypa
     output.flush()
     expected = "a…" if encoding == "utf-8" else "a\\u2026"
     assert output.buffer.getvalue().decode(encoding) == expected + "\\u001b\n"
+
+
+def test_a_warning_is_printed_once_and_other_records_each_time():
+    printed = FirstOfEqualWarnings()
+    records = [(logging.WARNING, 1), (logging.WARNING, 1), (logging.WARNING, 2), (logging.INFO, 1), (logging.INFO, 1)]
+    records = [logging.LogRecord("x", level, "", 1, "%d texts were truncated", (n,), None) for level, n in records]
+    assert [printed.filter(record) for record in records] == [True, False, True, True, True]

@@ -24,7 +24,7 @@ from deberta_jax.cli.limits import raise_open_files
 from deberta_jax.cli.parse import WIDTH, parse, parse_known
 from deberta_jax.cli.termination import Terminated, terminable
 from deberta_jax.errors import CommandFailed, InputError, PeerError, StopRequested, shorten
-from deberta_jax.printing import PrintableFormatter, print_message, printable_stdout
+from deberta_jax.printing import FirstOfEqualWarnings, PrintableFormatter, print_message, printable_stdout
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.processes.exit import exit_process
 from deberta_jax.processes.join import current_group, end_group, is_suspected, leave_group
@@ -229,5 +229,7 @@ def _version() -> str:
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter())
+    # Each evaluation of a run warns of the same texts.
+    handler.addFilter(FirstOfEqualWarnings())
     logger = logging.getLogger("deberta_jax")
     logger.handlers, logger.propagate = [handler], False
