@@ -33,7 +33,7 @@ from deberta_jax.finetuning import recipes as finetuning
 from deberta_jax.pretraining import recipes as pretraining
 
 PAGES = [f"docs/{name}.md" for name in (
-    "installation", "first_steps", "concepts", "from_transformers", "from_microsoft", "faq", "citing"
+    "index", "installation", "first_steps", "concepts", "models", "from_transformers", "from_microsoft", "faq", "citing"
 )]  # fmt: skip
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
 SMALL = dataclasses.replace(
