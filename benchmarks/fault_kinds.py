@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fault_runs import TIMEOUT_SECONDS, Processes, Run
+from fault_runs import HANG_SECONDS, TIMEOUT_SECONDS, Processes, Run
 
 _KILL = signal.SIGKILL
 NOT_FINITE, READ_ONLY = "non-finite gradients", "a read-only folder"
@@ -78,9 +78,11 @@ def _read_only(processes: Processes, chance: random.Random) -> None:
         return
     for options in (["--bind", folders[0], folders[0]], ["-o", "remount,ro,bind", folders[0]]):
         subprocess.run(["mount", *options], check=True)
-    while processes.is_running:
+    limit = time.monotonic() + HANG_SECONDS
+    while processes.is_running and time.monotonic() < limit:
         time.sleep(0.1)
-    subprocess.run(["umount", folders[0]], check=True)
+    # A process that hangs still uses the folder.
+    subprocess.run(["umount", "--lazy", folders[0]], check=True)
 
 
 def can_mount(folder: Path) -> bool:

@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+METRICS = "metrics.jsonl"
 # Metrics that differ between equal runs.
 _TIMES = {"seconds", "tokens_per_second", "mfu"}
 # A process that needs longer than this to end hangs.
@@ -151,15 +153,21 @@ def skipped_steps(folder: Path) -> int:
     return sum(json.loads(line).get("skipped_in_row", 0) > 0 for line in lines)
 
 
-def digest(run: Run, folder: Path) -> str:
-    """A digest of the results of a run, without times."""
-    sha256 = hashlib.sha256()
+def digests(run: Run, folder: Path) -> dict[str, list[str]]:
+    """Digests of the results of a run by file: of `metrics.jsonl` one of each line, without its times."""
+    found = {}
     for path in sorted(path for pattern in run.results for path in folder.glob(pattern)):
-        sha256.update(str(path.relative_to(folder)).encode())
-        if path.name == "metrics.jsonl":
-            for line in path.read_text().splitlines():
-                values = json.loads(line)
-                sha256.update(json.dumps({k: v for k, v in values.items() if k not in _TIMES}).encode())
-        else:
-            sha256.update(path.read_bytes())
-    return sha256.hexdigest()
+        parts = [path.read_bytes()]
+        if path.name == METRICS:
+            lines = [json.loads(line) for line in parts[0].splitlines()]
+            parts = [json.dumps({k: v for k, v in line.items() if k not in _TIMES}).encode() for line in lines]
+        found[str(path.relative_to(folder))] = [hashlib.sha256(part).hexdigest() for part in parts]
+    return found
+
+
+def lost_lines(expected: dict[str, list[str]], found: dict[str, list[str]]) -> int | None:
+    """How many lines of metrics are missing or different; None if another file is."""
+    other = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
+    if any(Path(name).name != METRICS for name in other) or expected.keys() != found.keys():
+        return None
+    return sum((Counter(expected[name]) - Counter(found[name])).total() for name in other)

@@ -220,8 +220,11 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _drop_lines_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Remove the lines of later steps and an incomplete last line; returns the remaining lines."""
+    """Remove the lines of later steps and an incomplete last line; returns the remaining lines, and logs a gap."""
     lines = [line for line in read_metrics(path) if line["step"] <= step]
+    last = max((line["step"] for line in lines), default=0)
+    if last < step:
+        _log.warning("%s ends at step %d and the run continues after step %d: metrics are lost", path, last, step)
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 

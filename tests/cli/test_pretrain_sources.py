@@ -3,11 +3,9 @@
 import json
 import random
 import shutil
-from unittest import mock
 
-import jax
 import pytest
-from toy_runs import call, read_lines, weights
+from toy_runs import call, read_lines, two_devices, weights
 from toy_tokenizers import write_unigram
 
 from deberta_jax.data.manifest import read_manifest
@@ -36,7 +34,7 @@ def corpus(tmp_path_factory):
 
 def pretrain(folder, corpus, *options):
     """The exit code of the command on two devices."""
-    with mock.patch("jax.devices", return_value=jax.devices()[:2]):
+    with two_devices():
         return call("pretrain", "tiny", "--folder", folder, *corpus, *OPTIONS, *options)
 
 

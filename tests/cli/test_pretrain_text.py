@@ -3,9 +3,8 @@
 import json
 import random
 
-import jax
 import pytest
-from toy_runs import call, read_json, read_lines
+from toy_runs import call, read_json, read_lines, two_devices
 
 from deberta_jax.pretraining.staged_batches import StagedBatches
 
@@ -21,9 +20,8 @@ def texts(tmp_path_factory):
 
 
 @pytest.fixture
-def pretrain(texts, monkeypatch, capsys):
+def pretrain(texts, capsys):
     """Run the command on two devices; returns the exit code, the output and the errors."""
-    monkeypatch.setattr("jax.devices", lambda devices=jax.devices()[:2]: devices)  # noqa: B008
 
     def run(folder, *options, field="content"):
         sizes = ["--vocabulary", "300", "--data.length", "32", "--batch-size", "4", "--steps", "4"]
@@ -32,7 +30,8 @@ def pretrain(texts, monkeypatch, capsys):
         code = call("pretrain", "tiny", "--folder", folder, *data, *sizes, *times, *options)
         return code, *capsys.readouterr()
 
-    return run
+    with two_devices():
+        yield run
 
 
 def test_a_run_on_text_without_spaces_resumes_exactly_and_its_rule_is_a_setting(pretrain, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import pytest
 from separable import OPTIONS, SEPARABLE, Separable
-from toy_runs import CONFIG, call
+from toy_runs import CONFIG, call, two_devices
 
 from deberta_jax.finetuning import bootstrap
 from deberta_jax.hub.pretrained import save_pretrained
@@ -37,6 +37,13 @@ class Finished(NamedTuple):
 def few_sets(monkeypatch):
     """Confidence intervals of runs are drawn from few sets: scoring the usual number takes longer than training."""
     monkeypatch.setattr(bootstrap, "_SETS", 20)
+
+
+@pytest.fixture(autouse=True)
+def few_devices():
+    """Runs have two devices: meshes of eight are tested with the models and the training loop."""
+    with two_devices():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ RELATIVE = dataclasses.replace(
 # A training step without disentangled attention compiles faster.
 CONFIG = dataclasses.replace(RELATIVE, relative_attention=False, position_biased_input=True)
 B, T, C = 8, 12, 3
+_DEVICES = jax.devices()
 
 
 def one_device():
@@ -26,7 +27,7 @@ def one_device():
 
 
 def eight_devices():
-    return make_mesh(2, 2, 2)
+    return make_mesh(2, 2, 2, _DEVICES)
 
 
 def random_tokens(rng, *shape):

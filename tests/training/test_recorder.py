@@ -167,6 +167,15 @@ def test_a_damaged_line_costs_this_line_and_is_counted_in_the_log(damaged, tmp_p
     assert not log.messages
 
 
+@pytest.mark.parametrize("remaining", [0, 1, 3])
+def test_the_log_says_that_metrics_of_earlier_steps_are_lost(tmp_path, log, remaining):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step, "split": "train"}) + "\n" for step in range(1, remaining + 1)))
+    Recorder(tmp_path, 10, 3, CURVES).close()
+    expected = f"{path} ends at step {remaining} and the run continues after step 3: metrics are lost"
+    assert log.messages == ([expected] if remaining < 3 else [])
+
+
 def test_metrics_without_a_checkpoint_are_renamed_and_the_log_says_so(tmp_path, log):
     path = tmp_path / "metrics.jsonl"
     for number in (1, 2):
