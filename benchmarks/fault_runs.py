@@ -155,19 +155,19 @@ def skipped_steps(folder: Path) -> int:
 
 def digests(run: Run, folder: Path) -> dict[str, list[str]]:
     """Digests of the results of a run by file: of `metrics.jsonl` one of each line, without its times."""
-    found = {}
+    by_file = {}
     for path in sorted(path for pattern in run.results for path in folder.glob(pattern)):
         parts = [path.read_bytes()]
         if path.name == METRICS:
             lines = [json.loads(line) for line in parts[0].splitlines()]
             parts = [json.dumps({k: v for k, v in line.items() if k not in _TIMES}).encode() for line in lines]
-        found[str(path.relative_to(folder))] = [hashlib.sha256(part).hexdigest() for part in parts]
-    return found
+        by_file[str(path.relative_to(folder))] = [hashlib.sha256(part).hexdigest() for part in parts]
+    return by_file
 
 
-def lost_lines(expected: dict[str, list[str]], found: dict[str, list[str]]) -> int | None:
+def lost_lines(expected: dict[str, list[str]], actual: dict[str, list[str]]) -> int | None:
     """How many lines of metrics are missing or different; None if another file is."""
-    other = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
-    if any(Path(name).name != METRICS for name in other) or expected.keys() != found.keys():
+    other = {name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)}
+    if any(Path(name).name != METRICS for name in other) or expected.keys() != actual.keys():
         return None
-    return sum((Counter(expected[name]) - Counter(found[name])).total() for name in other)
+    return sum((Counter(expected[name]) - Counter(actual[name])).total() for name in other)
