@@ -41,7 +41,7 @@ def title(mesh: tuple[int, int, int]) -> str:
 
 def run(*words: str, devices: int, folder: Path) -> None:
     """A command in a process with some virtual devices."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
+    flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-m", "deberta_jax", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)

@@ -183,8 +183,11 @@ def _name(argument: Any) -> str:
 def _unknown_message(word: str, names: Iterable[str], program: str) -> str:
     if not word.startswith("-"):
         return f"unexpected argument {word!r}; `{program} --help` lists the options"
-    nearest = max(names, key=functools.partial(_likeness, word), default=None)
-    suggestion = f"did you mean {nearest}? (`{program} --help` lists the options)"
+    names = list(names)
+    # Several groups of options can have one of this name.
+    nearest = sorted(name for name in names if name.rpartition(".")[2] == word.lstrip("-"))
+    nearest = nearest or sorted(names, key=functools.partial(_likeness, word))[-1:]
+    suggestion = f"did you mean {' or '.join(nearest)}? (`{program} --help` lists the options)"
     return f"no option {word}; " + (suggestion if nearest else f"`{program} --help` lists the options")
 
 

@@ -1,4 +1,7 @@
-"""Bootstrap confidence intervals of a metric (Efron 1979): percentiles over sets drawn with replacement."""
+"""Confidence intervals of a metric: percentiles over sets drawn with replacement (the bootstrap, Efron 1979).
+
+Shares of correct answers have Wilson's interval (1927), which is valid for few examples and for shares of 0 and 1, too.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -9,6 +12,8 @@ from jaxtyping import Float, Int
 
 _SEED = 0
 _ENDS = 0.025, 0.975
+# The quantile of the normal distribution at the upper end.
+_NORMAL = 1.959964
 # Sets for a mean of values and for any metric, and the largest size of a set. Larger data sets are drawn in sets of
 # this size, and the width of the interval is scaled (the m-out-of-n bootstrap), so that the time is bounded.
 _MEAN_SETS, _MEAN_SIZE = 1000, 20_000
@@ -24,6 +29,8 @@ class Interval(NamedTuple):
 
 def mean_interval(values: Float[np.ndarray, "B"]) -> Interval:
     """The interval of the mean of one value per example."""
+    if set(np.unique(values).tolist()) <= {0.0, 1.0}:
+        return _share_interval(float(values.mean()), len(values))
     return _interval(
         float(values.mean()), len(values), lambda index: float(values[index].mean()), _MEAN_SETS, _MEAN_SIZE
     )
@@ -35,6 +42,14 @@ def metric_interval(score: Callable[[Int[np.ndarray, "M"]], float], value: float
         # A set may lack classes.
         warnings.simplefilter("ignore")
         return _interval(value, size, score, _SETS, _SIZE)
+
+
+def _share_interval(share: float, size: int) -> Interval:
+    """Wilson's score interval."""
+    weight = 1 + _NORMAL**2 / size
+    center = (share + _NORMAL**2 / (2 * size)) / weight
+    half = _NORMAL * float(np.sqrt(share * (1 - share) / size + _NORMAL**2 / (4 * size**2))) / weight
+    return Interval(max(center - half, 0.0), min(center + half, 1.0))
 
 
 def _interval(

@@ -14,6 +14,8 @@ from deberta_jax.tasks.task import Probabilities, Task
 
 # Numbers that differ by less than this share of the standard deviation of the labels are one number.
 _CONSTANT = 0.01
+# With fewer examples, a metric is not compared with its baseline.
+_FEW = 10
 
 
 class Comparison(NamedTuple):
@@ -44,9 +46,10 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         low, high = self.interval
+        number = f"{self.examples:,} example{'s' * (self.examples != 1)}"
         return (
             f"{self.split}: {self.metric} {self.value:.4f}, 95 % confidence interval {low:.4f} to {high:.4f} "
-            f"({self.examples:,} examples); baseline {self.baseline:.4f} ({self.baseline_name})"
+            f"({number}); baseline {self.baseline:.4f} ({self.baseline_name})"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -93,7 +96,9 @@ def summarize(
     problems = []
     if (single := _single_value(comparison, examples, predictions)) is not None:
         problems.append(f"the model predicts {single} for all {len(examples):,} examples")
-    if not is_better(task.best_metric, value, constant):
+    if len(examples) < _FEW:
+        problems.append(f"{len(examples)} example{'s' * (len(examples) != 1)} say little: hold out {_FEW} or more")
+    elif not is_better(task.best_metric, value, constant):
         problems.append(
             f"the model does not beat the baseline: {task.best_metric} {value:.4f}, and {constant:.4f} for "
             f"{baseline.name}; train longer, on more examples, or with another learning rate"

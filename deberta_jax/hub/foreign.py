@@ -127,7 +127,9 @@ def other_weights(files: Iterable[str]) -> str:
     if checkpoints:
         return f"it contains training checkpoints; name one of them: {list_names(checkpoints)}"
     if folders := sorted({match[1] for file in files if (match := _IN_SUBFOLDER.fullmatch(file))}):
-        return f"its weights are in a subfolder ({list_names(folders)}); name that folder, of a repository a copy of it"
+        return (
+            f"its weights are in a subfolder ({list_names(folders)}); name that folder, or its copy if it is on the hub"
+        )
     for kind in _FOLDERS:
         if any(re.fullmatch(kind.pattern, file) for file in files):
             return f"it contains {kind.name}; {kind.advice}"

@@ -153,7 +153,10 @@ def labels_of(task: Task, examples: Sequence[Any]) -> tuple[str, ...]:
         listed = list_names(
             "/".join(label.encode("ascii", "backslashreplace").decode() for label in g) for g in variants
         )
-        _log.warning("labels that differ only in case or spaces are different labels: %s", listed)
+        _log.warning(
+            "labels that differ only in case or spaces are different labels: %s; if they are one, edit the table",
+            listed,
+        )
     return labels
 
 
@@ -174,9 +177,10 @@ def check_labels(labels: Sequence[str], splits: Mapping[str, Examples]) -> None:
             if isinstance(example, TextExample):
                 values = example.label if isinstance(example.label, tuple) else (example.label,)
                 if unknown := [value for value in values if isinstance(value, str) and value not in known]:
+                    unnamed = all(label == f"LABEL_{number}" for number, label in enumerate(labels))
                     raise InputError(
                         f"{split}, example {example.id}: label {unknown[0]!r} is not one of the model's labels: "
-                        f"{list_names(labels)}"
+                        f"{list_names(labels)}" + "; the model was not fine-tuned, or without names" * unnamed
                     )
 
 

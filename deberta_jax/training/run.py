@@ -1,6 +1,7 @@
 """The settings of a run, and the run folder that belongs to them."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,12 @@ def check_same_settings(source: Path, before: Mapping[str, Any], now: Mapping[st
         if name in _MAY_GROW and isinstance(old, int | float) and isinstance(new, int | float):
             if new < old:
                 raise InputError(
-                    f"{source}: this run has {old} {name.rpartition('.')[2]}, and {new} would be fewer; "
-                    f"give at least {old}, or another folder"
+                    f"{source}: this run has {old:g} {name.rpartition('.')[2]}, and {new:g} would be fewer; "
+                    f"give at least {old:g}, or another folder"
                 )
             continue
-        differences.append(f"{name} ({old} in the folder, {new} now)")
+        is_digest = all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in (old, new))
+        differences.append(f"{name} (other content)" if is_digest else f"{name} ({old} in the folder, {new} now)")
     if differences:
         differences += [f"{name} ({previous.get(name)} in the folder, {current.get(name)} now)" for name in moved]
         raise InputError(

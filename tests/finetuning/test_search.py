@@ -222,8 +222,8 @@ def test_checkpoints_of_finished_trials_are_removed_and_a_damaged_record_is_name
 
 def test_a_batch_size_that_does_not_fit_the_devices_is_refused_before_the_first_trial(tmp_path):
     train = Counted()
-    with pytest.raises(InputError, match="batch_size is 12; it must be a multiple of 8"):
-        toy_search(tmp_path / "run", train, words=("batch-size=8,12,16",))
+    with pytest.raises(InputError, match="batch_size is 13; it must be a multiple of 2"):
+        toy_search(tmp_path / "run", train, words=("batch-size=8,13,16",))
     assert not train.calls and not (tmp_path / "run").exists()
 
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from deberta_jax.finetuning import summary
 from deberta_jax.finetuning.bootstrap import mean_interval, metric_interval
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.outcomes import PredictedExample
@@ -46,13 +47,29 @@ def summary_of(kind, examples, predictions, train=None, probabilities=None, **mo
     return summarize(task, KINDS[kind].comparison, "dev", examples, predictions, probabilities, value, train)
 
 
+@pytest.fixture(autouse=True)
+def no_few_examples(monkeypatch):
+    """The examples of these tests are few."""
+    monkeypatch.setattr(summary, "_FEW", 0)
+
+
+def test_few_examples_are_a_warning_instead_of_a_comparison(monkeypatch):
+    monkeypatch.setattr(summary, "_FEW", 10)
+    [warning] = summary_of("single_label", texts("ab"), list("bb"), texts("bba")).warnings[1:]
+    assert warning == "2 examples say little: hold out 10 or more"
+
+
 def test_the_interval_of_a_mean_is_that_of_the_binomial_distribution():
     hits = np.repeat([1.0, 0.0], [160, 40])
     low, high = mean_interval(hits)
     half = 1.96 * np.sqrt(0.8 * 0.2 / 200)
     assert (low, high) == (pytest.approx(0.8 - half, abs=0.01), pytest.approx(0.8 + half, abs=0.01))
     assert mean_interval(hits) == (low, high)
-    assert mean_interval(np.ones(5)) == (1.0, 1.0)
+    # Wilson's interval is symmetric, and for 20 of 20 it is 1 / (1 + z^2 / 20) to 1.
+    assert mean_interval(np.ones(20)) == (pytest.approx(0.8389, abs=1e-4), pytest.approx(1))
+    assert mean_interval(np.zeros(20)) == (pytest.approx(0), pytest.approx(1 - 0.8389, abs=1e-4))
+    # Other values are drawn with replacement.
+    assert mean_interval(np.full(5, 0.5)) == (0.5, 0.5)
 
 
 def test_the_interval_of_many_examples_is_scaled_and_its_time_is_bounded():
@@ -76,7 +93,7 @@ def test_a_useful_model_has_no_warning_and_its_baseline_is_that_of_the_training_
     assert summary.baseline_name == "always 'a'"
     assert 0.2 <= summary.interval.low < 0.8 < summary.interval.high <= 1
     assert summary.warnings == ()
-    assert str(summary).startswith("dev: accuracy 0.8000, 95 % confidence interval 0.4000 to 1.0000 (5 examples); base")
+    assert str(summary).startswith("dev: accuracy 0.8000, 95 % confidence interval 0.3755 to 0.9638 (5 examples); base")
     assert json.loads(json.dumps(summary.as_json()))["baseline"] == {"name": "always 'a'", "value": 0.4}
 
 

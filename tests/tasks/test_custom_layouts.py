@@ -338,7 +338,7 @@ def test_labels_that_differ_only_in_case_are_logged_once(caplog):
     )
     assert labels == ("Good", "bad", "good")
     assert [record.getMessage() for record in caplog.records] == [
-        "labels that differ only in case or spaces are different labels: Good/good"
+        "labels that differ only in case or spaces are different labels: Good/good; if they are one, edit the table"
     ]
 
 
