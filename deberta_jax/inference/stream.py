@@ -170,6 +170,9 @@ def run_on_mesh(model: Any, program: Callable[[Any, ModelInputs], Any], inputs: 
         return program(model, inputs)
     with jax.set_mesh(mesh):
         outputs = program(model, jax.device_put(inputs, batch_sharding(mesh)))
+    if mesh.devices.flat[0].platform == "cpu":
+        # XLA's CPU devices share threads, and wait for each other forever if several programs run at once.
+        jax.block_until_ready(outputs)
     return outputs if jax.process_count() == 1 else multihost_utils.process_allgather(outputs, tiled=True)
 
 

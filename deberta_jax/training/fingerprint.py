@@ -18,8 +18,10 @@ def fingerprint(tree: dict[str, Any]) -> Fingerprint:
     mixing is a bijection of the word, so one flipped bit always changes both sums. Swapped values change them with
     probability 1 - 2^-64.
     """
-    sums = {name: _array_sums(array) for name, array in tree.items()}
-    return {name: [int(word) for word in words] for name, words in jax.device_get(sums).items()}
+    # One after the other: XLA's CPU devices share threads, and wait for each other forever if several programs with
+    # collectives run at once.
+    sums = {name: jax.device_get(_array_sums(array)) for name, array in tree.items()}
+    return {name: [int(word) for word in words] for name, words in sums.items()}
 
 
 # Compiled once per shape: parameters, their averages and their moments have the same shapes.

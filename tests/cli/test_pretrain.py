@@ -408,4 +408,4 @@ def test_a_run_does_not_resume_with_other_shards(mlm_run, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps(settings))
     shards = ["--data.shards", settings["data"]["shards"], "--tokenizer", settings["tokenizer"]]
     error = error_of(capsys, "--folder", folder, *shards, *OPTIONS)
-    assert f"contains a run with other settings: rows ({'0' * 64} in the folder" in error
+    assert "contains a run with other settings: rows (other content)" in error

@@ -58,8 +58,8 @@ def test_the_result_of_one_table_classifies_new_texts_and_can_be_evaluated(finis
 
 def test_a_killed_run_resumes_bit_for_bit(finished, tmp_path):
     run, killed = finished("single_label"), tmp_path / "killed"
-    # The devices are those of this process.
-    process = start(run.words, killed)
+    # As many devices as in this process.
+    process = start(run.words, killed, env=environment(devices=2))
     path = killed / "metrics.jsonl"
     while not (path.exists() and path.read_text().count("\n") > 16):
         assert process.poll() is None, process.communicate()
@@ -82,7 +82,7 @@ def test_a_finished_run_is_kept_extended_with_more_epochs_and_refuses_other_sett
     assert call("finetune", *run.words, "--folder", copy, "--seed", "3") == 2
     assert "seed (0 in the folder, 3 now)" in capsys.readouterr().err
     assert call("finetune", *run.words, "--folder", copy, "--epochs", "2") == 2
-    assert "this run has 6.0 epochs, and 2.0 would be fewer" in capsys.readouterr().err
+    assert "this run has 6 epochs, and 2 would be fewer" in capsys.readouterr().err
     assert call("finetune", *run.words, "--folder", copy, "--epochs", "7") == 0
     assert read_lines(copy, "train")[:-6] == read_lines(run.folder, "train")
 

@@ -41,7 +41,7 @@ def test_steps_and_epochs_may_grow_and_never_shrink(folder):
     check_settings(folder, SETTINGS | {"epochs": 2.5, "training": {"steps": 11, "keep": 2, "seed": 0}})
     with pytest.raises(InputError, match="this run has 10 steps, and 9 would be fewer; give at least 10, or another"):
         check_settings(folder, SETTINGS | {"training": {"steps": 9, "keep": 2, "seed": 0}})
-    with pytest.raises(InputError, match="this run has 2.0 epochs, and 1.5 would be fewer"):
+    with pytest.raises(InputError, match="this run has 2 epochs, and 1.5 would be fewer"):
         check_settings(folder, SETTINGS | {"epochs": 1.5})
 
 
