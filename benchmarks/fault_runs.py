@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -165,9 +164,7 @@ def digests(run: Run, folder: Path) -> dict[str, list[str]]:
     return by_file
 
 
-def lost_lines(expected: dict[str, list[str]], actual: dict[str, list[str]]) -> int | None:
-    """How many lines of metrics are missing or different; None if another file is."""
-    other = {name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)}
-    if any(Path(name).name != METRICS for name in other) or expected.keys() != actual.keys():
-        return None
-    return sum((Counter(expected[name]) - Counter(actual[name])).total() for name in other)
+def differing_files(expected: dict[str, list[str]], actual: dict[str, list[str]]) -> set[str]:
+    """The names of the files that are missing, additional or different."""
+    names = expected.keys() | actual.keys()
+    return {Path(name).name for name in names if expected.get(name) != actual.get(name)}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fault_kinds import FAULTS, NOT_FINITE, READ_ONLY, can_mount
-from fault_runs import METRICS, End, Processes, Run, all_runs, digests, lost_lines, make_inputs, skipped_steps
+from fault_runs import METRICS, End, Processes, Run, all_runs, differing_files, digests, make_inputs, skipped_steps
 
 BAD = "hang", "stack trace", "other bits", "not complete", "no clear line"
 # How often the same command is repeated after the last fault, and the largest number of faults in a run.
@@ -127,10 +127,10 @@ def _finish(run: Run, case: Path, damaged: str, expected: Reference) -> str:
         if problem := _problem(end):
             return problem
         if set(end.codes) == {0}:
-            lost = lost_lines(expected.digests, digests(run, case))
-            if lost and Path(damaged).name == METRICS:
+            differing = differing_files(expected.digests, digests(run, case))
+            if differing == {METRICS} == {Path(damaged).name}:
                 return f"{outcome}, but metrics are lost"
-            return outcome if lost == 0 else "other bits"
+            return "other bits" if differing else outcome
         outcome = "the same bits after one line"
         if damaged:
             shutil.rmtree(case / run.folder, ignore_errors=True)

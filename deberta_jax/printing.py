@@ -45,8 +45,10 @@ class FirstOfEqualWarnings:
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is printed."""
+        if record.levelno != logging.WARNING:
+            return True
         text = record.getMessage()
-        is_new = record.levelno != logging.WARNING or text not in self._texts
+        is_new = text not in self._texts
         self._texts.add(text)
         return is_new
 

@@ -203,11 +203,9 @@ def _choose(words: list[str], choices: Mapping[str, str], program: list[str], no
         _print_choices(choices, " ".join(program), noun)
         return None
     if word not in choices:
-        if os.path.exists(word):
-            raise InputError(
-                f"no {noun.lower()} {word!r}; a folder or a file is the value of an option: --model or --data"
-            )
         near = difflib.get_close_matches(word, choices, 1, 0.5)
+        if os.path.exists(word) and not near:
+            raise InputError(f"no {noun.lower()} {word!r}; a path is the value of an option, such as --model or --data")
         raise InputError(f"no {noun.lower()} {word!r}; " + (f"did you mean {near[0]}?" if near else f"choose {listed}"))
     program.append(word)
     return word

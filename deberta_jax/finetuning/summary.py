@@ -97,7 +97,7 @@ def summarize(
     if (single := _single_value(comparison, examples, predictions)) is not None:
         problems.append(f"the model predicts {single} for all {len(examples):,} examples")
     if len(examples) < _FEW:
-        problems.append(f"{len(examples)} example{'s' * (len(examples) != 1)} say little: hold out {_FEW} or more")
+        problems.append(f"a metric of fewer than {_FEW} examples says little: evaluate on more")
     elif not is_better(task.best_metric, value, constant):
         problems.append(
             f"the model does not beat the baseline: {task.best_metric} {value:.4f}, and {constant:.4f} for "

@@ -177,10 +177,11 @@ def check_labels(labels: Sequence[str], splits: Mapping[str, Examples]) -> None:
             if isinstance(example, TextExample):
                 values = example.label if isinstance(example.label, tuple) else (example.label,)
                 if unknown := [value for value in values if isinstance(value, str) and value not in known]:
-                    unnamed = all(label == f"LABEL_{number}" for number, label in enumerate(labels))
+                    is_unnamed = all(label == f"LABEL_{number}" for number, label in enumerate(labels))
+                    hint = "; it has no label names, like a model that was not fine-tuned" if is_unnamed else ""
                     raise InputError(
                         f"{split}, example {example.id}: label {unknown[0]!r} is not one of the model's labels: "
-                        f"{list_names(labels)}" + "; the model was not fine-tuned, or without names" * unnamed
+                        f"{list_names(labels)}{hint}"
                     )
 
 

@@ -24,7 +24,7 @@ class Columns:
     """Column with the label, the labels, the number, or the correct choice. Several columns: the probability of each
     label (single_label), 0 or 1 for each label (multi_label), or several numbers (regression)."""
     id: str | None = None
-    """Column with the name of a row; the number of its line in the file by default."""
+    """Column with the name of a row; the number of its line or row in the file by default."""
     group: str | None = None
     """Column such as the author of a text: rows with the same value are never on both sides of a split."""
     separator: str = "|"

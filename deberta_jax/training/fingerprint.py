@@ -20,8 +20,7 @@ def fingerprint(tree: dict[str, Any]) -> Fingerprint:
     """
     # One after the other: XLA's CPU devices share threads, and wait for each other forever if several programs with
     # collectives run at once.
-    sums = {name: jax.device_get(_array_sums(array)) for name, array in tree.items()}
-    return {name: [int(word) for word in words] for name, words in sums.items()}
+    return {name: [int(word) for word in jax.device_get(_array_sums(array))] for name, array in tree.items()}
 
 
 # Compiled once per shape: parameters, their averages and their moments have the same shapes.

@@ -70,8 +70,8 @@ def check_same_settings(source: Path, before: Mapping[str, Any], now: Mapping[st
         if name in _MAY_GROW and isinstance(old, int | float) and isinstance(new, int | float):
             if new < old:
                 raise InputError(
-                    f"{source}: this run has {old:g} {name.rpartition('.')[2]}, and {new:g} would be fewer; "
-                    f"give at least {old:g}, or another folder"
+                    f"{source}: this run has {old:.15g} {name.rpartition('.')[2]}, and {new:.15g} would be fewer; "
+                    f"give at least {old:.15g}, or another folder"
                 )
             continue
         is_digest = all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in (old, new))

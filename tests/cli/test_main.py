@@ -110,6 +110,14 @@ def test_defaults_of_a_recipe_depend_on_its_selection(received):
     assert received == [Options(("default.txt",), folder=Path("there"), batch_size=50, check=True)]
 
 
+def test_an_unknown_option_that_several_groups_have_names_all_of_them():
+    names = ["--epochs", "--optimizer.learning-rate", "--awp.learning-rate"]
+    message = parse._unknown_message("--learning-rate", names, "toy")
+    assert message.startswith(
+        "no option --learning-rate; did you mean --awp.learning-rate or --optimizer.learning-rate?"
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -118,6 +126,7 @@ def test_defaults_of_a_recipe_depend_on_its_selection(received):
         ("qqqq", "deberta-jax: no command 'qqqq'; choose "),
         ("chosen", "deberta-jax chosen: no recipe given; choose small"),
         ("chosen smal", "deberta-jax chosen: no recipe 'smal'; did you mean small?"),
+        ("chosen .", "deberta-jax chosen: no recipe '.'; a path is the value of an option, such as --model or --data"),
         ("chosen small --folder", "deberta-jax chosen small: --folder needs a value; "),
         ("toy --files a --fodler x", "deberta-jax toy: no option --fodler; did you mean --folder?"),
         ("toy --flies a", "deberta-jax toy: no option --flies; did you mean --files?"),

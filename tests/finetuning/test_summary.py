@@ -56,7 +56,7 @@ def no_few_examples(monkeypatch):
 def test_few_examples_are_a_warning_instead_of_a_comparison(monkeypatch):
     monkeypatch.setattr(summary, "_FEW", 10)
     [warning] = summary_of("single_label", texts("ab"), list("bb"), texts("bba")).warnings[1:]
-    assert warning == "2 examples say little: hold out 10 or more"
+    assert warning == "a metric of fewer than 10 examples says little: evaluate on more"
 
 
 def test_the_interval_of_a_mean_is_that_of_the_binomial_distribution():

@@ -202,6 +202,8 @@ def test_a_label_that_the_model_lacks_is_an_error_with_its_example():
     check_labels(("a", "b"), splits("a", None, ("a", "b"), 0.5))
     with pytest.raises(InputError, match="dev, example 7: label 'c' is not one of the model's labels: a, b"):
         check_labels(("a", "b"), splits("a", ("a", "c")))
+    with pytest.raises(InputError, match="LABEL_0, LABEL_1; it has no label names, like a model that was not"):
+        check_labels(("LABEL_0", "LABEL_1"), splits("a"))
 
 
 def test_a_model_of_three_nli_labels_serves_tasks_with_two():

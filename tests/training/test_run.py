@@ -9,7 +9,7 @@ from stub_lm import build, mesh_of
 from deberta_jax.errors import InputError
 from deberta_jax.training.config import OptimizerConfig, TrainingConfig
 from deberta_jax.training.optimizer import make_optimizer
-from deberta_jax.training.run import check_settings, claim_folder
+from deberta_jax.training.run import check_same_settings, check_settings, claim_folder
 from deberta_jax.training.state import abstract_state
 
 SETTINGS = {"training": {"steps": 10, "keep": 2, "seed": 0}, "epochs": 2.0, "mesh": {"data": 1}, "name": "a"}
@@ -43,6 +43,8 @@ def test_steps_and_epochs_may_grow_and_never_shrink(folder):
         check_settings(folder, SETTINGS | {"training": {"steps": 9, "keep": 2, "seed": 0}})
     with pytest.raises(InputError, match="this run has 2 epochs, and 1.5 would be fewer"):
         check_settings(folder, SETTINGS | {"epochs": 1.5})
+    with pytest.raises(InputError, match="this run has 1234567 steps, and 1000000 would be fewer"):
+        check_same_settings(folder, {"training": {"steps": 1234567}}, {"training": {"steps": 1000000}})
 
 
 @pytest.mark.parametrize("content", ["[1]", "{"])
