@@ -61,8 +61,8 @@ def all_runs() -> list[Run]:
     kinds = {
         "prepare": (prepare.split(), ["new_shards/*.arrayrecord", "new_shards/manifest.json"], (1,)),
         "mlm": (_pretrain("mlm"), ["run/model/model.safetensors", "run/metrics.jsonl"], (1, 2, 4)),
-        "rtd": (_pretrain("rtd"), ["run/*/model.safetensors", "run/metrics.jsonl"], (1, 2)),
-        "finetune": ([*finetune.split(), *_TRAIN], ["run/model/model.safetensors"], (1, 2)),
+        "rtd": (_pretrain("rtd"), ["run/*/model.safetensors", "run/metrics.jsonl"], (1, 2, 4)),
+        "finetune": ([*finetune.split(), *_TRAIN], ["run/model/model.safetensors"], (1, 2, 4)),
     }
     return [
         Run(name, words, results, number) for name, (words, results, numbers) in kinds.items() for number in numbers

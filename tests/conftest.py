@@ -98,6 +98,18 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
+def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty mock hub that accepts uploads with the token of the environment."""
+    from mock_hub import serving
+
+    with serving({}) as hub:
+        hub.use(monkeypatch, tmp_path / "cache")
+        hub.new_repositories = tmp_path / "hub"
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        yield hub
+
+
+@pytest.fixture
 def tpu_devices():
     """The devices of a TPU topology such as `v5e:2x2`, to compile for without a TPU (extra `tpu`)."""
     os.environ.update(

@@ -16,7 +16,7 @@ import numpy as np
 
 from deberta_jax.cli.predict_examples import ARRAYS, PREDICTION, Fields, add_text, encode_line, example_of
 from deberta_jax.cli.predict_options import CHUNK, PredictConfig
-from deberta_jax.cli.predict_output import Output, open_resumable, open_stream, result_line
+from deberta_jax.cli.predict_output import Output, error_line, open_resumable, open_stream, result_line
 from deberta_jax.cli.predict_sources import Inputs, is_stream, read_inputs
 from deberta_jax.errors import InputError
 from deberta_jax.hub.adapter import find_base
@@ -187,7 +187,7 @@ def _predict_all(
                 errors += 1
                 if errors - output.errors <= MAX_REPORTED:
                     print_message(f"{source.name}, {source.locate(line.number)}: {error}")
-                ready.append(encode_line({"line": line.number, "error": str(error)}))
+                ready.append(error_line(line.number, error, line.fields))
             if len(ready) == LINES_PER_WRITE:
                 output.write(b"".join(ready))
                 ready.clear()

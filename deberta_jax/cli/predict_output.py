@@ -32,6 +32,12 @@ def result_line(fields: Fields, results: Fields) -> bytes:
         raise InputError(f"the result {error}") from None
 
 
+def error_line(number: int, error: InputError, fields: Fields) -> bytes:
+    """The line of an invalid record; `number` is that of its line or row, `fields` is empty if it cannot be decoded."""
+    copied = {"id": fields["id"]} if "id" in fields else {}
+    return encode_line({"line": number, "error": str(error)} | copied)
+
+
 def _to_json(value: Any) -> Any:
     """Named tuples as objects, arrays as lists, and numbers with the digits of float32."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -129,7 +135,7 @@ def _complete_lines(path: Path) -> tuple[int, int, int]:
 
 
 def _is_error(line: bytes) -> bool:
-    return line.startswith(b'{"line": ') and json.loads(line).keys() == {"line", "error"}
+    return line.startswith(b'{"line": ') and json.loads(line).keys() - {"id"} == {"line", "error"}
 
 
 def _refuse_other_settings(path: Path, started: Path, settings: Mapping[str, object]) -> None:

@@ -268,8 +268,7 @@ def _on_any_process(condition: bool) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    # Orbax wraps the error that happened in errors about what it was doing.
-    while inner := error.__cause__ or error.__context__:
+    while inner := _inner(error):
         error = inner
     if "No space left" in str(error):
         return "no space left on the disk"
@@ -279,6 +278,16 @@ def _one_line(error: BaseException) -> str:
         return "a write failed; check whether the disk is full"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """The error that another one reports: Orbax wraps errors in others about what it was doing.
+
+    An error of the system is the reason itself. Its context is an error that was handled before, for example that a
+    folder did not exist yet.
+    """
+    handled = error.__suppress_context__ or isinstance(error, OSError)
+    return error.__cause__ or (None if handled else error.__context__)
 
 
 def _join_names(names: list[str]) -> str:

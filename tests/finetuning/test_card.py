@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import pytest
 import yaml
-from mock_hub import serving
 from toy_runs import CONFIG, call, read_json
 
 from deberta_jax.cli import finetune as command
@@ -25,15 +24,6 @@ from deberta_jax.tasks.examples import Examples, ReadReport, TextExample
 # huggingface_hub calls httpx in a deprecated way where it uploads large files without xet.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 SECRET = "a text of the table"
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with serving({}) as hub:
-        hub.use(monkeypatch, tmp_path / "cache")
-        hub.new_repositories = tmp_path / "hub"
-        monkeypatch.setenv("HF_TOKEN", hub.token)
-        yield hub
 
 
 def test_a_card_states_data_metrics_with_counts_and_settings_but_no_text_and_no_local_path(tmp_path):
@@ -82,12 +72,12 @@ def untrained(monkeypatch, tokenizer):
     monkeypatch.setattr(command, "train_run", train)
 
 
-def test_a_run_is_uploaded_with_its_card(hub, prepared, untrained, tmp_path, capsys):
+def test_a_run_is_uploaded_with_its_card(writable_hub, prepared, untrained, tmp_path, capsys):
     words = [*prepared("single_label").words, "--folder", tmp_path / "run"]
     assert call("finetune", *words, "--push-to-hub", "me/reviews") == 0, capsys.readouterr().err
-    assert f"uploaded to {hub.url}/me/reviews" in capsys.readouterr().out
-    assert hub.private == {"me/reviews"}
-    repository = hub.repositories["me/reviews@main"]
+    assert f"uploaded to {writable_hub.url}/me/reviews" in capsys.readouterr().out
+    assert writable_hub.private == {"me/reviews"}
+    repository = writable_hub.repositories["me/reviews@main"]
     model, _ = from_pretrained("me/reviews", "sequence_classification")
     assert model.deberta.config.labels == ("bad", "good")
     text = (repository / "README.md").read_text()
@@ -102,16 +92,16 @@ def test_a_run_is_uploaded_with_its_card(hub, prepared, untrained, tmp_path, cap
         assert str(tmp_path).encode() not in content
 
     # An upload that fails loses nothing.
-    hub.read_only = True
+    writable_hub.read_only = True
     assert call("finetune", *words, "--push-to-hub", "me/other") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "the upload to me/other on the Hub" in error and "the folder is complete: `deberta-jax upload" in error
     assert json.loads((tmp_path / "run/metrics.json").read_text())
 
 
-def test_the_token_is_checked_before_training(hub, prepared, monkeypatch, tmp_path, capsys):
+def test_the_token_is_checked_before_training(writable_hub, prepared, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "train_run", lambda *arguments: pytest.fail("trained"))
-    hub.role = "read"
+    writable_hub.role = "read"
     words = [*prepared("single_label").words, "--folder", tmp_path / "run", "--push-to-hub", "me/reviews"]
     assert call("finetune", *words) == 2
     assert "your token can read, but not write" in capsys.readouterr().err

@@ -8,7 +8,6 @@ import socket
 import numpy as np
 import pytest
 import yaml
-from mock_hub import serving
 from toy_folders import READING, toy_model
 from toy_runs import call
 
@@ -19,15 +18,6 @@ from deberta_jax.hub.upload import check_upload, upload_files, upload_folder
 
 # huggingface_hub calls httpx in a deprecated way where it uploads large files without xet.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with serving({}) as hub:
-        hub.use(monkeypatch, tmp_path / "cache")
-        hub.new_repositories = tmp_path / "hub"
-        monkeypatch.setenv("HF_TOKEN", hub.token)
-        yield hub
 
 
 @pytest.fixture
@@ -42,18 +32,18 @@ def folder(tmp_path, tokenizer):
     return folder
 
 
-def test_a_folder_is_uploaded_in_one_commit_and_loads_again(hub, folder, tmp_path, monkeypatch):
+def test_a_folder_is_uploaded_in_one_commit_and_loads_again(writable_hub, folder, tmp_path, monkeypatch):
     write_minimal_card(folder)
     check_upload("me/toy")
-    assert hub.posted == []
+    assert writable_hub.posted == []
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert upload_folder(folder, "me/toy") == f"{hub.url}/me/toy"
-    repository = hub.repositories["me/toy@main"]
+    assert upload_folder(folder, "me/toy") == f"{writable_hub.url}/me/toy"
+    repository = writable_hub.repositories["me/toy@main"]
     expected = {"README.md", "config.json", "model.safetensors", "spm.model", "tokenizer_config.json"}
     uploaded = {path.name for path in repository.iterdir()}
     assert expected <= uploaded and not uploaded & {"train.csv", "notes.txt", ".lock", "optimizer.pt", "train.json"}
-    assert hub.private == {"me/toy"}
-    assert len([path for path in hub.posted if "/commit/" in path]) == 1
+    assert writable_hub.private == {"me/toy"}
+    assert len([path for path in writable_hub.posted if "/commit/" in path]) == 1
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     model, _ = from_pretrained("me/toy", "masked_lm")
     expected_model, _ = from_pretrained(folder, "masked_lm")
@@ -61,9 +51,9 @@ def test_a_folder_is_uploaded_in_one_commit_and_loads_again(hub, folder, tmp_pat
     np.testing.assert_array_equal(*map(np.asarray, tables))
 
 
-def test_paths_of_this_machine_are_removed_from_the_uploaded_files(hub, folder):
+def test_paths_of_this_machine_are_removed_from_the_uploaded_files(writable_hub, folder):
     upload_folder(folder, "me/toy")
-    repository = hub.repositories["me/toy@main"]
+    repository = writable_hub.repositories["me/toy@main"]
     config = json.loads((repository / "config.json").read_text())
     assert "_name_or_path" not in config and "cache" not in config
     assert config == {
@@ -76,13 +66,13 @@ def test_paths_of_this_machine_are_removed_from_the_uploaded_files(hub, folder):
         assert b"secret" not in path.read_bytes()
 
 
-def test_a_public_repository_and_a_second_upload(hub, folder):
+def test_a_public_repository_and_a_second_upload(writable_hub, folder):
     upload_folder(folder, "team/toy", public=True)
-    assert not hub.private
+    assert not writable_hub.private
     (folder / "README.md").write_text("---\nlicense: mit\n---\nnew\n")
     upload_folder(folder, "team/toy")
-    assert (hub.repositories["team/toy@main"] / "README.md").read_text().endswith("new\n")
-    assert not hub.private
+    assert (writable_hub.repositories["team/toy@main"] / "README.md").read_text().endswith("new\n")
+    assert not writable_hub.private
 
 
 def refused(match, name="me/toy"):
@@ -92,39 +82,39 @@ def refused(match, name="me/toy"):
     assert "hf_" not in str(raised.value)
 
 
-def test_a_name_that_is_not_a_repository_is_refused(hub):
+def test_a_name_that_is_not_a_repository_is_refused(writable_hub):
     for name in ("toy", "a/b/c", "me/", "/toy", "me/..", "me/to y"):
         refused(f"{re.escape(repr(name))} is not a repository of the Hub; write owner/name", name)
-    assert not hub.log
+    assert not writable_hub.log
 
 
-def test_a_missing_or_wrong_token_is_refused(hub, monkeypatch):
+def test_a_missing_or_wrong_token_is_refused(writable_hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     refused("me/toy: the Hub http.* refused the token .*; set another HF_TOKEN")
     monkeypatch.delenv("HF_TOKEN")
     refused("me/toy: no token of the Hub; set HF_TOKEN, or log in with `hf auth login`")
 
 
-def test_a_token_that_cannot_write_is_refused(hub):
-    hub.role = "read"
-    refused(f"your token can read, but not write; create one with the role write at {hub.url}/settings/tokens")
-    hub.role = "fineGrained"
+def test_a_token_that_cannot_write_is_refused(writable_hub):
+    writable_hub.role = "read"
+    refused(f"your token can read, but not write; create one with the role write at {writable_hub.url}/settings/tokens")
+    writable_hub.role = "fineGrained"
     refused("your token can read, but not write")
-    hub.scopes = [{"entity": {"type": "user", "name": "me"}, "permissions": ["repo.content.read"]}]
+    writable_hub.scopes = [{"entity": {"type": "user", "name": "me"}, "permissions": ["repo.content.read"]}]
     refused("your token can read, but not write")
-    hub.scopes[0]["permissions"] += ["repo.write"]
+    writable_hub.scopes[0]["permissions"] += ["repo.write"]
     check_upload("me/toy")
     refused("your token can read, but not write", "team/toy")
 
 
-def test_another_owner_is_refused(hub):
+def test_another_owner_is_refused(writable_hub):
     refused("stranger/toy: your token cannot write for stranger, only for me, team; correct the name", "stranger/toy")
     refused("readers/toy: your token cannot write for readers", "readers/toy")
     check_upload("team/toy")
 
 
-def test_a_hub_that_cannot_be_reached_is_refused(hub, monkeypatch):
-    hub.down = 503
+def test_a_hub_that_cannot_be_reached_is_refused(writable_hub, monkeypatch):
+    writable_hub.down = 503
     refused("me/toy: the Hub http.* cannot be reached .*; go online, or omit the upload")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -134,13 +124,13 @@ def test_a_hub_that_cannot_be_reached_is_refused(hub, monkeypatch):
     refused("cannot upload while HF_HUB_OFFLINE is set")
 
 
-def test_the_token_is_not_sent_unencrypted_to_another_machine(hub, monkeypatch):
+def test_the_token_is_not_sent_unencrypted_to_another_machine(writable_hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://example.org")
     refused("would receive your token unencrypted")
 
 
-def test_an_upload_that_fails_is_one_line_with_the_command_to_repeat(hub, folder):
-    hub.read_only = True
+def test_an_upload_that_fails_is_one_line_with_the_command_to_repeat(writable_hub, folder):
+    writable_hub.read_only = True
     with pytest.raises(InputError, match="the upload to me/toy on the Hub .* failed") as raised:
         upload_folder(folder, "me/toy", public=True)
     assert str(raised.value).endswith(f"the folder is complete: `deberta-jax upload {folder} me/toy --public`")
@@ -167,10 +157,10 @@ def test_all_shards_are_uploaded_and_a_missing_one_is_named(tmp_path):
         upload_files(tmp_path)
 
 
-def test_the_command_uploads_a_folder_and_writes_a_card_into_one_without(hub, folder, capsys):
+def test_the_command_uploads_a_folder_and_writes_a_card_into_one_without(writable_hub, folder, capsys):
     assert call("upload", folder, "me/toy") == 0
-    assert capsys.readouterr().out == f"uploaded to {hub.url}/me/toy\n"
-    card_text = (hub.repositories["me/toy@main"] / "README.md").read_text()
+    assert capsys.readouterr().out == f"uploaded to {writable_hub.url}/me/toy\n"
+    card_text = (writable_hub.repositories["me/toy@main"] / "README.md").read_text()
     assert "2 layers of width 32" in card_text and "to be added" in card_text
     assert card_text == (folder / "README.md").read_text()
     assert call("upload", folder / "none", "me/toy") == 2
