@@ -76,13 +76,15 @@ def _read_only(processes: Processes, chance: random.Random) -> None:
     folders = [path for name in ("run", "new_shards") if (path := processes.folder / name).exists()]
     if not folders:
         return
-    for options in (["--bind", folders[0], folders[0]], ["-o", "remount,ro,bind", folders[0]]):
-        subprocess.run(["mount", *options], check=True)
-    limit = time.monotonic() + HANG_SECONDS
-    while processes.is_running and time.monotonic() < limit:
-        time.sleep(0.1)
-    # A process that hangs still uses the folder.
-    subprocess.run(["umount", "--lazy", folders[0]], check=True)
+    subprocess.run(["mount", "--bind", folders[0], folders[0]], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folders[0]], check=True)
+        limit = time.monotonic() + HANG_SECONDS
+        while processes.is_running and time.monotonic() < limit:
+            time.sleep(0.1)
+    finally:
+        # A process that hangs still uses the folder.
+        subprocess.run(["umount", "--lazy", folders[0]], check=True)
 
 
 def can_mount(folder: Path) -> bool:

@@ -12,6 +12,7 @@ repeated without this file's folder.
 import json
 import random
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -35,6 +36,8 @@ class Reference(NamedTuple):
 
 
 def main(folder: Path, number: int = 200, seed: int = 0, minutes: int = 24 * 60) -> int:
+    # So that a folder does not stay mounted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     end = time.monotonic() + 60 * minutes
     inputs, results = folder / "inputs", folder / "faults.jsonl"
     if not (inputs / "model").exists():
