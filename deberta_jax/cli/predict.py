@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deberta_jax.cli.predict_examples import ARRAYS, PREDICTION, Fields, add_text, encode_line, example_of
+from deberta_jax.cli.predict_examples import ARRAYS, PREDICTION, Fields, add_text, example_of
 from deberta_jax.cli.predict_options import CHUNK, PredictConfig
 from deberta_jax.cli.predict_output import Output, error_line, open_resumable, open_stream, result_line
 from deberta_jax.cli.predict_sources import Inputs, is_stream, read_inputs

@@ -70,9 +70,10 @@ class PredictConfig:
     --columns.* change these names. Other fields, such as "id", are copied. In a .txt file, each line is a text.
 
     An invalid line is reported with its number, and its result is {"line": 7, "error": "..."}, with the field "id" if
-    it has one. After 20 of them only the count of the others is reported. The other lines are processed, and the exit code is 2. To resume an --output
-    that was interrupted, run the same command again: it continues after the last complete line. The folder
-    OUTPUT.progress exists until the output is complete. A complete output is never overwritten.
+    it has one. After 20 of them only the count of the others is reported. The other lines are processed, and the exit
+    code is 2. To resume an --output that was interrupted, run the same command again: it continues after the last
+    complete line. The folder OUTPUT.progress exists until the output is complete. A complete output is never
+    overwritten.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]

@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from deberta_jax.errors import InputError, shorten
 from deberta_jax.inference.buckets import BATCHING, Batching, plan
@@ -184,8 +184,22 @@ def mesh_of(model: Any) -> Mesh | None:
     return None
 
 
+def _on_auto_axes(model: Any) -> Any:
+    """The model on the same mesh with Auto axes, where programs leave shardings to XLA; arrays are not copied."""
+
+    def on_auto_axes(x: Any) -> Any:
+        sharding = getattr(x, "sharding", None)
+        if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
+            return x
+        mesh = Mesh(sharding.mesh.devices, sharding.mesh.axis_names, (AxisType.Auto,) * len(sharding.mesh.axis_names))
+        return jax.device_put(x, NamedSharding(mesh, sharding.spec))
+
+    return jax.tree.map(on_auto_axes, model)
+
+
 def _dispatch(pipeline: Pipeline[Result], examples: Iterable[tuple]) -> Iterator[_RunningBatch]:
     """Send each batch to the device; its outputs are not waited for."""
+    pipeline = dataclasses.replace(pipeline, model=_on_auto_axes(pipeline.model))
     mesh = mesh_of(pipeline.model)
     multiple = 1 if mesh is None else batch_parts(mesh)
     examples = iter(examples)

@@ -144,8 +144,14 @@ def test_rows_longer_than_the_positions_are_for_models_without_absolute_position
 
 
 @pytest.mark.parametrize("head", ["sequence_classification", "masked_lm"])
-def test_a_model_on_a_mesh_gives_the_same_results(head, tokenizer, texts, predictions):
-    model, mesh = random_model(head), make_mesh(data=2, fsdp=2, tensor=2)
+@pytest.mark.parametrize("kind", ["auto", "explicit", "one device"])
+def test_a_model_on_a_mesh_gives_the_same_results(head, kind, tokenizer, texts, predictions):
+    """The axes of `jax.make_mesh` are Explicit by default."""
+    if kind == "auto":
+        mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    else:
+        mesh = jax.make_mesh((4, 2) if kind == "explicit" else (1, 1), ("data", "fsdp"))
+    model = random_model(head)
     sharded = pipeline(jax.device_put(model, shardings(model, mesh)), tokenizer)
     assert equal(list(stream(sharded, examples_for(head, texts))), predictions(head), 1e-4)
     assert jax.sharding.get_abstract_mesh().empty
