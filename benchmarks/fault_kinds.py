@@ -146,9 +146,12 @@ step.place = poisoned
 
 
 def _poison(folder: Path, chance: random.Random) -> dict[str, str]:
-    """From a random batch on, one batch or several have weights that are not numbers, and so have the gradients."""
+    """From a random batch on, one batch or several have weights that are not numbers, and so have the gradients.
+
+    The first one is a batch of training: the fifth and sixth are those of the first evaluation.
+    """
     (folder / "poison").mkdir()
-    text = _POISON.format(first=chance.randint(1, 5), number=chance.randint(1, 3))
+    text = _POISON.format(first=chance.randint(1, 4), number=chance.randint(1, 3))
     (folder / "poison/sitecustomize.py").write_text(text)
     paths = [str(folder / "poison"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(paths)}
