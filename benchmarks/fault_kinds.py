@@ -22,6 +22,8 @@ class Fault(NamedTuple):
     during: Callable[[Processes, random.Random], None]
     after: Callable[[Run, Path, random.Random], str] | None = None
     needs_several: bool = False
+    # JAX aborts a suspended process that continues after the others have ended (docs/reliability.md).
+    may_abort: bool = False
     # Variables of the processes that are disturbed, from their folder.
     variables: Callable[[Path, random.Random], dict[str, str]] = lambda folder, chance: {}
 
@@ -166,7 +168,7 @@ FAULTS: Mapping[str, Fault] = {
     "SIGKILL to all": Fault(_kill_all),
     "a killed host": Fault(_signal_one(_KILL), needs_several=True),
     "SIGTERM": Fault(_signal_one(signal.SIGTERM)),
-    "SIGSTOP": Fault(_suspend),
+    "SIGSTOP": Fault(_suspend, may_abort=True),
     "a slow host": Fault(_slow_down),
     "full disk": Fault(_full_disk),
     "a truncated file": Fault(_kill_all, _truncate),

@@ -4,8 +4,8 @@
 MINUTES, into `prepare`, masked language modeling, replaced-token detection and fine-tuning, with 1, 2 and 4 processes.
 After each fault the same command runs again, and most runs are disturbed several times before they complete. Each fault
 is a line of FOLDER/faults.jsonl; run the same command again to continue. Prints a table, and fails if a run hangs, ends
-with a stack trace, or ends with other bits. A run whose gradients are not finite completes without these steps.
-Read-only folders need root, and are left out without. A command that ends with one line about a damaged file is
+with a stack trace, crashes, or ends with other bits. A run whose gradients are not finite completes without these
+steps. Read-only folders need root, and are left out without. A command that ends with one line about a damaged file is
 repeated without this file's folder.
 """
 
@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 from fault_kinds import FAULTS, NOT_FINITE, READ_ONLY, can_mount
 from fault_runs import METRICS, End, Processes, Run, all_runs, differing_files, digests, make_inputs, skipped_steps
 
-BAD = "hang", "stack trace", "other bits", "not complete", "no clear line"
+BAD = "hang", "stack trace", "crash", "other bits", "not complete", "no clear line"
+_CRASHES = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 # How often the same command is repeated after the last fault, and the largest number of faults in a run.
 _REPEATS, _FAULTS = 4, 4
 
@@ -60,8 +61,8 @@ def main(folder: Path, number: int = 200, seed: int = 0, minutes: int = 24 * 60)
 
 
 def _draw(faults: Sequence[str], chance: random.Random) -> tuple[Run, list[str]]:
-    """A random run, those of few processes more often because they need less time, and what happens to it."""
-    (run,) = chance.choices(all_runs(), [4 // run.processes for run in all_runs()])
+    """A random run, those of few processes more often because they need much less time, and what happens to it."""
+    (run,) = chance.choices(all_runs(), [16 // run.processes**2 for run in all_runs()])
     possible = [name for name in faults if run.processes > 1 or not FAULTS[name].needs_several]
     if run.name == "prepare":
         possible.remove(NOT_FINITE)
@@ -109,9 +110,10 @@ def inject(
         line = {"run": run.name, "processes": run.processes, "fault": name, "moment": round(moment, 1)}
         line |= {"codes": end.codes, "damaged": damaged, "errors": end.errors[:2]}
         # A repeated command may end before the fault: this is none.
-        if was_running or _problem(end):
+        problem = _problem(end, may_abort=FAULTS[name].may_abort and run.processes > 1)
+        if was_running or problem:
             lines.append(line)
-        if problem := _problem(end):
+        if problem:
             return _with_outcome(lines, problem)
     if names == [NOT_FINITE]:
         complete = set(end.codes) == {0} and skipped_steps(case)
@@ -140,12 +142,14 @@ def _finish(run: Run, case: Path, damaged: str, expected: Reference) -> str:
     return "not complete"
 
 
-def _problem(end: End) -> str:
+def _problem(end: End, *, may_abort: bool = False) -> str:
     """What is wrong with the end of a run; empty if it is complete or its error is clear."""
     if end.is_hanging:
         return "hang"
     if end.has_traceback:
         return "stack trace"
+    if set(end.codes) & (_CRASHES - ({-signal.SIGABRT} if may_abort else set())):
+        return "crash"
     failed = [code for code in end.codes if code and code > 0]
     return "no clear line" if failed and not end.errors else ""
 

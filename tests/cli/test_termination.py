@@ -1,6 +1,7 @@
-"""SIGTERM outside of the training loop: one line, no temporary files, and the same command continues."""
+"""Signals outside of the training loop: one line, no temporary files, and the same command continues."""
 
 import gc
+import importlib
 import os
 import signal
 import time
@@ -98,6 +99,30 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions(where, number, error
         wait()
     assert time.monotonic() - started < 10
     assert not capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_an_import_is_completed_before(number, error, tmp_path, monkeypatch):
+    """Many extensions end the process if they are interrupted while they initialize, or if they do so twice."""
+    name = f"slow_import_{int(number)}"
+    (tmp_path / f"{name}.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.2)\nis_complete = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    imported = []
+
+    def stop_while_importing():
+        with terminable():
+            imported.append(importlib.import_module(name))
+            time.sleep(60)
+
+    started = time.monotonic()
+    with pytest.raises(error):
+        stop_while_importing()
+    assert time.monotonic() - started < 10
+    assert imported[0].is_complete
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_handler_of_the_caller_stays():
