@@ -87,6 +87,7 @@ def train(names: tuple[str, ...]) -> list[bool]:
 def compiled(preset: str, mesh: tuple[int, int, int], layers: int | None = None) -> tuple[Any, float]:
     """The compiled step of a preset on a mesh, 16 sequences of 128 tokens, and the seconds of compilation."""
     from deberta_jax.planning.compiled_step import compile_step
+    from deberta_jax.presets import PRESETS
     from deberta_jax.pretraining.config import DataConfig, PretrainConfig
     from deberta_jax.pretraining.program import abstract_step, model_to_train
     from deberta_jax.sharding import make_mesh
@@ -97,7 +98,8 @@ def compiled(preset: str, mesh: tuple[int, int, int], layers: int | None = None)
     config = PretrainConfig(
         preset, objective=objective, data=DataConfig(length=("128",)), training=training, remat="full"
     )
-    model = model_to_train(config)
+    # Without a tokenizer, a run trains one of another size.
+    model = dataclasses.replace(model_to_train(config), vocab_size=PRESETS[preset].vocab_size)
     model = dataclasses.replace(model, num_hidden_layers=layers or model.num_hidden_layers)
     abstract = abstract_step(config, model, make_mesh(*mesh))
     start = time.perf_counter()
