@@ -17,13 +17,14 @@ NOT_FINITE, READ_ONLY = "non-finite gradients", "a read-only folder"
 
 
 class Fault(NamedTuple):
-    """A fault while processes run, and what is done to their folder after they have ended."""
+    """A fault while processes run, and what is done to their folder after they have ended.
 
-    during: Callable[[Processes, random.Random], None]
+    `during` returns False if nothing could happen, and `after` the damaged file, relative to the folder, or "".
+    """
+
+    during: Callable[[Processes, random.Random], bool | None]
     after: Callable[[Run, Path, random.Random], str] | None = None
     needs_several: bool = False
-    # JAX aborts a suspended process that continues after the others have ended (docs/reliability.md).
-    may_abort: bool = False
     # Variables of the processes that are disturbed, from their folder.
     variables: Callable[[Path, random.Random], dict[str, str]] = lambda folder, chance: {}
 
@@ -47,6 +48,7 @@ def _kill_all(processes: Processes, chance: random.Random) -> None:
 def _suspend(processes: Processes, chance: random.Random) -> None:
     """Suspend a process: alone it continues after a moment, of several it stays suspended until the others end."""
     victim = chance.choice(processes.all)
+    processes.suspended = processes.all.index(victim)
     _send(victim, signal.SIGSTOP)
     others = [process for process in processes.all if process is not victim]
     limit = time.monotonic() + (4 * TIMEOUT_SECONDS if others else 1.0)
@@ -65,19 +67,19 @@ def _slow_down(processes: Processes, chance: random.Random) -> None:
         time.sleep(0.2)
 
 
-def _full_disk(processes: Processes, chance: random.Random) -> None:
-    """From now on a process cannot write files that are larger than a random size."""
+def _limit_files(processes: Processes, chance: random.Random) -> None:
+    """From now on a process cannot write files that are larger than a random size, as on a full disk."""
     size = int(10 ** chance.uniform(2, 6))
     for process in chance.sample(processes.all, chance.randint(1, len(processes.all))):
         if process.poll() is None:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def _read_only(processes: Processes, chance: random.Random) -> None:
+def _read_only(processes: Processes, chance: random.Random) -> bool:
     """Let the folder of the run be read-only until the processes end."""
     folders = [path for name in ("run", "new_shards") if (path := processes.folder / name).exists()]
-    if not folders:
-        return
+    if not folders or not processes.is_running:
+        return False
     subprocess.run(["mount", "--bind", folders[0], folders[0]], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,ro,bind", folders[0]], check=True)
@@ -87,6 +89,7 @@ def _read_only(processes: Processes, chance: random.Random) -> None:
     finally:
         # A process that hangs still uses the folder.
         subprocess.run(["umount", "--lazy", folders[0]], check=True)
+    return True
 
 
 def can_mount(folder: Path) -> bool:
@@ -98,8 +101,9 @@ def can_mount(folder: Path) -> bool:
 
 
 def _files(run: Run, folder: Path) -> list[Path]:
-    """What a run has written and reads again."""
-    paths = (path for path in (folder / run.folder).rglob("*") if path.is_file() and path.stat().st_size)
+    """What a run has written and reads again, and its shards."""
+    places = [folder / run.folder, *[folder / "shards"] * run.reads_shards]
+    paths = (path for place in places for path in place.rglob("*") if path.is_file() and path.stat().st_size)
     return sorted(path for path in paths if path.name != ".lock" and "tensorboard" not in path.parts)
 
 
@@ -122,7 +126,7 @@ def _flip_bit(run: Run, folder: Path, chance: random.Random) -> str:
 
 
 def _remove_shard(run: Run, folder: Path, chance: random.Random) -> str:
-    paths = sorted((folder / run.folder).rglob("*.arrayrecord"))
+    paths = [path for path in _files(run, folder) if path.suffix == ".arrayrecord"]
     if not paths:
         return ""
     path = chance.choice(paths)
@@ -168,9 +172,9 @@ FAULTS: Mapping[str, Fault] = {
     "SIGKILL to all": Fault(_kill_all),
     "a killed host": Fault(_signal_one(_KILL), needs_several=True),
     "SIGTERM": Fault(_signal_one(signal.SIGTERM)),
-    "SIGSTOP": Fault(_suspend, may_abort=True),
+    "SIGSTOP": Fault(_suspend),
     "a slow host": Fault(_slow_down),
-    "full disk": Fault(_full_disk),
+    "a limit of file sizes": Fault(_limit_files),
     "a truncated file": Fault(_kill_all, _truncate),
     "a flipped bit": Fault(_kill_all, _flip_bit),
     "a missing shard": Fault(_kill_all, _remove_shard),

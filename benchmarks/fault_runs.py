@@ -37,6 +37,10 @@ class Run(NamedTuple):
         """The folder that the command writes."""
         return "new_shards" if self.name == "prepare" else "run"
 
+    @property
+    def reads_shards(self) -> bool:
+        return "--data.shards" in self.words
+
 
 class End(NamedTuple):
     """How the processes of a run ended: exit codes, None for one that hung, and their errors, one line each."""
@@ -62,7 +66,7 @@ def all_runs() -> list[Run]:
         "prepare": (prepare.split(), ["new_shards/*.arrayrecord", "new_shards/manifest.json"], (1,)),
         "mlm": (_pretrain("mlm"), ["run/model/model.safetensors", "run/metrics.jsonl"], (1, 2, 4)),
         "rtd": (_pretrain("rtd"), ["run/*/model.safetensors", "run/metrics.jsonl"], (1, 2, 4)),
-        "finetune": ([*finetune.split(), *_TRAIN], ["run/model/model.safetensors"], (1, 2, 4)),
+        "finetune": ([*finetune.split(), *_TRAIN], ["run/model/model.safetensors", "run/metrics.jsonl"], (1, 2, 4)),
     }
     return [
         Run(name, words, results, number) for name, (words, results, numbers) in kinds.items() for number in numbers
@@ -112,6 +116,8 @@ class Processes:
         }
         variables |= extra or {}
         self.all: list[subprocess.Popen[bytes]] = []
+        # The index of a process that was suspended until the others ended.
+        self.suspended: int | None = None
         for index in range(run.processes):
             options = ["--processes.join", "--processes.coordinator", address, "--processes.count", str(run.processes)]
             options += ["--processes.index", str(index), "--processes.timeout", str(TIMEOUT_SECONDS)]

@@ -5,8 +5,8 @@ MINUTES, into `prepare`, masked language modeling, replaced-token detection and 
 After each fault the same command runs again, and most runs are disturbed several times before they complete. Each fault
 is a line of FOLDER/faults.jsonl; run the same command again to continue. Prints a table, and fails if a run hangs, ends
 with a stack trace, crashes, or ends with other bits. A run whose gradients are not finite completes without these
-steps. Read-only folders need root, and are left out without. A command that ends with one line about a damaged file is
-repeated without this file's folder.
+steps. Read-only folders need root, and are left out without. After a line about a damaged file the command is repeated
+with an intact copy of an input, else without the folder of the run.
 """
 
 import json
@@ -98,32 +98,35 @@ def inject(
     """Disturb a run, and repeat its command with the next fault and at last without any; a line for each fault."""
     _fresh(inputs, case)
     lines: list[dict[str, Any]] = []
+    damaged = ""
     for name in names:
         processes = Processes(run, case, FAULTS[name].variables(case, chance))
         moment = chance.uniform(0, expected.seconds)
         time.sleep(moment)
         was_running = processes.is_running
-        FAULTS[name].during(processes, chance)
+        happened = FAULTS[name].during(processes, chance) is not False and was_running
         end = processes.finish()
-        damage = FAULTS[name].after
-        damaged = damage(run, case, chance) if damage else ""
+        if damage := FAULTS[name].after:
+            damaged = damage(run, case, chance)
+            happened = happened and bool(damaged)
+        problem = _problem(end, processes.suspended)
         line = {"run": run.name, "processes": run.processes, "fault": name, "moment": round(moment, 1)}
         line |= {"codes": end.codes, "damaged": damaged, "errors": end.errors[:2]}
-        # A repeated command may end before the fault: this is none.
-        problem = _problem(end, may_abort=FAULTS[name].may_abort and run.processes > 1)
-        if was_running or problem:
+        # A repeated command may end before the fault, and there may be nothing to damage yet: this is none.
+        if happened or problem:
             lines.append(line)
         if problem:
             return _with_outcome(lines, problem)
     if names == [NOT_FINITE]:
         complete = set(end.codes) == {0} and skipped_steps(case)
         return _with_outcome(lines, "steps skipped and recorded" if complete else "not complete")
-    return _with_outcome(lines, _finish(run, case, damaged, expected))
+    return _with_outcome(lines, _finish(run, inputs, case, damaged, expected))
 
 
-def _finish(run: Run, case: Path, damaged: str, expected: Reference) -> str:
-    """Repeat the command until it completes, without its folder after a line about a damaged file; the outcome.
+def _finish(run: Run, inputs: Path, case: Path, damaged: str, expected: Reference) -> str:
+    """Repeat the command until it completes; the outcome.
 
+    After a line about a damaged file, the file is copied again if it is an input, else the folder of the run removed.
     Damage to the metrics costs their lines, or changes one.
     """
     outcome = "the same bits"
@@ -137,19 +140,25 @@ def _finish(run: Run, case: Path, damaged: str, expected: Reference) -> str:
                 return f"{outcome}, but metrics are lost"
             return "other bits" if differing else outcome
         outcome = "the same bits after one line"
-        if damaged:
+        if damaged and (inputs / damaged).exists():
+            shutil.copy(inputs / damaged, case / damaged)
+        elif damaged:
             shutil.rmtree(case / run.folder, ignore_errors=True)
     return "not complete"
 
 
-def _problem(end: End, *, may_abort: bool = False) -> str:
-    """What is wrong with the end of a run; empty if it is complete or its error is clear."""
+def _problem(end: End, suspended: int | None = None) -> str:
+    """What is wrong with the end of a run; empty if it is complete or its error is clear.
+
+    JAX aborts a suspended process that continues after the others have ended (docs/reliability.md).
+    """
     if end.is_hanging:
         return "hang"
     if end.has_traceback:
         return "stack trace"
-    if set(end.codes) & (_CRASHES - ({-signal.SIGABRT} if may_abort else set())):
-        return "crash"
+    for index, code in enumerate(end.codes):
+        if code in _CRASHES and not (code == -signal.SIGABRT and index == suspended and len(end.codes) > 1):
+            return "crash"
     failed = [code for code in end.codes if code and code > 0]
     return "no clear line" if failed and not end.errors else ""
 
