@@ -102,8 +102,8 @@ def can_mount(folder: Path) -> bool:
 
 def _files(run: Run, folder: Path) -> list[Path]:
     """What a run has written and reads again, and its shards."""
-    places = [folder / run.folder, *[folder / "shards"] * run.reads_shards]
-    paths = (path for place in places for path in place.rglob("*") if path.is_file() and path.stat().st_size)
+    folders = [folder / run.folder, *[folder / "shards"] * run.reads_shards]
+    paths = (path for each in folders for path in each.rglob("*") if path.is_file() and path.stat().st_size)
     return sorted(path for path in paths if path.name != ".lock" and "tensorboard" not in path.parts)
 
 

@@ -3,8 +3,9 @@
 `python benchmarks/meshes.py train` trains a small model for 20 steps with the commands, by masked language modeling, by
 replaced-token detection and on a table, on every mesh of eight virtual devices, and fails if a loss differs from that
 of one device by more than 1e-5 of its value. `presets` compiles the step of every preset at full size on every mesh
-that divides its heads, with few optimizations of the machine code. `depth` compiles models of 6, 12, 24 and 48 layers,
-and fails if the slowest takes 1.3 times as long as the fastest. Arguments after the first one select rows.
+that divides its heads, with few optimizations of the machine code, and fails if one does not compile. `depth` compiles
+models of 6, 12, 24 and 48 layers, and fails if the slowest takes 1.3 times as long as the fastest. Arguments after the
+first one select rows.
 """
 
 import dataclasses

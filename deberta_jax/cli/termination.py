@@ -24,11 +24,11 @@ class Terminated(KeyboardInterrupt):
 def terminable() -> Generator[None, None, None]:
     """While entered, the first SIGTERM raises Terminated in the main thread, and others are ignored.
 
-    An import is completed before: an extension that is interrupted while it initializes ends the process, and so does
-    one that is initialized twice. The same holds for Ctrl-C, which raises KeyboardInterrupt. Python drops an exception
-    that is raised in a destructor or in a callback of its garbage collector; it is then raised again. The training loop
-    replaces the handlers while it runs, and JAX that of SIGTERM in a run of several processes. Handlers of the caller
-    stay as they are.
+    An import in progress is completed first: interrupting an extension while it initializes, or initializing it twice,
+    crashes the process. The same holds for Ctrl-C, which raises KeyboardInterrupt. Python drops an exception that is
+    raised in a destructor or in a callback of its garbage collector; it is then raised again. A signal in the last
+    moment before the end may be dropped. The training loop replaces the handlers while it runs, and JAX that of SIGTERM
+    in a run of several processes. Handlers of the caller stay as they are.
     """
     # Python allows only the main thread to set signal handlers.
     in_main_thread = threading.current_thread() is threading.main_thread()

@@ -45,7 +45,9 @@ def launch(
             codes = _run([*program, *command], environments, timeout, stop)
             failed = [index for index, code in enumerate(codes) if code]
             if not failed or stop.is_set():
-                return codes[failed[0]] if failed else 0
+                # SIGTERM ends a process that has just started without a word.
+                errors = [codes[index] for index in failed if codes[index] != -signal.SIGTERM]
+                return max(errors[0], 1) if errors else 0
             first = min(failed, key=lambda index: _severity(codes[index]))
             reason = f"process {first} {_describe(codes[first])}"
             if codes[first] in _FINAL_CODES or attempt == restarts:

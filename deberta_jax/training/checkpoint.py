@@ -283,8 +283,8 @@ def _one_line(error: BaseException) -> str:
 def _inner(error: BaseException) -> BaseException | None:
     """The error that another one reports: Orbax wraps errors in others about what it was doing.
 
-    An error of the system is the reason itself. Its context is an error that was handled before, for example that a
-    folder did not exist yet.
+    An OSError is itself the reason; its context is an error that was handled before, for example that a folder did not
+    exist yet.
     """
     handled = error.__suppress_context__ or isinstance(error, OSError)
     return error.__cause__ or (None if handled else error.__context__)

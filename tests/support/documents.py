@@ -32,8 +32,10 @@ _LAUNCHERS = {"gcloud", "srun"}
 _PROGRAMS = {
     "deberta-jax",
     ".",
+    "[",
     "cd",
     "done",
+    "exit",
     "export",
     "for",
     "git",
@@ -41,6 +43,7 @@ _PROGRAMS = {
     "pytest",
     "python",
     "python3",
+    "scontrol",
     *_LAUNCHERS,
 }
 
