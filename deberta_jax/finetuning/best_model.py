@@ -1,5 +1,6 @@
 """The evaluation of a model in training, and the best model of a run."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,6 +10,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from deberta_jax.errors import InputError
+from deberta_jax.files import read_json, write_json
 from deberta_jax.finetuning.adapter import save_adapter
 from deberta_jax.finetuning.kinds.kind import Kind
 from deberta_jax.finetuning.predictions import predict
@@ -18,6 +21,9 @@ from deberta_jax.tasks.selected_metrics import lower_is_better
 from deberta_jax.tasks.task import Task
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.recorder import read_metrics
+
+# The digests of the weights of the best model, relative to the folder of the run.
+DIGESTS = "best_model.json"
 
 
 class BestModel:
@@ -65,7 +71,22 @@ class BestModel:
             if self._adapter_base is not None:
                 save = partial(save_adapter, base=self._adapter_base)
                 _save(save, self._folder / "adapter", model, self._tokenizer)
+            if jax.process_index() == 0:
+                write_json(self._folder / DIGESTS, {"step": step, "sha256": _weights_sha256(self._folder)})
         return self._history[step]
+
+    def check(self) -> None:
+        """Raise InputError if the weights of the best model have changed since they were saved."""
+        path = self._folder / DIGESTS
+        if jax.process_index() or not path.exists():
+            return
+        now = _weights_sha256(self._folder)
+        changed = [name for name, digest in read_json(path)["sha256"].items() if now.get(name) != digest]
+        if changed:
+            raise InputError(
+                f"{self._folder / changed[0]} is damaged or missing, so the best model is lost: delete {self._folder}, "
+                "and run the same command again"
+            )
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -100,3 +121,12 @@ def _save(save: Callable[[Path, Any, Tokenizer], None], folder: Path, model: Any
         model = multihost_utils.process_allgather(model, tiled=True)
     if jax.process_index() == 0:
         save(folder, model, tokenizer)
+
+
+def _weights_sha256(folder: Path) -> dict[str, str]:
+    """The digest of each file of weights of a run, by its path in the folder."""
+    digests = {}
+    for path in sorted(path for name in ("model", "adapter") for path in (folder / name).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests

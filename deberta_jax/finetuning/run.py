@@ -68,7 +68,7 @@ def finetune(
     end the run. With `lora` (of a positive rank), only adapters and the head are trained, and saved in `folder/adapter`
     if PEFT can load them. With `average_decay`, an exponential moving average of the trained parameters is evaluated
     and saved. With `awp`, gradients are those at perturbed weights. All metrics are also sent to the project `wandb`.
-    Raises StopRequested if the process is asked to stop.
+    Raises StopRequested if the process is asked to stop, and InputError if the file of the best model was damaged.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
     batches = partial(
@@ -105,6 +105,7 @@ def finetune(
             initial_model=initial_model(inputs.model, training.seed, mesh, lora),
             log=tracker.log,
         )
+        best_model.check()
         tracker.summarize(best_model.metrics)
     return best_model.metrics
 

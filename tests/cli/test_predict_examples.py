@@ -48,7 +48,7 @@ def test_an_invalid_line_is_reported_in_its_place_and_the_others_are_processed(m
     assert len(rows) == len(lines)
     messages = capfd.readouterr().err.splitlines()
     for number, (row, message) in enumerate(zip(rows[::2], INVALID.values(), strict=True)):
-        assert row.keys() == {"line", "error"}
+        assert row.keys() - {"id"} == {"line", "error"}
         assert row["line"] == 2 * number + 1
         assert row["error"].startswith(message)
         reported = any(line.endswith(f"in.jsonl, line {row['line']}: {row['error']}") for line in messages)

@@ -85,6 +85,13 @@ def test_a_finished_run_is_kept_extended_with_more_epochs_and_refuses_other_sett
     assert "this run has 6 epochs, and 2 would be fewer" in capsys.readouterr().err
     assert call("finetune", *run.words, "--folder", copy, "--epochs", "7") == 0
     assert read_lines(copy, "train")[:-6] == read_lines(run.folder, "train")
+    # The same metrics do not choose a damaged model.
+    path = copy / "model/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert call("finetune", *run.words, "--folder", copy, "--epochs", "7") == 2
+    assert "model.safetensors is damaged or missing, so the best model is lost: delete" in capsys.readouterr().err
 
 
 def test_a_run_follows_its_model_and_refuses_another_one(finished, tokenizer, tmp_path, capsys):

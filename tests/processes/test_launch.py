@@ -29,7 +29,9 @@ SCRIPT = """
     if action == "refused":
         sys.exit(2)
     if action == "terminated":
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        # The second process has not installed its handler yet.
+        if not index:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         time.sleep(60)
     if action in ("failing", "killed once", "suspended"):
         time.sleep(0.5)
