@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -54,15 +55,19 @@ class Checkpointer:
             policies.append(_policies.EveryNSteps(keep_every))
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = _MIN_SLICE_BYTES
-        self._orbax = ocp.training.Checkpointer(
-            self.folder,
-            context=context,
-            preservation_policy=_policies.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=not read_only,
-        )
+        self._output = OrbaxOutput()
+        try:
+            self._orbax = ocp.training.Checkpointer(
+                self.folder,
+                context=context,
+                preservation_policy=_policies.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=not read_only,
+            )
+        except BaseException:
+            self._output.restore()
+            raise
         self._saving: tuple[int, Any] | None = None
         self._failed: int | None = None
-        self._output = OrbaxOutput()
 
     @property
     def steps(self) -> list[int]:
@@ -200,7 +205,10 @@ class Checkpointer:
         """Load arrays and verify their fingerprints; raises DamagedCheckpoint, or InputError for other arrays."""
         self._check_arrays(step, expected, leaves)
         try:
-            arrays = self._orbax.load(step, expected)
+            with warnings.catch_warnings():
+                # The reads that an error interrupts.
+                warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+                arrays = self._orbax.load(step, expected)
         except Exception as error:
             raise self._read_error(step, error) from error
         fingerprints = fingerprint(arrays)

@@ -1,4 +1,4 @@
-"""What Orbax prints about a failed save, beside the error that it raises."""
+"""What Orbax prints about a failed save or load, beside the error that it raises."""
 
 import logging
 import sys
@@ -9,25 +9,31 @@ _SECONDS = 10
 
 
 class OrbaxOutput:
-    """Silences stack traces of Orbax from its creation to `restore`; the error itself is raised, and we report it.
+    """Silences warnings and stack traces of Orbax from its creation to `restore`.
+
+    The error itself is raised, and we report it.
 
     `error` is the first error that a thread of Orbax logs. With several processes Orbax raises it only after all others
     have saved, for which they wait in vain.
 
     Each thread of Orbax logs the error, and the writes that end later find the event loop of their thread closed, which
-    Python reports as an exception that nobody handles. Both may come after the error was raised.
+    Python reports as an exception that nobody handles. Both may come after the error was raised. A load reads all
+    arrays at once and raises the first error; asyncio logs the others.
     """
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self._log = logging.getLogger("absl")
+        self._tasks = logging.getLogger("asyncio")
         self._log.addFilter(self._is_other)
+        self._tasks.addFilter(self._is_other_task)
         self._previous_hook, self._hook = sys.unraisablehook, self._report_other
         sys.unraisablehook = self._hook
 
     def restore(self) -> None:
         """Print everything again."""
         self._log.removeFilter(self._is_other)
+        self._tasks.removeFilter(self._is_other_task)
         if sys.unraisablehook is self._hook:
             sys.unraisablehook = self._previous_hook
 
@@ -48,11 +54,14 @@ class OrbaxOutput:
             threading.Thread.join(thread, _SECONDS)
 
     def _is_other(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.ERROR or "orbax" not in record.pathname:
+        if "orbax" not in record.pathname:
             return True
-        if record.exc_info and self.error is None:
+        if record.levelno >= logging.ERROR and record.exc_info and self.error is None:
             self.error = record.exc_info[1]
-        return False
+        return record.levelno < logging.WARNING
+
+    def _is_other_task(self, record: logging.LogRecord) -> bool:
+        return record.exc_info is None or "tensorstore_spec" not in str(record.exc_info[1])
 
     def _report_other(self, unraisable: Any) -> None:
         if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
