@@ -66,9 +66,9 @@ def finetune(
     The same call resumes a stopped run. `settings` describe the run as JSON; a folder with other settings is refused.
     `max_length` is in tokens. `objective` is that of the kind by default. `patience` evaluations without improvement
     end the run. With `lora` (of a positive rank), only adapters and the head are trained, and saved in `folder/adapter`
-    if PEFT can load them. With `average_decay`, an exponential moving average of the trained parameters is evaluated
-    and saved. With `awp`, gradients are those at perturbed weights. All metrics are also sent to the project `wandb`.
-    Raises StopRequested if the process is asked to stop, and InputError if the file of the best model was damaged.
+    if PEFT can load them. With `average_decay`, their exponential moving average is evaluated and saved. With `awp`,
+    gradients are those at perturbed weights. Metrics are also sent to the project `wandb`. Raises StopRequested if it
+    is to stop, and InputError if the best model was damaged.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
     batches = partial(

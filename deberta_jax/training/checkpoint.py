@@ -1,7 +1,6 @@
 """Checkpoints: saved in the background, each complete or absent, and verified when they are restored."""
 
 import asyncio
-import errno
 import hashlib
 import json
 import logging
@@ -20,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from deberta_jax.errors import InputError, list_names
 from deberta_jax.model.tree import named_leaves
+from deberta_jax.training.checkpoint_errors import LIMITS, one_line
 from deberta_jax.training.fingerprint import fingerprint
 from deberta_jax.training.orbax_output import OrbaxOutput
 from deberta_jax.training.state import TrainState
@@ -30,8 +30,6 @@ _policies = ocp.training.preservation_policies
 _MIN_SLICE_BYTES = 2**20
 # What Orbax raises if a save fails. It cancels what other threads are doing, and sometimes that error comes first.
 _FAILURES = Exception, asyncio.CancelledError
-# Errors of the system whose text Orbax's errors contain, among much else.
-_LIMITS = [os.strerror(number) for number in (errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)]
 # How often a wait for Orbax looks for errors that it has only logged.
 _POLL_SECONDS = 0.5
 
@@ -232,8 +230,8 @@ class Checkpointer:
 
     def _read_error(self, step: int, error: Exception) -> Exception:
         """DamagedCheckpoint, or InputError if the error does not mean that the files are damaged."""
-        reason = _one_line(error)
-        if reason.startswith(("MemoryError", "PermissionError", *_LIMITS)) or "RESOURCE_EXHAUSTED" in reason:
+        reason = one_line(error)
+        if reason.startswith(("MemoryError", "PermissionError", *LIMITS)) or "RESOURCE_EXHAUSTED" in reason:
             return InputError(f"cannot read checkpoint {self.folder / str(step)}: {reason}; it is unchanged")
         return DamagedCheckpoint(reason)
 
@@ -257,7 +255,7 @@ class Checkpointer:
         self._remove_unfinished(step)
         intact = [other for other in self.steps if other != step and (self.folder / str(other)).exists()]
         previous = f"the checkpoint of step {intact[-1]} is intact" if intact else "there is no earlier checkpoint"
-        return InputError(f"cannot save step {step} in {self.folder}: {_one_line(error)}; {previous}")
+        return InputError(f"cannot save step {step} in {self.folder}: {one_line(error)}; {previous}")
 
     def _remove_unfinished(self, step: int) -> None:
         for unfinished in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
@@ -273,29 +271,6 @@ def _on_any_process(condition: bool) -> bool:
     if jax.process_count() == 1:
         return condition
     return bool(np.any(multihost_utils.process_allgather(np.array(condition))))
-
-
-def _one_line(error: BaseException) -> str:
-    while inner := _inner(error):
-        error = inner
-    if "No space left" in str(error):
-        return "no space left on the disk"
-    if limit := next((limit for limit in _LIMITS if limit in str(error)), None):
-        return limit
-    if isinstance(error, asyncio.CancelledError):
-        return "a write failed; check whether the disk is full"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-def _inner(error: BaseException) -> BaseException | None:
-    """The error that another one reports: Orbax wraps errors in others about what it was doing.
-
-    An OSError is itself the reason; its context is an error that was handled before, for example that a folder did not
-    exist yet.
-    """
-    handled = error.__suppress_context__ or isinstance(error, OSError)
-    return error.__cause__ or (None if handled else error.__context__)
 
 
 def _join_names(names: list[str]) -> str:
