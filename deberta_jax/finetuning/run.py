@@ -67,8 +67,7 @@ def finetune(
     `max_length` is in tokens. `objective` is that of the kind by default. `patience` evaluations without improvement
     end the run. With `lora` (of a positive rank), only adapters and the head are trained, and saved in `folder/adapter`
     if PEFT can load them. With `average_decay`, their exponential moving average is evaluated and saved. With `awp`,
-    gradients are those at perturbed weights. Metrics are also sent to the project `wandb`. Raises StopRequested if it
-    is to stop, and InputError if the best model was damaged.
+    gradients are those at perturbed weights. Raises StopRequested, and InputError if the best model was damaged.
     """
     mesh = make_mesh(training.mesh.data, training.mesh.fsdp, training.mesh.tensor)
     batches = partial(
