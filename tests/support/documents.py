@@ -34,6 +34,7 @@ _PROGRAMS = {
     ".",
     "[",
     "cd",
+    "docker",
     "done",
     "exit",
     "export",
