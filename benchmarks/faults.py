@@ -25,7 +25,6 @@ from fault_runs import METRICS, End, Processes, Run, all_runs, differing_files, 
 
 BAD = "hang", "stack trace", "crash", "other bits", "not complete", "no clear line"
 _CRASHES = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
-SHARD_STAYS = "a shard stays damaged"
 # How often the same command is repeated after the last fault, and the largest number of faults in a run.
 _REPEATS, _FAULTS = 4, 4
 
@@ -141,7 +140,7 @@ def _finish(run: Run, inputs: Path, case: Path, damaged: str, expected: Referenc
             if differing == {METRICS} == {Path(damaged).name}:
                 return f"{outcome}, but metrics are lost"
             if run.name == "prepare" and differing == {Path(damaged).name}:
-                return SHARD_STAYS
+                return "a shard stays damaged"
             return "other bits" if differing else outcome
         outcome = "the same bits after one line"
         if damaged and (inputs / damaged).exists():

@@ -100,8 +100,9 @@ def compiled(preset: str, mesh: tuple[int, int, int], layers: int | None = None)
         preset, objective=objective, data=DataConfig(length=("128",)), training=training, remat="full"
     )
     # Without a tokenizer, a run trains one of another size.
-    model = dataclasses.replace(model_to_train(config), vocab_size=PRESETS[preset].vocab_size)
-    model = dataclasses.replace(model, num_hidden_layers=layers or model.num_hidden_layers)
+    published = PRESETS[preset]
+    layers = layers or published.num_hidden_layers
+    model = dataclasses.replace(model_to_train(config), vocab_size=published.vocab_size, num_hidden_layers=layers)
     abstract = abstract_step(config, model, make_mesh(*mesh))
     start = time.perf_counter()
     step = compile_step(abstract, 1 << 60)

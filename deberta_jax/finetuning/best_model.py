@@ -80,8 +80,10 @@ class BestModel:
         path = self._folder / DIGESTS
         if jax.process_index() or not path.exists():
             return
-        now = _weights_sha256(self._folder)
-        changed = [name for name, digest in read_json(path)["sha256"].items() if now.get(name) != digest]
+        before, now = read_json(path).get("sha256"), _weights_sha256(self._folder)
+        changed = [DIGESTS]
+        if isinstance(before, dict):
+            changed = [name for name, digest in before.items() if now.get(name) != digest]
         if changed:
             raise InputError(
                 f"{self._folder / changed[0]} is damaged or missing, so the best model is lost: delete {self._folder}, "

@@ -45,7 +45,7 @@ def launch(
             codes = _run([*program, *command], environments, timeout, stop)
             failed = [index for index, code in enumerate(codes) if code]
             if not failed or stop.is_set():
-                # SIGTERM ends a process that has just started without a word.
+                # SIGTERM kills a process that has no handler yet: this is no error.
                 errors = [codes[index] for index in failed if codes[index] != -signal.SIGTERM]
                 return max(errors[0], 1) if errors else 0
             first = min(failed, key=lambda index: _severity(codes[index]))

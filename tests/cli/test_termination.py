@@ -103,8 +103,8 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions(where, number, error
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
-def test_an_import_is_completed_before(number, error, tmp_path, monkeypatch):
-    """Many extensions end the process if they are interrupted while they initialize, or if they do so twice."""
+def test_an_import_is_completed_first(number, error, tmp_path, monkeypatch):
+    """Interrupting an extension while it initializes, or initializing it twice, can crash the process."""
     name = f"slow_import_{int(number)}"
     (tmp_path / f"{name}.py").write_text(
         f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.2)\nis_complete = True\n"
