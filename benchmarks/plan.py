@@ -1,9 +1,11 @@
 """What `deberta-jax plan` takes, and how exact its memory is.
 
-`python benchmarks/plan.py` compiles the step of the 1.5 B model for four TPU slices and searches configurations of
-v3-base for a fifth, one after another, and fails if a bar is missed (10 minutes for a plan and 15 for the search, 8 GB
-of host memory). Arguments select some by topology. `python benchmarks/plan.py memory` runs steps of small models on the
-CPU, and fails if the memory of a process differs from the plan by more than 10 %. Needs the extra `tpu`, but `memory`.
+`python benchmarks/plan.py` compiles the step of the 1.5 B model for four TPU slices and a GPU host and the published
+step of v3-base for the same host, and searches configurations of v3-base for another slice, one after another, and
+fails if a bar is missed (10 minutes for a plan and 15 for the search, 8 GB of host memory). Arguments select some by
+topology. `python benchmarks/plan.py memory` runs steps of small models on the
+CPU, and fails if the memory of a process differs from the plan by more than 10 %. Needs the extra `tpu` for slices and
+`cuda` for GPUs.
 """
 
 import dataclasses
@@ -40,6 +42,8 @@ TARGETS = (
     Target("v2-xxlarge", "v6e:4x4", ("--batch-size", "256")),
     Target("v2-xxlarge", "v5p:4x4x4", ("--batch-size", "1024")),
     Target("v2-xxlarge", "v5e:16x16", ("--batch-size", "2048")),
+    Target("v2-xxlarge", "h100:8", ("--batch-size", "256")),
+    Target("v3-base", "h100:8", ()),
     Target("v3-base", "v5e:2x2", ("--batch-size", "256", "--search")),
 )
 # Preset, sequences, tokens per sequence, rematerialization.

@@ -1,5 +1,6 @@
 """Version, address of the repository, Pythons and images: all files agree with pyproject.toml."""
 
+import math
 import re
 import shlex
 import tomllib
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from documents import check_options
 
 import deberta_jax
 
@@ -15,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REPOSITORY = PROJECT["urls"]["Repository"]
 OWNER_AND_NAME = REPOSITORY.removeprefix("https://github.com/")
 FOLDERS = (".ci", ".github", "benchmarks", "deberta_jax", "docker", "docs", "notebooks", "tests")
-SUFFIXES = ("", ".cff", ".css", ".html", ".ipynb", ".j2", ".md", ".py", ".toml", ".txt", ".yml")
+SUFFIXES = ("", ".cff", ".css", ".html", ".ipynb", ".j2", ".md", ".py", ".toml", ".txt", ".yaml", ".yml")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -117,3 +119,23 @@ def test_an_image_is_built_from_files_that_exist_and_an_official_base():
     bases = {argument.split()[0] for name, argument in instructions() if name == "FROM"} - set(stages())
     version = re.fullmatch(r"python:(3\.\d+)-slim", bases.pop())[1]
     assert not bases and f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+
+
+def test_the_pods_of_the_manifest_are_the_processes_of_a_run():
+    service, job = yaml.safe_load_all(read("docker/kubernetes.yaml"))
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    words = [word.replace("$(JOB_COMPLETION_INDEX)", str(spec["completions"] - 1)) for word in container["args"]]
+    check_options(words)
+    options = dict(word.removeprefix("--").split("=") for word in words if "=" in word)
+    assert options["processes.count"] == str(spec["completions"]) == str(spec["parallelism"])
+    # Kubernetes names the pods by the job and their index, below the service that selects them.
+    names, service_name = job["metadata"]["name"], service["metadata"]["name"]
+    assert options["processes.coordinator"].startswith(f"{names}-0.{pod['subdomain']}:")
+    assert pod["subdomain"] == service_name and service["spec"]["selector"] == {"job-name": names}
+    chips = spec["completions"] * container["resources"]["limits"]["google.com/tpu"]
+    assert options["mesh.fsdp"] == str(chips)
+    shape = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    assert chips == math.prod(int(size) for size in shape.split("x"))
+    # An error of the input is not repeated.
+    assert spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]

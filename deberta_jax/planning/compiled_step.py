@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -47,13 +48,13 @@ class CompiledStep(NamedTuple):
     seconds: float
 
 
-def compile_step(abstract: AbstractStep, capacity: int) -> CompiledStep:
-    """Compile a step for its devices, and compare its memory with the capacity of one."""
+def compile_step(abstract: AbstractStep, capacity: int, options: Mapping[str, bool] | None = None) -> CompiledStep:
+    """Compile a step for its devices with options of XLA, and compare its memory with the capacity of one."""
     start = time.perf_counter()
     state = shard_bytes((abstract.state, abstract.batch))
     try:
         step: Any = abstract.step
-        compiled = step.lower(abstract.state, abstract.batch).compile()
+        compiled = step.lower(abstract.state, abstract.batch).compile(options and dict(options))
     except jax.errors.JaxRuntimeError as error:
         # The compiler of a TPU refuses programs that do not fit.
         used = bytes_needed(str(error))

@@ -72,7 +72,7 @@ class Plan(NamedTuple):
 def compile_run(config: PretrainConfig, target: Target) -> CompiledStep:
     """Compile the step of a run for the devices of a target; raises InputError for a mesh that does not match them."""
     mesh = config_mesh(config, target.topology.devices)
-    return compile_step(abstract_step(config, target.model, mesh), target.capacity)
+    return compile_step(abstract_step(config, target.model, mesh), target.capacity, target.topology.compiler_options)
 
 
 def make_plan(

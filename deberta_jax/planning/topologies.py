@@ -65,6 +65,15 @@ class Topology(NamedTuple):
         return self.devices[0].platform
 
     @property
+    def compiler_options(self) -> dict[str, bool]:
+        """Options of XLA for programs for these devices.
+
+        XLA chooses the tiles of Triton's matrix products by measuring them. Without the GPU it takes tiles that it can
+        refuse later, so that the products are left to cuBLAS.
+        """
+        return {"xla_gpu_enable_triton_gemm": False} if self.platform == "gpu" and self.name != LOCAL else {}
+
+    @property
     def num_chips(self) -> int:
         """The number of chips, each with one or two devices."""
         return -(-len(self.devices) // (self.chip.devices if self.chip else 1))

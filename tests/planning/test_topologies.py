@@ -113,6 +113,15 @@ def test_a_plan_for_a_tpu_has_bounds_and_fits():
     assert [collective.kind for collective in plan.step.costs.collectives] == ["all-reduce"]
 
 
+def test_a_plan_for_gpus_has_bounds_and_fits():
+    pytest.importorskip("jax_plugins.xla_cuda13", reason="needs the extra cuda, 4 GB")
+    config = tiny()
+    plan = make_plan(config, Target.of(model_to_train(config), find_topology("h100:2")))
+    assert plan.step.fits and plan.target.capacity == 60 * GIB
+    assert plan.bounds is not None and 0 < plan.bounds.mfu < 1
+    assert [collective.kind for collective in plan.step.costs.collectives] == ["all-reduce"]
+
+
 @pytest.mark.tpu_compile
 @pytest.mark.parametrize(("name", "slices"), [("v5e:4x4", 1), ("v5e:2x4", 2), ("v5p:2x2x4", 1)])
 def test_the_hosts_of_a_slice_read_each_part_of_a_batch_as_often_as_it_is_needed(name, slices):
