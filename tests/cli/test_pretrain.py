@@ -219,10 +219,13 @@ def test_a_language_model_resumes_with_bit_identical_metrics_and_predicts_text(o
     assert 1 < result.per_token < model.config.vocab_size
 
 
-def test_a_finished_run_is_extended_with_more_steps_but_not_shortened(mlm_run, tmp_path, text, capsys, monkeypatch):
+def test_a_finished_run_is_extended_where_its_text_moved_but_not_shortened(
+    mlm_run, tmp_path, text, capsys, monkeypatch
+):
     folder = shutil.copytree(mlm_run[0], tmp_path / "run")
+    moved = shutil.copy(text, tmp_path / "moved.txt")
     wandb = stub_wandb(monkeypatch)
-    _, _, err = complete(folder, text, "--steps", "16", "--wandb", "team/toys")
+    _, _, err = complete(folder, moved, "--steps", "16", "--wandb", "team/toys")
     assert "extending the run from 14 to 16 steps" in err
     assert training_steps(folder) == list(range(1, 17))
     assert metrics(folder)[: len(metrics(mlm_run[0]))] == metrics(mlm_run[0])

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 from toy_runs import call, read_lines, two_devices, weights
@@ -29,7 +30,7 @@ def corpus(tmp_path_factory):
         text.write_text("\n\n".join(" ".join(rng.choices(words, k=40)) + "." for _ in range(60)))
         for length in (32, 64):
             prepare([str(text)], folder / "shards" / name / str(length), tokenizer, length=length, shards=20)
-    return ["--data.shards", folder / "shards", "--tokenizer", tokenizer.path]
+    return ["--data.shards", folder / "shards", "--tokenizer", Path(tokenizer.path)]
 
 
 def pretrain(folder, corpus, *options):
@@ -38,7 +39,9 @@ def pretrain(folder, corpus, *options):
         return call("pretrain", "tiny", "--folder", folder, *corpus, *OPTIONS, *options)
 
 
-def test_a_run_changes_its_length_resumes_bit_exactly_and_branches_into_an_early_decay(corpus, tmp_path, capsys):
+def test_a_run_changes_its_length_resumes_bit_exactly_though_its_data_moved_and_branches_into_a_decay(
+    corpus, tmp_path, capsys
+):
     whole, resumed, branch = (tmp_path / name for name in ("whole", "resumed", "branch"))
     end = ("--steps", "8", "--optimizer.decay-steps", "2")
     assert pretrain(whole, corpus, *end) == 0
@@ -55,7 +58,9 @@ def test_a_run_changes_its_length_resumes_bit_exactly_and_branches_into_an_early
     shutil.copytree(whole, resumed)
     for step in ("6", "8"):
         shutil.rmtree(resumed / "checkpoints" / step)
-    assert pretrain(resumed, corpus, *end) == 0
+    shutil.copytree(corpus[1].parent, tmp_path / "elsewhere")
+    moved = [tmp_path / "elsewhere" / option.name if isinstance(option, Path) else option for option in corpus]
+    assert pretrain(resumed, moved, *end) == 0
     assert "resuming from step 3" in capsys.readouterr().err
     assert read_lines(resumed, "train") == lines
     assert read_lines(resumed, "held_out") == read_lines(whole, "held_out")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -9,6 +10,7 @@ from deberta_jax.cli import pretrain as command
 from deberta_jax.errors import InputError
 from deberta_jax.planning.compiled_step import CompiledStep, Memory
 from deberta_jax.planning.micro_batch import resolve_micro_batch
+from deberta_jax.pretraining.config import DataConfig
 from deberta_jax.pretraining.run import pretrain
 
 CAPACITY = 1 << 30
@@ -40,6 +42,17 @@ def test_auto_chooses_the_fewest_micro_batches_that_fit_and_reports_them_in_one_
     assert (resolved.training.accumulate, resolved.micro_batch) == (4, None)
     assert line == "micro-batch: 8 sequences, accumulate 4; 1.00 GiB of 1.00 GiB per device"
     assert compiled == [1, 4, 2]
+
+
+def test_the_step_that_is_chosen_fits_and_one_with_fewer_micro_batches_does_not(automatic, monkeypatch):
+    # Enough sequences for activations that are large beside the gradients that micro-batches add up.
+    training = dataclasses.replace(automatic.training, batch_size=512)
+    automatic = dataclasses.replace(automatic, training=training, data=DataConfig(length=("64",)))
+    # The steps need 117 MiB, and 64 MiB with two micro-batches.
+    monkeypatch.setattr("deberta_jax.planning.plan.device_capacity", lambda topology: 90 << 20)
+    resolved, line = resolve_micro_batch(automatic)
+    assert resolved.training.accumulate == 2
+    assert re.fullmatch(r"micro-batch: 256 sequences, accumulate 2; [4-8]\d\.\d MiB of 90.0 MiB per device", line)
 
 
 def test_a_resumed_run_keeps_its_number_of_micro_batches(automatic, compiled):
