@@ -22,14 +22,15 @@ def plot_rows(axes: Axes) -> None:
     reach = 1000
     index = relative_index(reach + 1, reach + 1, buckets=BUCKETS, max_distance=MAX_DISTANCE)
     distances = np.arange(reach, -reach - 1, -1)
-    axes.plot(distances, index, color=BLUE)
+    axes.plot(distances, index, color=BLUE, label="row")
     band = constant_beyond(index)
-    for edge in (-band, band):
-        axes.axvline(edge, color=ORANGE, linestyle="--")
+    for edge, label in ((-band, None), (band, f"±{band}: constant beyond")):
+        axes.axvline(edge, color=ORANGE, linestyle="--", label=label)
+    axes.legend(loc="lower right", fontsize=8)
     axes.set(
         xlabel="distance, query minus key",
         ylabel="row of the relative table",
-        title=f"Rows: one on each side from {band} on",
+        title="Row by distance",
     )
 
 
@@ -47,7 +48,7 @@ def plot_shift(by_distance: Axes, by_key: Axes) -> None:
         for (row, column), value in np.ndenumerate(values):
             axes.text(column, row, value, ha="center", va="center", color="black" if shown[row, column] else GRAY)
         axes.set(xlabel=label, ylabel="query", xticks=[], yticks=range(T))
-    by_distance.set_title("One product: scores by distance")
+    by_distance.set_title("One product: a score for each distance")
     by_key.set_title("Row t shifted by t: scores by key")
 
 
@@ -77,11 +78,10 @@ def plot_cost(axes: Axes) -> None:
         kinds = tile_kinds(max(length, TILE), [max(length, TILE)])
         costs.append(1 + (kinds == 2).mean())
     axes.plot(lengths, costs, marker="o", color=BLUE)
-    axes.axhline(1, color=GRAY)
+    axes.axhline(1, color="black", linewidth=1, linestyle="--")
+    axes.legend(["two position terms", "plain attention"])
     axes.set_xscale("log", base=2)
-    axes.set(
-        xlabel="tokens", ylabel="operations, plain attention = 1", title="Cost of two position terms", ylim=(0.9, 2.1)
-    )
+    axes.set(xlabel="tokens", ylabel="operations, plain attention = 1", title="Work by length", ylim=(0.9, 2.1))
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -96,10 +96,13 @@ def main(folder: Path) -> None:
     plot_rows(rows)
     plot_shift(by_distance, by_key)
     save(figure, folder / "attention_distances.png")
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
     one, packed, cost = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
     plot_tiles(one, 4096, [4096], "One text of 4,096 tokens")
     plot_tiles(packed, 4096, [1500, 700, 1896], "Three packed documents")
+    labels = {"near: each distance has its row": BLUE, "far: one row on each side": GRAY, "skipped": "white"}
+    handles = [mpl.patches.Patch(facecolor=color, edgecolor="gray", label=label) for label, color in labels.items()]
+    figure.legend(handles=handles, loc="outside lower left", ncols=3)
     plot_cost(cost)
     save(figure, folder / "attention_tiles.png")
 

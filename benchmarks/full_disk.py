@@ -1,9 +1,9 @@
 """Runs on disks of 1 to 14 MB: one line when a disk is full, and the bits of an undisturbed run on a larger one.
 
 `python benchmarks/full_disk.py FOLDER` trains tiny models (masked language modeling, replaced-token detection,
-fine-tuning) in run folders that are file systems of each size. If a run does not fit, it must end with one line and exit
-code 2; then the file system is enlarged, and the same command must complete with the bits of a run on a large disk.
-Checkpoints are written in the background. Prints a table, and fails otherwise. Needs root.
+fine-tuning) in run folders that are file systems of each size. If a run does not fit, it must end with one line and
+exit code 2; then the file system is enlarged, and the same command must complete with the bits of a run on a large
+disk. Checkpoints are written in the background. Prints a table, and fails otherwise. Needs root.
 """
 
 import shutil

@@ -22,9 +22,12 @@ _TICKS = 5
 
 
 def learning_curves(
-    lines: Sequence[Mapping[str, Any]], metric: str, path: Path, baselines: Mapping[str, float] | None = None
+    lines: Sequence[Mapping[str, Any]], metric: str, path: Path, baselines: Mapping[str, float], loss: str
 ) -> Path | None:
-    """Training loss, and a metric on the development set with baselines, by step; None if `lines` have neither."""
+    """Training loss, and a metric on the development set with baselines, by step; None if `lines` have neither.
+
+    `loss` names the loss and its unit.
+    """
     train, held_out = (
         [line for line in lines if line["split"] == split and line.get(name) is not None]
         for split, name in (("train", "loss"), ("held_out", metric))
@@ -33,13 +36,13 @@ def learning_curves(
         return None
     figure, (left, right) = _subplots(9, 3.4, 2)
     if train:
-        draw_curve(left, train, "loss", Curve("Training loss", "loss"))
+        draw_curve(left, train, "loss", Curve("Training loss", loss))
     if held_out:
         values = np.asarray([line[metric] for line in held_out])
         best = int(values.argmin() if lower_is_better(metric) else values.argmax())
         position = (held_out[best]["step"], values[best])
         right.plot(*position, "o", markersize=11, fillstyle="none", color=GREEN, label=f"best: {values[best]:.4g}")
-        curve = Curve(f"Development set: {plain_name(metric)}", plain_name(metric), baselines or {})
+        curve = Curve(f"Development set: {plain_name(metric)}", plain_name(metric), baselines)
         draw_curve(right, held_out, metric, curve)
         right.margins(y=0.2)
     _style(left, right)
@@ -133,15 +136,18 @@ def bars(values: Mapping[str, float], label: str, path: Path, *, title: str) -> 
     return _save(figure, path)
 
 
-def seeds(values: Sequence[float], metric: str, path: Path, noun: str = "seed") -> Path:
-    """One dot per seed or fold, and the median."""
-    figure, (axes,) = _subplots(6, 1.7)
+def seeds(values: Sequence[float], metric: str, path: Path, baselines: Mapping[str, float], noun: str = "seed") -> Path:
+    """One dot per seed or fold, the median, and baselines."""
+    figure, (axes,) = _subplots(8, 1.7)
     median = float(np.median(values))
     axes.plot(values, np.zeros(len(values)), "o", color=BLUE, alpha=0.6, markersize=9)
-    axes.axvline(median, color=ORANGE, label=f"median {median:.4g}")
+    axes.axvline(median, color=ORANGE, label=f"median: {median:.4g}")
+    for name, baseline in baselines.items():
+        axes.axvline(baseline, color="grey", linestyle="--", label=f"{name}: {baseline:.4g}")
     axes.set(xlabel=plain_name(metric), yticks=[], title=f"{plain_name(metric)} of each {noun}")
-    axes.legend(frameon=False, loc="upper left")
-    axes.margins(x=0.25)
+    # Beside the axes, where it covers nothing.
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.margins(x=0.1)
     axes.spines[["top", "right", "left"]].set_visible(False)
     return _save(figure, path)
 

@@ -49,12 +49,13 @@ def write_report(
     make_folder(folder)
     known = [item for item in predicted if item.example.answer is not None]
     sections = list(sections)
-    if seeds:
-        sections.append(_seeds_section(folder, seeds, best_metric))
-    if folds:
-        sections.append(_folds_section(folder, folds, best_metric))
     baselines = {f"baseline, {one.baseline_name}": one.baseline for one in summaries if one.split == "dev"}
-    if path := figures.learning_curves(history, best_metric, folder / "curves.png", baselines):
+    if seeds:
+        sections.append(_seeds_section(folder, seeds, best_metric, baselines))
+    if folds:
+        sections.append(_folds_section(folder, folds, best_metric, baselines))
+    curves = folder / "curves.png"
+    if path := figures.learning_curves(history, best_metric, curves, baselines, kind.report.loss):
         description = f"Training loss, and {best_metric} on the development set, by step"
         sections.append(Section("Learning", figure=Figure(path, description)))
     if known:
@@ -105,8 +106,10 @@ def _data_url(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _seeds_section(folder: Path, seeds: Sequence[Mapping[str, float]], best_metric: str) -> Section:
-    path = figures.seeds([metrics[best_metric] for metrics in seeds], best_metric, folder / "seeds.png")
+def _seeds_section(
+    folder: Path, seeds: Sequence[Mapping[str, float]], best_metric: str, baselines: Mapping[str, float]
+) -> Section:
+    path = figures.seeds([metrics[best_metric] for metrics in seeds], best_metric, folder / "seeds.png", baselines)
     rows = []
     for name in seeds[0]:
         values = [metrics[name] for metrics in seeds if name in metrics]
@@ -115,9 +118,11 @@ def _seeds_section(folder: Path, seeds: Sequence[Mapping[str, float]], best_metr
     return Section("Seeds", figure=Figure(path, f"{best_metric} of each seed"), table=table)
 
 
-def _folds_section(folder: Path, folds: Sequence[Mapping[str, float]], best_metric: str) -> Section:
+def _folds_section(
+    folder: Path, folds: Sequence[Mapping[str, float]], best_metric: str, baselines: Mapping[str, float]
+) -> Section:
     values = [metrics[best_metric] for metrics in folds]
-    path = figures.seeds(values, best_metric, folder / "folds.png", noun="fold")
+    path = figures.seeds(values, best_metric, folder / "folds.png", baselines, noun="fold")
     names = [name for name in folds[0] if all(name in metrics for metrics in folds)]
     columns = [[metrics[name] for metrics in folds] for name in names]
     header = ("metric", "mean", "standard deviation", *(f"fold {number}" for number in range(len(folds))))

@@ -198,8 +198,9 @@ def test_the_best_of_an_error_is_the_lowest_and_the_baseline_is_drawn(monkeypatc
     monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or path)
     lines = [{"step": k, "split": "held_out", "rmse": value} for k, value in ((1, 0.9), (2, 0.4), (3, 0.6))]
     lines += [{"step": k, "split": "train", "loss": 1.0} for k in range(1, 101)]
-    figures.learning_curves(lines, "rmse", tmp_path / "c.png", {"baseline, the mean": 0.8})
+    figures.learning_curves(lines, "rmse", tmp_path / "c.png", {"baseline, the mean": 0.8}, "squared error")
     loss, metric = drawn[0].axes
+    assert loss.get_ylabel() == "squared error"
     assert [text.get_text() for text in loss.get_legend().get_texts()] == [
         "training, each step",
         "training, mean of 2 steps",
@@ -209,6 +210,9 @@ def test_the_best_of_an_error_is_the_lowest_and_the_baseline_is_drawn(monkeypatc
         "held out",
         "baseline, the mean: 0.8",
     ]
+    figures.seeds([0.4, 0.5, 0.6], "rmse", tmp_path / "s.png", {"baseline, the mean": 0.8})
+    texts = drawn[1].axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in texts[-2:]] == ["median: 0.5", "baseline, the mean: 0.8"]
 
 
 def test_classes_that_do_not_occur_are_not_in_the_matrix(monkeypatch, tmp_path):
@@ -224,12 +228,12 @@ def test_each_figure_has_a_title(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or path)
     lines = [{"step": 1, "split": "train", "loss": 1.0}, {"step": 1, "split": "held_out", "f1": 0.5}]
-    figures.learning_curves(lines, "f1", tmp_path / "a.png")
+    figures.learning_curves(lines, "f1", tmp_path / "a.png", {}, KINDS["single_label"].report.loss)
     figures.confusion(np.eye(2, dtype=int), ["a", "b"], tmp_path / "b.png")
     figures.reliability([Bin(3, 0.7, 0.6)], 0.1, tmp_path / "c.png")
     figures.scatter([1.0, 2.0, 4.0], [1.5, 2.0, 3.0], tmp_path / "d.png")
     figures.bars({"a": 0.5}, "F1", tmp_path / "e.png", title="F1 by answer length")
-    figures.seeds([0.5, 0.6], "f1", tmp_path / "f.png")
+    figures.seeds([0.5, 0.6], "f1", tmp_path / "f.png", {})
     # The last axes of a confusion matrix are its color bar.
     titles = [axes.get_title() for figure in drawn for axes in figure.axes if axes.get_ylabel() != figures.SHARE]
     assert all(titles) and len(titles) == 9

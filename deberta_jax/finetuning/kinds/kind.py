@@ -87,6 +87,8 @@ class ReportContent(NamedTuple):
     """Describes a prediction for the table of mistakes."""
     unit: str
     """The unit of `Mistake.severity`."""
+    loss: str = "cross-entropy (nats)"
+    """The training loss and its unit."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ def _mistake(item: PredictedExample) -> Mistake:
     return Mistake(float(np.abs(predicted - true).mean()), *listed, text_of(item.example))
 
 
-_REPORT = ReportContent(_figures, _mistake, "error")
+_REPORT = ReportContent(_figures, _mistake, "error", loss="squared error")
 _TABLE = CustomTable(ROW_PARSER, regression_scores, "spearman")
 
 REGRESSION = text_kind(
