@@ -78,7 +78,9 @@ def test_a_notebook_has_a_badge_that_opens_it(path):
 
 
 def test_the_workflows_run_what_is_run_here():
-    ci, release = (yaml.safe_load(read(f".github/workflows/{name}.yml")) for name in ("ci", "release"))
+    ci, docs, release = (yaml.safe_load(read(f".github/workflows/{name}.yml")) for name in ("ci", "docs", "release"))
+    options = re.search(r"sphinx-build (.*) docs ", read(".ci/run"))[1].replace("-q ", "")
+    assert f"sphinx-build {options} docs site" in [step.get("run") for step in docs["jobs"]["build"]["steps"]]
     assert ".ci/run" in [step.get("run") for step in ci["jobs"]["checks"]["steps"]]
     # YAML reads the key `on` as true.
     assert release[True] == {"push": {"tags": ["v*"]}}
