@@ -3,7 +3,6 @@
 import contextlib
 import getpass
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,6 @@ from toy_text import write_texts
 
 from deberta_jax.training.recorder import read_metrics
 
-PROGRAMS = "slurmctld", "slurmd", "sbatch", "scontrol"
 STEPS = 40
 ENDS = "COMPLETED", "FAILED", "CANCELLED"
 # The names of the nodes are addresses of this machine, so that nothing has to resolve them.
@@ -51,9 +49,7 @@ CONFIG = """
     PartitionName=main Nodes=ALL Default=YES State=UP
 """
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, PROGRAMS)), reason="Slurm is not installed (Debian: slurm-wlm)"
-)
+pytestmark = pytest.mark.slurm
 
 
 def free_ports(count):
