@@ -1,6 +1,7 @@
 """Errors that the user can fix, the checks of options that raise them, and short forms of values in messages."""
 
 import itertools
+import math
 from collections.abc import Iterable
 
 # A message lists this many names at most, and shows this many characters of each.
@@ -46,9 +47,10 @@ class StopRequested(Exception):
 
 
 def check_at_least(name: str, value: int | float | None, minimum: int | float) -> None:
-    """Raise InputError if the option `name` is set and below `minimum`."""
-    if value is not None and value < minimum:
-        raise InputError(f"{name} is {value}; it must be at least {minimum}")
+    """Raise InputError if the option `name` is set and below `minimum`, or not finite."""
+    if value is not None and not minimum <= value < math.inf:
+        finite = "" if math.isfinite(value) else " and finite"
+        raise InputError(f"{name} is {value}; it must be at least {minimum}{finite}")
 
 
 def check_fraction(name: str, value: int | float) -> None:

@@ -54,16 +54,19 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    for name, size in sizes.items():
+        if size < 1 and size != -1:
+            raise InputError(f"mesh: {name} is {size}; it must be at least 1, or -1 for all other devices")
     inferred = [name for name, size in sizes.items() if size == -1]
     if len(inferred) > 1:
         raise InputError(f"mesh: only one size may be -1, not {' and '.join(inferred)}")
     fixed = int(np.prod([size for size in sizes.values() if size != -1]))
     if inferred and len(devices) % fixed == 0:
         sizes[inferred[0]] = len(devices) // fixed
-    if int(np.prod(list(sizes.values()))) != len(devices) or min(sizes.values()) < 1:
+    if int(np.prod(list(sizes.values()))) != len(devices):
         shape = " x ".join(f"{name} {size}" for name, size in sizes.items())
         raise InputError(
-            f"mesh: {shape} does not match the {len(devices)} available devices; the sizes must multiply to that number"
+            f"mesh: {shape} does not match the number of devices, {len(devices)}; the sizes must multiply to it"
         )
     return Mesh(_arrange(tuple(sizes.values()), devices), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 

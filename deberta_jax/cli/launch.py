@@ -35,8 +35,8 @@ class LaunchConfig:
         for name, minimum in (("processes", 1), ("restarts", 0), ("timeout", 3)):
             check_at_least(name, getattr(self, name), minimum)
         if self.command[:1] not in [(name,) for name in _COMMANDS]:
-            first = repr(self.command[0]) if self.command else "nothing"
-            raise InputError(f"{first} is given as the command; expected {' or '.join(_COMMANDS)}, after --")
+            problem = f"launch cannot run {self.command[0]!r}" if self.command else "no command is given"
+            raise InputError(f"{problem}; write {' or '.join(_COMMANDS)} with its options after --")
         if own := [word for word in self.command if word.startswith("--processes.")]:
             raise InputError(f"{own[0]} is an option that launch sets; omit it")
 

@@ -10,6 +10,7 @@ import functools
 import inspect
 import io
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -29,6 +30,11 @@ except ImportError:
     events = None
 
 WIDTH = 80
+# What Python says of a word that is no number, and what the option expects.
+_CONVERSIONS = {
+    r"could not convert string to float: ('.*?')": "a number",
+    r"invalid literal for int\(\) with base 10: ('.*?')": "an integer",
+}
 # tyro does not wrap the usage and the description. It prints this in place of the description.
 _PLACEHOLDER = "<description>"
 Options = TypeVar("Options")
@@ -172,8 +178,17 @@ def _message(event: Any) -> str | None:
     if isinstance(event, events.BadValue):
         return f"{name} needs a value" if event.reason == "too_few_values" else f"{name} takes no value"
     if isinstance(event, events.InstantiationFailure):
-        return f"{name}: {event.message}" if argument else event.message
+        message = _conversion(event.message)
+        return f"{name}: {message}" if argument else message
     return None
+
+
+def _conversion(message: str) -> str:
+    """Why a word has the wrong type, in one line."""
+    for pattern, expected in _CONVERSIONS.items():
+        if match := re.search(pattern, message):
+            return f"expected {expected}, not {match[1]}"
+    return message.partition("\n")[0]
 
 
 def _name(argument: Any) -> str:

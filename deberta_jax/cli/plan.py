@@ -2,7 +2,7 @@
 
 import sys
 
-from deberta_jax.files import write_json
+from deberta_jax.files import make_folder, write_json
 from deberta_jax.planning.options import PlanConfig
 
 
@@ -16,8 +16,13 @@ def run(options: PlanConfig) -> None:
     from deberta_jax.planning.topologies import find_topology
     from deberta_jax.pretraining.program import longest_stage, model_to_train
 
+    for path in (options.output, options.plot):
+        if path is not None:
+            make_folder(path.parent)
     topology = find_topology(options.topology, options.slices)
     config, _ = fixed_micro_batch(longest_stage(options.pretrain))
+    if len(options.pretrain.data.length) > 1:
+        _report(f"planned as if all steps had the longest sequences, {config.data.length[0]} tokens")
     target = Target.of(model_to_train(config), topology)
     if options.search:
         entries = search(config, target, _report)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from deberta_jax.errors import InputError
+from deberta_jax.errors import check_at_least
 from deberta_jax.pretraining import recipes
 from deberta_jax.pretraining.config import PretrainConfig
 
@@ -37,10 +37,8 @@ class PlanConfig:
     pretrain: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
 
     def __post_init__(self) -> None:
-        if self.price is not None and self.price < 0:
-            raise InputError(f"price is {self.price}; it must not be negative")
-        if self.slices < 1:
-            raise InputError(f"slices is {self.slices}; it must be at least 1")
+        check_at_least("price", self.price, 0)
+        check_at_least("slices", self.slices, 1)
 
 
 def recipe(name: str, selection: Selection | None = None) -> PlanConfig:

@@ -14,6 +14,9 @@ from deberta_jax.sharding import MESH_AXES
 from deberta_jax.training.chips import CHIPS, Chip, find_chip
 
 LOCAL = "local"
+# The shapes of slices whose chips form a plane, and the kinds whose chips form a cube (Cloud TPU documentation).
+_PLANES = "1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"
+_FLAT, _CUBIC = ("v5e", "v6e"), ("v4", "v5p", "tpu7x")
 # Programs compiled for TPU v4 use both cores of a chip as one device, as on Cloud TPU.
 _TPU_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 # libtpu reads them when it is loaded: no queries to a metadata server, and several processes may compile.
@@ -109,7 +112,14 @@ def tpu_devices(name: str, slices: int = 1) -> list[Any]:
     _require("libtpu", "tpu", f"topology {name}")
     os.environ.update({key: os.environ.get(key, value) for key, value in _TPU_ENVIRONMENT.items()})
     jax.config.update("jax_platforms", "cpu")
-    options: dict[str, Any] = _TPU_OPTIONS.get(name.partition(":")[0], {})
+    kind, _, shape = name.partition(":")
+    if kind in _FLAT and shape not in _PLANES:
+        raise InputError(f"topology {name}: slices of {kind} have the shapes {', '.join(_PLANES)}")
+    if kind in _CUBIC and shape.count("x") != 2:
+        raise InputError(f"topology {name}: slices of {kind} have three sizes, such as {kind}:2x2x4")
+    options: dict[str, Any] = _TPU_OPTIONS.get(kind, {})
+    if shape == "1x1":
+        options = options | {"chips_per_host_bounds": (1, 1, 1)}
     if slices > 1:
         options = options | {"num_slices": slices}
     try:

@@ -150,5 +150,7 @@ def _parse_weights(words: Sequence[str]) -> dict[str, float]:
             weight = 0.0
         if match is None or not 0 < weight < float("inf"):
             raise InputError(f"data.mixture: {word!r} is no weight; write NAME=WEIGHT with a positive number")
+        if match[1] in weights:
+            raise InputError(f"data.mixture names {match[1]} twice; give one weight per source")
         weights[match[1]] = weight
     return weights

@@ -164,8 +164,7 @@ def test_the_line_is_the_same_on_every_terminal(received, monkeypatch, encoding)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert main(["toy", "--files", "a", "--batch-size", "many"]) == 2
     assert errors.getvalue() == (
-        "deberta-jax toy: --batch-size: invalid literal for int() with base 10: 'many'; "
-        "`deberta-jax toy --help` lists the options\n"
+        "deberta-jax toy: --batch-size: expected an integer, not 'many'; `deberta-jax toy --help` lists the options\n"
     )
 
 

@@ -35,6 +35,16 @@ def test_a_missing_extra_is_named_in_one_line(name, extra, monkeypatch, capsys):
     assert capsys.readouterr().err == f"deberta-jax plan tiny: {message}"
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("v5e:4x4x4", "shapes 1x1, 2x2, "), ("v6e:32x32", "shapes 1x1, 2x2, "), ("v5p:4x4", "such as v5p:2x2x4")],
+)
+def test_a_slice_that_does_not_exist_is_refused(name, message, monkeypatch):
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda module: True)
+    with pytest.raises(InputError, match=f"topology {name}: slices of .* {message}"):
+        find_topology(name)
+
+
 @pytest.mark.parametrize("name", ["local", "h100:8"])
 def test_only_tpu_slices_can_be_several(name):
     with pytest.raises(InputError, match="slices is 2, but topology .* is not a TPU slice such as v5e:4x4"):
@@ -66,7 +76,7 @@ def test_each_gpu_to_compile_for_is_in_the_table_of_chips():
 
 def test_a_mesh_that_does_not_match_the_devices_is_refused(capsys):
     assert main(["plan", "tiny", "--mesh.fsdp", "3"]) == 2
-    assert "mesh: data -1 x fsdp 3 x tensor 1 does not match the 8 available devices" in capsys.readouterr().err
+    assert "mesh: data -1 x fsdp 3 x tensor 1 does not match the number of devices, 8" in capsys.readouterr().err
 
 
 def test_a_plan_starts_with_the_options_of_its_recipe():

@@ -127,10 +127,11 @@ def test_gpus_are_shared_equally(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "nothing is given as the command; expected pretrain or finetune, after --"),
-        (["--", "predict", "x"], "'predict' is given as the command; expected pretrain or finetune, after --"),
+        ([], "no command is given; write pretrain or finetune with its options after --"),
+        (["--", "predict", "x"], "launch cannot run 'predict'; write pretrain or finetune with its options after --"),
         (["--", "pretrain", "demo", "--processes.join"], "--processes.join is an option that launch sets; omit it"),
         (["--processes", "0", "--", "pretrain"], "processes is 0; it must be at least 1"),
+        (["--timeout", "nan", "--", "pretrain"], "timeout is nan; it must be at least 3 and finite"),
     ],
 )
 def test_wrong_commands_are_one_line(words, message, capsys):
