@@ -97,6 +97,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_unigram(tmp_path_factory.mktemp("unigram"))
 
 
+@pytest.fixture(scope="session")
+def page_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Toy models under the names of the released models that the pages load."""
+    from page_models import write_models
+
+    return write_models(tmp_path_factory.mktemp("page_models"))
+
+
 @pytest.fixture
 def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An empty mock hub that accepts uploads with the token of the environment."""

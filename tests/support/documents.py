@@ -1,7 +1,7 @@
 """The code blocks, commands and links of the documents, and how tests run them as written.
 
 A comment before a block says what a test does with it: `<!-- file NAME -->` writes its text to a file, and
-`<!-- checked: REASON -->` only compiles Python and reads the options of commands. Other comments are names.
+`<!-- checked: REASON -->` only compiles Python and reads the options of commands.
 """
 
 import importlib
@@ -9,8 +9,10 @@ import itertools
 import re
 import shlex
 import string
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -71,34 +73,27 @@ def blocks(page: str) -> list[Block]:
     return [Block(match["comment"] or "", match["language"], match["text"]) for match in _BLOCK.finditer(page)]
 
 
-def named_block(page: str, name: str) -> Block:
-    """The block after `<!-- NAME -->`."""
-    [block] = [block for block in blocks(page) if block.comment == name]
-    return block
-
-
 def shell_lines(text: str) -> Iterator[list[str]]:
-    """The words of each command of a shell block, with the first value in place of the variable of a loop."""
+    """The words of each command of a shell block; the commands of a loop once for each value of its variable."""
     joined = re.sub(r"(^|\s)#[^\n'\"]*$", "", text.replace("\\\n", " "), flags=re.MULTILINE)
     lexer = shlex.shlex(joined, posix=True, punctuation_chars=";&|\n")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
-    variables: dict[str, str] = {}
-    words: list[str] = []
-    for word in [*lexer, "\n"]:
-        if word.strip(";&|\n"):
-            words.append(string.Template(word).safe_substitute(variables))
-            continue
-        if words[:1] == ["for"]:
-            variables[words[1]] = words[3]
-        if words:
-            yield words
-        words = []
+    separated = itertools.groupby(lexer, lambda word: not word.strip(";&|\n"))
+    lines = iter([list(words) for is_end, words in separated if not is_end])
+    for line in lines:
+        if line[0] == "for":
+            body = list(itertools.takewhile(lambda words: words != ["done"], lines))
+            for value in line[3:]:
+                for words in body:
+                    yield [string.Template(word).safe_substitute({line[1]: value}) for word in words]
+        else:
+            yield line
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words after `deberta-jax` of each such command of a shell block; other programs are known, and not run.
+    """The words after `deberta-jax` of each such command of a shell block, and those of `python -c`.
 
-    Three dots at the end, which mean further options, are removed.
+    Other programs are known, and not run. Three dots at the end, which mean further options, are removed.
     """
     matches = []
     for line in shell_lines(text):
@@ -112,6 +107,8 @@ def commands(text: str) -> list[list[str]]:
         start = next((i for i, word in enumerate(names) if re.fullmatch(r"(.*/bin/)?deberta-jax", word)), None)
         if start is not None:
             matches.append(words[start + 1 : -1 if words[-1] in ("...", "…") else None])
+        if words[:2] == ["python", "-c"]:
+            matches.append(words)
         if program == "python" and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), line
         check_extras(" ".join(words))
@@ -128,6 +125,9 @@ def check_extras(text: str) -> None:
 def check_options(words: list[str]) -> None:
     """The options of a command are valid; nothing is run."""
     command = words[0]
+    if command == "python":
+        compile(words[2], "python -c", "exec")
+        return
     if "--help" in words or command == "--version":
         assert main(words) == 0
         return
@@ -143,12 +143,18 @@ def check_options(words: list[str]) -> None:
 
 def run_command(words: list[str]) -> None:
     """Run `deberta-jax` with these words, under the default promotion of dtypes of JAX, as a reader would."""
+    if words[0] == "python":
+        subprocess.run([sys.executable, *words[1:]], check=True)
+        return
     with jax.numpy_dtype_promotion("standard"):
         assert main(words) == 0, words
 
 
-def run_block(block: Block, names: dict[str, Any], page: str) -> None:
-    """Run the Python or the commands of a block in the current folder, as a reader would; write its file."""
+def run_block(block: Block, names: dict[str, Any], page: str, replace: Callable[[list[str]], list[str]] = list) -> None:
+    """Run the Python or the commands of a block in the current folder, as a reader would; write its file.
+
+    `replace` returns the words to run for those of a command.
+    """
     if block.comment.startswith("file "):
         Path(block.comment.removeprefix("file ")).write_text(block.text, encoding="utf-8")
     elif block.language == "python":
@@ -161,7 +167,7 @@ def run_block(block: Block, names: dict[str, Any], page: str) -> None:
             if block.is_checked_only:
                 check_options(words)
             else:
-                run_command(words)
+                run_command(replace(words))
 
 
 def anchors(page: str) -> set[str]:
