@@ -27,7 +27,7 @@ DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", 
 # The pages whose blocks a test executes: this one, tests/test_page_commands.py, and tests/test_research.py.
 EXECUTED = {*PAGES, *FILES, "docs/research.md"}
 # Options of other programs in the text, which have no counterpart here.
-FOREIGN = {"--task_dir", "--task_name", "--do_train", "--do_eval", "--init_discriminator"}
+FOREIGN = {"--signal", "--task_dir", "--task_name", "--do_train", "--do_eval", "--init_discriminator"}
 
 
 @pytest.fixture

@@ -1,14 +1,18 @@
 """Version, address of the repository, Pythons and images: all files agree with pyproject.toml."""
 
+import itertools
 import math
+import os
 import re
 import shlex
+import subprocess
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
-from documents import check_options
+from documents import check_options, commands
 
 import deberta_jax
 
@@ -127,9 +131,10 @@ def test_the_pods_of_the_manifest_are_the_processes_of_a_run():
     service, job = yaml.safe_load_all(read("docker/kubernetes.yaml"))
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     [container] = pod["containers"]
-    words = [word.replace("$(JOB_COMPLETION_INDEX)", str(spec["completions"] - 1)) for word in container["args"]]
+    [script] = container["args"]
+    [words] = commands(script.replace("$JOB_COMPLETION_INDEX", str(spec["completions"] - 1)))
     check_options(words)
-    options = dict(word.removeprefix("--").split("=") for word in words if "=" in word)
+    options = {word.removeprefix("--"): value for word, value in itertools.pairwise(words) if word.startswith("--")}
     assert options["processes.count"] == str(spec["completions"]) == str(spec["parallelism"])
     # Kubernetes names the pods by the job and their index, below the service that selects them.
     names, service_name = job["metadata"]["name"], service["metadata"]["name"]
@@ -141,3 +146,32 @@ def test_the_pods_of_the_manifest_are_the_processes_of_a_run():
     assert chips == math.prod(int(size) for size in shape.split("x"))
     # An error of the input is not repeated.
     assert spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
+
+
+# What the command of a pod does: it exits with a code, or is stopped.
+POD = """#!/bin/sh
+trap "exit 0" TERM
+touch started
+case $ACTION in stopped) while :; do sleep 0.01; done;; *) exit $ACTION;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "has_model", "code"), [("0", True, 0), ("2", True, 2), ("1", False, 1), ("stopped", False, 1)]
+)
+def test_a_pod_is_complete_when_the_model_is_exported(action, has_model, code, tmp_path):
+    _, job = yaml.safe_load_all(read("docker/kubernetes.yaml"))
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    if has_model:
+        (tmp_path / "runs/xxl/model").mkdir(parents=True)
+    command = tmp_path / "deberta-jax"
+    command.write_text(POD)
+    command.chmod(0o755)
+    script = container["args"][0].replace("/shared", str(tmp_path))
+    variables = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ACTION": action}
+    process = subprocess.Popen([*container["command"], script], env=variables, cwd=tmp_path)
+    while action == "stopped" and not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    if action == "stopped":
+        process.terminate()
+    assert process.wait(60) == code

@@ -1,6 +1,6 @@
 """The processes of one run: they meet at an address, agree on values, and end together when one of them fails.
 
-Process 0 listens at the address, and the others connect to it. Every process sends a sign of life every second, so that
+Process 0 listens at the address, and the others connect to it. Every process sends a heartbeat every second, so that
 each notices within a stated time that another one is dead, suspended or unreachable. A thread of each process watches
 the connections. When another process fails, it prints one line and ends this process, whatever the main thread is
 waiting for.
@@ -19,7 +19,7 @@ from deberta_jax.processes.connection import Connection, Message, connect, liste
 from deberta_jax.processes.exit import exit_process
 from deberta_jax.processes.reasons import RESTART, absence, difference
 
-# How often a process sends a sign of life, in seconds.
+# The time between two heartbeats of a process, in seconds.
 _INTERVAL = 1.0
 # How long a process that fails waits until the others know.
 _FAREWELL_SECONDS = 5.0

@@ -135,7 +135,7 @@ def test_an_unknown_option_that_several_groups_have_names_all_of_them():
         ("toy --files a --other.batch-sise 3", "deberta-jax toy: no option --other.batch-sise; did you mean --batch"),
         ("chosen small word", "deberta-jax chosen small: unexpected argument 'word'; "),
         ("toy", "deberta-jax toy: missing --files; `deberta-jax toy --help` lists the options"),
-        ("toy --files a --batch-size many", "deberta-jax toy: --batch-size: invalid literal for int()"),
+        ("toy --files a --batch-size many", "deberta-jax toy: --batch-size: expected an integer, not"),
         ("toy --files a --batch-size", "deberta-jax toy: --batch-size needs a value; "),
         ("toy --files a --batch-size 0", "deberta-jax toy: batch_size is 0; it must be at least 1"),
         ("toy --files a --inner.length 101", "deberta-jax toy: inner.length is 101, the table ends at 100"),

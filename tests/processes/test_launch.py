@@ -8,10 +8,13 @@ import textwrap
 import time
 
 import pytest
+from stub_runs import environment
+from toy_text import write_texts
 
 from deberta_jax.cli.main import main
 from deberta_jax.errors import InputError
 from deberta_jax.processes.launch import environments, launch
+from deberta_jax.training.recorder import read_metrics
 
 SCRIPT = """
     import os, signal, sys, time
@@ -137,3 +140,21 @@ def test_gpus_are_shared_equally(monkeypatch):
 def test_wrong_commands_are_one_line(words, message, capsys):
     assert main(["launch", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_of_two_processes_is_launched_and_stops_after_a_step(tmp_path):
+    [pattern] = write_texts(tmp_path)
+    folder = tmp_path / "run"
+    options = ["--data.files", pattern, "--data.length", "32", "--data.evaluate-batches", "1", "--batch-size", "4"]
+    words = ["launch", "--processes", "2", "--", "pretrain", "tiny", "--folder", str(folder), *options]
+    command = [sys.executable, "-m", "deberta_jax", *words, "--vocabulary", "290", "--steps", "30"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(1))
+    while not (folder / "metrics.jsonl").exists() or len(read_metrics(folder / "metrics.jsonl")) < 3:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.terminate()
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 0 and "Traceback" not in error, error
+    stopped = read_metrics(folder / "metrics.jsonl")[-1]["step"]
+    assert 3 <= stopped < 30
+    assert (folder / f"checkpoints/{stopped}").is_dir()

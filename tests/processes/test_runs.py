@@ -50,6 +50,12 @@ def disturb(processes, stack):
     # Those of the run, of JAX's coordinator, and of the collectives.
     ports = [one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN]
     assert len(ports) >= 2 + len(processes)
+    # None of them listens on all interfaces.
+    assert {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN} <= {
+        "127.0.0.1",
+        "::1",
+        "::ffff:127.0.0.1",
+    }
     for port in ports:
         for content in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(1000), b"\xff" * 100_000):
             stray = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -116,7 +122,7 @@ def test_a_suspended_process_ends_the_others_within_the_timeout(tmp_path):
     stopped = time.monotonic()
     _, errors, codes = end_all(processes[:1])
     assert codes == [1]
-    # The last sign of life came up to a second before, and the process needs some time to end.
+    # The last heartbeat came up to a second before, and the process needs some time to end.
     assert time.monotonic() - stopped < TIMEOUT + 10
     assert f"did not respond for {TIMEOUT:g} s" in errors[0][0]
     processes[1].send_signal(signal.SIGCONT)

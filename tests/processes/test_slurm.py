@@ -130,7 +130,9 @@ def submit(shared, folder, options):
     """Submit the script of the page for a small model; returns the number of the job and the file of its output."""
     [block] = [block for block in blocks(read_page("docs/scaling.md")) if "#SBATCH" in block.text]
     script, output = folder / "run.sh", folder / "output"
-    script.write_text(block.text.replace("v3-base", f"tiny {options}").replace("/shared", str(shared)))
+    text = block.text.replace("v3-base", f"tiny {options}").replace("/shared", str(shared))
+    # The recipe tiny trains one model.
+    script.write_text(text.replace("discriminator", "model"))
     settings = environment(2) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = ["sbatch", "--parsable", f"--output={output}", "--open-mode=append", script]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=settings, cwd=folder)
@@ -152,14 +154,18 @@ def find_task(index):
     raise AssertionError(f"task {index} does not run")
 
 
-def test_a_run_continues_after_the_death_of_a_task(slurm, shared, tmp_path):
+def test_a_run_continues_after_the_death_of_a_task_and_after_a_sigterm(slurm, shared, tmp_path):
     run = shared / "runs/v3"
     options = f"--steps {STEPS} --data.length 32 --batch-size 8 --checkpoint-every 5"
     number, output = submit(shared, tmp_path, options)
     wait_for(lambda: last_step(run) >= 12 or job(number)["JobState"] in ENDS, 300)
     os.kill(find_task(2), signal.SIGKILL)
+    wait_for(lambda: last_step(run) >= 25 or job(number)["JobState"] in ENDS, 300)
+    # As before the time limit.
+    output_of("scancel", "--signal=TERM", number)
     end, text = wait_for_end(number), output.read_text()
-    assert (end["JobState"], end["Restarts"], end["ExitCode"]) == ("COMPLETED", "1", "0:0"), text
+    assert (end["JobState"], end["Restarts"], end["ExitCode"]) == ("COMPLETED", "2", "0:0"), text
+    assert text.count("resuming from step") == 2
     # At least one: Gloo, the collectives on CPUs, can abort a process before it notices the death.
     assert "ended or lost its connection; to resume" in text and "Traceback" not in text
     assert each_step_once(run, STEPS)

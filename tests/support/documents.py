@@ -42,11 +42,15 @@ _PROGRAMS = {
     "export",
     "for",
     "git",
+    "kill",
     "pip",
     "pytest",
     "python",
     "python3",
     "scontrol",
+    "trap",
+    "wait",
+    "while",
     *_LAUNCHERS,
 }
 
@@ -98,7 +102,7 @@ def commands(text: str) -> list[list[str]]:
     matches = []
     for line in shell_lines(text):
         # Settings of the environment, and the word before the body of a loop.
-        words = list(itertools.dropwhile(lambda word: word == "do" or re.match(r"[A-Z_]+=", word), line))
+        words = list(itertools.dropwhile(lambda word: word in ("do", "until") or re.match(r"[A-Za-z_]+=", word), line))
         program = words[0].rpartition("/")[2] if words else "export"
         assert program in _PROGRAMS, line
         for word in words[1:] if program in _LAUNCHERS else ():
