@@ -48,6 +48,7 @@ _PROGRAMS = {
     "python",
     "python3",
     "scontrol",
+    "sleep",
     "trap",
     "wait",
     "while",
