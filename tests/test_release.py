@@ -72,7 +72,8 @@ def test_the_address_of_the_repository_is_the_same_everywhere():
         assert (ROOT / file).exists(), f"{path}: {file}"
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["repository-code"] == citation["url"] == REPOSITORY
-    assert all(url.startswith(REPOSITORY) for url in PROJECT["urls"].values())
+    # The documentation may have a site of its own.
+    assert all(url.startswith(REPOSITORY) for name, url in PROJECT["urls"].items() if name != "Documentation")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -175,3 +176,10 @@ def test_a_pod_is_complete_when_the_model_is_exported(action, has_model, code, t
     if action == "stopped":
         process.terminate()
     assert process.wait(60) == code
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    function = re.search(r"^readme_command\(\) \{\n.*?^\}$", read(".ci/run"), re.MULTILINE | re.DOTALL)[0]
+    script = f"{function}\nreadme_command tests"
+    command = subprocess.run(["bash", "-c", script], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert command.endswith("pytest\n") and command.count("\n") == 1

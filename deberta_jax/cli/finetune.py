@@ -41,7 +41,7 @@ from deberta_jax.hub.upload import check_upload
 from deberta_jax.inference.buckets import Batching
 from deberta_jax.inference.models import max_row_length
 from deberta_jax.model.attention import check_attention_runs
-from deberta_jax.processes.first_process import agree, on_first_process, print_once
+from deberta_jax.processes.first_process import agree, check_shared, on_first_process, print_once
 from deberta_jax.processes.join import join, option_values
 from deberta_jax.tasks.catalogue import check_labels, find_splits, labels_of, load, with_data, without_placeholders
 from deberta_jax.tasks.selected_metrics import with_metric
@@ -70,6 +70,7 @@ def run(config: FinetuneConfig) -> None:
     check_attention_runs(config.attention, pretrained.config, config.compute_dtype, training=True)
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(lock_folder(config.folder)))
+        check_shared(config.folder)
         _run(config, task, pretrained, paths)
 
 

@@ -50,7 +50,7 @@ from deberta_jax.pretraining.summary import (
     published_lines,
     size_lines,
 )
-from deberta_jax.processes.first_process import agree, on_first_process, print_once
+from deberta_jax.processes.first_process import agree, check_shared, on_first_process, print_once
 from deberta_jax.sharding import make_mesh
 from deberta_jax.tokenizers.tokenizer import Tokenizer
 from deberta_jax.training.branch import check_branch, copy_branch
@@ -83,6 +83,7 @@ def pretrain(config: PretrainConfig) -> None:
     check_attention_runs(config.attention, model_config or PRESETS[config.model], config.dtype, training=True)
     with ExitStack() as stack:
         on_first_process(lambda: stack.enter_context(lock_folder(folder)))
+        check_shared(folder)
         if config.branch_from:
             on_first_process(partial(copy_branch, config.branch_from, folder))
         text = prepare_text(data, folder / "text")

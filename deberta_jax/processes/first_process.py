@@ -1,6 +1,7 @@
 """Work that one process of a run does for all: writing shared files and printing."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,15 @@ def on_first_process(action: Callable[[], object]) -> None:
 def from_first_process(action: Callable[[], Any]) -> Any:
     """The result of `action`, a JSON value, which only the first process runs, as `on_first_process` does."""
     return action() if jax.process_count() == 1 else _group().from_first(action)
+
+
+def check_shared(folder: Path) -> None:
+    """Raise InputError if this host does not see a folder that the first process has created."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: the first process has created this folder, but this host does not see it; choose a folder on a "
+            f"file system that all hosts share"
+        )
 
 
 def agree(values: Mapping[str, Any]) -> None:

@@ -4,27 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
-from distributed import LocalCluster
-from toy_shards import names_in, prepare_toy, sequences_in, shard_bytes
+from toy_shards import names_in, one_worker, prepare_toy, sequences_in, shard_bytes
 from toy_text import ToyTokenizer, write_texts
 
 from deberta_jax.data.manifest import read_manifest
 from deberta_jax.data.sources import documents
 from deberta_jax.errors import InputError
-
-
-@contextmanager
-def one_worker(processes):
-    """The address of a cluster with one worker, a process or a thread."""
-    http = {"dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(1, processes=processes, dashboard_address=None, scheduler_kwargs=http) as cluster:
-        yield cluster.scheduler_address
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from toy_shards import names_in, prepare_toy, sequences_in, shard_bytes
+from toy_shards import names_in, one_worker, prepare_toy, sequences_in, shard_bytes
 from toy_text import ToyTokenizer
 
 from deberta_jax.data import selection as selection_module
@@ -76,7 +76,9 @@ def test_workers_and_the_number_of_parts_do_not_change_the_documents(texts, tmp_
     prepare_toy(texts, tmp_path / "one", selection=NEAR)
     prepare_toy(texts, tmp_path / "two", selection=NEAR, workers=2)
     prepare_toy(texts, tmp_path / "few", selection=NEAR, shards=2)
-    assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two")
+    with one_worker(processes=False) as scheduler:
+        prepare_toy(texts, tmp_path / "cluster", selection=NEAR, scheduler=scheduler)
+    assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "two") == shard_bytes(tmp_path / "cluster")
     assert names_in(tmp_path / "one" / "documents") == names_in(tmp_path / "two" / "documents")
     assert text_in(tmp_path / "few") == text_in(tmp_path / "one")
 

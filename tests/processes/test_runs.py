@@ -184,37 +184,54 @@ def test_different_settings_end_all_before_anything_is_trained(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def errors_of_hosts(folders, words, other_words=(), other_variables=None):
+    """Run `deberta-jax pretrain` as two processes in these folders; the errors, which must have exit code 2.
+
+    The second process has additional words and variables.
+    """
+    address = free_address()
+    processes = []
+    for index, folder in enumerate(folders):
+        options = ["--processes.join", "--processes.coordinator", address, "--processes.count", "2"]
+        options += ["--processes.index", str(index), "--processes.timeout", f"{TIMEOUT:g}"]
+        command = [sys.executable, "-m", "deberta_jax", "pretrain", *words, *options, *(other_words if index else [])]
+        variables = environment(1) | ((other_variables or {}) if index else {})
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables, cwd=folder))
+    errors = [process.communicate(timeout=200)[1].strip() for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], errors
+    return errors
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """The folders of two hosts; only the first has a text."""
+    folders = [tmp_path / "host", tmp_path / "other host"]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "text.txt").write_text("A text.\n")
+    return folders
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [(["--stepz", "3"], "no option --stepz; did you mean --steps?"), ([], "text.txt: no such file")],
 )
-def test_wrong_input_on_one_host_ends_all_with_its_message(tmp_path, wrong, message):
-    folders = [tmp_path / "host", tmp_path / "other host"]
-    for folder in folders:
-        folder.mkdir(exist_ok=True)
-    (folders[0] / "text.txt").write_text("A text.\n")
-    address = free_address()
-    processes = []
-    for index in range(2):
-        options = ["--data.files", "text.txt", "--folder", str(tmp_path / "run")]
-        options += ["--processes.join", "--processes.coordinator", address, "--processes.count", "2"]
-        options += ["--processes.index", str(index), "--processes.timeout", f"{TIMEOUT:g}"]
-        words = ["pretrain", "demo", *options, *(wrong if index == 1 else [])]
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "deberta_jax", *words],
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment(1),
-                cwd=folders[index],
-            )
-        )
-    errors = [process.communicate(timeout=200)[1].strip() for process in processes]
-    assert [process.returncode for process in processes] == [2, 2]
+def test_wrong_input_on_one_host_ends_all_with_its_message(tmp_path, hosts, wrong, message):
+    words = ["demo", "--data.files", "text.txt", "--folder", str(tmp_path / "run")]
     host = socket.gethostname()
-    for index, error in enumerate(errors):
-        assert "\n" not in error and message in error, errors
+    for index, error in enumerate(errors_of_hosts(hosts, words, wrong)):
+        assert "\n" not in error and message in error, error
         assert (f"process 1 ({host}): " in error) == (index != 1)
+
+
+def test_another_variable_on_one_host_and_a_folder_that_is_not_shared_end_all(tmp_path, hosts):
+    host = socket.gethostname()
+    words = ["tiny", "--data.files", "text.txt", "--folder", str(tmp_path / "run")]
+    message = f"the variable JAX_ENABLE_X64 is unset in process 0 ({host}) and 1 in process 1 ({host})"
+    for error in errors_of_hosts(hosts, words, other_variables={"JAX_ENABLE_X64": "1"}):
+        assert message in error
+    for error in errors_of_hosts(hosts, ["tiny", "--folder", "run", "--data.files", str(hosts[0] / "text.txt")]):
+        assert "run: the first process has created this folder, but this host does not see it" in error
 
 
 def test_an_incomplete_description_of_the_processes_is_refused():
