@@ -61,7 +61,7 @@ COMMANDS = {
         "train by masked language modeling or replaced-token detection", "deberta_jax.pretraining.recipes"
     ),
     "plan": Command(
-        "compile a pretraining run for a TPU slice or GPUs that are not there: memory, time and cost",
+        "compile a pretraining run for a TPU slice or GPUs that you do not have: memory, time and cost",
         "deberta_jax.planning.options",
     ),
     "finetune": Command(

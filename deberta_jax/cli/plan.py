@@ -1,4 +1,4 @@
-"""`deberta-jax plan RECIPE`: what a pretraining run needs on devices that need not be there."""
+"""`deberta-jax plan RECIPE`: what a pretraining run needs on devices that you do not have."""
 
 import sys
 

@@ -16,7 +16,7 @@ Selection = recipes.Selection
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """Compile the step of a pretraining run for devices that need not be there, and report what it needs.
+    """Compile the step of a pretraining run for devices that you do not have, and report what it needs.
 
     Reports memory, FLOPs, traffic, collectives, and lower bounds of time and cost. Reads no text and allocates nothing.
     All options of `pretrain` are accepted.
