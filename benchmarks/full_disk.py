@@ -3,7 +3,8 @@
 `python benchmarks/full_disk.py FOLDER` trains tiny models (masked language modeling, replaced-token detection,
 fine-tuning) in run folders that are file systems of each size. If a run does not fit, it must end with one line and
 exit code 2; then the file system is enlarged, and the same command must complete with the bits of a run on a large
-disk. Checkpoints are written in the background. Prints a table, and fails otherwise. Needs root.
+disk. Checkpoints are written in the background. Prints a table, and exits with 1 if a run ends in another way. Needs
+root.
 """
 
 import shutil

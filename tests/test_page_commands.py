@@ -9,7 +9,7 @@ from unittest import mock
 import jax
 import pytest
 from documents import blocks, read_page, run_block
-from page_files import FILES
+from page_files import WRITERS
 from page_models import hub_and_folder
 from page_sizes import toy_sizes, use_toy_sizes
 
@@ -80,7 +80,7 @@ def check_scaling(printed):
     [shown] = (block.text for block in blocks(read_page("docs/scaling.md")) if "chip-hours" in block.text)
     labels = re.findall(r"^  ([A-Z]?[a-z]*[A-Za-z]+(?: [a-z]+)?)  ", shown, re.MULTILINE)
     assert [label for label in labels if f"\n  {label}  " not in printed] == ["step time", "MFU"]
-    assert json.loads(Path("exported/config.json").read_text())["model_type"] == "deberta-v2"
+    assert json.loads(Path("shared/exported/config.json").read_text())["model_type"] == "deberta-v2"
 
 
 def check_paper(printed):
@@ -98,9 +98,9 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("page", FILES)
+@pytest.mark.parametrize("page", WRITERS)
 def test_every_block_of_a_page_runs(page, hub, capsys):
-    FILES[page]()
+    WRITERS[page]()
     names: dict[str, object] = {}
     # One device: a program for more takes longer to compile.
     with mock.patch("jax.devices", return_value=jax.devices()[:1]):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from documents import ROOT, blocks, broken_links, read_page, run_block
-from page_files import FILES
+from page_files import WRITERS
 from page_models import hub_and_folder
 from toy_runs import two_devices
 
@@ -25,7 +25,7 @@ PAGES = [f"docs/{name}.md" for name in (
 )]  # fmt: skip
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
 # The pages whose blocks a test executes: this one, tests/test_page_commands.py, and tests/test_research.py.
-EXECUTED = {*PAGES, *FILES, "docs/research.md"}
+EXECUTED = {*PAGES, *WRITERS, "docs/research.md"}
 # Options of other programs in the text, which have no counterpart here.
 FOREIGN = {"--signal", "--task_dir", "--task_name", "--do_train", "--do_eval", "--init_discriminator"}
 
@@ -84,7 +84,7 @@ def options():
     return names | {name.rpartition(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("page", [*PAGES, *FILES])
+@pytest.mark.parametrize("page", [*PAGES, *WRITERS])
 def test_options_in_prose_and_tables_exist(page, options):
     """The first column of tables in the pages for newcomers is not read: it has the options of other programs."""
     text = re.sub(r"^```.*?^```$", "", read_page(page), flags=re.MULTILINE | re.DOTALL)

@@ -162,7 +162,7 @@ def test_a_run_continues_after_the_death_of_a_task_and_after_a_sigterm(slurm, sh
     os.kill(find_task(2), signal.SIGKILL)
     wait_for(lambda: last_step(run) >= 25 or job(number)["JobState"] in ENDS, 300)
     # As before the time limit.
-    output_of("scancel", "--signal=TERM", number)
+    subprocess.run(["scancel", "--signal=TERM", number], check=True)
     end, text = wait_for_end(number), output.read_text()
     assert (end["JobState"], end["Restarts"], end["ExitCode"]) == ("COMPLETED", "2", "0:0"), text
     assert text.count("resuming from step") == 2

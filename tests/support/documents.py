@@ -29,8 +29,8 @@ _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(rf"{_FENCED.pattern}|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _EXTRA = re.compile(r"(?:\.|deberta-jax ?)\[([\w,]+)\]")
-# Programs that run commands, and programs that tests do not run.
-_LAUNCHERS = {"gcloud", "srun"}
+# A program that runs commands, and programs that tests do not run.
+_LAUNCHER = "srun"
 _PROGRAMS = {
     "deberta-jax",
     ".",
@@ -40,7 +40,7 @@ _PROGRAMS = {
     "done",
     "exit",
     "export",
-    "for",
+    "gcloud",
     "git",
     "kill",
     "pip",
@@ -52,7 +52,7 @@ _PROGRAMS = {
     "trap",
     "wait",
     "while",
-    *_LAUNCHERS,
+    _LAUNCHER,
 }
 
 
@@ -98,7 +98,7 @@ def shell_lines(text: str) -> Iterator[list[str]]:
 def commands(text: str) -> list[list[str]]:
     """The words after `deberta-jax` of each such command of a shell block, and those of `python -c`.
 
-    Other programs are known, and not run. Three dots at the end, which mean further options, are removed.
+    Other programs are known, and not run.
     """
     matches = []
     for line in shell_lines(text):
@@ -106,12 +106,10 @@ def commands(text: str) -> list[list[str]]:
         words = list(itertools.dropwhile(lambda word: word in ("do", "until") or re.match(r"[A-Za-z_]+=", word), line))
         program = words[0].rpartition("/")[2] if words else "export"
         assert program in _PROGRAMS, line
-        for word in words[1:] if program in _LAUNCHERS else ():
-            matches += commands(word) if word.startswith("deberta-jax ") else []
-        names = words if program in _LAUNCHERS else words[:1]
+        names = words if program == _LAUNCHER else words[:1]
         start = next((i for i, word in enumerate(names) if re.fullmatch(r"(.*/bin/)?deberta-jax", word)), None)
         if start is not None:
-            matches.append(words[start + 1 : -1 if words[-1] in ("...", "…") else None])
+            matches.append(words[start + 1 :])
         if words[:2] == ["python", "-c"]:
             matches.append(words)
         if program == "python" and words[1].endswith(".py"):

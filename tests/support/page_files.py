@@ -20,11 +20,11 @@ def write(path, rows):
     write_table(Path(path), rows)
 
 
-def tickets():
+def write_tickets():
     write("tickets.csv", [{"subject": text, "queue": ("sales", "support")[label]} for text, label in ROWS])
 
 
-def reviews():
+def write_reviews():
     write("reviews.csv", [{"review": text, "stars": ("bad", "good")[label]} for text, label in ROWS])
 
 
@@ -36,14 +36,14 @@ def texts(folder, documents=120):
         (Path(folder) / f"{k}.txt").write_text("\n\n".join(chosen), encoding="utf-8")
 
 
-def tasks():
+def write_tasks_files():
     write_toy_task("rte", Path("glue/RTE"))
     write_toy_task("boolq", Path("superglue/BoolQ"))
     write_toy_task("squad2", Path())
     Path("predictions.json").write_text(json.dumps({f"q{k}": "A man" for k in range(6)}))
     Path("null_odds.json").write_text(json.dumps({f"q{k}": k - 2.5 for k in range(6)}))
-    tickets()
-    reviews()
+    write_tickets()
+    write_reviews()
     write("new_tickets.csv", [{"subject": text} for text, _ in ROWS[:4]])
     write("reviews.jsonl", [{"text": text, "stars": 1 + 3 * label} for text, label in ROWS])
     write("reports.csv", [{"text": text * (1 + k % 3), "label": label} for k, (text, label) in enumerate(ROWS)])
@@ -54,8 +54,8 @@ def tasks():
     write_saved_model("runs/mt/model", V3, "masked_lm")
 
 
-def tables():
-    tickets()
+def write_tables_files():
+    write_tickets()
     sentence = {"words": ["A", "man", "eats", "in", "Köln"], "tags": ["O", "B-PER", "O", "O", "B-LOC"]}
     write("data/train.jsonl", [sentence] * 10)
     write("data/dev.jsonl", [sentence] * 2)
@@ -73,7 +73,7 @@ def tables():
         Path(f"germeval/{split}.txt").write_text(sentence * number, encoding="utf-8")
 
 
-def competition():
+def write_competition_files():
     essays = [
         {"essay_id": f"e{k}", "full_text": f"{text} {k}", "prompt_name": f"prompt {k % 6}", "score": 1 + k % 6 // 2}
         for k, (text, _) in enumerate(labelled_sentences(36))
@@ -84,8 +84,8 @@ def competition():
     )
 
 
-def readme():
-    reviews()
+def write_readme_files():
+    write_reviews()
     write_toy_task("rte", Path("glue/RTE"))
     texts("texts")
     texts("law")
@@ -100,7 +100,7 @@ def readme():
     write_saved_model("my-nli-model", V3, "sequence_classification", labels=("LABEL_0", "LABEL_1"))
 
 
-def pretraining():
+def write_pretraining_files():
     for folder in ("texts", "law", "books"):
         texts(folder)
     write_unigram(Path())
@@ -119,11 +119,11 @@ def pretraining():
             file.writelines(json.dumps({"text": text}) + "\n" for text in documents[k::24])
 
 
-def scaling():
+def write_scaling_files():
     texts("texts")
 
 
-def paper():
+def write_paper_files():
     texts("texts")
     texts("wikitext-103")
     write("test.jsonl", [{"text": text} for text in SENTENCES])
@@ -137,12 +137,12 @@ def paper():
     shutil.copy(english, translated / "multinli.train.de.tsv")
 
 
-FILES = {
-    "README.md": readme,
-    "docs/competition.md": competition,
-    "docs/paper.md": paper,
-    "docs/pretraining.md": pretraining,
-    "docs/scaling.md": scaling,
-    "docs/tables.md": tables,
-    "docs/tasks.md": tasks,
+WRITERS = {
+    "README.md": write_readme_files,
+    "docs/competition.md": write_competition_files,
+    "docs/paper.md": write_paper_files,
+    "docs/pretraining.md": write_pretraining_files,
+    "docs/scaling.md": write_scaling_files,
+    "docs/tables.md": write_tables_files,
+    "docs/tasks.md": write_tasks_files,
 }
