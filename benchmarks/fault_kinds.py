@@ -68,8 +68,11 @@ def _slow_down(processes: Processes, chance: random.Random) -> None:
 
 
 def _limit_files(processes: Processes, chance: random.Random) -> None:
-    """From now on a process cannot write files that are larger than a random size, as on a full disk."""
-    size = int(10 ** chance.uniform(2, 6))
+    """From now on a process cannot write files that are larger than a random size, as on a full disk.
+
+    The file with the printed lines of the process is smaller.
+    """
+    size = int(10 ** chance.uniform(3.5, 6))
     for process in chance.sample(processes.all, chance.randint(1, len(processes.all))):
         if process.poll() is None:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

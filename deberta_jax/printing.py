@@ -2,10 +2,11 @@
 
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 # Control characters except line feed and tab, separators of lines, marks that reorder text, and lone surrogates.
@@ -18,8 +19,24 @@ def printable(text: str) -> str:
 
 
 def print_message(text: object) -> None:
-    """Print to standard error, in one line."""
-    _PrintableStream(sys.stderr).write(str(text).replace("\n", "\\n") + "\n")
+    """Print to standard error, in one line; nothing if it is on a full disk."""
+    try:
+        _PrintableStream(sys.stderr).write(str(text).replace("\n", "\\n") + "\n")
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: Any) -> None:
+    """Discard what is written to a stream from now on, and what Python would flush at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def open_closed_streams() -> None:
+    """Discard what is printed to standard output or error if the shell has closed it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ A command is a module of this folder with a function `run`, whose only parameter
 `COMMANDS` names the module that declares the options. `--help` imports that module only, so it does not import JAX.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import errno
@@ -24,7 +23,14 @@ from deberta_jax.cli.limits import raise_open_files
 from deberta_jax.cli.parse import WIDTH, parse, parse_known
 from deberta_jax.cli.termination import Terminated, terminable
 from deberta_jax.errors import CommandFailed, InputError, PeerError, StopRequested, shorten
-from deberta_jax.printing import FirstOfEqualWarnings, PrintableFormatter, print_message, printable_stdout
+from deberta_jax.printing import (
+    FirstOfEqualWarnings,
+    PrintableFormatter,
+    discard,
+    open_closed_streams,
+    print_message,
+    printable_stdout,
+)  # fmt: skip
 from deberta_jax.processes.config import ProcessesConfig
 from deberta_jax.processes.exit import exit_process
 from deberta_jax.processes.join import current_group, end_group, is_suspected, leave_group
@@ -94,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The libraries behind JAX read these when they are loaded; without them they log their own start.
     for name, value in {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR"}.items():
         os.environ.setdefault(name, value)
+    open_closed_streams()
     _log_to_stderr()
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = ["deberta-jax"]
@@ -149,8 +156,7 @@ def _outcome(error: BaseException, program: Sequence[str]) -> tuple[int, str] | 
             return 130, "interrupted; to continue, run the same command again"
         case BrokenPipeError():
             # The reader of the output, such as `head`, has seen enough. Python must not flush what is left.
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard(sys.stdout)
             return 141, ""
         case OSError() if error.filename is not None or error.errno in _SYSTEM_ERRORS:
             where = "" if error.filename is None else f"{error.filename}: "

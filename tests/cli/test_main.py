@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -310,3 +311,19 @@ def test_a_rejected_command_leaves_no_folder(line, tmp_path, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("--version >&-", 0),
+        ("--version >/dev/full", 2),
+        ("pretrain tiny --wrong 2>&-", 2),
+        ("pretrain tiny --wrong 2>/dev/full", 2),
+    ],
+)
+def test_output_that_is_closed_or_on_a_full_disk_has_no_trace_and_the_exit_code_of_the_command(command, code):
+    script = f"exec {shlex.quote(sys.executable)} -m deberta_jax {command}"
+    process = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert process.returncode == code
+    assert process.stderr in ("", "deberta-jax: No space left on device\n")
