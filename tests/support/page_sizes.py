@@ -3,13 +3,15 @@
 A command runs as it is written, except for these words: numbers of steps, also in the names of checkpoints, are divided
 by `STEPS`, batch sizes of pretraining by `SEQUENCES`, and the numbers in `REPLACED` are smaller. One process with one
 device replaces those of several hosts, paths from the root of the file system begin in the current folder, and `owner`
-is the user of the mock hub.
+is the user of the mock hub. Figures are files of one pixel, because other tests draw them.
 """
 
 import dataclasses
 import re
 
+from matplotlib.figure import Figure
 from page_models import TOY_PRESETS
+from PIL import Image
 
 from deberta_jax.data import documentation
 from deberta_jax.finetuning import bootstrap
@@ -69,6 +71,7 @@ def use_toy_sizes(monkeypatch):
     )
     monkeypatch.setattr(documentation, "_MAX_CHARACTERS", 200_000)
     monkeypatch.setattr(bootstrap, "_SETS", 20)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Image.new("RGB", (1, 1)).save(path, "png"))
 
 
 def _short_run(config):
