@@ -74,8 +74,11 @@ def all_runs() -> list[Run]:
 
 
 def make_inputs(folder: Path) -> None:
-    """The text, tokenizer, shards, table and model that the runs read."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make the text, tokenizer, shards, table and model that the runs read, unless they are complete."""
+    if (folder / "model").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     words = _WORDS.split()
     texts = [" ".join(words[(k * k + 3 * i * k + i) % len(words)] for i in range(30)) for k in range(600)]
     (folder / "text.txt").write_text("\n\n".join(texts) + "\n")
@@ -90,6 +93,12 @@ def make_inputs(folder: Path) -> None:
     _check(folder, [*_pretrain("mlm"), "--steps", "1"])
     (folder / "run/model").rename(folder / "model")
     shutil.rmtree(folder / "run")
+
+
+def copy_inputs(inputs: Path, case: Path) -> Path:
+    """A new folder for a run, with the files that it reads."""
+    shutil.rmtree(case, ignore_errors=True)
+    return Path(shutil.copytree(inputs, case))
 
 
 def _check(folder: Path, words: Sequence[str]) -> None:

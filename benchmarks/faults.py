@@ -21,7 +21,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fault_kinds import FAULTS, NOT_FINITE, READ_ONLY, can_mount
-from fault_runs import METRICS, End, Processes, Run, all_runs, differing_files, digests, make_inputs, skipped_steps
+from fault_runs import (
+    METRICS,
+    End,
+    Processes,
+    Run,
+    all_runs,
+    copy_inputs,
+    differing_files,
+    digests,
+    make_inputs,
+    skipped_steps,
+)  # fmt: skip
 
 BAD = "hang", "stack trace", "crash", "other bits", "not complete", "no clear line"
 _CRASHES = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
@@ -41,9 +52,7 @@ def main(folder: Path, number: int = 200, seed: int = 0, minutes: int = 24 * 60)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     end = time.monotonic() + 60 * minutes
     inputs, results = folder / "inputs", folder / "faults.jsonl"
-    if not (inputs / "model").exists():
-        shutil.rmtree(inputs, ignore_errors=True)
-        make_inputs(inputs)
+    make_inputs(inputs)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     faults = [name for name in FAULTS if name != READ_ONLY or can_mount(inputs)]
     tries = 0
@@ -81,7 +90,7 @@ def reference(run: Run, inputs: Path, folder: Path) -> Reference:
     if path.exists():
         return Reference(*json.loads(path.read_text()))
     for _ in range(2):
-        case = _fresh(inputs, folder / "case")
+        case = copy_inputs(inputs, folder / "case")
         start = time.monotonic()
         end = Processes(run, case).finish()
         seconds = time.monotonic() - start
@@ -96,7 +105,7 @@ def inject(
     run: Run, names: Sequence[str], inputs: Path, case: Path, expected: Reference, chance: random.Random
 ) -> list[dict[str, Any]]:
     """Disturb a run, and repeat its command with the next fault and at last without any; a line for each fault."""
-    _fresh(inputs, case)
+    copy_inputs(inputs, case)
     lines: list[dict[str, Any]] = []
     damaged = ""
     for name in names:
@@ -168,11 +177,6 @@ def _problem(end: End, suspended: int | None = None) -> str:
 
 def _with_outcome(lines: list[dict[str, Any]], outcome: str) -> list[dict[str, Any]]:
     return [line | {"outcome": outcome} for line in lines]
-
-
-def _fresh(inputs: Path, case: Path) -> Path:
-    shutil.rmtree(case, ignore_errors=True)
-    return Path(shutil.copytree(inputs, case))
 
 
 def table(lines: list[dict[str, Any]]) -> list[str]:

@@ -7,12 +7,11 @@ disk. Checkpoints are written in the background. Prints a table, and exits with 
 root.
 """
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from fault_runs import Processes, Run, all_runs, digests, make_inputs
+from fault_runs import Processes, Run, all_runs, copy_inputs, digests, make_inputs
 from faults import reference
 
 SIZES = range(1, 15)
@@ -20,9 +19,7 @@ SIZES = range(1, 15)
 
 def main(folder: Path) -> int:
     inputs = folder / "inputs"
-    if not (inputs / "model").exists():
-        shutil.rmtree(inputs, ignore_errors=True)
-        make_inputs(inputs)
+    make_inputs(inputs)
     runs = [run for run in all_runs() if run.processes == 1 and run.name != "prepare"]
     print(f"| MB | {' | '.join(run.name for run in runs)} |\n|---|{'---|' * len(runs)}", flush=True)
     failed = False
@@ -36,9 +33,7 @@ def main(folder: Path) -> int:
 def outcome(run: Run, size: int, inputs: Path, folder: Path) -> str:
     """What happened on a disk of this size."""
     expected = reference(run, inputs, folder)
-    case = folder / "case"
-    shutil.rmtree(case, ignore_errors=True)
-    shutil.copytree(inputs, case)
+    case = copy_inputs(inputs, folder / "case")
     disk = case / run.folder
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(disk)], check=True)

@@ -3,7 +3,6 @@
 import math
 import re
 import time
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -48,13 +47,13 @@ class CompiledStep(NamedTuple):
     seconds: float
 
 
-def compile_step(abstract: AbstractStep, capacity: int, options: Mapping[str, bool] | None = None) -> CompiledStep:
+def compile_step(abstract: AbstractStep, capacity: int, options: dict[str, bool] | None = None) -> CompiledStep:
     """Compile a step for its devices with options of XLA, and compare its memory with the capacity of one."""
     start = time.perf_counter()
     state = shard_bytes((abstract.state, abstract.batch))
     try:
         step: Any = abstract.step
-        compiled = step.lower(abstract.state, abstract.batch).compile(options and dict(options))
+        compiled = step.lower(abstract.state, abstract.batch).compile(options)
     except jax.errors.JaxRuntimeError as error:
         # The compiler of a TPU refuses programs that do not fit.
         used = bytes_needed(str(error))
