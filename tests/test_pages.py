@@ -23,7 +23,7 @@ from deberta_jax.pretraining import recipes as pretraining
 PAGES = [f"docs/{name}.md" for name in (
     "index", "installation", "first_steps", "concepts", "models", "from_transformers", "from_microsoft", "faq", "citing"
 )]  # fmt: skip
-DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 # The pages whose blocks a test executes: this one, tests/test_page_commands.py, and tests/test_research.py.
 EXECUTED = {*PAGES, *WRITERS, "docs/research.md"}
 # Options of other programs in the text, which have no counterpart here.

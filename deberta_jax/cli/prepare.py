@@ -72,8 +72,7 @@ def run(config: PrepareConfig) -> None:
     )
     print(
         f"{config.output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens in {manifest.sequences:,} "
-        f"sequences of {manifest.length}, {len(manifest.shards)} shards ({report.seconds:.0f} s, "
-        f"{report.megabytes_per_second:.1f} MB/s, {report.tokens_per_second:,.0f} tokens/s)"
+        f"sequences of {manifest.length}, {len(manifest.shards)} shards ({report.speed()})"
     )
     if manifest.dropped:
         dropped = sum(manifest.dropped.values())

@@ -45,6 +45,13 @@ class PrepareReport:
         """Token throughput."""
         return self.tokens / self.seconds
 
+    def speed(self) -> str:
+        """Time and throughput as they are printed."""
+        if not self.bytes:
+            return "already complete"
+        rates = f"{self.megabytes_per_second:.1f} MB/s, {self.tokens_per_second:,.0f} tokens/s"
+        return f"{self.seconds:.0f} s, {rates}"
+
 
 def prepare(
     files: Sequence[str],

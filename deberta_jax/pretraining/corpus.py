@@ -221,8 +221,7 @@ def _tokenize(
         manifest = report.manifest
         print_once(
             f"shards: {folder}: {manifest.tokens:,} tokens in {manifest.sequences:,} sequences of {manifest.length} "
-            f"({report.seconds:.0f} s, {report.megabytes_per_second:.1f} MB/s, "
-            f"{report.tokens_per_second:,.0f} tokens/s)"
+            f"({report.speed()})"
         )
 
     on_first_process(write)

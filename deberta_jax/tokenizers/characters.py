@@ -1,5 +1,6 @@
 """Text as arrays of characters."""
 
+import functools
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,9 +16,12 @@ def code_points(text: str) -> Int[np.ndarray, "C"]:
     return np.minimum(np.frombuffer(text.encode("utf-32-le"), np.uint32), 0xFFFF).astype(np.int32)
 
 
+@functools.cache
 def whitespace_table(extra: str = "") -> Bool[np.ndarray, "P"]:
-    """For each code point below U+10000, whether it is white space or one of the `extra` characters."""
-    return np.asarray([chr(point).isspace() or chr(point) in extra for point in range(0x10000)])
+    """For each code point below U+10000, whether it is white space or one of the `extra` characters; read-only."""
+    table = np.asarray([chr(point).isspace() or chr(point) in extra for point in range(0x10000)])
+    table.setflags(write=False)
+    return table
 
 
 def trim_spans(

@@ -33,7 +33,7 @@ def test_the_shards_contain_the_text(texts, tmp_path):
     assert (manifest.sequences, manifest.documents) == (len(sequences), 120)
     assert manifest.tokens == report.tokens == sum(int((sequence.segment_ids > 0).sum()) for sequence in sequences)
     assert manifest.bytes == report.bytes == len("".join(documents(texts)).encode())
-    assert report.megabytes_per_second > 0
+    assert report.megabytes_per_second > 0 and report.speed().endswith("tokens/s")
     assert len(manifest.shards) == 4
     suffixes = sorted(path.suffix for path in (tmp_path / "shards").glob("[!.]*"))
     assert suffixes == [".arrayrecord"] * 4 + [".json"] * 6
@@ -137,7 +137,7 @@ def test_a_missing_shard_or_a_damaged_manifest_is_reported_and_repaired_by_prepa
         with pytest.raises(InputError, match="no manifest.json that this version reads"):
             read_manifest(folder)
         report = prepare_toy(texts, folder)
-        assert (report.manifest, report.tokens) == (manifest, 0)
+        assert (report.manifest, report.tokens, report.speed()) == (manifest, 0, "already complete")
 
 
 def test_copied_text_is_the_same_text_and_changed_text_of_the_same_size_is_not(texts, tmp_path):
