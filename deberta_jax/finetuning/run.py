@@ -117,7 +117,7 @@ def _curves(inputs: RunInputs) -> Curves:
         baseline = inputs.kind.comparison.baseline(task, inputs.train or labelled)
         baselines[f"baseline, {baseline.name}"] = baseline_score(task, baseline, labelled)
     metric = Curve(f"Held-out examples: {task.best_metric}", task.best_metric, baselines)
-    return {"loss": Curve("Training loss", "loss"), task.best_metric: metric}
+    return {"loss": Curve("Training loss", inputs.kind.report.loss), task.best_metric: metric}
 
 
 def _method(

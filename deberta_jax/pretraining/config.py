@@ -43,7 +43,7 @@ class DataConfig:
     temperature: float | None = None
     """Shares in proportion to sequences^temperature instead: 1 keeps the proportions, 0.3 raises small sources."""
     length: tuple[str, ...] = ("512",)
-    """Tokens per sequence, including [CLS] and [SEP]; several lengths one after the other are 512:90% 1024:10%."""
+    """Tokens per sequence, including [CLS] and [SEP]; several lengths one after the other are 128:90% 512:10%."""
     masking: Masking = field(default_factory=Masking)
     workers: int = 0
     """Processes that make batches; 0 uses threads of this process."""

@@ -29,14 +29,14 @@ class Stage:
 
 
 def parse_lengths(words: Sequence[str]) -> tuple[LengthShare, ...]:
-    """The lengths of `512:90% 1024:10%`, of `512:9000 1024` or of `512`; raises InputError for anything else."""
+    """The lengths of `128:90% 512:10%`, of `128:9000 512` or of `512`; raises InputError for anything else."""
     shares = []
     for word in words:
         match = _WORD.fullmatch(word)
         if match is None:
             raise InputError(
                 f"data.length: {word!r} is no length; write LENGTH, LENGTH:PERCENT% or LENGTH:STEPS, for example "
-                "512:90% 1024:10%"
+                "128:90% 512:10%"
             )
         length, percent, steps = match.groups()
         share = float(percent) / 100 if percent else None

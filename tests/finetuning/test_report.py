@@ -4,6 +4,7 @@ import base64
 import html.parser
 import itertools
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from deberta_jax.finetuning.calibration import Bin
 from deberta_jax.finetuning.kinds import KINDS
 from deberta_jax.finetuning.outcomes import PredictedExample
 from deberta_jax.finetuning.report import write_report
+from deberta_jax.finetuning.run import _curves
 from deberta_jax.finetuning.sections import class_sections, class_table
 from deberta_jax.tasks.examples import (
     ChoiceExample,
@@ -238,3 +240,8 @@ def test_each_figure_has_a_title(monkeypatch, tmp_path):
     titles = [axes.get_title() for figure in drawn for axes in figure.axes if axes.get_ylabel() != figures.SHARE]
     assert all(titles) and len(titles) == 9
     assert "(best constant 1.25)" in titles[6]
+
+
+def test_the_plot_of_a_run_names_the_loss_and_its_unit(unchecked_shapes):
+    inputs = SimpleNamespace(task=SimpleNamespace(best_metric="pearson"), held_out=[], kind=KINDS["regression"])
+    assert _curves(inputs)["loss"].label == KINDS["regression"].report.loss != "loss"
