@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -94,9 +95,17 @@ def _add_source_link(app: Sphinx, page: str, template: str, context: dict[str, A
         context["theme_source_repository"] = ""
 
 
+def _mark_options(app: Sphinx, tree: nodes.document) -> None:
+    """Options in the text get a class of their own: a browser would end a line after their hyphens."""
+    for literal in tree.findall(nodes.literal):
+        if re.fullmatch(r"--[\w.-]+", literal.astext()):
+            literal["classes"].append("one-line")
+
+
 def setup(app: Sphinx) -> None:
     """Register the steps before pages are read."""
     app.add_html_math_renderer("mathml", (mathml.inline, None), (mathml.block, None))
     app.connect("config-inited", _copy_pages)
     app.connect("source-read", _complete)
+    app.connect("doctree-read", _mark_options)
     app.connect("html-page-context", _add_source_link, priority=100)

@@ -74,7 +74,8 @@ def test_commands_are_valid(monkeypatch):
     monkeypatch.setattr(finetune, "run", record_finetune)
     monkeypatch.setattr(evaluate, "run", record_evaluate)
     pattern = r"deberta-jax ((?:pretrain|finetune|evaluate) [a-z0-9].*)"
-    commands = [match[1] for text in [*CODE, *FENCED.splitlines()] if (match := re.fullmatch(pattern, text))]
+    lines = [*CODE, *FENCED.replace("\\\n", " ").splitlines()]
+    commands = [match[1] for text in lines if (match := re.fullmatch(pattern, text))]
     assert commands
     for command in commands:
         assert main(shlex.split(command, comments=True)) == 0, command
