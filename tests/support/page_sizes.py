@@ -1,9 +1,10 @@
 """Toy sizes in place of those that the pages write, and of those that recipes have by default.
 
 A command runs as it is written, except for these words: numbers of steps, also in the names of checkpoints, are divided
-by `STEPS`, batch sizes of pretraining by `SEQUENCES`, and the numbers in `REPLACED` are smaller. One process with one
-device replaces those of several hosts, paths from the root of the file system begin in the current folder, and `owner`
-is the user of the mock hub. Figures are files of one pixel, because other tests draw them.
+by `STEPS`, the steps of a run without `--optimizer.decay-steps` by `ALL_STEPS`, batch sizes of pretraining by
+`SEQUENCES`, and the numbers in `REPLACED` are smaller. One process with one device replaces those of several hosts,
+paths from the root of the file system begin in the current folder, and `owner` is the user of the mock hub. Figures are
+files of one pixel, because other tests draw them.
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ from deberta_jax.finetuning import recipes as finetuning
 from deberta_jax.presets import PRESETS
 from deberta_jax.pretraining import recipes as pretraining
 
-STEPS, SEQUENCES = 5000, 32
-STEP_OPTIONS = "--steps", "--keep-every", "--optimizer.decay-steps"
+STEPS, ALL_STEPS, SEQUENCES = 5_000, 50_000, 64
+STEP_OPTIONS = "--keep-every", "--optimizer.decay-steps"
 LENGTH, VOCABULARY = "32", "350"
 REPLACED = {
     ("--folds", "5"): "3",
@@ -41,11 +42,14 @@ def toy_sizes(words):
     """The words of a command with toy sizes."""
     command, added = words[0], ADDED.get(words[0], {})
     pairs = zip(["", *words], words, strict=False)
-    replaced = [_replaced(command, option, word) for option, word in pairs if word != "--processes.join"]
+    total = STEPS if "--optimizer.decay-steps" in words else ALL_STEPS
+    replaced = [_replaced(command, option, word, total) for option, word in pairs if word != "--processes.join"]
     return [*replaced, *(word for option in added if option not in words for word in (option, added[option]))]
 
 
-def _replaced(command, option, word):
+def _replaced(command, option, word, total):
+    if option == "--steps":
+        return str(int(word) // total)
     if option in STEP_OPTIONS:
         return str(int(word) // STEPS)
     if option == "--batch-size" and command in ("pretrain", "plan"):
