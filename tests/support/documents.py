@@ -34,7 +34,6 @@ _LAUNCHER = "srun"
 _PROGRAMS = {
     "deberta-jax",
     ".",
-    "run",
     "[",
     "cd",
     "docker",
@@ -52,6 +51,7 @@ _PROGRAMS = {
     "python",
     "python3",
     "ruff",
+    "run",
     "scontrol",
     "sleep",
     "sphinx-build",
